@@ -1,0 +1,87 @@
+"""Posteriors of stellar labels from APOGEE spectra: The Cannon as two PyMC models.
+
+>>> import bayes_cannon as bc
+>>> bc.DEFAULT_LABELS
+('TEFF', 'LOGG', 'FE_H', 'MG_FE', 'SI_FE')
+
+Everything is imported when it is first used, so that ``import bayes_cannon`` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from bayes_cannon._version import __version__
+
+if TYPE_CHECKING:
+    from bayes_cannon.cannon import Cannon as Cannon
+    from bayes_cannon.catalogue import catalogue as catalogue
+    from bayes_cannon.catalogue import comparison as comparison
+    from bayes_cannon.continuum import ContinuumSettings as ContinuumSettings
+    from bayes_cannon.continuum import normalize as normalize
+    from bayes_cannon.cuts import Cuts as Cuts
+    from bayes_cannon.dataset import TrainingSet as TrainingSet
+    from bayes_cannon.diagnostics import diagnose as diagnose
+    from bayes_cannon.download import download_survey as download_survey
+    from bayes_cannon.infer import infer_labels as infer_labels
+    from bayes_cannon.inference_settings import InferenceSettings as InferenceSettings
+    from bayes_cannon.labels import DEFAULT_LABELS as DEFAULT_LABELS
+    from bayes_cannon.labels import Labels as Labels
+    from bayes_cannon.library import load_library as load_library
+    from bayes_cannon.plots_corner import plot_corner as plot_corner
+    from bayes_cannon.plots_stars import plot_one_to_one as plot_one_to_one
+    from bayes_cannon.preparing import prepare as prepare
+    from bayes_cannon.preparing import prepare_spectra as prepare_spectra
+    from bayes_cannon.run import infer_run as infer_run
+    from bayes_cannon.run_store import open_run as open_run
+    from bayes_cannon.simulate import simulate_survey as simulate_survey
+    from bayes_cannon.spectra import NormalizedSpectra as NormalizedSpectra
+    from bayes_cannon.spectra import ObservedSpectra as ObservedSpectra
+    from bayes_cannon.survey import open_survey as open_survey
+    from bayes_cannon.train import TrainingSettings as TrainingSettings
+    from bayes_cannon.train import train as train
+
+_HOMES = {
+    "Cannon": "cannon",
+    "ContinuumSettings": "continuum",
+    "Cuts": "cuts",
+    "DEFAULT_LABELS": "labels",
+    "InferenceSettings": "inference_settings",
+    "Labels": "labels",
+    "NormalizedSpectra": "spectra",
+    "ObservedSpectra": "spectra",
+    "TrainingSet": "dataset",
+    "TrainingSettings": "train",
+    "catalogue": "catalogue",
+    "comparison": "catalogue",
+    "diagnose": "diagnostics",
+    "download_survey": "download",
+    "infer_labels": "infer",
+    "infer_run": "run",
+    "load_library": "library",
+    "normalize": "continuum",
+    "open_run": "run_store",
+    "open_survey": "survey",
+    "plot_corner": "plots_corner",
+    "plot_one_to_one": "plots_stars",
+    "prepare": "preparing",
+    "prepare_spectra": "preparing",
+    "simulate_survey": "simulate",
+    "train": "train",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"bayes_cannon.{_HOMES[name]}"), name)
+        # A function may share its module's name (train, catalogue): the function wins.
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'bayes_cannon' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

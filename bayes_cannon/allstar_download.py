@@ -1,0 +1,301 @@
+"""The part of the allStar catalogue that a survey needs, from whichever source it comes.
+
+Both sources, SkyServer and the archive's allStar file, pass through `make_table`, so that they
+give the same table: the archive's column names and types, its sentinels, one order of rows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import NDArray
+
+from bayes_cannon.errors import FileFormatError, LabelError
+from bayes_cannon.sdss import Release, Spectrum
+
+__all__ = [
+    "CatalogueColumn",
+    "catalogue_columns",
+    "is_commissioning",
+    "make_table",
+    "read_allstar_rows",
+    "spectra_of",
+    "write_catalogue",
+]
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+_LABEL = re.compile(r"[A-Z][A-Z0-9_]{0,30}")
+_WITHOUT_ERROR = frozenset({"VMICRO", "VMACRO", "VSINI"})
+_WITHOUT_FLAG = _WITHOUT_ERROR | {"TEFF", "LOGG", "M_H", "ALPHA_M"}
+_REQUIRED = ("APOGEE_ID", "TELESCOPE", "FIELD", "NVISITS", "SNR", "STARFLAG", "ASPCAPFLAG")
+_COMMISSIONING_BIT = 1 << 1
+
+
+@dataclass(frozen=True)
+class CatalogueColumn:
+    """One column: its name in allStar, its NumPy type there, its name in SkyServer's tables."""
+
+    name: str
+    dtype: str
+    sql: str
+
+    @property
+    def kind(self) -> str:
+        """``'U'`` text, ``'i'`` integer or ``'f'`` floating point."""
+        return np.dtype(self.dtype).kind
+
+
+def catalogue_columns(release: Release, labels: Sequence[str]) -> tuple[CatalogueColumn, ...]:
+    """Columns of the catalogue of a survey: who, where, how good, and the labels.
+
+    Each label comes with ``NAME_ERR`` and, for single elements, ``NAME_FLAG``, as in allStar.
+
+    Raises
+    ------
+    LabelError
+        If a name cannot be that of a column, or none is given.
+    """
+    wrong = [name for name in labels if not _LABEL.fullmatch(name)]
+    if wrong or not labels:
+        raise LabelError(f"no label names: {', '.join(map(repr, wrong)) or 'none given'}.")
+    old = release.name == "dr16"
+    flag = "i4" if old else "i8"
+    head = (
+        ("FILE", "U39" if old else "U64", "s.[file]"),
+        ("APOGEE_ID", "U18" if old else "U30", "s.apogee_id"),
+        ("TELESCOPE", "U8" if old else "U6", "s.telescope"),
+        ("FIELD", "U16" if old else "U20", "s.field"),
+        *((name, "f8", f"s.{name.lower()}") for name in ("RA", "DEC", "GLON", "GLAT")),
+        ("EXTRATARG", "i2" if old else "i4", "s.extratarg"),
+        ("NVISITS", "i4", "s.nvisits"),
+        ("SNR", "f4", "s.snr"),
+        ("STARFLAG", flag, "s.starflag"),
+        ("ANDFLAG", flag, "s.andflag"),
+        *((name, "f4", f"s.{name.lower()}") for name in ("VHELIO_AVG", "VSCATTER", "VERR")),
+        ("ASPCAPFLAG", flag, "a.aspcapflag"),
+    )
+    tail: list[tuple[str, str, str]] = []
+    for label in dict.fromkeys(labels):
+        tail.append((label, "f4", f"a.{label.lower()}"))
+        if label not in _WITHOUT_ERROR and not label.endswith("_SPEC"):
+            tail.append((f"{label}_ERR", "f4", f"a.{label.lower()}_err"))
+            if label not in _WITHOUT_FLAG:
+                tail.append((f"{label}_FLAG", "i4", f"a.{label.lower()}_flag"))
+    return tuple(CatalogueColumn(*spec) for spec in (*head, *tail))
+
+
+def _missing_value(release: Release, name: str) -> float:
+    """What the archive's file holds where a number is unknown."""
+    if release.name != "dr16":
+        return float("nan")
+    return -999.99 if name.endswith("_ERR") else -9999.99
+
+
+def _convert(
+    column: CatalogueColumn, values: NDArray[np.generic], release: Release
+) -> NDArray[np.generic]:
+    """Values of one column with the archive's type and sentinel."""
+    if column.kind == "U":
+        if values.dtype.kind == "S":
+            values = np.strings.decode(values.astype(np.bytes_), "ascii", "replace")
+        text = np.strings.strip(values.astype(np.str_))
+        return text.astype(
+            f"U{max(np.dtype(column.dtype).itemsize // 4, text.dtype.itemsize // 4)}"
+        )
+    if column.kind == "i":
+        return values.astype(np.int64).astype(column.dtype)
+    numbers = values.astype(column.dtype)
+    if column.dtype == "f4":
+        unknown = ~np.isfinite(numbers) | (numbers <= -999)
+        numbers = np.where(unknown, np.float32(_missing_value(release, column.name)), numbers)
+    return numbers
+
+
+def make_table(arrays: Arrays, release: Release, labels: Sequence[str]) -> Table:
+    """Make the catalogue of a survey from its columns.
+
+    Parameters
+    ----------
+    arrays : mapping of str to (n_rows,) arrays
+        By the names of `catalogue_columns`, any byte order; numbers at or below -999, NaN and
+        infinities mean unknown. A column that is left out is filled with unknowns.
+    release : Release
+    labels : sequence of str
+
+    Returns
+    -------
+    table : astropy.table.Table
+        Rows in order of TELESCOPE, FIELD, APOGEE_ID, each star in a field once. Unknown
+        numbers are NaN (dr17), or -9999.99 and for errors -999.99 (dr16), as in the archive.
+    """
+    n_rows = len(arrays["APOGEE_ID"])
+    columns = catalogue_columns(release, labels)
+    fill = {"U": "", "i": 0, "f": np.nan}
+    table = Table()
+    for column in columns:
+        values = arrays.get(column.name)
+        if values is None:
+            values = np.full(n_rows, fill[column.kind])
+        table[column.name] = _convert(column, values, release)
+    for i in np.flatnonzero(np.asarray(table["FILE"]) == ""):
+        star, telescope, field = (str(table[i][n]) for n in ("APOGEE_ID", "TELESCOPE", "FIELD"))
+        table["FILE"][i] = Spectrum(star, telescope, field).file_name(release)
+    keys = [np.asarray(table[name]) for name in ("TELESCOPE", "FIELD", "APOGEE_ID", "FILE")]
+    order = np.lexsort(keys[::-1])
+    table = table[order]
+    if n_rows == 0:
+        return table
+    same = np.ones(n_rows, dtype=bool)
+    same[0] = False
+    for key in keys:
+        same[1:] &= key[order][1:] == key[order][:-1]
+    return table[~same]
+
+
+def is_commissioning(table: Table) -> NDArray[np.bool_]:
+    """Rows of commissioning data (``apStarC`` files), shape (n_rows,): not for science."""
+    names = np.asarray(table["FILE"]).astype(np.str_)
+    flagged = (np.asarray(table["EXTRATARG"]) & _COMMISSIONING_BIT) != 0
+    special = np.strings.startswith(names, "apStarC") | np.strings.startswith(names, "asStarC")
+    return np.asarray(flagged | special, dtype=bool)
+
+
+def spectra_of(table: Table) -> list[Spectrum]:
+    """One `Spectrum` per row of a catalogue made by `make_table`."""
+    names = ("APOGEE_ID", "TELESCOPE", "FIELD", "NVISITS", "FILE")
+    rows = zip(*(table[name].tolist() for name in names), strict=True)
+    return [Spectrum(star, scope, field, int(n), file) for star, scope, field, n, file in rows]
+
+
+def _row_type(hdu: fits.BinTableHDU, path: Path) -> np.dtype[np.void]:
+    """NumPy type of one row of a FITS table on disk (big-endian)."""
+    row = hdu.columns.dtype.newbyteorder(">")
+    if row.itemsize != hdu.header["NAXIS1"]:
+        raise FileFormatError(
+            f"{path}: its rows have {hdu.header['NAXIS1']} bytes, its columns {row.itemsize}."
+        )
+    result: np.dtype[np.void] = np.dtype(row)
+    return result
+
+
+def _open_table(path: Path) -> tuple[np.dtype[np.void], int, int]:
+    """Type of the rows of an allStar file, where they begin, and how many there are."""
+    try:
+        with (
+            warnings.catch_warnings(category=AstropyUserWarning, action="ignore"),
+            fits.open(path, memmap=True, lazy_load_hdus=True) as hdus,
+        ):
+            hdu = hdus[1]
+            if not isinstance(hdu, fits.BinTableHDU):
+                raise FileFormatError(f"{path}: its first extension is no table, so no allStar.")
+            place = hdu.fileinfo()
+            row, start, n_rows = _row_type(hdu, path), place["datLoc"], int(hdu.header["NAXIS2"])
+    except (OSError, IndexError, KeyError, ValueError, fits.VerifyError) as error:
+        raise FileFormatError(
+            f"{path} cannot be read as an allStar FITS table ({type(error).__name__}: {error})."
+        ) from error
+    with path.open("rb") as source:
+        if source.read(9) != b"SIMPLE  =":
+            raise FileFormatError(f"{path} is compressed; decompress it first.")
+    if path.stat().st_size < start + n_rows * row.itemsize:
+        raise FileFormatError(f"{path} is cut short: it lacks rows that its header announces.")
+    return row, int(start), n_rows
+
+
+def _check_columns(path: Path, found: Iterable[str], labels: Sequence[str]) -> None:
+    """Raise where the file lacks a column that cannot be done without."""
+    names = list(found)
+    lacking = [name for name in _REQUIRED if name not in names]
+    if lacking:
+        raise FileFormatError(
+            f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}; "
+            "is it an allStar file?"
+        )
+    for label in labels:
+        if label not in names:
+            near = difflib.get_close_matches(label, names, n=3)
+            raise LabelError(
+                f"{path} has no label {label!r}; near names: {', '.join(near) or '-'}."
+            )
+
+
+def _chunks(
+    path: Path, row: np.dtype[np.void], start: int, n_rows: int, chunk_bytes: int
+) -> Iterator[NDArray[np.void]]:
+    """Rows of the table, a few at a time, by plain reads: what was read is freed again."""
+    step = max(1, chunk_bytes // row.itemsize)
+    with path.open("rb") as source:
+        source.seek(start)
+        for first in range(0, n_rows, step):
+            yield np.fromfile(source, dtype=row, count=min(step, n_rows - first))
+
+
+def read_allstar_rows(
+    path: str | os.PathLike[str],
+    release: Release,
+    *,
+    labels: Sequence[str],
+    fields: Sequence[str] = (),
+    stars: Sequence[str] = (),
+    chunk_bytes: int = 16_000_000,
+) -> Table:
+    """Read the rows of some fields and stars from an allStar file, in bounded memory.
+
+    The file (4 GB) is read once from its beginning to its end, `chunk_bytes` at a time, and
+    only the rows and columns asked for are kept.
+
+    Returns
+    -------
+    table : astropy.table.Table
+        See `make_table`.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is no allStar table, is compressed or cut short.
+    LabelError
+        If it lacks a label.
+    """
+    source = Path(path)
+    row, start, n_rows = _open_table(source)
+    found = row.names or ()
+    _check_columns(source, found, labels)
+    wanted = [column for column in catalogue_columns(release, labels) if column.name in found]
+    field_set = np.array([f.encode() for f in fields], dtype=np.bytes_)
+    star_set = np.array([s.encode() for s in stars], dtype=np.bytes_)
+    pieces: list[dict[str, NDArray[np.generic]]] = []
+    for chunk in _chunks(source, row, start, n_rows, chunk_bytes):
+        keep = np.isin(np.strings.strip(chunk["FIELD"]), field_set)
+        keep |= np.isin(np.strings.strip(chunk["APOGEE_ID"]), star_set)
+        if keep.any() or not pieces:
+            pieces.append({column.name: chunk[column.name][keep] for column in wanted})
+    if not pieces:
+        pieces.append({column.name: np.empty(0, row[column.name]) for column in wanted})
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return make_table(arrays, release, labels)
+
+
+def write_catalogue(table: Table, path: Path, release: Release) -> None:
+    """Write a catalogue as the archive's allStar files are, all or nothing, without a date."""
+    hdu = fits.table_to_hdu(table)
+    primary = fits.PrimaryHDU()
+    primary.header["RELEASE"] = (release.name, "data release")
+    primary.header["APRED"] = (release.apred, "version of the spectra")
+    primary.header["ASPCAP"] = (release.aspcap, "version of the catalogue")
+    part = path.with_name(path.name + ".part")
+    try:
+        fits.HDUList([primary, hdu]).writeto(part, overwrite=True)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,365 @@
+"""The command ``bayes-cannon``.
+
+Every command ends with exit status 0, or with a one-line error and status 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bayes_cannon._version import __version__
+from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FitError, LabelError
+
+if TYPE_CHECKING:
+    from bayes_cannon.dataset import TrainingSet
+    from bayes_cannon.spectra import NormalizedSpectra
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Posteriors of stellar labels from APOGEE spectra: The Cannon as two PyMC models.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+class Method(StrEnum):
+    """Ways to fit the training model."""
+
+    map = "map"
+    advi = "advi"
+
+
+class Sampler(StrEnum):
+    """Ways to infer labels."""
+
+    nuts = "nuts"
+    laplace = "laplace"
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"bayes-cannon {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
+    )
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder of the survey to write.")],
+    n_stars: Annotated[int | None, typer.Option(help="Stars; default all of the library.")] = None,
+    label_errors: Annotated[
+        float, typer.Option(help="Errors of the catalogue's labels, in units of DR17's.")
+    ] = 1.0,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a simulated survey (marked as simulated in every header)."""
+    from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.simulate import simulate_survey
+    from bayes_cannon.simulation_settings import SimulationSettings
+
+    settings = SimulationSettings(label_error_scale=label_errors)
+    with counting("spectra") as progress:
+        simulate_survey(
+            out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    OUT.print(f"{out}: a simulated survey")
+
+
+@app.command()
+def prepare(
+    survey: Annotated[Path, typer.Argument(help="Folder laid out like the SDSS archive.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset to write.")],
+    label: Annotated[list[str] | None, typer.Option(help="Label, once each.")] = None,
+    snr_min: Annotated[float, typer.Option(help="Least S/N.")] = 50.0,
+    logg_max: Annotated[float, typer.Option(help="Largest log g.")] = 4.0,
+    teff_max: Annotated[float, typer.Option(help="Largest Teff (K).")] = 5700.0,
+    feh_min: Annotated[float, typer.Option(help="Least [Fe/H].")] = -1.0,
+    degree: Annotated[int, typer.Option(help="Degree of the continuum, 2 to 5.")] = 4,
+    bad_bits: Annotated[
+        str, typer.Option(help="Bad bits of the pixel mask: default, lab, pipeline or a number.")
+    ] = "default",
+    missing_labels: Annotated[
+        bool, typer.Option("--missing-labels", help="Keep stars that lack a label.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Read a survey: cuts, masks, continuum; says how many stars each cut removed."""
+    from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.continuum import ContinuumSettings
+    from bayes_cannon.cuts import Cuts
+    from bayes_cannon.labels import DEFAULT_LABELS
+    from bayes_cannon.preparing import prepare as prepare_dataset
+    from bayes_cannon.storage import check_output
+    from bayes_cannon.survey import open_survey
+
+    check_output(out, overwrite=overwrite)
+    names = tuple(label) if label else DEFAULT_LABELS
+    opened = open_survey(survey, labels=names)
+    with counting("spectra") as progress:
+        dataset = prepare_dataset(
+            opened,
+            label_names=names,
+            cuts=Cuts(snr_min=snr_min, logg_max=logg_max, teff_max=teff_max, feh_min=feh_min),
+            bad_bits=int(bad_bits, 0) if bad_bits[:1].isdigit() else bad_bits,
+            continuum=ContinuumSettings(degree=degree),
+            allow_missing_labels=missing_labels,
+            progress=progress,
+        )
+    dataset.save(out, overwrite=overwrite)
+    _print_cuts(dataset)
+    OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")
+
+
+def _print_cuts(dataset: TrainingSet) -> None:
+    from rich.table import Table
+
+    from bayes_cannon.cli_progress import OUT
+
+    table = Table("cut", "what", box=None)
+    for name in ("removed", "left"):
+        table.add_column(name, justify="right")
+    for step in dataset.cut_steps:
+        table.add_row(step.name, step.description, str(step.removed), str(step.remaining))
+    OUT.print(table)
+
+
+def _factors(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not text.isdigit():
+        raise FitError(f"--factors takes a number or 'auto', not {text!r}.")
+    return int(text)
+
+
+def _windows(texts: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """``NAME=low:high`` as ranges by label."""
+    windows: dict[str, list[tuple[float, float]]] = {}
+    for text in texts:
+        name, _, ranges = text.partition("=")
+        low, _, high = ranges.partition(":")
+        try:
+            windows.setdefault(name, []).append((float(low), float(high)))
+        except ValueError as error:
+            raise LabelError(f"--window takes NAME=low:high in Å, not {text!r}.") from error
+    return windows
+
+
+@app.command()
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Trained model to write.")],
+    method: Annotated[Method, typer.Option(help="Closed form, or PyMC's ADVI.")] = Method.map,
+    factors: Annotated[str, typer.Option(help="Nuisance factors: a number, or auto.")] = "auto",
+    degree: Annotated[int, typer.Option(help="Degree of the polynomial, 1 to 3.")] = 2,
+    train_fraction: Annotated[
+        float, typer.Option(help="Part of the stars to train on; the rest is held out.")
+    ] = 0.5,
+    snr_min: Annotated[float, typer.Option(help="Train on stars at least this bright.")] = 0.0,
+    latent_labels: Annotated[
+        bool, typer.Option("--latent-labels", help="Account for errors of the training labels.")
+    ] = False,
+    window: Annotated[
+        list[str] | None, typer.Option(help="Confine a label: NAME=low:high in Å, vacuum.")
+    ] = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit the training model; held-out stars are recorded in its file."""
+    from bayes_cannon.cli_progress import OUT, stages
+    from bayes_cannon.dataset import TrainingSet
+    from bayes_cannon.storage import check_output
+    from bayes_cannon.train import TrainingSettings
+    from bayes_cannon.train import train as train_model
+
+    check_output(out, overwrite=overwrite)
+    stars = TrainingSet.load(dataset)
+    held_out: list[str] = []
+    if train_fraction < 1:
+        stars, rest = stars.split(train_fraction, seed=seed)
+        held_out = rest.star_id.tolist()
+    settings = TrainingSettings(
+        method=method.value,
+        n_factors=_factors(factors),  # type: ignore[arg-type]
+        degree=degree,
+        snr_min=snr_min,
+        latent_labels=latent_labels,
+    )
+    with stages("training") as progress:
+        cannon = train_model(
+            stars, settings=settings, windows=_windows(window or []), held_out=held_out, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+    cannon.save(out, overwrite=overwrite)
+    OUT.print(
+        f"{out}: {len(cannon.training)} stars, {cannon.n_pixels} pixels, "
+        f"{cannon.basis.n_terms} terms, {cannon.n_factors} factors; {len(held_out)} held out"
+    )
+
+
+@app.command()
+def infer(
+    cannon: Annotated[Path, typer.Argument(help="Trained model.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="A dataset (its held-out stars), or FITS files and folders."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run to write.")],
+    method: Annotated[Sampler, typer.Option(help="Sample, or the Gaussian at the mode.")] = (
+        Sampler.nuts
+    ),
+    draws: Annotated[int, typer.Option(help="Draws per chain.")] = 500,
+    chains: Annotated[int, typer.Option(help="Chains.")] = 4,
+    visit: Annotated[int | None, typer.Option(help="Visit, from 1, instead of all.")] = None,
+    corner: Annotated[
+        list[str] | None, typer.Option(help="Star that gets a corner plot, or all.")
+    ] = None,
+    all_stars: Annotated[
+        bool, typer.Option("--all-stars", help="Of a dataset, its training stars too.")
+    ] = False,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Sample the labels of held-out stars, or of the FITS files given.
+
+    A run that was cut off goes on where it was.
+    """
+    from bayes_cannon.cannon import Cannon
+    from bayes_cannon.cli_inputs import spectra_to_infer
+    from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.inference_settings import InferenceSettings
+    from bayes_cannon.run import infer_run
+
+    model = Cannon.load(cannon)
+    with counting("spectra") as progress:
+        spectra, labels = spectra_to_infer(
+            model, inputs, visit=visit, all_stars=all_stars, progress=progress
+        )
+    chosen = _stars_to_plot(corner or [], spectra, few=labels is None)
+    settings = InferenceSettings(method=method.value, draws=draws, chains=chains)
+    with counting("stars") as progress:
+        run = infer_run(
+            model, spectra, out, settings=settings, seed=seed, aspcap=labels, corner=chosen,
+            overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    s = run.summary
+    OUT.print(
+        f"{out}: {s['n_stars']} stars, {s['n_failed']} without a posterior, {s['n_flagged']} "
+        f"flagged, {s['seconds']:.1f} s"
+    )
+
+
+def _stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) -> list[str]:
+    usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
+    if "all" in wanted:
+        return usable
+    if not wanted and few:
+        return usable[:10]
+    spectra.index_of(wanted)
+    return [s for s in wanted if s in set(usable)]
+
+
+@app.command()
+def download(
+    out: Annotated[Path, typer.Argument(help="Folder of the survey to make or complete.")],
+    release: Annotated[str, typer.Option(help="dr17 or dr16.")] = "dr17",
+    field: Annotated[list[str] | None, typer.Option(help="Field, once each.")] = None,
+    star: Annotated[list[str] | None, typer.Option(help="APOGEE_ID of a single star.")] = None,
+    allstar: Annotated[
+        Path | None, typer.Option(help="allStar file to take the catalogue from.")
+    ] = None,
+    catalogue_source: Annotated[
+        str, typer.Option(help="skyserver, or allstar-file (4 GB, once).")
+    ] = "skyserver",
+    limit: Annotated[int | None, typer.Option(help="At most so many spectra.")] = None,
+    snr_min: Annotated[float | None, typer.Option(help="Least S/N.")] = None,
+    cuts: Annotated[
+        bool, typer.Option(help="Leave out the spectra that `prepare` would cut by default.")
+    ] = True,
+    sas_url: Annotated[str | None, typer.Option(help="Another archive.")] = None,
+    skyserver_url: Annotated[str | None, typer.Option(help="Another SkyServer.")] = None,
+) -> None:
+    """Bring catalogue rows and spectra from SDSS; goes on where it stopped."""
+    from bayes_cannon.cli_progress import OUT, downloading
+    from bayes_cannon.cuts import Cuts
+    from bayes_cannon.download import download_survey
+
+    with downloading() as progress:
+        report = download_survey(
+            out,
+            release=release,
+            fields=field or (),
+            stars=star or (),
+            allstar=allstar,
+            catalogue_source=catalogue_source,
+            limit=limit,
+            snr_min=snr_min,
+            cuts=Cuts() if cuts else None,
+            sas_url=sas_url,
+            skyserver_url=skyserver_url,
+            progress=progress,
+        )
+    OUT.print(str(report))
+    for missing in report.missing:
+        OUT.print(f"  missing {missing[0]}: {missing[2]}")
+    if not report.complete:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("runs/demo"),
+    n_stars: Annotated[int | None, typer.Option(help="Stars; default all of the library.")] = None,
+    factors: Annotated[str, typer.Option(help="Nuisance factors: a number, or auto.")] = "auto",
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Go the whole way on the shipped library, from simulated FITS files to posteriors."""
+    from bayes_cannon.demo import run_demo
+
+    run_demo(out, n_stars=n_stars, n_factors=_factors(factors), seed=seed, overwrite=overwrite)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, BayesCannonWarning):
+        typer.echo(f"warning: {message}", err=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
+    try:
+        app()
+    except BayesCannonError as error:
+        typer.echo("error: " + " ".join(str(error).split()), err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)

@@ -1,0 +1,197 @@
+"""The whole way on the shipped library: simulate, prepare, train, infer, look."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from astropy.table import Table
+
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.catalogue import PUBLISHED, comparison
+from bayes_cannon.cli_progress import OUT, counting, stages
+from bayes_cannon.dataset import TrainingSet
+from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.figure_files import save_figure
+from bayes_cannon.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.plots_corner import plot_corner
+from bayes_cannon.plots_spectra import plot_model
+from bayes_cannon.plots_stars import plot_one_to_one
+from bayes_cannon.plots_training import plot_factor_choice, plot_loadings, plot_scatter
+from bayes_cannon.preparing import prepare, prepare_spectra
+from bayes_cannon.run import Run, infer_run, write_summary
+from bayes_cannon.simulate import simulate_survey
+from bayes_cannon.survey import open_survey
+from bayes_cannon.train import train
+
+__all__ = ["run_demo"]
+
+
+def run_demo(
+    out: str | os.PathLike[str],
+    *,
+    n_stars: int | None = None,
+    n_factors: int | Literal["auto"] | str = "auto",
+    seed: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Run every stage into one folder, with a line about each.
+
+    Parameters
+    ----------
+    out
+        Folder: ``survey/``, ``dataset.nc``, ``cannon.nc``, ``run/``, ``mystery/``, ``figures/``.
+    n_stars
+        Stars of the simulated survey; None for all of the library.
+    n_factors
+        Nuisance factors of the training model, or ``"auto"``.
+    seed
+        Of everything.
+    overwrite
+        Replace an earlier demo.
+    """
+    folder = Path(out)
+    _clear(folder, overwrite=overwrite)
+    clock = _Clock()
+    with counting("simulating spectra") as progress:
+        simulate_survey(folder / "survey", n_stars=n_stars, seed=seed, progress=progress)
+    clock.say("simulated a survey (no star in it is real)")
+    with counting("reading spectra") as progress:
+        dataset = prepare(open_survey(folder / "survey"), progress=progress)
+    dataset.save(folder / "dataset.nc")
+    for step in dataset.cut_steps:
+        OUT.print(f"      {step.name:<22} removed {step.removed:>4}, left {step.remaining:>4}")
+    clock.say(f"prepared {dataset.n_stars} stars")
+    training, held_out = dataset.split(0.5, seed=seed)
+    with stages("training") as tell:
+        cannon = train(
+            training, n_factors=n_factors, held_out=held_out.star_id.tolist(), seed=seed,  # type: ignore[arg-type]
+            progress=tell,
+        )  # fmt: skip
+    cannon.save(folder / "cannon.nc")
+    clock.say(f"trained on {training.n_stars} stars with {cannon.n_factors} nuisance factors")
+    with counting("sampling") as progress:
+        run = infer_run(
+            cannon, held_out.spectra, folder / "run", seed=seed, aspcap=held_out.labels,
+            corner=held_out.star_id[:1].tolist(), progress=progress,
+        )  # fmt: skip
+    clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
+    mystery = _mystery(folder, cannon, seed)
+    clock.say("sampled the mystery star")
+    _report(folder, cannon, run, held_out, mystery, clock)
+    return folder
+
+
+class _Clock:
+    """Prints each stage with its seconds, and keeps them."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.monotonic()
+        self.seconds: dict[str, float] = {}
+
+    def say(self, what: str) -> None:
+        now = time.monotonic()
+        self.seconds[what] = round(now - self.last, 1)
+        OUT.print(f"{now - self.last:6.1f} s  {what}")
+        self.last = now
+
+
+def _clear(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        return
+    entries = {p.name for p in folder.iterdir()}
+    known = {"survey", "dataset.nc", "cannon.nc", "run", "mystery", "figures", "summary.json"}
+    if entries and not overwrite:
+        raise OutputExistsError(f"{folder} is not empty; choose another path or pass --overwrite.")
+    if entries - known:
+        raise OutputExistsError(
+            f"{folder} holds more than an earlier demo ({sorted(entries - known)[0]}); "
+            "choose another path."
+        )
+    for name in entries & known:
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _mystery(folder: Path, cannon: Cannon, seed: int) -> Run:
+    paths = sorted((folder / "survey" / "mystery").glob("*.fits"))
+    spectra, _ = prepare_spectra(paths, like=cannon.settings["dataset"])
+    run = infer_run(cannon, spectra, folder / "mystery", seed=seed)
+    star = str(spectra.star_id[0])
+    truth = _truth(folder, [star])
+    figures = folder / "figures"
+    save_figure(
+        plot_corner(run.result, star, truth=truth.values[0]), figures / "mystery-corner.png"
+    )
+    labels = [float(run.table[name][0]) for name in cannon.names]
+    figure = plot_model(cannon, spectra, star, labels, window=(16000, 16200))
+    save_figure(figure, figures / "mystery-spectrum.png")
+    return run
+
+
+def _truth(folder: Path, star_id: list[str]) -> Labels:
+    """True labels of simulated stars, in the order asked for."""
+    table = Table.read(folder / "survey" / "truth.ecsv")
+    row = {str(name): i for i, name in enumerate(table["STAR_ID"])}
+    rows = [row[s] for s in star_id]
+    values = np.stack([np.asarray(table[n], float)[rows] for n in DEFAULT_LABELS], axis=1)
+    return Labels(DEFAULT_LABELS, values, np.full(values.shape, np.nan), np.array(star_id))
+
+
+def _report(
+    folder: Path, cannon: Cannon, run: Run, held_out: TrainingSet, mystery: Run, clock: _Clock
+) -> None:
+    figures = folder / "figures"
+    truth = _truth(folder, held_out.star_id.tolist())
+    against_truth = comparison(run.table, truth)
+    save_figure(plot_one_to_one(run.table), figures / "one-to-one-catalogue.png")
+    save_figure(
+        plot_one_to_one(run.table, reference=truth, reference_name="truth"),
+        figures / "one-to-one-truth.png",
+    )
+    save_figure(plot_scatter(cannon), figures / "scatter.png")
+    if cannon.n_factors:
+        save_figure(plot_loadings(cannon), figures / "loadings.png")
+    if "predictive" in cannon.history:
+        save_figure(plot_factor_choice(cannon), figures / "factor-choice.png")
+    clock.say("drew the figures")
+    OUT.print(f"\n{len(run.table)} held-out stars of the SIMULATED survey, ours minus truth:")
+    _print_table(against_truth)
+    star = mystery.table[0]
+    values = ", ".join(f"{n} {star[n]:.5g} ± {star[f'{n}_FORMAL_ERR']:.2g}" for n in cannon.names)
+    OUT.print(f"\nmystery star {star['APOGEE_ID']} (formal errors): {values}")
+    summary = {
+        "simulated": True,
+        "stages": clock.seconds,
+        "seconds": round(time.monotonic() - clock.start, 1),
+        "against_truth": [dict(zip(r.colnames, map(_json, r), strict=True)) for r in against_truth],
+        "run": run.summary,
+        "mystery": {n: float(star[n]) for n in cannon.names},
+        "cuts": [{"cut": s.name, "removed": s.removed} for s in held_out.cut_steps],
+    }
+    write_summary(folder, summary)
+    OUT.print(f"\n{folder}: done in {summary['seconds']:.0f} s; look at {figures}")
+
+
+def _json(value: object) -> object:
+    return str(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+
+
+def _print_table(against: Table) -> None:
+    from rich.table import Table as Grid
+
+    grid = Grid("label", box=None)
+    columns = ("bias", "rms", "robust", "formal error")
+    for name in (*columns, *(p.name for p in PUBLISHED)):
+        grid.add_column(name, justify="right")
+    for row in against:
+        own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["FORMAL_ERR"]]
+        others = [p.scatter.get(row["LABEL"], np.nan) for p in PUBLISHED]
+        text = [f"{v:.3g}" if np.isfinite(v) else "–" for v in (*own, *others)]
+        grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
+    OUT.print(grid)

@@ -1,0 +1,58 @@
+"""Exceptions and warnings of the package.
+
+Every error that a user can cause is a `BayesCannonError`: the command line
+prints its message in one line and ends with exit status 2.
+"""
+
+__all__ = [
+    "BayesCannonError",
+    "BayesCannonWarning",
+    "DownloadError",
+    "FileFormatError",
+    "FitError",
+    "InvalidDataError",
+    "LabelError",
+    "NoStarsError",
+    "OutputExistsError",
+    "SurveyError",
+]
+
+
+class BayesCannonError(Exception):
+    """Base of all errors raised on purpose by the package."""
+
+
+class FileFormatError(BayesCannonError):
+    """A file is missing, damaged, or not what its name promises."""
+
+
+class SurveyError(BayesCannonError):
+    """A survey directory lacks its catalogue, its spectra, or the link between them."""
+
+
+class NoStarsError(BayesCannonError):
+    """No star is left to work on."""
+
+
+class LabelError(BayesCannonError):
+    """A label name is unknown, or label values cannot be used."""
+
+
+class InvalidDataError(BayesCannonError):
+    """Arrays have the wrong shape, dtype, order or values."""
+
+
+class FitError(BayesCannonError):
+    """A model cannot be fitted to the data it was given."""
+
+
+class OutputExistsError(BayesCannonError):
+    """An output path exists and overwriting was not asked for."""
+
+
+class DownloadError(BayesCannonError):
+    """Something could not be fetched from the archive."""
+
+
+class BayesCannonWarning(UserWarning):
+    """A part of the data was left out or treated specially; the message says which."""

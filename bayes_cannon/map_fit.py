@@ -1,0 +1,309 @@
+"""Fit all pixels of a survey: hyperparameters, scatter, coefficients and nuisance factors.
+
+Works through blocks of pixels (and, for the factors, blocks of stars), so that memory stays
+bounded by the data themselves plus one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.factors import (
+    StarFactors,
+    align_factors,
+    initial_factors,
+    join_design,
+    standardised,
+    star_factors,
+)
+from bayes_cannon.packing import packed_size
+from bayes_cannon.pixel_fit import Design, PixelFit, PixelPrior, fit_pixels
+from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
+
+__all__ = ["MapFit", "fit_map"]
+
+FloatArray = NDArray[np.float64]
+Progress = Callable[[str, float], None]
+_HYPER_TOLERANCE = 0.01
+_MAX_HYPER_ROUNDS = 8
+_MAX_FACTOR_ROUNDS = 12
+_SCATTER_ROUNDS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class MapFit:
+    """Result of `fit_map`.
+
+    Attributes
+    ----------
+    mean : (n_pixels, n_coef) float64
+        Posterior mean of the coefficients of ``flux - 1``: terms, then loadings.
+    cov : (n_pixels, n_coef (n_coef + 1) / 2) float32
+        Packed covariance given the scatter.
+    log_scatter, log_scatter_sd : (n_pixels,) float64
+    hyper : Hyperparameters
+    factors : StarFactors or None
+    bound : tuple of float
+        Log density (its variational bound where there are factors) after every round.
+    converged : bool
+    """
+
+    mean: FloatArray
+    cov: NDArray[np.float32]
+    log_scatter: FloatArray
+    log_scatter_sd: FloatArray
+    hyper: Hyperparameters
+    factors: StarFactors | None
+    bound: tuple[float, ...]
+    converged: bool
+
+    @property
+    def scatter(self) -> FloatArray:
+        """Intrinsic scatter s, shape (n_pixels,)."""
+        return np.exp(self.log_scatter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """The data and what does not change during the fit."""
+
+    flux: NDArray[Any]
+    ivar: NDArray[Any]
+    labels: Design
+    free: NDArray[np.bool_] | None
+    priors: TrainingPriors
+
+    def thin(self, step: int) -> _Problem:
+        free = None if self.free is None else self.free[::step]
+        flux, ivar = self.flux[:, ::step], self.ivar[:, ::step]
+        return replace(
+            self, flux=np.ascontiguousarray(flux), ivar=np.ascontiguousarray(ivar), free=free
+        )
+
+    def prior(self, hyper: Hyperparameters) -> PixelPrior:
+        precision = hyper.tau**-2
+        if self.free is not None:
+            n_factors = hyper.tau.size - self.free.shape[1]
+            free = np.pad(self.free, ((0, 0), (0, n_factors)), constant_values=True)
+            precision = np.where(free, precision, np.inf)
+        return PixelPrior(precision, hyper.mu_s, hyper.omega_s)
+
+    def counts(self, n_coef: int) -> FloatArray:
+        counts = np.full(n_coef, float(self.flux.shape[1]))
+        if self.free is not None:
+            counts[: self.free.shape[1]] = self.free.sum(axis=0)
+        return counts
+
+
+def _blocks(n_pixels: int, n_stars: int, n_coef: int) -> Iterator[slice]:
+    """Blocks of pixels whose work arrays stay near 150 MB."""
+    per_pixel = 8 * (10 * n_stars + 8 * n_coef**2)
+    size = int(np.clip(150e6 // per_pixel, 16, 1024))
+    return (slice(a, min(a + size, n_pixels)) for a in range(0, n_pixels, size))
+
+
+def _fit_pixels(
+    problem: _Problem, design: Design, hyper: Hyperparameters, start: FloatArray, **options: object
+) -> PixelFit:
+    """`fit_pixels` over all blocks, results put together; covariances kept in float32."""
+    n_pixels, n = problem.flux.shape[1], design.n_coef
+    prior = problem.prior(hyper)
+    out = PixelFit(
+        mean=np.empty((n_pixels, n)),
+        cov=np.empty((n_pixels, packed_size(n)), dtype=np.float32),
+        log_scatter=np.empty(n_pixels),
+        log_scatter_sd=np.empty(n_pixels),
+        skewness_shift=np.empty(n_pixels),
+        log_density=np.empty(n_pixels),
+        converged=np.empty(n_pixels, dtype=bool),
+    )
+    for block in _blocks(n_pixels, len(design.mean), n):
+        part = fit_pixels(
+            problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
+            start[block], **options,  # type: ignore[arg-type]
+        )  # fmt: skip
+        for name in PixelFit.__dataclass_fields__:
+            getattr(out, name)[block] = getattr(part, name)
+    return out
+
+
+def _update(problem: _Problem, fit: PixelFit) -> Hyperparameters:
+    n = fit.mean.shape[1]
+    diagonal = np.cumsum(np.arange(1, n + 1)) - 1
+    squares = np.sum(fit.mean**2, axis=0) + fit.cov[:, diagonal].sum(axis=0, dtype=np.float64)
+    return update_hyperparameters(
+        squares, problem.counts(n), fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd,
+        problem.priors, problem.labels.n_coef,
+    )  # fmt: skip
+
+
+def _first_guess(problem: _Problem) -> tuple[Hyperparameters, FloatArray]:
+    """Wide hyperparameters and half the typical error as scatter."""
+    with np.errstate(divide="ignore"):
+        sigma = np.where(problem.ivar > 0, problem.ivar, np.nan).astype(np.float32) ** -0.5
+    good = np.isfinite(sigma)
+    counts = np.maximum(good.sum(axis=0), 1)
+    typical = np.where(good, sigma, 0).sum(axis=0, dtype=np.float64) / counts
+    typical = np.where(good.any(axis=0), typical, np.exp(problem.priors.log_scatter_mean))
+    start = np.log(np.clip(0.5 * typical, 1e-5, 0.5))
+    tau = np.full(problem.labels.n_coef, 0.1)
+    return Hyperparameters(tau, float(start.mean()), 1.0), start
+
+
+def _learn(
+    problem: _Problem, design: Design, hyper: Hyperparameters, start: FloatArray
+) -> tuple[Hyperparameters, FloatArray]:
+    """Alternate between the pixels and their hyperparameters until these stop moving."""
+    for _ in range(_MAX_HYPER_ROUNDS):
+        fit = _fit_pixels(problem, design, hyper, start, max_steps=2, finish=False)
+        new, start = _update(problem, fit), fit.log_scatter
+        moved = new.moved(hyper)
+        hyper = new
+        if moved < _HYPER_TOLERANCE:
+            break
+    return hyper, start
+
+
+def _fit_without_factors(problem: _Problem) -> tuple[PixelFit, Hyperparameters]:
+    hyper, start = _first_guess(problem)
+    step = max(1, problem.flux.shape[1] // 1500)
+    if step > 1:
+        hyper, learnt = _learn(problem.thin(step), problem.labels, hyper, start[::step])
+        start = np.full(start.shape, np.median(learnt))
+    for _ in range(2 if step > 1 else _MAX_HYPER_ROUNDS):
+        fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=4, finish=False)
+        new, start = _update(problem, fit), fit.log_scatter
+        moved, hyper = new.moved(hyper), new
+        if moved < 2 * _HYPER_TOLERANCE:
+            break
+    return _fit_pixels(problem, problem.labels, hyper, start), hyper
+
+
+def fit_map(
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    labels: Design,
+    *,
+    n_factors: int = 0,
+    free: NDArray[np.bool_] | None = None,
+    priors: TrainingPriors | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    progress: Progress | None = None,
+    start: MapFit | None = None,
+) -> MapFit:
+    """Fit the training model by its closed forms.
+
+    Parameters
+    ----------
+    flux, ivar
+        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels).
+    labels
+        Features of the labels.
+    n_factors
+        Number of nuisance factors.
+    free
+        Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all.
+    priors
+        Priors of the hyperparameters.
+    seed
+        Of the first guess of the factors.
+    tolerance
+        The rounds end when the bound rises by less than this fraction of its rise so far.
+    progress
+        Called with what is being done and a fraction done.
+    start
+        A fit without factors (or with fewer) of the same data, to begin from.
+
+    Returns
+    -------
+    MapFit
+    """
+    problem = _Problem(flux, ivar, labels, free, priors or TrainingPriors())
+    tell = progress or (lambda stage, done: None)
+    tell("pixels", 0.0)
+    if start is None:
+        fit, hyper = _fit_without_factors(problem)
+        start = _result(problem, fit, hyper, None, (), converged=bool(fit.converged.all()))
+    if n_factors == 0:
+        return start
+    return _fit_with_factors(problem, start, n_factors, seed, tolerance, tell)
+
+
+def _result(
+    problem: _Problem,
+    fit: PixelFit,
+    hyper: Hyperparameters,
+    factors: StarFactors | None,
+    history: tuple[float, ...],
+    *,
+    converged: bool,
+) -> MapFit:
+    bound = _bound(problem, fit, hyper, factors)
+    return MapFit(
+        fit.mean, np.asarray(fit.cov, dtype=np.float32), fit.log_scatter, fit.log_scatter_sd,
+        hyper, factors, (*history, bound), converged,
+    )  # fmt: skip
+
+
+def _bound(
+    problem: _Problem, fit: PixelFit, hyper: Hyperparameters, factors: StarFactors | None
+) -> float:
+    divergence = factors.divergence if factors is not None else 0.0
+    total = float(fit.log_density.sum()) - divergence
+    return total + hyper.log_prior(problem.priors, problem.labels.n_coef)
+
+
+def _residuals(problem: _Problem, fit: MapFit) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Residuals of the features alone and their weights, float32 (n_stars, n_pixels)."""
+    k = problem.labels.n_coef
+    v = problem.labels.mean.astype(np.float32)
+    residual = problem.flux - 1 - v @ fit.mean[:, :k].T.astype(np.float32)
+    weight = problem.ivar / (1 + problem.ivar * (fit.scatter**2).astype(np.float32))
+    return np.asarray(residual, np.float32), np.asarray(weight, np.float32)
+
+
+def _fit_with_factors(
+    problem: _Problem,
+    start: MapFit,
+    n_factors: int,
+    seed: int,
+    tolerance: float,
+    tell: Progress,
+) -> MapFit:
+    k = problem.labels.n_coef
+    residual, weight = _residuals(problem, start)
+    factors = initial_factors(residual, weight, n_factors, np.random.default_rng(seed))
+    del residual, weight
+    loading_scale = np.full(n_factors, 0.02)
+    hyper = replace(start.hyper, tau=np.r_[start.hyper.tau[:k], loading_scale])
+    u, history, converged = start.log_scatter, [start.bound[0]], False
+    for round_ in range(_MAX_FACTOR_ROUNDS):
+        tell("factors", round_ / _MAX_FACTOR_ROUNDS)
+        factors = standardised(factors, problem.labels.mean)
+        design = join_design(problem.labels, factors)
+        fit = _fit_pixels(problem, design, hyper, u, max_steps=2, finish=False)
+        u = fit.log_scatter
+        history.append(_bound(problem, fit, hyper, factors))
+        learnt = _update(problem, fit)
+        # The population of scatters settles first, then stays: the bound is then exactly that of
+        # coordinate ascent and cannot fall.
+        settled = round_ >= _SCATTER_ROUNDS
+        hyper = replace(hyper, tau=learnt.tau) if settled else learnt
+        factors = star_factors(
+            problem.flux, problem.ivar, problem.labels, fit.mean, fit.cov, np.exp(u)
+        )
+        if round_ >= 2 and history[-1] - history[-2] < tolerance * (history[-1] - history[0]):
+            converged = True
+            break
+    factors = standardised(factors, problem.labels.mean)
+    factors = align_factors(factors, fit.mean[:, k:], np.exp(u))
+    tell("factors", 0.95)
+    hyper = learnt
+    fit = _fit_pixels(problem, join_design(problem.labels, factors), hyper, u)
+    return _result(problem, fit, hyper, factors, tuple(history), converged=converged)

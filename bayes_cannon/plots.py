@@ -1,0 +1,41 @@
+"""All figures, one function each.
+
+Functions of one panel take an optional ``ax`` and return it; those of several return the figure.
+Units are on every axis; the title says where data are simulated.
+"""
+
+from bayes_cannon.plots_corner import plot_corner
+from bayes_cannon.plots_diagnostics import (
+    plot_chi2_pixels,
+    plot_chi2_stars,
+    plot_leverage,
+    plot_residual_correlation,
+)
+from bayes_cannon.plots_spectra import plot_continuum, plot_model, plot_spectrum
+from bayes_cannon.plots_stars import plot_one_to_one
+from bayes_cannon.plots_training import (
+    plot_bound,
+    plot_elbo,
+    plot_factor_choice,
+    plot_gradients,
+    plot_loadings,
+    plot_scatter,
+)
+
+__all__ = [
+    "plot_bound",
+    "plot_chi2_pixels",
+    "plot_chi2_stars",
+    "plot_continuum",
+    "plot_corner",
+    "plot_elbo",
+    "plot_factor_choice",
+    "plot_gradients",
+    "plot_leverage",
+    "plot_loadings",
+    "plot_model",
+    "plot_one_to_one",
+    "plot_residual_correlation",
+    "plot_scatter",
+    "plot_spectrum",
+]

@@ -1,0 +1,138 @@
+"""What all figures share: colours that colour-blind readers can tell apart, axes, wavelengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.labels import label_tex, label_unit
+
+__all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
+           "label_text", "mark_lines", "new_axes", "new_figure", "row_of", "title_of", "with_gaps",
+           "within"]  # fmt: skip
+
+# Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
+BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#808080"
+WAVELENGTH_LABEL = "wavelength in vacuum, rest frame (Å)"
+
+FloatArray = NDArray[np.float64]
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return the axes given, or those of a new figure of `size` inches."""
+    return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure of `size` inches."""
+    return plt.figure(figsize=size, layout="constrained")
+
+
+def title_of(text: str, *, simulated: bool) -> str:
+    """Title of a figure; says where its data are simulated."""
+    return f"{text} (simulated)" if simulated else text
+
+
+def label_text(name: str, unit: str | None = None) -> str:
+    """Name and unit of a label, for an axis."""
+    return f"{label_tex(name)} ({unit or label_unit(name)})"
+
+
+def with_gaps(
+    wavelength: FloatArray, values: NDArray[Any], good: NDArray[np.bool_] | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Curve with breaks: NaN where not `good`, and a NaN point in every gap of the wavelengths."""
+    y = np.array(values, dtype=np.float64)
+    if good is not None:
+        y[~good] = np.nan
+    if wavelength.size < 3:
+        return wavelength, y
+    step = np.diff(wavelength)
+    after = np.flatnonzero(step > 3 * np.median(step)) + 1
+    middle = 0.5 * (wavelength[after] + wavelength[after - 1])
+    return np.insert(wavelength, after, middle), np.insert(y, after, np.nan)
+
+
+def within(wavelength: FloatArray, window: tuple[float, float] | None) -> slice:
+    """Pixels inside a window of wavelengths (all where None).
+
+    Raises
+    ------
+    InvalidDataError
+        If the window holds no pixel.
+    """
+    if window is None:
+        return slice(0, wavelength.size)
+    low, high = np.searchsorted(wavelength, window)
+    if low >= high:
+        raise InvalidDataError(
+            f"the window {window[0]:g}-{window[1]:g} Å holds no pixel; the spectrum runs from "
+            f"{wavelength[0]:.1f} to {wavelength[-1]:.1f} Å."
+        )
+    return slice(int(low), int(high))
+
+
+def row_of(star_id: NDArray[np.str_], star: str) -> int:
+    """Row of a star.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there.
+    """
+    place = np.flatnonzero(star_id == star)
+    if place.size == 0:
+        shown = ", ".join(star_id[:3])
+        raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}, …).")
+    return int(place[0])
+
+
+def mark_lines(
+    ax: Axes, wavelength: Sequence[float], names: Sequence[str], *, min_gap: float = 0.016
+) -> None:
+    """Name lines along the top of an axes; names that would overlap are moved apart.
+
+    Parameters
+    ----------
+    ax
+        With its final wavelength limits.
+    wavelength, names
+        Of the lines.
+    min_gap
+        Least distance of two names, as a share of the width.
+    """
+    low, high = ax.get_xlim()
+    shown = sorted((w, n) for w, n in zip(wavelength, names, strict=True) if low <= w <= high)
+    if not shown:
+        return
+    at = _spread(np.array([(w - low) / (high - low) for w, _ in shown]), min_gap)
+    for x, (line, name) in zip(at, shown, strict=True):
+        ax.axvline(line, color=GREY, lw=0.6, ls=":", zorder=0)
+        ax.annotate(
+            name, (line, 1.0), (x, 1.04), xycoords=("data", "axes fraction"),
+            textcoords="axes fraction", rotation=90, ha="center", va="bottom", fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
+            annotation_clip=False,
+        )  # fmt: skip
+
+
+def _spread(at: FloatArray, gap: float) -> FloatArray:
+    """Positions in [0, 1], in order, at least `gap` apart where they fit, near where they were."""
+    x = at.copy()
+    for _ in range(200):
+        short = gap - np.diff(x)
+        if not (short > 1e-6).any():
+            break
+        push = 0.5 * np.maximum(short, 0)
+        x[:-1] -= push
+        x[1:] += push
+        x = np.clip(x, 0, 1)
+    return x

@@ -1,0 +1,298 @@
+"""Figures of a trained model: scatter, loadings, gradients, and how the fit went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from astropy.table import Table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.labels import label_tex
+from bayes_cannon.lines import explain_peaks, lines_of
+from bayes_cannon.plots_common import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    WAVELENGTH_LABEL,
+    mark_lines,
+    new_axes,
+    title_of,
+    with_gaps,
+    within,
+)
+
+__all__ = ["plot_bound", "plot_elbo", "plot_factor_choice", "plot_gradients", "plot_loadings",
+           "plot_scatter"]  # fmt: skip
+
+FloatArray = NDArray[np.float64]
+Window = tuple[float, float] | None
+_NAMES_ABOVE = 74
+"""Points that the names of lines take above an axes."""
+
+
+def _peaks(wavelength: FloatArray, values: FloatArray, n: int) -> Table:
+    """The strongest peaks and the lines near them; empty names where the list knows none."""
+    return explain_peaks(wavelength, values, n) if n else Table({"wavelength": [], "name": []})
+
+
+def plot_scatter(
+    cannon: Cannon, *, n_lines: int = 25, window: Window = None, ax: Axes | None = None
+) -> Axes:
+    """Intrinsic scatter s against wavelength, with the lines that explain its highest peaks.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    n_lines
+        Peaks that are named; ``?`` where the list of `bayes_cannon.lines` has no line.
+    window
+        Wavelengths shown, Å.
+    """
+    ax = new_axes(ax, (12, 4.8))
+    part = within(cannon.wavelength, window)
+    w, used = cannon.wavelength[part], cannon.used[part]
+    s = cannon.scatter[part]
+    x, y = with_gaps(w, s, used)
+    ax.plot(x, y, color=BLUE, lw=0.7, label="intrinsic scatter")
+    spread = cannon.log_scatter_sd[part]
+    low, high = (with_gaps(w, s * np.exp(sign * spread), used)[1] for sign in (-1, 1))
+    ax.fill_between(x, low, high, color=BLUE, alpha=0.25, lw=0, label="one standard deviation")
+    ax.set(xlim=(w[0], w[-1]), xlabel=WAVELENGTH_LABEL)
+    ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
+    ax.set_ylabel("intrinsic scatter s\n(share of the continuum)")
+    peaks = _peaks(w, np.where(used, s, np.nan), n_lines)
+    mark_lines(ax, list(peaks["wavelength"]), [str(n) or "?" for n in peaks["name"]])
+    known = "; ?: no line known" if n_lines and (peaks["name"] == "").any() else ""
+    text = f"Scatter that labels and factors leave{known}"
+    title = title_of(text, simulated=cannon.simulated)
+    ax.set_title(title, pad=_NAMES_ABOVE if n_lines else None)
+    ax.legend(loc="upper left", ncols=2, framealpha=0.9)
+    return ax
+
+
+def plot_loadings(
+    cannon: Cannon,
+    *,
+    factors: Sequence[int] | None = None,
+    n_lines: int = 6,
+    window: Window = None,
+) -> Figure:
+    """Loadings of the nuisance factors against wavelength, one panel each, strongest first.
+
+    Parameters
+    ----------
+    cannon
+        A model with factors.
+    factors
+        Which (from 0); the first five where left out.
+    n_lines
+        Most lines named in each panel: those nearest to the strongest peaks. Peaks for which the
+        list of `bayes_cannon.lines` has no line stay without a name.
+    window
+        Wavelengths shown, Å.
+
+    Raises
+    ------
+    InvalidDataError
+        If the model has no factors, or not those asked for.
+    """
+    import matplotlib.pyplot as plt
+
+    chosen = list(range(min(5, cannon.n_factors))) if factors is None else list(factors)
+    if not chosen or not all(0 <= j < cannon.n_factors for j in chosen):
+        raise InvalidDataError(
+            f"the model has {cannon.n_factors} factors, numbered from 0; cannot show {chosen}."
+        )
+    part = within(cannon.wavelength, window)
+    w, used = cannon.wavelength[part], cannon.used[part]
+    figure, axes = plt.subplots(
+        len(chosen), 1, figsize=(12, 1.0 + 2.1 * len(chosen)), sharex=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax, j in zip(axes[:, 0], chosen, strict=True):
+        loading = cannon.loadings[part, j]
+        ax.plot(*with_gaps(w, loading, used), color=BLUE, lw=0.6)
+        ax.axhline(0, color=GREY, lw=0.6)
+        ax.set_ylabel(f"factor {j + 1}\nflux per unit of z")
+        ax.set_xlim(w[0], w[-1])
+        low = min(float(loading[used].min(initial=0)), 0.0)
+        high = max(float(loading[used].max(initial=1e-6)), 1e-6)
+        ax.set_ylim(low - 0.05 * (high - low), high + 0.6 * (high - low))
+        peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines)
+        _name_inside(ax, peaks[peaks["name"] != ""][:n_lines])
+    axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
+    title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors, with the lines they follow"
+    figure.suptitle(title_of(title, simulated=cannon.simulated))
+    return figure
+
+
+def _name_inside(ax: Axes, peaks: Table) -> None:
+    """Name peaks in the room above the curve, in as many rows as they need."""
+    low, high = ax.get_xlim()
+    rows: list[float] = []
+    for peak in sorted(peaks, key=lambda p: float(p["wavelength"])):
+        at = (float(peak["wavelength"]) - low) / (high - low)
+        at = min(max(at, 0.045), 0.955)  # the whole name inside the axes
+        free = [i for i, end in enumerate(rows) if at - 0.045 > end]
+        row = free[0] if free else len(rows)
+        rows[row : row + 1] = [at + 0.045]
+        ax.annotate(
+            str(peak["name"]), (float(peak["wavelength"]), float(peak["value"])),
+            (at, 0.97 - 0.09 * (row % 4)), textcoords="axes fraction", ha="center", va="top",
+            fontsize=8, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
+
+
+def plot_gradients(
+    cannon: Cannon,
+    *,
+    labels: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    window: Window = (16000.0, 16200.0),
+) -> Figure:
+    """Change of the flux with each label, with its 95 % band and the lines of that label.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    labels
+        Where the gradient is taken, shape (n_labels,); the training mean where left out.
+    names
+        Labels shown; all where left out.
+    window
+        Wavelengths shown, Å; None: all.
+
+    Raises
+    ------
+    LabelError, InvalidDataError
+        On an unknown label, or a window without pixels.
+    """
+    import matplotlib.pyplot as plt
+
+    at = cannon.label_mean if labels is None else np.asarray(labels, dtype=np.float64)
+    gradient = cannon.gradient(at)
+    names = list(cannon.names if names is None else names)
+    columns = [cannon.training.column(n) for n in names]
+    part = within(cannon.wavelength, window)
+    w, used = cannon.wavelength[part], cannon.used[part]
+    figure, axes = plt.subplots(
+        len(names), 1, figsize=(12, 1.0 + 2.2 * len(names)), sharex=True, squeeze=False,
+        layout="constrained",
+    )  # fmt: skip
+    for ax, name, k in zip(axes[:, 0], names, columns, strict=True):
+        unit = cannon.basis.units[k]
+        step, shown = (100.0, "100 K") if unit == "K" else (0.1, f"0.1 {unit}")
+        value, sd = step * gradient.value[k, part], step * gradient.sd[k, part]
+        x, y = with_gaps(w, value, used)
+        band = [with_gaps(w, value + sign * 1.96 * sd, used)[1] for sign in (-1, 1)]
+        ax.fill_between(x, *band, color=ORANGE, alpha=0.35, lw=0, label="95 % band")
+        ax.plot(x, y, color=BLUE, lw=0.9, label="posterior mean")
+        ax.axhline(0, color=GREY, lw=0.6)
+        ax.set_xlim(w[0], w[-1])
+        ax.set_ylabel(f"{label_tex(name)}\nflux per {shown}")
+        known = lines_of(name)
+        for line in known[(known["vacuum"] >= w[0]) & (known["vacuum"] <= w[-1])]:
+            ax.axvline(float(line["vacuum"]), color=GREY, lw=0.8, ls=":", zorder=0)
+    axes[0, 0].legend(loc="lower right", ncols=2, framealpha=0.9)
+    axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
+    where = ", ".join(
+        f"{label_tex(n)} = {v:.{0 if u == 'K' else 2}f} {u}"
+        for n, v, u in zip(cannon.names, at, cannon.basis.units, strict=True)
+    )
+    title = title_of("Gradients of the model flux", simulated=cannon.simulated)
+    figure.suptitle(f"{title}; dotted: known lines of each label\nat {where}", fontsize=11)
+    return figure
+
+
+def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatArray:
+    if name not in history:
+        raise InvalidDataError(f"the model's history holds no {name!r}: {what}.")
+    return np.asarray(history[name], dtype=np.float64)
+
+
+def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+    """Predictive density of held-out spectra against the number of factors; the chosen one marked.
+
+    Raises
+    ------
+    InvalidDataError
+        If the number was not chosen by the program.
+    """
+    what = "the number of factors was given, not chosen (train with factors 'auto')"
+    grid = _history(cannon.history, "factor_grid", what)
+    density = _history(cannon.history, "predictive", what)
+    error = cannon.history.get("predictive_error")
+    ax = new_axes(ax, (7, 4.2))
+    ax.errorbar(
+        grid, density, error, color=BLUE, marker="o", capsize=3,
+        label="mean over stars, error of the difference from the best",
+    )  # fmt: skip
+    ax.axvline(cannon.n_factors, color=ORANGE, ls="--", label=f"chosen: {cannon.n_factors} factors")
+    ax.set_xticks(grid)
+    ax.set(xlabel="number of factors J", ylabel="log predictive density per star")
+    ax.set_title(title_of("Choice of the number of factors", simulated=cannon.simulated))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+    """Bound on the log density after every round of the fit: it must not fall.
+
+    Raises
+    ------
+    InvalidDataError
+        If the model holds no record of it.
+    """
+    bound = _history(cannon.history, "bound", "it was not recorded")
+    ax = new_axes(ax, (7, 4.2))
+    rise = bound - bound[-1]
+    ax.plot(np.arange(bound.size), rise, color=BLUE, marker="o", label="bound after each round")
+    ax.axhline(0, color=GREY, lw=0.8, ls=":", label="last round")
+    ax.set(xlabel="round (0: without factors)", ylabel="bound minus its last value (nat)")
+    if rise.min() < -1e3:
+        ax.set_yscale("symlog", linthresh=10)
+    ax.set_title(title_of("Rise of the log density during training", simulated=cannon.simulated))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+    """ELBO of every chunk of pixels against the step, relative to where the chunk ended.
+
+    Raises
+    ------
+    InvalidDataError
+        If the model was not fitted by ADVI.
+    """
+    elbo = np.atleast_2d(_history(cannon.history, "elbo", "train with method 'advi'"))
+    ax = new_axes(ax, (7, 4.2))
+    chunks = [row[np.isfinite(row)] for row in elbo]
+    smooth = [_running_median(row) for row in chunks if row.size]
+    for i, row in enumerate(smooth):
+        ax.plot(
+            np.arange(row.size), row - np.median(row[-max(row.size // 5, 1) :]), color=BLUE,
+            alpha=0.45, lw=0.8,
+            label="one chunk of pixels, running median" if i == 0 else None,
+        )  # fmt: skip
+    ax.axhline(0, color=BLACK, lw=0.8, ls=":", label="median of the last fifth")
+    ax.set(xlabel="step", ylabel="ELBO minus its final level (nat)")
+    text = f"Convergence of ADVI, {len(smooth)} chunks"
+    ax.set_title(title_of(text, simulated=cannon.simulated))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def _running_median(values: FloatArray, width: int = 25) -> FloatArray:
+    if values.size < width:
+        return values
+    view = np.lib.stride_tricks.sliding_window_view(values, width)
+    return np.asarray(np.median(view, axis=1))

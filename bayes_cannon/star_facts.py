@@ -1,0 +1,156 @@
+"""What headers and paths of APOGEE files say about a star: its name, place and velocity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.fitsfile import CardSource, card_number, card_text, is_simulated
+
+__all__ = ["StarFacts", "name_from_path", "read_facts", "release_name", "unique_star_ids"]
+
+# apStar-r12-<id>, asStar-dr17-<id>, apStar-1.3-apo25m-<id>, aspcapStar-r6-l30e.2-<id>; ids of
+# the south hold a dash themselves.
+_NAME = re.compile(
+    r"(?P<kind>aspcap|ap|as)StarC?-(?P<apred>[^-]+)-(l\d[^-]*-)?((?:apo25m|lco25m|apo1m)-)?(?P<id>.+)"
+)
+_RELEASES = {
+    "r3": "dr10", "r5": "dr12", "r6": "dr13", "r8": "dr14", "r12": "dr16", "1.3": "dr19",
+    "v603": "dr12", "l30e.2": "dr13", "l31c.2": "dr14",
+}  # fmt: skip
+_TELESCOPES = ("apo25m", "lco25m", "apo1m")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class StarFacts:
+    """What a file says of its star, apart from the spectrum.
+
+    Attributes
+    ----------
+    star_id : str
+        OBJID (apStar) or OBJ (aspcapStar) of the header, else from the file's name.
+    telescope, field : str
+        From the header, else from the path; '' where neither says it.
+    release : str
+        ``'dr17'`` and the like; '' where unknown.
+    snr : float
+        Median signal-to-noise ratio per pixel; NaN where unknown.
+    vhelio : float
+        Barycentric velocity in km/s; NaN where unknown.
+    n_visits : int
+    ra, dec : float
+        Degrees (J2000); NaN where unknown.
+    simulated : bool
+    path : Path
+    """
+
+    star_id: str
+    telescope: str
+    field: str
+    release: str
+    snr: float
+    vhelio: float
+    n_visits: int
+    ra: float
+    dec: float
+    simulated: bool
+    path: Path
+
+
+def read_facts(
+    path: Path, header: CardSource, n_visits: int, visit: int | None = None
+) -> StarFacts:
+    """Read what the primary header and the path say of a star, or of one of its visits."""
+    parts = path.absolute().parts
+    match = _match(path)
+    in_archive = len(parts) >= 3 and parts[-3] in _TELESCOPES
+    telescope = card_text(header, "TELESCOP") or (parts[-3] if in_archive else "")
+    if not telescope and match and match["kind"] == "as":
+        telescope = "lco25m"
+    apred = (
+        match["apred"] if match else card_text(header, "SFILE1").partition("-")[2].partition("-")[0]
+    )
+    facts = StarFacts(
+        star_id=card_text(header, "OBJID") or card_text(header, "OBJ") or name_from_path(path),
+        telescope=telescope,
+        field=card_text(header, "FIELD") or (parts[-2] if in_archive else ""),
+        release=release_name(apred),
+        snr=_positive(card_number(header, "SNR")),
+        vhelio=card_number(header, "VHELIO"),
+        n_visits=n_visits,
+        ra=card_number(header, "RA"),
+        dec=card_number(header, "DEC"),
+        simulated=is_simulated(header),
+        path=path,
+    )
+    return facts if visit is None else _of_visit(facts, header, visit)
+
+
+def _of_visit(facts: StarFacts, header: CardSource, visit: int) -> StarFacts:
+    """S/N and velocity of a visit. DR17 leaves the S/N of a single visit at 0."""
+    snr = _positive(card_number(header, f"SNRVIS{visit}"))
+    if facts.n_visits == 1 and math.isnan(snr):
+        snr = facts.snr
+    return replace(facts, snr=snr, vhelio=card_number(header, f"VHELIO{visit}"))
+
+
+def _positive(value: float) -> float:
+    return value if value > 0 else math.nan
+
+
+def _match(path: Path) -> re.Match[str] | None:
+    return _NAME.fullmatch(path.name.removesuffix(".gz").removesuffix(".fits"))
+
+
+def name_from_path(path: Path) -> str:
+    """The star's id as the file's name has it; the whole name where it is of another kind."""
+    match = _match(path)
+    return match["id"] if match else path.name.removesuffix(".gz").removesuffix(".fits")
+
+
+def release_name(apred: str) -> str:
+    """Data release of a version of the reduction or of ASPCAP: ``'dr16'`` for ``'r12'``.
+
+    Empty where it is not known.
+    """
+    return apred if re.fullmatch(r"dr\d+", apred) else _RELEASES.get(apred, "")
+
+
+def unique_star_ids(
+    ids: Sequence[str] | NDArray[np.str_],
+    telescopes: Sequence[str] | NDArray[np.str_],
+    fields: Sequence[str] | NDArray[np.str_],
+) -> NDArray[np.str_]:
+    """Make names of stars unique.
+
+    The id of a star seen in one place stays; where stars of one id are in several places, they
+    become ``TELESCOPE/FIELD/APOGEE_ID``. What is still repeated gets ``#2``, ``#3`` and so on.
+
+    Parameters
+    ----------
+    ids, telescopes, fields : (n,) str
+
+    Returns
+    -------
+    (n,) str
+    """
+    plain = [str(name) or "unnamed" for name in ids]
+    places = ["/".join(filter(None, map(str, p))) for p in zip(telescopes, fields, strict=True)]
+    several = Counter(name for name, _ in set(zip(plain, places, strict=True)))
+    names: dict[str, None] = {}
+    times: Counter[str] = Counter()
+    for name, place in zip(plain, places, strict=True):
+        first = f"{place}/{name}" if several[name] > 1 and place else name
+        unique = first
+        while unique in names:
+            times[first] += 1
+            unique = f"{first}#{times[first] + 1}"
+        names[unique] = None
+    return np.array(list(names), dtype=np.str_)

@@ -1,0 +1,195 @@
+"""Imports inside the package point one way: each module uses only modules of lower layers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "bayes_cannon"
+
+# From low to high. Modules of one layer do not import each other. A new module gets a place here.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    (
+        "_version",
+        "errors",
+        "figure_files",
+        "label_ops",
+        "packing",
+        "published",
+    ),
+    (
+        "air",
+        "bits",
+        "download_manifest",
+        "fitsfile",
+        "http_client",
+        "mist_files",
+        "pixel_fit",
+        "posterior_moments",
+        "priors",
+        "resources",
+        "sdss",
+        "spectra",
+        "storage",
+        "training_priors",
+    ),
+    (
+        "allstar_download",
+        "factors",
+        "fetch",
+        "fits_image",
+        "isochrones",
+        "labels",
+        "library",
+        "lines",
+        "observatory",
+        "prior_files",
+        "star_facts",
+        "whitening",
+    ),
+    (
+        "apstar_layout",
+        "catalogue",
+        "features",
+        "fits_table",
+        "map_fit",
+        "plots_common",
+        "skyserver",
+        "telescope",
+        "transfer",
+        "whitened_model",
+    ),
+    (
+        "advi",
+        "allstar",
+        "apogee",
+        "archive_copy",
+        "cannon",
+        "choose_factors",
+        "cli_progress",
+        "label_errors",
+        "plots_corner",
+        "plots_stars",
+        "simulation_settings",
+        "training_model",
+    ),
+    (
+        "compression",
+        "continuum",
+        "cuts",
+        "label_model",
+        "plots_training",
+        "residuals",
+        "simulated_stars",
+        "survey",
+    ),
+    (
+        "continuum_pixels",
+        "dataset",
+        "diagnostics",
+        "download_select",
+        "label_sampler",
+        "mode_search",
+        "plots_spectra",
+        "simulated_catalogue",
+    ),
+    (
+        "download",
+        "label_modes",
+        "own_spectra",
+        "plots_diagnostics",
+        "reading",
+        "simulated_files",
+        "train",
+    ),
+    (
+        "inference_settings",
+        "label_checks",
+        "plots",
+        "preparing",
+        "simulate",
+    ),
+    (
+        "cli_inputs",
+        "posterior_tree",
+        "run_store",
+    ),
+    ("infer",),
+    ("calibration",),
+    ("run",),
+    (
+        "demo",
+        "report",
+    ),
+    ("cli",),
+    ("__main__",),
+)
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def imported_modules(source: str) -> set[str]:
+    """Modules of the package that a source text imports, late and type-only imports included.
+
+    The package itself is the empty name; a relative import is given with its dots.
+    """
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names.add("." * node.level + (node.module or ""))
+        elif isinstance(node, ast.ImportFrom) and node.module == "bayes_cannon":
+            names.update(
+                f"bayes_cannon.{alias.name}" if alias.name in RANK else "bayes_cannon"
+                for alias in node.names
+            )
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module or "")
+    ours = {name for name in names if name.split(".")[0] in {"bayes_cannon", ""}}
+    return {name if name.startswith(".") else name[len("bayes_cannon.") :] for name in ours}
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    """What a module imports from the package and must not."""
+    return sorted(
+        name for name in imported_modules(source) if name not in RANK or RANK[name] >= RANK[module]
+    )
+
+
+def test_every_module_has_one_layer() -> None:
+    listed = [module for layer in LAYERS for module in layer]
+    assert len(listed) == len(set(listed))
+    unlisted = SOURCES.keys() - set(listed) - {"__init__"}
+    assert not unlisted, f"give these modules a place in LAYERS: {sorted(unlisted)}"
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name in RANK])
+def test_module_imports_only_lower_layers(module: str) -> None:
+    source = SOURCES[module].read_text(encoding="utf-8")
+    assert wrong_imports(module, source) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("from bayes_cannon.errors import LabelError", []),
+        ("from bayes_cannon import errors\nimport bayes_cannon.spectra\nimport numpy", []),
+        ("from bayes_cannon.infer import infer_labels", ["infer"]),
+        ("import bayes_cannon.infer as x", ["infer"]),
+        ("from bayes_cannon import infer", ["infer"]),
+        ("def f():\n    from bayes_cannon.infer import infer_labels", ["infer"]),
+        ("if TYPE_CHECKING:\n    from bayes_cannon.cli import main", ["cli"]),
+        ("from bayes_cannon.catalogue import catalogue", ["catalogue"]),
+        ("from bayes_cannon import open_survey", [""]),
+        ("import bayes_cannon as bc", [""]),
+        ("from .errors import LabelError", [".errors"]),
+        ("from . import errors", ["."]),
+        ("from bayes_cannon.unheard_of import x", ["unheard_of"]),
+    ],
+)
+def test_wrong_imports_are_seen(source: str, wrong: list[str]) -> None:
+    assert wrong_imports("features", source) == wrong

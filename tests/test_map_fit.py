@@ -1,0 +1,209 @@
+"""Hyperparameters, nuisance factors and the choice of their number."""
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+
+from bayes_cannon.choose_factors import choose_factors
+from bayes_cannon.factors import StarFactors, join_design, predictive_density, star_factors
+from bayes_cannon.map_fit import fit_map
+from bayes_cannon.packing import unpack
+from bayes_cannon.pixel_fit import Design
+from bayes_cannon.training_model import build_factor_model
+from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
+
+N_TERMS = 3
+
+
+def make_survey(n_stars=120, n_pixels=150, n_factors=2, seed=3, strength=0.02):
+    rng = np.random.default_rng(seed)
+    x = np.c_[np.ones(n_stars), rng.normal(size=(n_stars, N_TERMS - 1))]
+    theta = rng.normal(size=(n_pixels, N_TERMS)) * [0.1, 0.03, 0.01]
+    scales = strength / 2.0 ** np.arange(n_factors)
+    loading = rng.normal(size=(n_pixels, n_factors)) * scales
+    z = rng.normal(size=(n_stars, n_factors))
+    sigma = np.full((n_stars, n_pixels), 0.01)
+    s = np.exp(rng.normal(np.log(0.01), 0.3, size=n_pixels))
+    flux = 1 + x @ theta.T + z @ loading.T + rng.normal(size=sigma.shape) * np.hypot(sigma, s)
+    ivar = sigma**-2.0
+    ivar[rng.random(sigma.shape) < 0.05] = 0
+    return flux.astype("f4"), ivar.astype("f4"), x, theta, loading, z, s
+
+
+@pytest.fixture(scope="module")
+def survey():
+    return make_survey()
+
+
+@pytest.fixture(scope="module")
+def fitted(survey):
+    flux, ivar, x, *_ = survey
+    return fit_map(flux, ivar, Design.exact(x), n_factors=2, seed=1, tolerance=1e-6)
+
+
+def test_hyperparameters_are_learnt_from_the_pixels():
+    flux, ivar, x, theta, *_ = make_survey(n_pixels=600, n_factors=1, strength=1e-9)
+    fit = fit_map(flux, ivar, Design.exact(x))
+    np.testing.assert_allclose(fit.hyper.tau, theta.std(axis=0), rtol=0.1)
+    assert fit.hyper.mu_s == pytest.approx(np.log(0.01), abs=0.06)
+    assert fit.hyper.omega_s == pytest.approx(0.3, abs=0.06)
+
+
+def test_hyperparameter_update_is_the_mode():
+    rng = np.random.default_rng(5)
+    squares, counts = np.array([0.3, 2.0]), np.array([40.0, 40.0])
+    u, u_sd = rng.normal(-5, 0.4, 40), np.full(40, 0.1)
+    priors = TrainingPriors(coef_scale=0.05, log_scatter_spread=0.5)
+
+    def density(h):
+        value = -counts @ np.log(h.tau) - 0.5 * squares @ h.tau**-2
+        value -= 40 * np.log(h.omega_s)
+        value -= 0.5 * np.sum((u - h.mu_s) ** 2 + u_sd**2) / h.omega_s**2
+        return value + h.log_prior(priors, 2)
+
+    best = update_hyperparameters(squares, counts, u, u_sd, priors, 2)
+    for factor in (0.97, 1.03):
+        moved = [
+            Hyperparameters(best.tau * [factor, 1], best.mu_s, best.omega_s),
+            Hyperparameters(best.tau * [1, factor], best.mu_s, best.omega_s),
+            Hyperparameters(best.tau, best.mu_s * factor, best.omega_s),
+            Hyperparameters(best.tau, best.mu_s, best.omega_s * factor),
+        ]
+        assert all(density(h) < density(best) for h in moved)
+
+
+def test_few_stars_are_helped_by_the_hierarchy():
+    # 25 stars, 21 terms of which 15 do nothing: without shrinkage the error is far larger.
+    rng = np.random.default_rng(8)
+    x = np.c_[np.ones(25), rng.normal(size=(25, 20))]
+    theta = rng.normal(size=(400, 21)) * np.r_[0.1, np.full(5, 0.02), np.full(15, 1e-4)]
+    flux = 1 + x @ theta.T + 0.01 * rng.normal(size=(25, 400))
+    fit = fit_map(flux, np.full(flux.shape, 2e4), Design.exact(x))
+    plain = np.linalg.lstsq(x, flux - 1, rcond=None)[0].T
+    error = np.abs(fit.mean - theta)[:, 1:]
+    assert error.mean() < 0.4 * np.abs(plain - theta)[:, 1:].mean()
+    z = (fit.mean - theta)[:, 1:6] / np.sqrt(unpack(fit.cov)[:, range(1, 6), range(1, 6)])
+    assert np.mean(np.abs(z) < 1) == pytest.approx(0.68, abs=0.06)
+
+
+def test_bound_of_the_marginal_density_rises_at_every_round(survey):
+    flux, ivar, x, *_ = survey
+    fit = fit_map(flux, ivar, Design.exact(x), n_factors=2, seed=1, tolerance=1e-9)
+    rounds = np.array(fit.bound[:-1])
+    assert rounds.size >= 4
+    # Sums of 2e4 single-precision terms are good to 1e-6 of their size.
+    assert np.all(np.diff(rounds) > -1e-6 * abs(rounds[0]))
+    assert rounds[-1] > rounds[0] + 1000
+
+
+def test_factors_raise_the_marginal_density(survey, fitted):
+    flux, ivar, x, *_ = survey
+    plain = fit_map(flux, ivar, Design.exact(x))
+    assert marginal_density(fitted, flux, ivar, x) > marginal_density(plain, flux, ivar, x) + 1000
+
+
+def marginal_density(fit, flux, ivar, x):
+    """log p(flux | coefficients, s), the factors integrated out."""
+    theta, loading = fit.mean[:, :N_TERMS], fit.mean[:, N_TERMS:]
+    total = 0.0
+    for n in range(len(flux)):
+        good = ivar[n] > 0
+        cov = np.diag(1 / ivar[n, good] + fit.scatter[good] ** 2) + loading[good] @ loading[good].T
+        total += multivariate_normal(1 + theta[good] @ x[n], cov).logpdf(flux[n, good])
+    return total
+
+
+def test_factors_and_loadings_are_those_that_made_the_data(survey, fitted):
+    _, _, _, theta, loading, z, s = survey
+    found = fitted.factors.mean
+    for j in range(2):
+        assert abs(np.corrcoef(found[:, j], z[:, j])[0, 1]) > 0.95
+        assert abs(np.corrcoef(fitted.mean[:, N_TERMS + j], loading[:, j])[0, 1]) > 0.95
+    np.testing.assert_allclose(np.cov(found.T), np.eye(2), atol=0.15)
+    assert np.median(fitted.scatter / s) == pytest.approx(1, abs=0.1)
+    assert np.abs(fitted.mean[:, :N_TERMS] - theta).mean() < 0.003
+
+
+def test_factors_follow_the_convention(fitted):
+    loading = fitted.mean[:, N_TERMS:] / fitted.scatter[:, None]
+    gram = loading.T @ loading
+    assert gram[0, 0] > gram[1, 1]
+    assert abs(gram[0, 1]) < 0.05 * np.sqrt(gram[0, 0] * gram[1, 1])
+    assert np.all(np.sum(fitted.mean[:, N_TERMS:] ** 3, axis=0) > 0)
+
+
+def test_same_data_and_seed_give_the_same_loadings(survey, fitted):
+    flux, ivar, x, *_ = survey
+    again = fit_map(flux, ivar, Design.exact(x), n_factors=2, seed=1, tolerance=1e-6)
+    np.testing.assert_array_equal(again.mean, fitted.mean)
+
+
+def test_another_seed_gives_the_same_loadings_within_their_errors(survey, fitted):
+    flux, ivar, x, *_ = survey
+    other = fit_map(flux, ivar, Design.exact(x), n_factors=2, seed=2, tolerance=1e-6)
+    np.testing.assert_allclose(other.mean[:, N_TERMS:], fitted.mean[:, N_TERMS:], atol=1e-3)
+
+
+def test_factors_without_a_use_shrink_away(survey):
+    flux, ivar, x, *_ = survey
+    fit = fit_map(flux, ivar, Design.exact(x), n_factors=5, seed=1)
+    tau = fit.hyper.tau[N_TERMS:]
+    assert np.all(tau[2:] < 0.25 * tau[1])
+
+
+def test_e_step_is_the_posterior_of_the_pymc_model(survey, fitted):
+    flux, ivar, x, *_ = (a[:6] if a.shape[0] == 120 else a for a in survey)
+    k = N_TERMS
+    exact = np.zeros_like(fitted.cov)  # known coefficients: the conditional is Gaussian
+    got = star_factors(flux, ivar, Design.exact(x), fitted.mean, exact, fitted.scatter)
+    model = build_factor_model(flux, ivar, x, 2, hyper=fitted.hyper)
+    theta = fitted.mean[:, :k] + np.eye(k)[0]
+    point = {"theta": theta, "loading": fitted.mean[:, k:], "log_s": fitted.log_scatter}
+    slope = model.compile_dlogp([model["z"]])
+    np.testing.assert_allclose(slope({**point, "z": got.mean}), 0, atol=2e-3)
+    step = np.zeros_like(got.mean)
+    step[:, 0] = 1.0
+    moved = slope({**point, "z": got.mean + step}).reshape(6, 2)
+    np.testing.assert_allclose(-moved, np.linalg.inv(got.cov)[:, :, 0], rtol=1e-4, atol=1e-2)
+
+
+def test_joined_design_has_the_covariance_in_its_block(survey):
+    x, z = survey[2], survey[5]
+    cov = np.broadcast_to(0.1 * np.eye(2), (len(z), 2, 2))
+    design = join_design(Design.exact(x), StarFactors(z, cov))
+    full = unpack(design.second)
+    whole = np.c_[x, z]
+    expected = whole[:, :, None] * whole[:, None, :]
+    expected[:, N_TERMS:, N_TERMS:] += cov
+    np.testing.assert_allclose(full, expected)
+
+
+def test_predictive_density_is_the_multivariate_normal(survey, fitted):
+    flux, ivar, x, *_ = (a[:4] if a.shape[0] == 120 else a for a in survey)
+    k = N_TERMS
+    got = predictive_density(flux, ivar, Design.exact(x), fitted.mean, fitted.cov, fitted.scatter)
+    for n in range(4):
+        good = ivar[n] > 0
+        loading = fitted.mean[good, k:]
+        cov_n = unpack(fitted.cov[good].astype(float))
+        extra = np.einsum("i,pij,j->p", x[n], cov_n[:, :k, :k], x[n])
+        extra += np.trace(cov_n[:, k:, k:], axis1=1, axis2=2)
+        cov = np.diag(1 / ivar[n, good] + fitted.scatter[good] ** 2 + extra) + loading @ loading.T
+        mean = 1 + fitted.mean[good, :k] @ x[n]
+        assert got[n] == pytest.approx(
+            multivariate_normal(mean, cov).logpdf(flux[n, good]), rel=1e-5
+        )
+
+
+def test_the_right_number_of_factors_is_chosen():
+    flux, ivar, x, *_ = make_survey(n_stars=200, n_factors=3, seed=6)
+    choice = choose_factors(flux, ivar, Design.exact(x), candidates=(0, 1, 2, 3, 4, 6), seed=1)
+    assert choice.n_factors == 3
+    assert choice.grid[: len(choice.predictive)].tolist()[:4] == [0, 1, 2, 3]
+    assert choice.predictive[3] > choice.predictive[0] + 10
+
+
+def test_no_factors_are_chosen_where_there_are_none():
+    flux, ivar, x, *_ = make_survey(n_factors=1, strength=1e-9, seed=9)
+    choice = choose_factors(flux, ivar, Design.exact(x), candidates=(0, 1, 2, 4), seed=1)
+    assert choice.n_factors == 0

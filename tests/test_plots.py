@@ -1,0 +1,490 @@
+"""Tests of the figures: what they say and the numbers they draw, not their pixels."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bayes_cannon import plots
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.catalogue import catalogue, comparison
+from bayes_cannon.continuum import ContinuumSettings, normalize
+from bayes_cannon.diagnostics import Diagnostics, diagnose
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.labels import Labels
+from bayes_cannon.lines import lines_of
+from bayes_cannon.map_fit import fit_map
+from bayes_cannon.pixel_fit import Design
+from bayes_cannon.plots_common import _spread, mark_lines, with_gaps
+from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
+
+NAMES = ("TEFF", "FE_H", "SI_FE")
+N_STARS, N_TRAINING = 60, 50
+STAR = "S003"
+SI_LINE = 16099.184  # Å, vacuum
+PIXEL_STEP = 10**6e-6
+
+
+@pytest.fixture(autouse=True)
+def _clean_figures() -> Iterator[None]:
+    """Figures are closed, and no function may change matplotlib's settings."""
+    mpl.use("Agg")
+    before = dict(mpl.rcParams)
+    yield
+    plt.close("all")
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.fixture(scope="module")
+def labels() -> Labels:
+    rng = np.random.default_rng(4)
+    values = np.stack(
+        [
+            rng.normal(4500, 200, N_STARS),
+            rng.normal(-0.2, 0.3, N_STARS),
+            rng.normal(0, 0.1, N_STARS),
+        ],
+        axis=1,
+    )
+    ids = np.array([f"S{i:03d}" for i in range(N_STARS)])
+    return Labels(NAMES, values, np.array([20.0, 0.02, 0.02]), ids)
+
+
+@pytest.fixture(scope="module")
+def spectra(labels: Labels) -> NormalizedSpectra:
+    """Two chips with a gap; a silicon line that grows with SI_FE and a peak of scatter."""
+    rng = np.random.default_rng(5)
+    wavelength = 16050 * PIXEL_STEP ** np.r_[0:400, 440:840]
+    line = np.exp(-0.5 * ((wavelength - SI_LINE) / 0.35) ** 2)
+    flux = 1 - line * (0.3 + labels["SI_FE"])[:, None]
+    for shape in (np.sin(wavelength), np.cos(wavelength)):
+        flux += 0.02 * rng.standard_normal(N_STARS)[:, None] * shape
+    flux += np.hypot(0.01, np.where(np.arange(800) == 700, 0.05, 0)) * rng.standard_normal(
+        flux.shape
+    )
+    ivar = np.full(flux.shape, 1e4)
+    ivar[:, 500] = 0
+    ivar[3, 100:110] = 0
+    flux[ivar == 0] = 1
+    snr = np.full(N_STARS, 100.0)
+    return NormalizedSpectra(
+        labels.star_id, wavelength, flux, ivar, snr, ((0, 400), (400, 800)), True
+    )
+
+
+@pytest.fixture(scope="module")
+def cannon(labels: Labels, spectra: NormalizedSpectra) -> Cannon:
+    training = labels.select(np.arange(N_TRAINING))
+    basis = PolynomialBasis.from_labels(training, 1)
+    fit = fit_map(
+        spectra.flux[:N_TRAINING], spectra.ivar[:N_TRAINING],
+        Design.exact(basis(training.values)), n_factors=2,
+    )  # fmt: skip
+    assert fit.factors is not None
+    mean = fit.mean.copy()
+    mean[:, 0] += 1
+    history = {
+        "bound": np.array(fit.bound),
+        "factor_grid": np.array([0.0, 1, 2, 4]),
+        "predictive": np.array([100.0, 180.0, 200.0, 199.0]),
+        "predictive_error": np.array([10.0, 2.0, 0.0, 1.5]),
+        "elbo": np.array([[-50.0, -5.0, -1.0, -1.0, np.nan], [-80.0, -9.0, -2.0, -2.0, -2.0]]),
+    }
+    return Cannon(
+        basis, spectra.wavelength, spectra.chips, mean[:, :4], mean[:, 4:], fit.cov, fit.scatter,
+        fit.log_scatter_sd, np.arange(800) != 500, fit.hyper, training,
+        labels.star_id[N_TRAINING:], fit.factors.mean, history, simulated=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def diagnostics(cannon: Cannon, spectra: NormalizedSpectra, labels: Labels) -> Diagnostics:
+    return diagnose(cannon, spectra, labels)
+
+
+def make_result(labels: Labels, *, calibrated: bool = True) -> xr.DataTree:
+    rng = np.random.default_rng(6)
+    sd = np.array([10.0, 0.01, 0.02])
+    noise = rng.standard_normal((2, 200, N_STARS, 3)) * sd
+    noise[:, :, 7] = np.nan
+
+    def dataset(draws: np.ndarray) -> xr.Dataset:
+        variables = {n: (("chain", "draw", "star"), draws[..., i]) for i, n in enumerate(NAMES)}
+        return xr.Dataset(variables, {"star": labels.star_id})
+
+    names = ("rhat_max", "ess_bulk_min", "ess_tail_min", "divergences", "chi2_p", "status")
+    stats = xr.Dataset({name: ("star", np.ones(N_STARS)) for name in names})
+    groups = {"posterior": dataset(labels.values + noise), "star_stats": stats}
+    if calibrated:
+        groups["calibrated_posterior"] = dataset(labels.values + 3 * noise)
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs["simulated"] = 1
+    return tree
+
+
+@pytest.fixture(scope="module")
+def result(labels: Labels) -> xr.DataTree:
+    return make_result(labels)
+
+
+def curve(ax: Axes, label: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the line with this label, breaks left out."""
+    (line,) = [line for line in ax.lines if line.get_label() == label]
+    x, y = np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)
+    known = np.isfinite(y)
+    return x[known], y[known]
+
+
+def title(figure: Figure) -> str:
+    return figure.get_suptitle()
+
+
+def texts(ax: Axes) -> list[str]:
+    return [t.get_text() for t in ax.texts]
+
+
+# Spectra ----------------------------------------------------------------------------------
+
+
+def test_spectrum_draws_good_pixels_and_shades_the_others(spectra: NormalizedSpectra) -> None:
+    ax = plots.plot_spectrum(spectra, STAR)
+    good = spectra.good[3]
+    x, y = curve(ax, "pixels 400-800")
+    np.testing.assert_array_equal(x, spectra.wavelength[400:][good[400:]])
+    np.testing.assert_allclose(y, spectra.flux[3, 400:][good[400:]])
+    spans = [p for p in ax.patches if p.get_width() > 0]
+    low = sorted(p.get_x() for p in spans)
+    assert len(spans) == 2  # ten pixels in a row, and one
+    assert spectra.wavelength[99] < low[0] < spectra.wavelength[100]
+    assert ax.get_xlabel().endswith("(Å)")
+    assert ax.get_ylabel() == "normalised flux"
+    assert ax.get_title() == "S003, S/N 100 per pixel (simulated)"
+
+
+def test_spectrum_in_given_axes_and_window(spectra: NormalizedSpectra) -> None:
+    mine = plt.figure().add_subplot()
+    ax = plots.plot_spectrum(
+        replace(spectra, simulated=False), STAR, window=(16060, 16070), ax=mine
+    )
+    assert ax is mine
+    low, high = ax.get_xlim()
+    assert 16060 <= low < high <= 16070
+    assert "simulated" not in ax.get_title()
+    with pytest.raises(InvalidDataError, match="holds no pixel"):
+        plots.plot_spectrum(spectra, STAR, window=(17000, 17100))
+    with pytest.raises(InvalidDataError, match="no star 'nobody' among 60"):
+        plots.plot_spectrum(spectra, "nobody")
+
+
+def test_continuum_figure_shows_what_was_fitted() -> None:
+    wavelength = 16050 * PIXEL_STEP ** np.arange(300)
+    x = np.linspace(-1, 1, 300)
+    flux = 200 * (1 + 0.2 * x)[None]
+    ivar = np.full((1, 300), 0.01)
+    ivar[0, 40:50] = 0
+    raw = ObservedSpectra(["A"], wavelength, flux, ivar, [20.0], ((0, 300),))
+    settings = ContinuumSettings(degree=2, pixels=tuple(wavelength[5::10]))
+    normalized, fit = normalize(raw, settings)
+    figure = plots.plot_continuum(raw, normalized, fit, "A", settings=settings)
+    top, bottom = figure.axes
+    np.testing.assert_allclose(curve(top, "fit, one per chip")[1], fit.continuum(0))
+    pixels = curve(top, "continuum pixels")[0]
+    expected = [w for i, w in enumerate(wavelength) if i % 10 == 5 and not 40 <= i < 50]
+    np.testing.assert_array_equal(pixels, expected)
+    np.testing.assert_allclose(curve(bottom, "normalised")[1], 1, atol=1e-6)
+    assert "erg" in top.get_ylabel()
+    assert title(figure) == "Continuum of A"
+    with pytest.raises(InvalidDataError, match="no star 'B'"):
+        plots.plot_continuum(raw, normalized, fit, "B", settings=settings)
+
+
+def test_model_figure_draws_prediction_and_residuals(
+    cannon: Cannon, spectra: NormalizedSpectra, labels: Labels
+) -> None:
+    figure = plots.plot_model(cannon, spectra, STAR, labels.values[3], window=None)
+    top, bottom = figure.axes
+    prediction = cannon.predict(labels.values[3])
+    np.testing.assert_allclose(curve(top, "model")[1], prediction.flux[cannon.used])
+    good = spectra.good[3] & cannon.used
+    sigma = np.hypot(spectra.ivar[3, good].astype(float) ** -0.5, prediction.sd[good])
+    expected = (spectra.flux[3] - prediction.flux)[good] / sigma
+    drawn = np.asarray(bottom.lines[0].get_ydata(), float)
+    np.testing.assert_allclose(drawn[np.isfinite(drawn)], expected, rtol=1e-5)
+    # Over all stars the residuals have the size that the band and the errors say (60 stars share
+    # two factors each, so that the rms has an error near 0.05).
+    everything = cannon.predict(labels.values)
+    use = spectra.good & cannon.used
+    variance = 1 / spectra.ivar[use].astype(float) + everything.sd[use] ** 2
+    rms = np.sqrt(np.mean((spectra.flux - everything.flux)[use] ** 2 / variance))
+    assert rms == pytest.approx(1, abs=0.2)
+    assert "sigma" in bottom.get_ylabel()
+    assert "(simulated)" in title(figure)
+    assert f"{labels.values[3, 0]:.0f} K" in title(figure)
+    entries = [t.get_text() for t in top.get_legend().get_texts()]
+    assert entries == ["model ± 1 sd", "observed", "model", "flagged pixels, not used"]
+
+
+def test_model_figure_wants_the_models_pixels(
+    cannon: Cannon, spectra: NormalizedSpectra, labels: Labels
+) -> None:
+    short = NormalizedSpectra(
+        ["A"], spectra.wavelength[:10], spectra.flux[:1, :10], spectra.ivar[:1, :10]
+    )
+    with pytest.raises(InvalidDataError, match="have 10 pixels, the model 800"):
+        plots.plot_model(cannon, short, "A", labels.values[0])
+    with pytest.raises(InvalidDataError, match="no star 'B'"):
+        plots.plot_model(cannon, spectra, "B", labels.values[0])
+
+
+# The trained model ------------------------------------------------------------------------
+
+
+def test_scatter_names_its_peak(cannon: Cannon) -> None:
+    ax = plots.plot_scatter(cannon, n_lines=3)
+    x, y = curve(ax, "intrinsic scatter")
+    np.testing.assert_array_equal(x, cannon.wavelength[cannon.used])
+    np.testing.assert_array_equal(y, cannon.scatter[cannon.used])
+    assert int(np.argmax(cannon.scatter)) == 700
+    marked = [float(np.asarray(a.xy)[0]) for a in ax.texts]
+    assert cannon.wavelength[700] in marked
+    assert len(marked) == 3
+    assert "no line known" in ax.get_title()
+    assert ax.get_title().endswith("(simulated)")
+    assert not plots.plot_scatter(cannon, n_lines=0).texts
+
+
+def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
+    peak = int(np.argmin(np.abs(cannon.wavelength - SI_LINE)))
+    loadings = 1e-4 * np.ones_like(cannon.loadings)
+    loadings[peak, 1] = 0.1
+    figure = plots.plot_loadings(replace(cannon, loadings=loadings))
+    assert len(figure.axes) == 2
+    drawn = np.asarray(figure.axes[1].lines[0].get_ydata(), float)
+    np.testing.assert_array_equal(drawn[np.isfinite(drawn)], loadings[cannon.used, 1])
+    assert texts(figure.axes[1])[0].startswith("Si I 16099")
+    assert "factor 2" in figure.axes[1].get_ylabel()
+    assert "2 of 2 factors" in title(figure)
+    only = plots.plot_loadings(cannon, factors=[1])
+    assert "factor 2" in only.axes[0].get_ylabel()
+    with pytest.raises(InvalidDataError, match="2 factors, numbered from 0"):
+        plots.plot_loadings(cannon, factors=[2])
+
+
+def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
+    figure = plots.plot_gradients(cannon, window=(16090, 16110))
+    assert len(figure.axes) == 3
+    assert figure.axes[0].get_ylabel().endswith("flux per 100 K")
+    assert figure.axes[2].get_ylabel() == "[Si/Fe]\nflux per 0.1 dex"
+    x, y = curve(figure.axes[2], "posterior mean")
+    gradient = cannon.gradient(cannon.label_mean)
+    inside = (cannon.wavelength >= 16090) & (cannon.wavelength < 16110) & cannon.used
+    np.testing.assert_allclose(y, 0.1 * gradient.value[2, inside])
+    assert abs(x[np.argmin(y)] - SI_LINE) < 0.3
+    dotted = [line.get_xdata()[0] for line in figure.axes[2].lines if line.get_linestyle() == ":"]
+    known = [w for w in lines_of("SI_FE")["vacuum"] if 16090 < w < 16110]
+    np.testing.assert_allclose(dotted, known)
+    assert known
+    two = plots.plot_gradients(cannon, names=["FE_H"], window=None, labels=cannon.label_mean)
+    assert len(two.axes) == 1
+    with pytest.raises(LabelError, match="unknown label 'NI_FE'"):
+        plots.plot_gradients(cannon, names=["NI_FE"])
+
+
+def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
+    ax = plots.plot_factor_choice(cannon)
+    x, y = ax.containers[0][0].get_data()
+    np.testing.assert_array_equal(x, [0, 1, 2, 4])
+    np.testing.assert_array_equal(y, [100, 180, 200, 199])
+    assert curve(ax, "chosen: 2 factors")[0][0] == 2
+    with pytest.raises(InvalidDataError, match="'factor_grid': the number of factors was given"):
+        plots.plot_factor_choice(replace(cannon, history={}))
+
+
+def test_bound_is_drawn_relative_to_its_end(cannon: Cannon) -> None:
+    ax = plots.plot_bound(cannon)
+    bound = cannon.history["bound"]
+    np.testing.assert_allclose(curve(ax, "bound after each round")[1], bound - bound[-1])
+    assert ax.get_ylabel().endswith("(nat)")
+    with pytest.raises(InvalidDataError, match="no 'bound'"):
+        plots.plot_bound(replace(cannon, history={}))
+
+
+def test_elbo_leaves_padding_out(cannon: Cannon) -> None:
+    ax = plots.plot_elbo(cannon)
+    first, second = (np.asarray(line.get_ydata(), float) for line in ax.lines[:2])
+    np.testing.assert_array_equal(first, [-49, -4, 0, 0])
+    np.testing.assert_array_equal(second, [-78, -7, 0, 0, 0])
+    assert "2 chunks" in ax.get_title()
+    with pytest.raises(InvalidDataError, match="train with method 'advi'"):
+        plots.plot_elbo(replace(cannon, history={}))
+
+
+# Diagnostics ------------------------------------------------------------------------------
+
+
+def test_chi_square_of_pixels(diagnostics: Diagnostics) -> None:
+    ax = plots.plot_chi2_pixels(diagnostics)
+    chi2 = diagnostics.quality.chi2_pixel
+    np.testing.assert_array_equal(curve(ax, "pixels")[1], chi2[np.isfinite(chi2)])
+    legend = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert f"median {np.nanmedian(chi2):.2f}" in legend
+    assert "60 stars (simulated)" in ax.get_title()
+
+
+def test_chi_square_of_stars_names_the_worst(diagnostics: Diagnostics) -> None:
+    ax = plots.plot_chi2_stars(diagnostics, n_named=2)
+    drawn = np.concatenate([np.asarray(c.get_offsets())[:, 1] for c in ax.collections])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(diagnostics.quality.chi2_star))
+    worst = diagnostics.quality.worst_stars(2)
+    assert all(star in texts(ax)[0] for star, _ in worst)
+    assert not plots.plot_chi2_stars(diagnostics, n_named=0).texts
+
+
+def test_residual_correlation_before_and_after(diagnostics: Diagnostics, cannon: Cannon) -> None:
+    figure = plots.plot_residual_correlation(diagnostics)
+    lag, _, share = figure.axes
+    found = diagnostics.correlation
+    for i, label in enumerate(("before factors", "after 2 factors")):
+        known = np.isfinite(found.lag_mean_abs[:, i])
+        np.testing.assert_array_equal(curve(lag, label)[1], found.lag_mean_abs[known, i])
+        np.testing.assert_allclose(curve(share, label)[1], 100 * found.eigenvalue_share[:, i])
+    assert "over 60 stars" in title(figure)
+    alone = plots.plot_residual_correlation(replace(diagnostics, n_factors=0))
+    labels = [line.get_label() for line in alone.axes[0].lines]
+    assert "before factors" in labels
+    assert not any(str(text).startswith("after") for text in labels)
+
+
+def test_leverage_names_the_highest(diagnostics: Diagnostics) -> None:
+    ax = plots.plot_leverage(diagnostics, n_named=1)
+    highest = diagnostics.quality.star_id[np.argmax(diagnostics.quality.leverage)]
+    assert highest in texts(ax)[0]
+    drawn = np.concatenate([np.asarray(c.get_offsets())[:, 1] for c in ax.collections])
+    np.testing.assert_allclose(np.sort(drawn), np.sort(diagnostics.quality.leverage))
+
+
+# Inferred labels --------------------------------------------------------------------------
+
+
+def test_corner_shows_both_posteriors_with_units(result: xr.DataTree, labels: Labels) -> None:
+    figure = plots.plot_corner(result, STAR, truth=labels.values[3], aspcap=labels)
+    axes = np.array(figure.axes).reshape(3, 3)
+    assert [ax.get_xlabel() for ax in axes[2]] == [
+        r"$T_\mathrm{eff}$ (K)", "[Fe/H] (dex)", "[Si/Fe] (dex)",
+    ]  # fmt: skip
+    entries = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert entries == ["formal posterior", "calibrated posterior", "truth", "ASPCAP ± 1 sd"]
+    assert title(figure) == "Labels of S003 (simulated)"
+    wide = result["calibrated_posterior"]["TEFF"].values[..., 3]
+    low, middle, high = np.quantile(wide, [0.16, 0.5, 0.84])
+    shown = axes[0, 0].get_title()
+    assert f"{middle:.0f}" in shown
+    assert f"+{high - middle:.0f}" in shown
+    assert f"-{middle - low:.0f}" in shown
+    assert shown.endswith(" K")
+    narrow, broad = (p.get_path().vertices for p in axes[0, 0].patches[:2])
+    assert np.ptp(narrow[:, 0]) == pytest.approx(np.ptp(broad[:, 0]))  # the same bins
+    assert narrow[:, 1].max() > 2 * broad[:, 1].max()  # densities: formal is narrower
+    at = [line.get_xdata()[0] for line in axes[0, 0].lines]
+    np.testing.assert_allclose(min(np.abs(np.array(at) - low)), 0, atol=1e-6)
+    assert labels.values[3, 0] in at
+    assert axes[0, 0].get_ylim()[1] > narrow[:, 1].max()
+
+
+def test_corner_of_a_formal_posterior_alone(labels: Labels) -> None:
+    result = make_result(labels, calibrated=False)
+    figure = plots.plot_corner(result, STAR, names=["FE_H", "SI_FE"])
+    assert len(figure.axes) == 4
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["formal posterior"]
+
+
+def test_corner_takes_a_catalogue_that_lacks_a_label(result: xr.DataTree, labels: Labels) -> None:
+    figure = plots.plot_corner(result, STAR, aspcap=labels.only(["FE_H"]))
+    assert np.isfinite([ax.get_xlim() for ax in figure.axes]).all()
+
+
+def test_corner_of_what_is_not_there(result: xr.DataTree, labels: Labels) -> None:
+    with pytest.raises(InvalidDataError, match="no star 'nobody'"):
+        plots.plot_corner(result, "nobody")
+    with pytest.raises(InvalidDataError, match="S007 has no posterior: its inference failed"):
+        plots.plot_corner(result, "S007")
+    with pytest.raises(LabelError, match="unknown labels NI_FE"):
+        plots.plot_corner(result, STAR, names=["NI_FE"])
+    with pytest.raises(InvalidDataError, match=r"truth has shape \(2,\), expected \(3,\)"):
+        plots.plot_corner(result, STAR, truth=[1.0, 2.0])
+
+
+def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None:
+    table = catalogue(result, aspcap=labels)
+    figure = plots.plot_one_to_one(table)
+    assert len(figure.axes) == 6
+    top, bottom = figure.axes[:2]
+    x, y = top.containers[0][0].get_data()
+    known = np.isfinite(table["TEFF"])
+    np.testing.assert_array_equal(x, table["TEFF_ASPCAP"][known])
+    np.testing.assert_array_equal(y, table["TEFF"][known])
+    np.testing.assert_allclose(bottom.containers[0][0].get_data()[1], y - x)
+    bars = top.containers[0].lines[2][1].get_segments()  # vertical ones
+    np.testing.assert_allclose([np.ptp(b[:, 1]) / 2 for b in bars], table["TEFF_ERR"][known])
+    row = comparison(table, labels)[1]
+    for value in (f"bias {row['BIAS']:+.3f}", f"rms {row['RMS']:.3f} dex"):
+        assert value in texts(figure.axes[2])[0]
+    assert f"robust {row['ROBUST_SCATTER']:.3f} dex" in texts(figure.axes[2])[0]
+    assert bottom.get_xlabel() == r"ASPCAP: $T_\mathrm{eff}$ (K)"
+    assert bottom.get_ylabel() == "difference\n(K)"
+    assert title(figure) == "Labels against ASPCAP, 59 stars (simulated)"
+    assert "calibrated sd" in figure.legends[0].get_texts()[0].get_text()
+
+
+def test_one_to_one_against_the_truth(labels: Labels) -> None:
+    table = catalogue(make_result(labels, calibrated=False))
+    order = np.arange(N_STARS)[::-1]
+    figure = plots.plot_one_to_one(
+        table, reference=labels.select(order), reference_name="truth", names=["SI_FE"]
+    )
+    x, _ = figure.axes[0].containers[0][0].get_data()
+    np.testing.assert_array_equal(x, np.delete(labels["SI_FE"], 7))
+    assert figure.axes[1].get_xlabel() == "truth: [Si/Fe] (dex)"
+    assert "formal sd" in figure.legends[0].get_texts()[0].get_text()
+
+
+def test_one_to_one_of_nothing(labels: Labels) -> None:
+    table = catalogue(make_result(labels))
+    with pytest.raises(InvalidDataError, match="no star of the table has both"):
+        plots.plot_one_to_one(table)
+    with pytest.raises(LabelError, match="unknown labels NI_FE"):
+        plots.plot_one_to_one(table, names=["NI_FE"])
+
+
+# Parts ------------------------------------------------------------------------------------
+
+
+def test_curves_break_at_gaps() -> None:
+    x, y = with_gaps(np.array([1.0, 2, 3, 10, 11]), np.arange(5.0), np.array([1, 1, 0, 1, 1]) > 0)
+    np.testing.assert_array_equal(x, [1, 2, 3, 6.5, 10, 11])
+    np.testing.assert_array_equal(y, [0, 1, np.nan, np.nan, 3, 4])
+    np.testing.assert_array_equal(with_gaps(np.array([1.0, 9.0]), np.ones(2))[1], [1, 1])
+
+
+def test_names_of_lines_are_moved_apart() -> None:
+    moved = _spread(np.array([0.0, 0.001, 0.002, 0.5, 1.0]), 0.05)
+    assert (np.diff(moved) > 0.045).all()
+    assert moved[0] >= 0
+    assert moved[3] == 0.5
+    ax = plt.figure().add_subplot()
+    ax.set_xlim(15200, 15300)
+    mark_lines(ax, [15100, 15250], ["outside", "inside"])
+    assert texts(ax) == ["inside"]
+    mark_lines(ax, [15100], ["outside"])
+    assert texts(ax) == ["inside"]
+
+
+def test_every_figure_is_exported() -> None:
+    assert set(plots.__all__) == {name for name in vars(plots) if name.startswith("plot_")}
