@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from bayes_cannon.labels import DEFAULT_LABELS as DEFAULT_LABELS
     from bayes_cannon.labels import Labels as Labels
     from bayes_cannon.library import load_library as load_library
+    from bayes_cannon.own_spectra import spectra_from_arrays as spectra_from_arrays
+    from bayes_cannon.own_spectra import training_set_from_arrays as training_set_from_arrays
+    from bayes_cannon.own_spectra import training_set_from_table as training_set_from_table
     from bayes_cannon.plots_corner import plot_corner as plot_corner
     from bayes_cannon.plots_stars import plot_one_to_one as plot_one_to_one
     from bayes_cannon.preparing import prepare as prepare
@@ -68,7 +71,10 @@ _HOMES = {
     "prepare": "preparing",
     "prepare_spectra": "preparing",
     "simulate_survey": "simulate",
+    "spectra_from_arrays": "own_spectra",
     "train": "train",
+    "training_set_from_arrays": "own_spectra",
+    "training_set_from_table": "own_spectra",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604

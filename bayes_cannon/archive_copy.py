@@ -156,7 +156,7 @@ class ArchiveCopy:
     def _missing(self, outcome: Outcome) -> MissingSpectrum:
         """Report a spectrum that could not be fetched."""
         job = outcome.job
-        logger.warning("%s: %s", job.url, outcome.reason)
+        logger.info("%s: %s", job.url, outcome.reason)
         return MissingSpectrum(job.spectrum.star_id, job.url, outcome.reason)
 
     def _plan(self, spectra: Iterable[Spectrum]) -> tuple[list[Job], list[MissingSpectrum]]:

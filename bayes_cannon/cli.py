@@ -6,6 +6,7 @@ Every command ends with exit status 0, or with a one-line error and status 2.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from enum import StrEnum
@@ -235,6 +236,9 @@ def infer(
     ),
     draws: Annotated[int, typer.Option(help="Draws per chain.")] = 500,
     chains: Annotated[int, typer.Option(help="Chains.")] = 4,
+    priors: Annotated[
+        Path | None, typer.Option(help="TOML file of priors, a table for each label.")
+    ] = None,
     visit: Annotated[int | None, typer.Option(help="Visit, from 1, instead of all.")] = None,
     corner: Annotated[
         list[str] | None, typer.Option(help="Star that gets a corner plot, or all.")
@@ -247,30 +251,37 @@ def infer(
 ) -> None:
     """Sample the labels of held-out stars, or of the FITS files given.
 
-    A run that was cut off goes on where it was.
+    A run that was cut off goes on where it was; of a finished one, only what lacks is drawn.
     """
+    # Stars are done side by side; threads of the linear algebra on top slow that down manyfold.
+    # It reads this when NumPy is first imported, which is below.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from bayes_cannon.cannon import Cannon
     from bayes_cannon.cli_inputs import spectra_to_infer
     from bayes_cannon.cli_progress import OUT, counting
     from bayes_cannon.inference_settings import InferenceSettings
+    from bayes_cannon.prior_files import read_priors
     from bayes_cannon.run import infer_run
 
     model = Cannon.load(cannon)
+    given = None if priors is None else read_priors(priors)
     with counting("spectra") as progress:
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = _stars_to_plot(corner or [], spectra, few=labels is None)
     settings = InferenceSettings(method=method.value, draws=draws, chains=chains)
-    with counting("stars") as progress:
+    with counting("stars") as progress, counting("corner plots") as drawing:
         run = infer_run(
-            model, spectra, out, settings=settings, seed=seed, aspcap=labels, corner=chosen,
-            overwrite=overwrite, progress=progress,
+            model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
+            corner=chosen, processes=min(4, os.cpu_count() or 1), overwrite=overwrite,
+            progress=progress, drawing=drawing,
         )  # fmt: skip
     s = run.summary
+    earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
     OUT.print(
-        f"{out}: {s['n_stars']} stars, {s['n_failed']} without a posterior, {s['n_flagged']} "
-        f"flagged, {s['seconds']:.1f} s"
+        f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
+        f"{s['n_flagged']} flagged, {s['seconds']:.1f} s"
     )
 
 
@@ -278,10 +289,7 @@ def _stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) 
     usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
     if "all" in wanted:
         return usable
-    if not wanted and few:
-        return usable[:10]
-    spectra.index_of(wanted)
-    return [s for s in wanted if s in set(usable)]
+    return usable[:10] if few and not wanted else wanted
 
 
 @app.command()
@@ -289,7 +297,12 @@ def download(
     out: Annotated[Path, typer.Argument(help="Folder of the survey to make or complete.")],
     release: Annotated[str, typer.Option(help="dr17 or dr16.")] = "dr17",
     field: Annotated[list[str] | None, typer.Option(help="Field, once each.")] = None,
-    star: Annotated[list[str] | None, typer.Option(help="APOGEE_ID of a single star.")] = None,
+    star: Annotated[
+        list[str] | None, typer.Option(help="APOGEE_ID of a single star; no cuts apply to it.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Label besides the five default ones, once each.")
+    ] = None,
     allstar: Annotated[
         Path | None, typer.Option(help="allStar file to take the catalogue from.")
     ] = None,
@@ -299,7 +312,7 @@ def download(
     limit: Annotated[int | None, typer.Option(help="At most so many spectra.")] = None,
     snr_min: Annotated[float | None, typer.Option(help="Least S/N.")] = None,
     cuts: Annotated[
-        bool, typer.Option(help="Leave out the spectra that `prepare` would cut by default.")
+        bool, typer.Option(help="Leave out spectra of fields that `prepare` cuts by default.")
     ] = True,
     sas_url: Annotated[str | None, typer.Option(help="Another archive.")] = None,
     skyserver_url: Annotated[str | None, typer.Option(help="Another SkyServer.")] = None,
@@ -308,25 +321,32 @@ def download(
     from bayes_cannon.cli_progress import OUT, downloading
     from bayes_cannon.cuts import Cuts
     from bayes_cannon.download import download_survey
+    from bayes_cannon.labels import DEFAULT_LABELS
 
-    with downloading() as progress:
-        report = download_survey(
-            out,
-            release=release,
-            fields=field or (),
-            stars=star or (),
-            allstar=allstar,
-            catalogue_source=catalogue_source,
-            limit=limit,
-            snr_min=snr_min,
-            cuts=Cuts() if cuts else None,
-            sas_url=sas_url,
-            skyserver_url=skyserver_url,
-            progress=progress,
-        )
-    OUT.print(str(report))
+    try:
+        with downloading() as progress:
+            report = download_survey(
+                out,
+                release=release,
+                fields=field or (),
+                stars=star or (),
+                allstar=allstar,
+                catalogue_source=catalogue_source,
+                limit=limit,
+                snr_min=snr_min,
+                cuts=Cuts() if cuts else None,
+                labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
+                sas_url=sas_url,
+                skyserver_url=skyserver_url,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+    OUT.print("; ".join(f"{step}: {n}" for step, n in report.selection), markup=False)
+    OUT.print(f"{out}: {report}", markup=False)
     for missing in report.missing:
-        OUT.print(f"  missing {missing[0]}: {missing[2]}")
+        OUT.print(f"  missing {missing.star}: {missing.reason}", markup=False)
     if not report.complete:
         raise typer.Exit(2)
 

@@ -37,7 +37,8 @@ def spectra_to_infer(
         The trained model.
     inputs
         One dataset, of which the stars held out from training are taken; or FITS files, and
-        folders searched for apStar and asStar files.
+        folders searched for apStar and asStar files. A file that cannot be used becomes a star
+        without good pixels, and a line in the log; files of one star get different names.
     visit
         Visit to read from FITS files.
     all_stars
@@ -47,23 +48,38 @@ def spectra_to_infer(
 
     Raises
     ------
-    FileFormatError, NoStarsError
-        If an input does not exist, or nothing is left to infer.
+    FileFormatError
+        If a dataset is damaged or given together with other inputs, or the model cannot be used
+        with FITS files.
+    NoStarsError
+        If nothing is left to infer: no file can be used, or a dataset has no held-out star.
     """
-    if len(inputs) == 1 and inputs[0].is_file() and _is_dataset(inputs[0]):
-        dataset = TrainingSet.load(inputs[0])
-        if not all_stars:
-            dataset = dataset.select(_held_out(cannon, dataset, inputs[0]))
-        return dataset.spectra, dataset.labels
-    paths = [p for path in inputs for p in _spectra_in(path)]
+    datasets = [path for path in inputs if path.is_file() and _is_dataset(path)]
+    if datasets:
+        if len(inputs) > 1:
+            raise FileFormatError(f"give {datasets[0]} alone: a dataset is inferred by itself.")
+        if visit is not None:
+            raise FileFormatError(
+                f"{datasets[0]} is a dataset, which holds combined spectra; a visit can only be "
+                "chosen of FITS files."
+            )
+        return _of_dataset(cannon, datasets[0], all_stars=all_stars)
     settings = cannon.settings.get("dataset")
     if not settings:
         raise FileFormatError(
             "the trained model does not say how its spectra were prepared, so that FITS files "
             "cannot be treated alike; give a dataset."
         )
+    paths = _spectra_in(inputs)
     spectra, problems = prepare_spectra(paths, like=settings, visit=visit, progress=progress)
     return _with_problems(spectra, problems), None
+
+
+def _of_dataset(cannon: Cannon, path: Path, *, all_stars: bool) -> tuple[NormalizedSpectra, Labels]:
+    dataset = TrainingSet.load(path)
+    if not all_stars:
+        dataset = dataset.select(_held_out(cannon, dataset, path))
+    return dataset.spectra, dataset.labels
 
 
 def _is_dataset(path: Path) -> bool:
@@ -82,25 +98,36 @@ def _held_out(cannon: Cannon, dataset: TrainingSet, path: Path) -> np.ndarray:
     return np.asarray(keep)
 
 
-def _spectra_in(path: Path) -> list[Path]:
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*.fits") if p.name.startswith(("apStar-", "asStar-")))
+def _spectra_in(inputs: Sequence[Path]) -> list[Path]:
+    """Files to read; one that does not exist is left to be found out like a broken one."""
+    paths: list[Path] = []
+    empty: list[Path] = []
+    for path in inputs:
+        found = sorted(filter(_is_spectrum, path.rglob("*.fits*"))) if path.is_dir() else [path]
+        paths += found
         if not found:
-            raise NoStarsError(f"there is no apStar or asStar file below {path}.")
-        return found
-    if not path.exists():
-        raise FileFormatError(f"{path} does not exist.")
-    return [path]
+            empty.append(path)
+            _log.warning("there is no apStar or asStar file below %s", path)
+    if not paths:
+        raise NoStarsError(f"there is no apStar or asStar file below {', '.join(map(str, empty))}.")
+    return paths
+
+
+def _is_spectrum(path: Path) -> bool:
+    return path.name.startswith(("apStar-", "asStar-")) and path.name.endswith(
+        (".fits", ".fits.gz")
+    )
 
 
 def _with_problems(
     spectra: NormalizedSpectra, problems: Sequence[StarProblem]
 ) -> NormalizedSpectra:
-    """Add a row without usable pixels for each file that could not be read: it gets its flag."""
+    """Add a row without usable pixels for each file that could not be used: it gets its flag."""
     names = set(spectra.star_id.tolist())
     extra: list[str] = []
     for problem in problems:
-        _log.warning("%s: %s", problem.path, problem.message)
+        said = "" if problem.path in problem.message else f"{problem.path}: "
+        _log.warning("%s%s", said, problem.message)
         name = problem.star_id or Path(problem.path).name
         unique, k = name, 1
         while unique in names:

@@ -25,6 +25,7 @@ __all__ = ["OUT", "counting", "downloading", "stages"]
 
 OUT = Console(highlight=False, soft_wrap=True)
 _ERR = Console(stderr=True)
+_PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 class _Rate(ProgressColumn):
@@ -59,15 +60,26 @@ def stages(what: str) -> Iterator[Callable[[str, float], None]]:
 
 @contextmanager
 def downloading() -> Iterator[Callable[[DownloadProgress], None]]:
-    """Line that says how far a download is, with rate and time left."""
+    """Say how much is to come, then how far it is, with rate and time left.
+
+    A line that changes on a terminal; elsewhere a plain line a minute.
+    """
     with _ERR.status("asking for the catalogue") as status:
-        announced = False
+        said: float | None = None
 
         def show(progress: DownloadProgress) -> None:
-            nonlocal announced
-            if not announced:
-                OUT.print(str(progress))
-                announced = True
-            status.update(str(progress))
+            nonlocal said
+            if said is None:
+                _ERR.print(
+                    f"{progress.files_total} spectra to fetch, about "
+                    f"{progress.bytes_total / 1e6:.1f} MB",
+                    highlight=False,
+                )
+                said = progress.seconds
+            if _ERR.is_terminal:
+                status.update(str(progress))
+            elif progress.seconds - said >= _PLAIN_EVERY:
+                _ERR.print(str(progress), highlight=False, soft_wrap=True)
+                said = progress.seconds
 
         yield show

@@ -81,11 +81,18 @@ class DownloadReport:
         )
         if self.complete:
             return text + "."
-        first = self.missing[0]
-        return (
-            f"{text}, {len(self.missing)} missing ({name_some([m.star for m in self.missing])}; "
-            f"{first.star}: {first.reason}); run the same command again to fetch what is missing."
-        )
+        some = name_some([m.star for m in self.missing])
+        reason = self.missing[0].reason
+        return f"{text}, {len(self.missing)} missing ({some}; first: {reason}). {self.advice}"
+
+    @property
+    def advice(self) -> str:
+        """What to do about what is missing; empty where nothing is."""
+        if self.complete:
+            return ""
+        if any(m.url for m in self.missing):
+            return "Run the same command again to fetch what is missing."
+        return "Check the names, capitals too."
 
 
 def download_survey(
@@ -132,7 +139,7 @@ def download_survey(
         Least S/N per pixel.
     cuts : Cuts or callable, optional
         Spectra to leave out: the package's cuts, or a function that takes the catalogue's table
-        and returns which rows to keep, shape (n_rows,) bool.
+        and returns which rows to keep, shape (n_rows,) bool. Single `stars` are spared.
     labels : sequence of str
         Labels whose columns the catalogue gets.
     sas_url, skyserver_url : str, optional

@@ -125,6 +125,8 @@ class Selection:
 def select_spectra(table: Table, catalogue: Path, request: Request) -> Selection:
     """Apply S/N, cuts and limit to a catalogue, one after the other.
 
+    The cuts spare the stars that were asked for by name.
+
     Parameters
     ----------
     table : astropy.table.Table
@@ -139,7 +141,9 @@ def select_spectra(table: Table, catalogue: Path, request: Request) -> Selection
         keep &= np.asarray(table["SNR"]) >= request.snr_min
         steps.append((f"SNR >= {request.snr_min:g}", int(keep.sum())))
     if request.cuts is not None:
-        keep &= _apply_cuts(request.cuts, table, catalogue, request.labels)
+        # A star asked for by its name is wanted even where it would not do for training.
+        named = np.isin(np.asarray(table["APOGEE_ID"]), np.array(request.stars, dtype=np.str_))
+        keep &= _apply_cuts(request.cuts, table, catalogue, request.labels) | named
         steps.append(("cuts", int(keep.sum())))
     if request.limit is not None:
         keep = _first_of_each_field(table, keep, request.limit)

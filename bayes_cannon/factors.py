@@ -10,11 +10,15 @@ step maximises the same bound, so it never falls; with no factors it *is* the lo
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from bayes_cannon.packing import pack, pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.pixel_fit import Design
@@ -22,6 +26,7 @@ from bayes_cannon.pixel_fit import Design
 __all__ = [
     "StarFactors",
     "align_factors",
+    "each_block",
     "initial_factors",
     "join_design",
     "predictive_density",
@@ -32,6 +37,28 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 _BLOCK = 256
 """Stars per block of the E step."""
+_MAX_THREADS = 8
+"""Blocks worked on at a time; bounds the memory."""
+
+
+def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
+    """Call `work` with all blocks of `size` out of `total`, side by side on the cores.
+
+    Element-wise work and small matrices use one core each, so that blocks on threads of their own
+    are faster than threads inside the matrix products, which therefore get one each meanwhile.
+    Every block must write to its own part of the result; their order does not matter.
+    """
+    blocks = [slice(a, min(a + size, total)) for a in range(0, total, size)]
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    threads = min(cores, len(blocks), _MAX_THREADS)
+    if threads < 2:
+        for block in blocks:
+            work(block)
+        return
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, blocks):
+            pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +166,8 @@ def star_factors(
     s2 = (scatter**2).astype(np.float32)
     n_stars = flux.shape[0]
     z_mean, z_cov = np.empty((n_stars, j)), np.empty((n_stars, j, j))
-    for a in range(0, n_stars, _BLOCK):
-        rows_ = slice(a, a + _BLOCK)
+
+    def work(rows_: slice) -> None:
         v = labels.mean[rows_].astype(np.float32)
         w = np.asarray(ivar[rows_], dtype=np.float32)
         w = w / (1 + w * s2)
@@ -152,6 +179,8 @@ def star_factors(
         right -= np.einsum("njk,nk->nj", mixed, labels.mean[rows_])
         z_cov[rows_] = np.linalg.inv(precision)
         z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], right)
+
+    each_block(work, _BLOCK, n_stars)
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
 
 

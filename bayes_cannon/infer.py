@@ -17,19 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from bayes_cannon.calibration import ErrorModel, calibrated_posterior
 from bayes_cannon.compression import Compressed, PixelModel
-from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
+from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_checks import (
     Convergence,
     StarStatus,
     check_convergence,
+    factors_p,
     laplace_khat,
     pareto_khat,
     predictive_p,
     thin,
 )
+from bayes_cannon.label_flags import LabelReference, add_flags
 from bayes_cannon.label_modes import Laplace, fit_laplace
 from bayes_cannon.label_sampler import Draws, LabelSampler, star_seed
 from bayes_cannon.posterior_tree import StarResult, assemble, join_blocks
@@ -39,7 +43,15 @@ from bayes_cannon.spectra import NormalizedSpectra
 if TYPE_CHECKING:
     from bayes_cannon.cannon import Cannon
 
-__all__ = ["InferenceSettings", "infer_blocks", "infer_labels", "join_blocks", "sample_block"]
+__all__ = [
+    "Finishing",
+    "InferenceSettings",
+    "finish_block",
+    "infer_blocks",
+    "infer_labels",
+    "join_blocks",
+    "sample_block",
+]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -87,7 +99,9 @@ def infer_labels(
     -------
     xarray.DataTree
         Groups ``posterior`` (one variable per label, dims chain, draw, star, physical units),
-        ``sample_stats`` (same dims), ``star_stats`` (one row a star) and ``constant_data``.
+        ``sample_stats`` (same dims), ``star_stats`` (one row a star, with ``label_flag``, see
+        `label_flags`), ``constant_data`` and, where the model error is known,
+        ``calibrated_posterior`` (as ``posterior``, see `calibration`).
 
     Raises
     ------
@@ -124,9 +138,11 @@ def infer_blocks(
         )
     if not isinstance(priors, LabelPriors):
         priors = LabelPriors.for_labels(cannon.basis.names, priors)
+    _check_priors(cannon, priors)
     pixels = PixelModel.from_cannon(
         cannon, coefficient_uncertainty=settings.coefficient_uncertainty
     )
+    finishing = Finishing.from_cannon(cannon, seed=seed, simulated=spectra.simulated)
     tell = progress or (lambda done, total: None)
     tell(0, spectra.n_stars)
     for start in range(0, spectra.n_stars, settings.block_size):
@@ -136,10 +152,63 @@ def infer_blocks(
         def step(count: int, done: int = done) -> None:
             tell(done + count, spectra.n_stars)
 
-        yield sample_block(
+        block = sample_block(
             pixels, spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows],
             priors=priors, settings=settings, seed=seed, progress=step,
         )  # fmt: skip
+        yield finish_block(block, finishing)
+
+
+@dataclass(frozen=True, eq=False)
+class Finishing:
+    """What turns the draws of a block of stars into a result.
+
+    Attributes
+    ----------
+    reference : LabelReference
+        What stars are compared with for their flags.
+    error : ErrorModel or None
+        The model error, where it was measured.
+    seed : int
+        Of the calibrated draws, together with the stars' ids.
+    simulated : bool
+    """
+
+    reference: LabelReference
+    error: ErrorModel | None
+    seed: int
+    simulated: bool
+
+    @classmethod
+    def from_cannon(cls, cannon: Cannon, *, seed: int, simulated: bool) -> Finishing:
+        """Take it from a trained model."""
+        known = cannon.model_error
+        error = None if known is None else ErrorModel.from_tree(known)
+        return cls(LabelReference.from_cannon(cannon), error, seed, simulated)
+
+
+def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
+    """Add flags and calibrated posteriors to what `sample_block` returned."""
+    tree = add_flags(block, finishing.reference)
+    if finishing.error is not None:
+        calibrated = calibrated_posterior(tree, finishing.error, seed=finishing.seed)
+        tree["calibrated_posterior"] = xr.DataTree(calibrated)
+    for name in ("posterior", "calibrated_posterior"):
+        if name in tree.children:
+            tree[name].attrs["simulated"] = int(finishing.simulated)
+    return tree
+
+
+def _check_priors(cannon: Cannon, priors: LabelPriors) -> None:
+    """Refuse priors that leave out the training stars (an age in Gyr under -2 to 2, say)."""
+    center = cannon.basis.center
+    outside = (center <= priors.lower) | (center >= priors.upper)
+    if outside.any():
+        names = [n for n, o in zip(cannon.basis.names, outside, strict=True) if o]
+        raise LabelError(
+            f"the prior of {', '.join(names)} leaves out the mean of the training labels; "
+            "give a prior that fits (priors={...}, or --priors FILE)."
+        )
 
 
 def sample_block(
@@ -185,7 +254,8 @@ def sample_block(
             return index, StarResult(StarStatus.FAILED)
 
     threads = settings.cores or _available_cores()
-    with ThreadPoolExecutor(threads) as pool:
+    # Threads of BLAS inside threads of stars cost four to eight times the time.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):
             results[index] = result
             if progress is not None:
@@ -276,6 +346,7 @@ def _at_mode(pixels: PixelModel, star: _Star) -> tuple[StarStatus, dict[str, Any
         "n_modes": int(laplace.n_modes[0]),
         "mode_gap": float(laplace.mode_gap[0]),
         "chi2": float(star.data.chi2(pixels.basis(laplace.labels))[0]),
+        "factors_p": factors_p(laplace.factors[0]),
         "map_labels": laplace.labels[0],
         "laplace_cov": laplace.cov[0],
     }

@@ -18,6 +18,7 @@ __all__ = [
     "Convergence",
     "StarStatus",
     "check_convergence",
+    "factors_p",
     "laplace_khat",
     "pareto_khat",
     "predictive_p",
@@ -106,6 +107,11 @@ def predictive_p(data: Compressed, v: FloatArray) -> float:
     """
     values = data.chi2(v[None])[0]
     return float(np.mean(chi2_distribution.sf(values, int(data.n_used[0]))))
+
+
+def factors_p(z: FloatArray) -> float:
+    """Probability that factors (n_factors,) of N(0, I) are as large as `z`; NaN for none."""
+    return float(chi2_distribution.sf(np.sum(z**2), z.size)) if z.size else float("nan")
 
 
 def pareto_khat(

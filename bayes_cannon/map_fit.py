@@ -6,7 +6,7 @@ bounded by the data themselves plus one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bayes_cannon.factors import (
     StarFactors,
     align_factors,
+    each_block,
     initial_factors,
     join_design,
     standardised,
@@ -100,11 +101,10 @@ class _Problem:
         return counts
 
 
-def _blocks(n_pixels: int, n_stars: int, n_coef: int) -> Iterator[slice]:
-    """Blocks of pixels whose work arrays stay near 150 MB."""
+def _block_size(n_stars: int, n_coef: int) -> int:
+    """Pixels per block: the work arrays of a block stay below 100 MB."""
     per_pixel = 8 * (10 * n_stars + 8 * n_coef**2)
-    size = int(np.clip(150e6 // per_pixel, 16, 1024))
-    return (slice(a, min(a + size, n_pixels)) for a in range(0, n_pixels, size))
+    return int(np.clip(100e6 // per_pixel, 16, 256))
 
 
 def _fit_pixels(
@@ -122,13 +122,16 @@ def _fit_pixels(
         log_density=np.empty(n_pixels),
         converged=np.empty(n_pixels, dtype=bool),
     )
-    for block in _blocks(n_pixels, len(design.mean), n):
+
+    def work(block: slice) -> None:
         part = fit_pixels(
             problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
             start[block], **options,  # type: ignore[arg-type]
         )  # fmt: skip
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
+
+    each_block(work, _block_size(len(design.mean), n), n_pixels)
     return out
 
 

@@ -37,6 +37,9 @@ def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
 def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
     """Names of the labels in a result: variables of ``posterior`` with dims (chain, draw, star).
 
+    They come in the order of ``label_name`` in the group ``constant_data``, the model's, where
+    that is there: groups that were read from Zarr come in alphabetical order.
+
     Raises
     ------
     InvalidDataError
@@ -48,6 +51,12 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
     )
     if not names:
         raise InvalidDataError("the posterior has no variable with dims (chain, draw, star).")
+    if (
+        "constant_data" in result.children
+        and "label_name" in result["constant_data"].to_dataset().coords
+    ):
+        order = [str(n) for n in result["constant_data"].to_dataset()["label_name"].values]
+        names = tuple(sorted(names, key=lambda n: order.index(n) if n in order else len(order)))
     return names
 
 

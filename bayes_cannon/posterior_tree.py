@@ -48,6 +48,7 @@ _SUMMARY = {
     "khat": "Pareto k-hat of the draws' density against the likelihood of all pixels",
     "chi2": "chi-square at the mode",
     "chi2_p": "posterior-predictive p-value of chi-square",
+    "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
 }
 _DIMS = ("chain", "draw", "star")
 

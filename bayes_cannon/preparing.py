@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -179,7 +180,7 @@ def _require_stars(
 
 def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
     """Where the spectra come from, plain values only."""
-    return {
+    settings: dict[str, Setting] = {
         "survey": survey.path.name,
         "release": survey.catalogue.release,
         "cuts": json.dumps(asdict(cuts)),
@@ -187,6 +188,11 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
         "astropy": version("astropy"),
         "numpy": version("numpy"),
     }
+    manifest = survey.path / "manifest.ecsv"
+    if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file
+        digest = hashlib.sha1(manifest.read_bytes(), usedforsecurity=False)
+        settings["manifest_sha1"] = digest.hexdigest()
+    return settings
 
 
 def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:

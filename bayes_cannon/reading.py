@@ -52,6 +52,11 @@ class Treatment:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Treatment:
         """Read back what `settings` returned."""
+        if settings.get("source") == "own spectra":
+            raise InvalidDataError(
+                "the training set was made of a user's own spectra, not of apStar files: other "
+                "spectra must be prepared in the same way (see bayes_cannon.own_spectra)."
+            )
         try:
             pixels = str(settings["continuum_pixels"])
             continuum = ContinuumSettings(

@@ -6,30 +6,35 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from astropy.table import Table
+from numpy.typing import NDArray
 
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.catalogue import catalogue, comparison, write_catalogue
+from bayes_cannon.errors import NoStarsError
 from bayes_cannon.figure_files import save_figure
-from bayes_cannon.infer import infer_labels
+from bayes_cannon.infer import infer_blocks
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.labels import Labels
-from bayes_cannon.plots_corner import plot_corner
 from bayes_cannon.plots_stars import plot_one_to_one
-from bayes_cannon.priors import LabelPriors
-from bayes_cannon.run_store import RunStore, fingerprint, open_run
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.priors import LabelPrior, LabelPriors
+from bayes_cannon.run_corners import corner_files, draw_corners
+from bayes_cannon.run_digest import digest_of_labels, fingerprint
+from bayes_cannon.run_store import RunStore, open_run
+from bayes_cannon.spectra import NormalizedSpectra, name_some
 
-__all__ = ["Run", "infer_run"]
+__all__ = ["Run", "infer_run", "write_summary"]
 
 _log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +64,18 @@ def infer_run(
     folder: str | os.PathLike[str],
     *,
     settings: InferenceSettings | None = None,
-    priors: LabelPriors | None = None,
+    priors: Mapping[str, LabelPrior] | LabelPriors | None = None,
     seed: int = 0,
     aspcap: Labels | None = None,
     corner: Sequence[str] = (),
+    processes: int = 1,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    drawing: Progress | None = None,
 ) -> Run:
     """Infer the labels of all `spectra` and write a run; goes on where an earlier one was cut off.
+
+    The same call on a finished run ends at once with what is there.
 
     Parameters
     ----------
@@ -78,106 +87,191 @@ def infer_run(
         The catalogue's labels, for comparison.
     corner
         Ids of the stars that get a corner plot.
+    processes
+        Processes that draw corner plots, see `draw_corners`.
     overwrite
         Replace a run that is there.
-    progress
-        Called with the number of stars done and of all stars.
+    progress, drawing
+        Called with the number of stars done and of all stars; the same for the corner plots.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no star.
+    InvalidDataError
+        If the spectra do not fit the model, or a star of `corner` is not among them.
+    LabelError
+        If there is a prior of a label that the model lacks.
+    OutputExistsError
+        If the folder holds something else or a different run, or another process writes it.
     """
+    if spectra.n_stars == 0:
+        raise NoStarsError("there is no spectrum to infer labels from.")
+    spectra.index_of(list(corner))
     settings = settings or InferenceSettings()
-    started = time.monotonic()
-    digest = fingerprint(cannon, spectra, settings, seed, repr(priors))
+    if not isinstance(priors, LabelPriors):
+        priors = LabelPriors.for_labels(cannon.basis.names, priors)
     store = RunStore(
-        folder, spectra.star_id, block_size=settings.block_size, digest=digest, overwrite=overwrite
-    )
-    n_before = 0
-    for number, rows in enumerate(store.blocks):
-        if store.done(number):
-            n_before += rows.stop - rows.start
-            continue
-        offset = rows.start
+        folder, spectra.star_id, block_size=settings.block_size,
+        digests=fingerprint(cannon, spectra, settings, priors, seed),
+        simulated=spectra.simulated, overwrite=overwrite,
+    )  # fmt: skip
+    with store:
+        pending = [store.blocks[b] for b in store.pending]
+        n_new = sum(rows.stop - rows.start for rows in pending)
+        _sample(cannon, spectra, store, settings, priors, seed, progress)
+        result = open_run(store.folder)
+        table = catalogue(result, aspcap=aspcap)
+        write_catalogue(table, store.folder, overwrite=True)
+        summary = {
+            **_counts(table),
+            **_times(store, spectra.n_stars, n_new),
+            "method": settings.method,
+            "seed": int(seed),
+            "simulated": bool(spectra.simulated),
+            "settings": asdict(settings),
+            "priors": _describe(priors),
+        }
+        compared = _compare(table, aspcap, store.folder / "figures")
+        if compared is not None:
+            summary["against_catalogue"] = compared
+        _corners(store.folder, table, aspcap, corner, processes, drawing)
+        summary["model"] = dict(cannon.settings)
+        write_summary(store.folder, summary)
+    return Run(store.folder, result, table, summary)
 
-        def tell(done: int, _total: int, offset: int = offset) -> None:
-            if progress is not None:
-                progress(offset + done, spectra.n_stars)
 
-        part = infer_labels(
-            cannon, spectra.select(np.arange(rows.start, rows.stop)),
-            settings=settings, priors=priors, seed=seed, progress=tell,
-        )  # fmt: skip
-        store.write(number, part)
-    store.finish()
-    seconds = time.monotonic() - started
-    return _finish(store.folder, cannon, spectra, settings, seed, aspcap, corner, n_before, seconds)
-
-
-def _finish(
-    folder: Path,
+def _sample(
     cannon: Cannon,
     spectra: NormalizedSpectra,
+    store: RunStore,
     settings: InferenceSettings,
+    priors: LabelPriors,
     seed: int,
-    aspcap: Labels | None,
-    corner: Sequence[str],
-    n_before: int,
-    seconds: float,
-) -> Run:
-    result = open_run(folder)
-    result["posterior"].attrs["simulated"] = int(spectra.simulated)
-    table = catalogue(result, aspcap=aspcap)
-    table.meta["SIMULATED"] = bool(spectra.simulated)
-    write_catalogue(table, folder, overwrite=True)
-    figures = folder / "figures"
-    for star in corner:
-        save_figure(plot_corner(result, star, aspcap=aspcap), figures / f"corner-{_safe(star)}.png")
-    summary = _summary(table, settings, seed, spectra, n_before, seconds)
-    if aspcap is not None and np.isfinite(aspcap.values).any():
-        compared = comparison(table, aspcap)
-        summary["against_catalogue"] = _rows(compared)
-        save_figure(plot_one_to_one(table), figures / "one-to-one.png")
-    summary["model"] = dict(cannon.settings)
-    write_summary(folder, summary)
-    return Run(folder, result, table, summary)
+    progress: Progress | None,
+) -> None:
+    """Do the blocks that are not done; those that follow each other without starting anew."""
+    pending = store.pending
+    breaks = [i for i in range(1, len(pending)) if pending[i] != pending[i - 1] + 1]
+    for first, last in pairwise([0, *breaks, len(pending)]):
+        numbers = pending[first:last]
+        if not numbers:
+            continue
+        start = store.blocks[numbers[0]].start
+
+        def tell(done: int, _total: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + done, spectra.n_stars)
+
+        parts = infer_blocks(
+            cannon, _rows(spectra, slice(start, store.blocks[numbers[-1]].stop)),
+            settings=settings, priors=priors, seed=seed, progress=tell,
+        )  # fmt: skip
+        began = time.monotonic()
+        for number, part in zip(numbers, parts, strict=True):
+            store.write(number, part, seconds=time.monotonic() - began)
+            began = time.monotonic()
 
 
-def _safe(star: str) -> str:
-    return "".join(c if c.isalnum() or c in "+-._" else "_" for c in star)
+def _rows(spectra: NormalizedSpectra, rows: slice) -> NormalizedSpectra:
+    """Some spectra that follow each other, without a copy of them."""
+    return NormalizedSpectra(
+        star_id=spectra.star_id[rows],
+        wavelength=spectra.wavelength,
+        flux=spectra.flux[rows],
+        ivar=spectra.ivar[rows],
+        snr=spectra.snr[rows],
+        chips=spectra.chips,
+        simulated=spectra.simulated,
+    )
 
 
-def _rows(table: Table) -> list[dict[str, Any]]:
-    return [
-        {
-            name: (v if isinstance(v, str) else float(v))
-            for name, v in zip(row.colnames, row, strict=True)
-        }
-        for row in table
-    ]
-
-
-def _summary(
-    table: Table,
-    settings: InferenceSettings,
-    seed: int,
-    spectra: NormalizedSpectra,
-    n_before: int,
-    seconds: float,
-) -> dict[str, Any]:
+def _counts(table: Table) -> dict[str, Any]:
+    """How many stars have what."""
+    names = table.meta["LABELS"].split(",")
+    flag = np.asarray(table["LABEL_FLAG"])
     rhat, ess = np.asarray(table["RHAT_MAX"]), np.asarray(table["ESS_MIN"])
     sampled = np.isfinite(rhat)
+    bits = (text.partition("=") for text in filter(None, table.meta.get("FLAGS", "").split(",")))
+    counts = {name: int(np.sum(flag & int(bit) != 0)) for bit, _, name in bits}
     return {
         "n_stars": len(table),
-        "n_failed": int((~np.isfinite(np.asarray(table[table.meta["LABELS"].split(",")[0]]))).sum())
-        if "LABELS" in table.meta
-        else int((~sampled).sum()),
-        "n_flagged": int((np.asarray(table["LABEL_FLAG"]) != 0).sum()),
-        "n_from_earlier": n_before,
-        "seconds": round(seconds, 2),
+        "n_failed": int(np.sum(~_has_posterior(table))),
+        "n_flagged": int(np.sum(flag != 0)),
+        "flags": {name: number for name, number in counts.items() if number},
         "rhat_below_1.01": float(np.mean(rhat[sampled] < 1.01)) if sampled.any() else None,
         "ess_above_400": float(np.mean(ess[sampled] > 400)) if sampled.any() else None,
         "divergences": int(np.maximum(np.asarray(table["DIVERGENCES"]), 0).sum()),
-        "method": settings.method,
-        "seed": seed,
-        "simulated": bool(spectra.simulated),
+        "labels": names,
     }
+
+
+def _has_posterior(table: Table) -> NDArray[np.bool_]:
+    columns = [np.asarray(table[name]) for name in table.meta["LABELS"].split(",")]
+    return np.isfinite(columns).all(axis=0)
+
+
+def _times(store: RunStore, n_stars: int, n_new: int) -> dict[str, Any]:
+    """Seconds of sampling; the time per star leaves out what is done once, like compiling."""
+    seconds = store.seconds
+    per_star = [s / (b.stop - b.start) for s, b in zip(seconds, store.blocks, strict=True)]
+    return {
+        "n_from_earlier": n_stars - n_new,
+        "seconds": round(sum(seconds), 2),
+        "seconds_per_star": float(f"{np.median(per_star):.4g}"),
+    }
+
+
+def _describe(priors: LabelPriors) -> dict[str, dict[str, Any]]:
+    """Priors in plain words and numbers, infinite bounds left out."""
+    out: dict[str, dict[str, Any]] = {}
+    for name, prior in zip(priors.names, priors.priors, strict=True):
+        kind = "uniform" if prior.is_uniform else "normal"
+        numbers = {"lower": prior.lower, "upper": prior.upper}
+        if not prior.is_uniform:
+            numbers |= {"mean": prior.mean, "sd": prior.sd}
+        finite = {k: float(v) for k, v in numbers.items() if np.isfinite(v)}
+        if kind == "normal" and finite.keys() & {"lower", "upper"}:
+            kind = "truncated"
+        out[name] = {"distribution": kind, **finite}
+    return out
+
+
+def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[str, Any]] | None:
+    """Compare with the catalogue's labels where the stars have both."""
+    names = table.meta["LABELS"].split(",")
+    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_ASPCAP"]) for n in names]
+    if aspcap is None or not np.any(both):
+        return None
+    save_figure(plot_one_to_one(table), figures / "one-to-one.png")
+    rows = comparison(table, aspcap)
+    return [dict(zip(rows.colnames, (_plain(v) for v in row), strict=True)) for row in rows]
+
+
+def _corners(
+    folder: Path,
+    table: Table,
+    aspcap: Labels | None,
+    wanted: Sequence[str],
+    processes: int,
+    drawing: Progress | None,
+) -> None:
+    """Draw the corner plots that are not there yet."""
+    star_id = [str(star) for star in table["APOGEE_ID"]]
+    has = dict(zip(star_id, _has_posterior(table).tolist(), strict=True))
+    without = [star for star in wanted if not has[star]]
+    if without:
+        _log.warning("stars without a posterior get no corner plot: %s", name_some(without))
+    # The plots show the catalogue's labels too: with others they are drawn anew.
+    shown, digest = folder / "progress" / "corner", digest_of_labels(aspcap)
+    files = corner_files(star_id, folder / "figures")
+    if not shown.exists() or shown.read_text() != digest:
+        for path in files.values():
+            path.unlink(missing_ok=True)
+        shown.write_text(digest)
+    todo = {s: files[s] for s in dict.fromkeys(wanted) if has[s] and not files[s].exists()}
+    if todo:
+        draw_corners(folder, todo, aspcap=aspcap, processes=processes, progress=drawing)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -189,10 +283,12 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value

@@ -1,54 +1,43 @@
 """A run on disk: posteriors appended block by block, so that a run that is killed goes on.
 
-``RUN/posterior.zarr`` is laid out for all stars at the start; every block of stars fills its own
-region, and only then is noted as done in ``RUN/progress/``. A block that was cut off is done again
-as a whole: since draws depend on seed and star alone, nothing is lost and nothing repeated.
+``RUN/posterior.zarr`` gets room for all stars with the first block; every further block of stars
+fills its own chunks, and only then is noted as done in ``RUN/progress/``. A block that was cut off
+is done again as a whole: since draws depend on seed and star alone, nothing is lost and nothing
+repeated. Only one block is in memory at a time.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict
+import warnings
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import xarray as xr
+import zarr
+from numpy.typing import NDArray
 
-from bayes_cannon.cannon import Cannon
-from bayes_cannon.errors import FileFormatError, OutputExistsError
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
+from bayes_cannon.run_lock import LOCK_NAME, FolderLock
 
-__all__ = ["RunStore", "fingerprint", "open_run"]
+__all__ = ["RunStore", "open_run"]
 
 FORMAT = "bayes_cannon.run"
 FORMAT_VERSION = 1
-
-
-def fingerprint(
-    cannon: Cannon,
-    spectra: NormalizedSpectra,
-    settings: InferenceSettings,
-    seed: int,
-    extra: str = "",
-) -> str:
-    """Digest of everything a run's posteriors depend on."""
-    digest = hashlib.sha256()
-    for array in (cannon.theta, cannon.scatter, cannon.loadings, cannon.coef_cov, spectra.flux):
-        digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-    digest.update(np.ascontiguousarray(spectra.ivar).view(np.uint8).data)
-    digest.update("\n".join(spectra.star_id.tolist()).encode())
-    kept = {k: v for k, v in asdict(settings).items() if k != "cores"}
-    digest.update(json.dumps([kept, seed, extra], sort_keys=True, default=str).encode())
-    return digest.hexdigest()
+_OURS = {"posterior.zarr", "progress", "figures", "summary.json", "catalogue.fits",
+         "catalogue.ecsv", "report.html", LOCK_NAME}  # fmt: skip
+_LEFT = ("*.part", "progress/*.part", "figures/.*.part.*", "posterior.zarr/**/*.partial")
+_ZARR: Final = 2  # Format 3 has no specification of arrays of text.
 
 
 class RunStore:
-    """Writer of one run.
+    """Writer of one run; its folder is locked while the context lasts.
 
     Parameters
     ----------
@@ -57,33 +46,36 @@ class RunStore:
     star_id
         All stars of the run, in order.
     block_size
-        Stars per block.
-    digest
-        From `fingerprint`; a run with another digest is not continued.
+        Stars per block, which is also the chunk.
+    digests
+        From `bayes_cannon.run_digest.fingerprint`; a run of other digests is not continued.
+    simulated
+        Whether the spectra are, which is kept with the posteriors.
     overwrite
         Whether to delete a run that is there.
 
     Raises
     ------
     OutputExistsError
-        If the directory holds something else, or a finished or different run.
+        On entering, if the directory holds something else or a different run, cannot be written,
+        or another process writes it.
     """
 
     def __init__(
         self,
         folder: str | os.PathLike[str],
-        star_id: np.ndarray,
+        star_id: NDArray[np.str_],
         *,
         block_size: int,
-        digest: str,
+        digests: Mapping[str, str],
+        simulated: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.star_id, self.block_size = star_id, block_size
-        self.blocks = [
-            slice(a, min(a + block_size, len(star_id))) for a in range(0, len(star_id), block_size)
-        ]
-        self._prepare_folder(digest, overwrite=overwrite)
+        self.star_id, self.simulated = star_id, simulated
+        self.blocks = _blocks(len(star_id), block_size)
+        self._digests, self._overwrite = dict(digests), overwrite
+        self._lock = ExitStack()
 
     @property
     def path(self) -> Path:
@@ -91,109 +83,194 @@ class RunStore:
         return self.folder / "posterior.zarr"
 
     @property
+    def pending(self) -> list[int]:
+        """Numbers of the blocks that are not complete on disk."""
+        return [b for b in range(len(self.blocks)) if _seconds(self._mark(b)) is None]
+
+    @property
+    def seconds(self) -> list[float]:
+        """Seconds that each complete block took, whenever it was done."""
+        marks = (_seconds(self._mark(b)) for b in range(len(self.blocks)))
+        return [seconds for seconds in marks if seconds is not None]
+
+    def __enter__(self) -> Self:
+        """Lock the folder and make it ready."""
+        self._refuse_others()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock as stack:
+                stack.enter_context(FolderLock(self.folder))
+                self._make_ready()
+                self._lock = stack.pop_all()
+        except (OSError, shutil.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputExistsError(f"cannot write {self.folder}: {reason}.") from error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Let the folder go; one in which nothing was done is removed."""
+        if not self._layout.exists():
+            (self._progress / "run.json").unlink(missing_ok=True)
+            with suppress(OSError):
+                self._progress.rmdir()
+        self._lock.close()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def write(self, block: int, tree: xr.DataTree, *, seconds: float = 0.0) -> None:
+        """Write the result of one block, then note it as done with the seconds it took."""
+        if _read_json(self._layout) is None:
+            self._lay_out(tree)
+        region = {"star": self.blocks[block]}
+        for name, dataset in _datasets(tree).items():
+            if "star" in dataset.dims:
+                fixed = [v for v in dataset.variables if "star" not in dataset[v].dims]
+                dataset.drop_vars([*fixed, "star"]).to_zarr(
+                    self.path, group=name, region=region, zarr_format=_ZARR, consolidated=False
+                )
+        _write_json(self._mark(block), {"seconds": round(seconds, 4)})
+
+    @property
     def _progress(self) -> Path:
         return self.folder / "progress"
 
-    def _prepare_folder(self, digest: str, *, overwrite: bool) -> None:
+    @property
+    def _layout(self) -> Path:
+        return self._progress / "layout"
+
+    def _mark(self, block: int) -> Path:
+        return self._progress / f"{block:06d}"
+
+    def _refuse_others(self) -> None:
+        """Raise if the folder is there and is not a run, or not of these digests."""
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise OutputExistsError(f"{self.folder} is a file; choose another path for the run.")
+        entries = {p.name for p in self.folder.iterdir()} - {LOCK_NAME}
+        known = _read_json(self._progress / "run.json")
+        if known is None and entries and not (self._overwrite and self._looks_like_run(entries)):
+            raise OutputExistsError(
+                f"{self.folder} is not empty and holds no run that can go on; choose another "
+                "path, or pass --overwrite if it is an old run."
+            )
+        if known is None or self._overwrite or _read_json(self._layout) is None:
+            return
+        other = [k for k in self._digests if known.get(k) != self._digests[k]]
+        if other:
+            raise OutputExistsError(
+                f"{self.folder} holds a run with other {', '.join(other)}; choose another path or "
+                "pass --overwrite."
+            )
+
+    def _looks_like_run(self, entries: set[str]) -> bool:
+        hidden = {e for e in entries if e.startswith(".")}
+        return entries - hidden <= _OURS and bool(entries & {"posterior.zarr", "summary.json"})
+
+    def _make_ready(self) -> None:
+        """Under the lock: clear what is to be overwritten, and what a killed process left."""
+        self._refuse_others()
+        if self._overwrite:
+            self._clear()
+        for left in (
+            "*.part",
+            "progress/*.part",
+            "figures/.*.part.*",
+            "posterior.zarr/**/*.partial",
+        ):
+            for path in self.folder.glob(left):
+                path.unlink()
+        self._progress.mkdir(exist_ok=True)
         head = self._progress / "run.json"
-        if self.folder.exists() and any(self.folder.iterdir()):
-            known = _read_head(head) if head.is_file() else None
-            if overwrite and (known is not None or self._looks_like_run()):
-                shutil.rmtree(self.folder)
-            elif known is None:
-                raise OutputExistsError(
-                    f"{self.folder} is not empty and holds no unfinished run; choose another "
-                    "path, or pass --overwrite if it is an old run."
-                )
-            elif known != digest:
-                raise OutputExistsError(
-                    f"{self.folder} holds a run of other spectra, another model, seed or "
-                    "settings; choose another path or pass --overwrite."
-                )
-        try:
-            self._progress.mkdir(parents=True, exist_ok=True)
-            if not head.exists():
-                _write_text(head, json.dumps({"digest": digest}))
-        except OSError as error:
-            raise OutputExistsError(f"cannot write {self.folder}: {error.strerror}.") from error
+        if _read_json(self._layout) is None:
+            _write_json(head, self._digests)
 
-    def _looks_like_run(self) -> bool:
-        return self.path.exists() or (self.folder / "summary.json").exists()
-
-    def done(self, block: int) -> bool:
-        """Whether a block is complete on disk."""
-        return (self._progress / f"{block:06d}").exists()
-
-    def write(self, block: int, tree: xr.DataTree) -> None:
-        """Write the result of one block and note it as done."""
-        region = {"star": self.blocks[block]}
-        if not (self._progress / "layout").exists():
-            self._lay_out(tree)
-        for name, node in tree.children.items():
-            dataset = node.to_dataset()
-            if "star" in dataset.dims:
-                varying = [v for v in dataset.variables if "star" not in dataset[v].dims]
-                dataset.drop_vars(varying).to_zarr(
-                    self.path, group=name, region=region, zarr_format=2, consolidated=False
-                )
-        _write_text(self._progress / f"{block:06d}", "")
+    def _clear(self) -> None:
+        # The marks go first, so that a process killed here leaves no mark without its data.
+        names = ["progress", *sorted(_OURS - {"progress", LOCK_NAME})]
+        for path in (self.folder / name for name in names):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def _lay_out(self, tree: xr.DataTree) -> None:
-        """Make arrays for all stars, empty, chunked by block of stars."""
+        """Make the arrays: written with one block, then given room for all stars."""
         shutil.rmtree(self.path, ignore_errors=True)
-        xr.Dataset(attrs={"format": FORMAT, "format_version": FORMAT_VERSION}).to_zarr(
-            self.path, mode="w", zarr_format=2, consolidated=False
-        )
-        n_stars = len(self.star_id)
-        for name, node in tree.children.items():
-            dataset = node.to_dataset()
-            if "star" in dataset.dims:
-                dataset = _stretched(dataset, self.star_id)
-            chunks = {"star": min(self.block_size, n_stars)}
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
+        xr.Dataset(attrs=head).to_zarr(
+            self.path, mode="w", zarr_format=_ZARR, consolidated=False
+        )  # fmt: skip
+        chunk = max(rows.stop - rows.start for rows in self.blocks)
+        for name, dataset in _datasets(tree).items():
+            dataset.attrs["variables"] = [str(v) for v in dataset.data_vars]
+            if name.endswith("posterior"):
+                dataset.attrs["simulated"] = self._flag
+            sizes = dict(dataset.sizes) | {"star": chunk}
             encoding = {
-                str(v): {"chunks": tuple(chunks.get(str(d), n) for d, n in a.sizes.items())}
+                str(v): {"chunks": tuple(sizes[d] for d in a.dims)}
                 for v, a in dataset.variables.items()
-                if a.ndim
+                if a.ndim and v != "star"
             }
-            dataset.to_zarr(
-                self.path, group=name, mode="a", zarr_format=2, encoding=encoding,
+            dataset.drop_vars("star", errors="ignore").to_zarr(
+                self.path, group=name, mode="a", zarr_format=_ZARR, encoding=encoding,
                 consolidated=False,
             )  # fmt: skip
-        _write_text(self._progress / "layout", "")
+            if "star" in dataset.dims:
+                self._stretch(name, dataset.attrs)
+        _write_json(self._layout, {"n_stars": len(self.star_id), "block_size": chunk})
 
-    def finish(self) -> None:
-        """Say that all blocks are there."""
-        missing = [b for b in range(len(self.blocks)) if not self.done(b)]
-        if missing:
-            raise FileFormatError(f"{self.folder}: {len(missing)} blocks are not done.")
+    @property
+    def _flag(self) -> int:
+        return int(self.simulated)
 
-
-def _stretched(dataset: xr.Dataset, star_id: np.ndarray) -> xr.Dataset:
-    """Dataset like a block's with room for all stars."""
-    n = len(star_id)
-    variables: dict[str, Any] = {}
-    for name, array in dataset.variables.items():
-        if "star" not in array.dims:
-            variables[str(name)] = array
-            continue
-        shape = tuple(n if d == "star" else array.sizes[d] for d in array.dims)
-        fill = np.nan if array.dtype.kind == "f" else np.zeros((), array.dtype)
-        data = star_id if name == "star" else np.full(shape, fill, dtype=array.dtype)
-        variables[str(name)] = (array.dims, data, array.attrs)
-    coords = {str(c): variables.pop(str(c)) for c in dataset.coords}
-    return xr.Dataset(variables, coords, attrs=dataset.attrs)
+    def _stretch(self, name: str, attrs: dict[Any, Any]) -> None:
+        """Give the arrays of a group room for all stars, and the stars' ids."""
+        group = zarr.open_group(self.path, mode="r+", path=name, zarr_format=_ZARR)
+        for _, array in group.arrays():
+            dims = cast("list[str]", array.attrs["_ARRAY_DIMENSIONS"])
+            if "star" in dims:
+                shape = zip(dims, array.shape, strict=True)
+                array.resize(tuple(len(self.star_id) if d == "star" else n for d, n in shape))
+        xr.Dataset(coords={"star": self.star_id}, attrs=attrs).to_zarr(
+            self.path, group=name, mode="a", zarr_format=_ZARR, consolidated=False
+        )
 
 
-def _read_head(path: Path) -> str | None:
+def _blocks(n_stars: int, size: int) -> list[slice]:
+    return [slice(a, min(a + size, n_stars)) for a in range(0, n_stars, size)]
+
+
+def _datasets(tree: xr.DataTree) -> dict[str, xr.Dataset]:
+    return {str(name): node.to_dataset() for name, node in tree.children.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """What a file of the run's progress holds; None where it is absent or damaged."""
     try:
-        return str(json.loads(path.read_text())["digest"])
-    except (OSError, ValueError, KeyError):
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
         return None
+    return content if isinstance(content, dict) else None
 
 
-def _write_text(path: Path, text: str) -> None:
+def _seconds(mark: Path) -> float | None:
+    """Seconds that a block took; None where it is not done."""
+    content = _read_json(mark)
+    return None if content is None else float(content["seconds"])
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    with part.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
@@ -209,7 +286,8 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
     -------
     xarray.DataTree
         Groups ``posterior``, ``star_stats``, ``constant_data`` and, of NUTS, ``sample_stats``;
-        dims chain, draw, star. ``tree.sel(star=...)`` gives one star, ready for ArviZ.
+        dims chain, draw, star. ``tree.sel(star=...)`` gives one star, ready for ArviZ. Of a run
+        that is not finished: the stars that are done, with a warning.
 
     Raises
     ------
@@ -221,6 +299,7 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
     try:
         tree = xr.open_datatree(path, engine="zarr", consolidated=False)
+        groups = {name: _in_order(dataset) for name, dataset in _datasets(tree).items()}
     except Exception as error:
         raise FileFormatError(
             f"{path} cannot be read ({type(error).__name__}); make the run again."
@@ -229,4 +308,35 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
         raise FileFormatError(f"{path} is not a run of bayes_cannon.")
     if int(tree.attrs["format_version"]) > FORMAT_VERSION:
         raise FileFormatError(f"{path} has a newer format; upgrade bayes_cannon to read it.")
-    return tree
+    ordered = xr.DataTree.from_dict(groups)
+    ordered.attrs.update(tree.attrs)
+    return _only_done(ordered, Path(folder))
+
+
+def _in_order(dataset: xr.Dataset) -> xr.Dataset:
+    """Variables in the order in which they were written; a Zarr store does not keep it."""
+    names: list[Any] = list(dataset.attrs.pop("variables", dataset.data_vars))
+    return dataset[names]
+
+
+def _only_done(tree: xr.DataTree, folder: Path) -> xr.DataTree:
+    """Leave out the stars of blocks that are not done."""
+    progress = folder / "progress"
+    if not progress.exists():
+        return tree
+    layout = _read_json(progress / "layout")
+    if layout is None:
+        raise FileFormatError(f"no star of {folder} is done yet; run the same command again.")
+    n_stars = int(layout["n_stars"])
+    done = np.zeros(n_stars, dtype=np.bool_)
+    for number, block in enumerate(_blocks(n_stars, int(layout["block_size"]))):
+        done[block] = _seconds(progress / f"{number:06d}") is not None
+    if done.all():
+        return tree
+    warnings.warn(
+        f"{folder} is not finished: {done.sum()} of {n_stars} stars are here; the same command "
+        "goes on with it.",
+        BayesCannonWarning,
+        stacklevel=3,
+    )
+    return tree.isel(star=np.flatnonzero(done))

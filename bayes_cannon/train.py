@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bayes_cannon._version import __version__
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.choose_factors import choose_factors
+from bayes_cannon.cross_validation import cross_validate
 from bayes_cannon.errors import FitError, LabelError, NoStarsError
 from bayes_cannon.factors import join_design
 from bayes_cannon.features import PolynomialBasis
@@ -25,6 +26,7 @@ from bayes_cannon.label_errors import (
 )
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
+from bayes_cannon.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.spectra import name_some
 from bayes_cannon.training_priors import TrainingPriors
@@ -62,6 +64,10 @@ class TrainingSettings:
         some labels, so off by default.
     priors : TrainingPriors
         Of the hyperparameters.
+    folds : int
+        Of the cross-validation from which the model error is learnt, by NUTS (see
+        `cross_validation`, `model_error`); 0 leaves it out, and results have no calibrated
+        posterior then.
     """
 
     method: Literal["map", "advi"] = "map"
@@ -71,6 +77,7 @@ class TrainingSettings:
     missing: Literal["impute", "drop"] = "impute"
     latent_labels: bool = False
     priors: TrainingPriors = field(default_factory=TrainingPriors)
+    folds: int = 5
 
     def __post_init__(self) -> None:
         if self.method not in ("map", "advi"):
@@ -79,6 +86,8 @@ class TrainingSettings:
             raise FitError(f"missing must be 'impute' or 'drop', not {self.missing!r}.")
         if self.n_factors != "auto" and self.n_factors < 0:
             raise FitError(f"factors must be 'auto' or a number from 0, not {self.n_factors!r}.")
+        if self.folds < 0 or self.folds == 1:
+            raise FitError(f"folds must be 0 (no cross-validation) or from 2, not {self.folds!r}.")
 
 
 def label_design(
@@ -229,7 +238,39 @@ def train(
         fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
         history["elbo"] = elbo
     record = _record(stars, settings, factors, windows, seed, converged=fit.converged)
-    return _freeze(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
+    cannon = _freeze(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
+    if settings.folds == 0:
+        return cannon
+    return _with_model_error(
+        cannon, stars, design, ivar, free, folds=settings.folds, seed=seed, progress=progress
+    )
+
+
+def _with_model_error(
+    cannon: Cannon,
+    stars: TrainingSet,
+    design: Design,
+    ivar: NDArray[Any],
+    free: NDArray[np.bool_] | None,
+    *,
+    folds: int,
+    seed: int,
+    progress: Progress | None,
+) -> Cannon:
+    n_complete, needed = int(stars.labels.complete.sum()), stars_needed(stars.labels.n_labels)
+    if n_complete < max(needed, folds):
+        _log.warning(
+            "%d training stars with all labels are too few to learn the model error (%d are "
+            "needed): results will have no calibrated posterior.", n_complete, needed,
+        )  # fmt: skip
+        return cannon
+    found = cross_validate(
+        cannon, stars.spectra, design, ivar=ivar, free=free, folds=folds, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    if progress is not None:
+        progress("model error", 0.0)
+    return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
 
 
 def _advi(

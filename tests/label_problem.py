@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack
 from bayes_cannon.spectra import NormalizedSpectra
 
@@ -27,6 +28,8 @@ class TrainedStandIn:
     coef_cov: np.ndarray
     scatter: np.ndarray
     used: np.ndarray
+    training: Labels
+    model_error: None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,12 @@ class Problem:
     spectra: NormalizedSpectra
     labels: np.ndarray
     factors: np.ndarray
+
+
+def stand_in_labels(names, values):
+    """Labels of the training stars, without errors."""
+    ids = np.array([f"training{i}" for i in range(len(values))])
+    return Labels(names, values, np.full(values.shape, np.nan), ids)
 
 
 def make_problem(
@@ -57,7 +66,7 @@ def make_problem(
         x = np.concatenate([basis.features(ell), z], axis=1)
         return ell, z, x, x @ truth.T + sigma * rng.standard_normal((n, n_pixels))
 
-    _, _, x, flux = observe(n_train)
+    trained, _, x, flux = observe(n_train)
     cov = np.linalg.inv(x.T @ x / sigma**2 + np.eye(x.shape[1]) / tau**2)
     coef = (cov @ (x.T @ flux / sigma**2 + prior[:, None] / tau**2)).T
     wavelength = 15000.0 + np.arange(n_pixels)
@@ -65,6 +74,7 @@ def make_problem(
         basis, wavelength, coef[:, :n_terms], coef[:, n_terms:],
         np.broadcast_to(pack(cov), (n_pixels, pack(cov).size)).astype(np.float32),
         np.full(n_pixels, scatter), np.ones(n_pixels, dtype=bool),
+        stand_in_labels(NAMES, basis.unstandardize(trained)),
     )  # fmt: skip
     ell, z, _, flux = observe(n_stars)
     ids = np.array([f"star{i}" for i in range(n_stars)])
@@ -100,6 +110,7 @@ def giants_problem(*, n_factors=0, n_train=268, snr=150.0, seed=1):
     cannon = TrainedStandIn(
         basis, wavelength, coef[: basis.n_terms].T, coef[basis.n_terms :].T,
         cov.astype(np.float32), np.sqrt(scatter2), np.ones(pixels.size, dtype=bool),
+        stand_in_labels(names, labels[train]),
     )  # fmt: skip
     observed = flux[test] + rng.standard_normal(flux[test].shape) / snr
     ids = np.array([f"giant{i}" for i in test])

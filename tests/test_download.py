@@ -628,7 +628,7 @@ def test_no_network_for_the_spectra(bring, survey, server, tmp_path, slept):
     assert all("Connection refused" in reason for reason in reasons)
     assert sum(reason.startswith("not tried") for reason in reasons) == N_SPECTRA - 4
     assert len(slept) < 25, "a server that is away is not asked for every file"
-    assert "run the same command again" in str(report)
+    assert "Run the same command again" in str(report)
     assert_next_run_completes(bring, tmp_path / "out", survey, server)
 
 

@@ -11,7 +11,9 @@ from scipy.stats import binom, kstest
 from bayes_cannon.compression import PixelModel
 from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.infer import (
+    Finishing,
     InferenceSettings,
+    finish_block,
     infer_blocks,
     infer_labels,
     join_blocks,
@@ -228,7 +230,9 @@ def test_a_block_is_a_pure_function(problem):
     np.testing.assert_array_equal(flux, spectra.flux)
     np.testing.assert_array_equal(ivar, spectra.ivar)
     whole = infer_labels(problem.cannon, spectra, seed=SEED, settings=LAPLACE)
-    same(block, whole, ("posterior", "star_stats"))
+    finishing = Finishing.from_cannon(problem.cannon, seed=SEED, simulated=False)
+    same(finish_block(block, finishing), whole, ("posterior", "star_stats"))
+    assert "label_flag" not in block["star_stats"]
 
 
 def test_laplace_draws_are_flagged_and_agree_with_nuts(problem, result):
@@ -409,3 +413,9 @@ def test_giants_on_all_pixels_converge():
     failing = StarStatus.RHAT | StarStatus.LOW_ESS | StarStatus.DIVERGENCES
     assert not np.any(status & int(failing))
     assert np.mean(status & int(StarStatus.SAMPLED_AGAIN) > 0) < 0.1
+
+
+def test_prior_without_the_training_stars_is_refused(problem):
+    priors = {"TEFF": LabelPrior.uniform(0, 100)}
+    with pytest.raises(LabelError, match="prior of TEFF leaves out the mean"):
+        infer_labels(problem.cannon, problem.spectra, priors=priors, seed=1)

@@ -10,7 +10,7 @@ from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_modes import ModeSettings, fit_laplace
 from bayes_cannon.mode_search import find_modes, gaussian_at, log_posterior, starting_points
 from bayes_cannon.priors import LabelPrior, LabelPriors
-from tests.label_problem import NAMES, TrainedStandIn, make_problem
+from tests.label_problem import NAMES, TrainedStandIn, make_problem, stand_in_labels
 
 SEED = 3
 KINDS = {
@@ -100,7 +100,7 @@ def parabola(tilt=0.0, n_pixels=50):
     ones = np.ones(n_pixels)
     cannon = TrainedStandIn(
         basis, np.arange(n_pixels) + 1.0, theta, np.zeros((n_pixels, 0)), cov, 0.001 * ones,
-        ones.astype(bool),
+        ones.astype(bool), stand_in_labels(("A",), np.linspace(-1, 1, 9)[:, None]),
     )  # fmt: skip
     flux = basis.features(np.array([[0.8]])) @ theta.T
     return cannon, flux, np.full(flux.shape, 1e4)

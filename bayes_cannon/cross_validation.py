@@ -1,0 +1,252 @@
+r"""K-fold cross-validation inside the training set: labels of stars that a model has not seen.
+
+The stars are split into folds. For every fold the coefficients of all pixels are fitted again
+without its stars, and the labels of the fold's stars are found by their mode and Laplace
+covariance. Predicted minus catalogue labels then show what the formal covariance leaves out.
+
+A fold's fit starts from the whole one: hyperparameters are kept, scatter and the factors of the
+remaining stars are starting points, from which two rounds of the closed forms follow. Against
+folds fitted from nothing (300 stars, 30 factors) the errors agree to 3 % and the time is a seventh.
+
+A fold's model has fewer stars than the final one (four fifths, with five folds), so that its
+errors are slightly larger, about 5 % by how the errors fall with the number of stars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.factors import StarFactors, each_block, join_design, standardised, star_factors
+from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
+from bayes_cannon.labels import Labels
+from bayes_cannon.packing import packed_size
+from bayes_cannon.pixel_fit import Design, PixelPrior, fit_pixels
+from bayes_cannon.priors import LabelPrior, LabelPriors
+from bayes_cannon.spectra import NormalizedSpectra, name_some
+
+__all__ = ["CrossValidation", "assign_folds", "cross_validate"]
+
+FloatArray = NDArray[np.float64]
+_LOG = logging.getLogger(__name__)
+_ROUNDS = 2
+_MIN_PIXELS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Labels of the training stars, each by a model that was fitted without the star.
+
+    Attributes
+    ----------
+    catalogue : Labels
+        Labels and errors the stars have, physical units.
+    predicted : (n_stars, n_labels) float64
+        Posterior mode, physical units; NaN for a star without enough pixels.
+    cov : (n_stars, n_labels, n_labels) float64
+        Formal covariance, physical units.
+    chi2_p : (n_stars,) float64
+        p-value of chi-square at the mode.
+    fold : (n_stars,) int64
+    """
+
+    catalogue: Labels
+    predicted: FloatArray
+    cov: FloatArray
+    chi2_p: FloatArray
+    fold: NDArray[np.int64]
+
+    @property
+    def difference(self) -> FloatArray:
+        """Predicted minus catalogue, shape (n_stars, n_labels), physical units."""
+        return np.asarray(self.predicted - self.catalogue.values)
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Stars with a prediction and all labels in the catalogue, shape (n_stars,)."""
+        return np.asarray(np.isfinite(self.difference).all(axis=1))
+
+
+def assign_folds(star_id: NDArray[np.str_], folds: int, *, seed: int) -> NDArray[np.int64]:
+    """Fold of every star, shape (n_stars,): even, and the same in whatever order stars come.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are fewer than two folds, or fewer stars than folds.
+    """
+    if not 2 <= folds <= star_id.size:
+        raise InvalidDataError(
+            f"{folds} folds of {star_id.size} stars; choose 2 to {star_id.size}."
+        )
+    keys = [hashlib.sha256(f"{int(seed)}/{name}".encode()).digest() for name in star_id.tolist()]
+    out = np.empty(star_id.size, dtype=np.int64)
+    out[sorted(range(star_id.size), key=keys.__getitem__)] = np.arange(star_id.size) % folds
+    return out
+
+
+def cross_validate(
+    cannon: Cannon,
+    spectra: NormalizedSpectra,
+    design: Design,
+    *,
+    ivar: NDArray[Any] | None = None,
+    free: NDArray[np.bool_] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    rounds: int = _ROUNDS,
+    progress: Callable[[str, float], None] | None = None,
+) -> CrossValidation:
+    """Predict the labels of every training star without it.
+
+    Parameters
+    ----------
+    cannon
+        The model fitted to all of the stars.
+    spectra
+        Of its training stars, in the order of ``cannon.training``.
+    design
+        Features of their labels.
+    ivar
+        Inverse variances used in training, shape (n_stars, n_pixels), where uncertain labels have
+        widened the pixels; None: those of the spectra.
+    free
+        Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all.
+    folds
+        Number of folds.
+    seed
+        Of the split, together with the stars' ids.
+    rounds
+        Of regression and, in between, factors.
+    progress
+        Called with the stage and the fraction of it done.
+
+    Raises
+    ------
+    InvalidDataError
+        If stars and model do not belong together, or on an impossible number of folds.
+    """
+    if not np.array_equal(spectra.star_id, cannon.training.star_id):
+        raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
+    fold = assign_folds(spectra.star_id, folds, seed=seed)
+    whole = _Whole(cannon, spectra, design, spectra.ivar if ivar is None else ivar, free)
+    n, k = cannon.training.values.shape
+    predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
+    chi2_p = np.full(n, np.nan)
+    for number in range(folds):
+        if progress is not None:
+            progress("cross-validation", number / folds)
+        model = whole.refit(np.flatnonzero(fold != number), rounds)
+        test = np.flatnonzero(fold == number)
+        for rows, laplace, data in _predict(model, spectra, test):
+            predicted[rows], cov[rows] = laplace.labels, laplace.cov
+            chi2 = data.chi2(model.basis(laplace.labels))
+            chi2_p[rows] = _survival(chi2, data.n_used)
+    return CrossValidation(cannon.training, predicted, cov, chi2_p, fold)
+
+
+class _Whole:
+    """The fit to all stars, from which the folds' fits start."""
+
+    def __init__(
+        self,
+        cannon: Cannon,
+        spectra: NormalizedSpectra,
+        design: Design,
+        ivar: NDArray[Any],
+        free: NDArray[np.bool_] | None,
+    ) -> None:
+        self.cannon, self.flux, self.ivar, self.design = cannon, spectra.flux, ivar, design
+        precision = cannon.hyper.tau**-2
+        if free is not None:
+            free = np.pad(free, ((0, 0), (0, cannon.n_factors)), constant_values=True)
+            precision = np.where(free, precision, np.inf)
+        self.prior = PixelPrior(precision, cannon.hyper.mu_s, cannon.hyper.omega_s)
+        self.factors: StarFactors | None = None
+        if cannon.n_factors:
+            coef = np.concatenate([cannon.theta, cannon.loadings], axis=1)
+            coef[:, 0] -= 1
+            self.factors = star_factors(
+                self.flux, ivar, design, coef, cannon.coef_cov, cannon.scatter
+            )
+
+    def refit(self, rows: NDArray[np.intp], rounds: int) -> Cannon:
+        """Fit some of the stars."""
+        labels = Design(self.design.mean[rows], self.design.second[rows])
+        flux, ivar = self.flux[rows], self.ivar[rows]
+        factors, u = self.factors, np.log(self.cannon.scatter)
+        if factors is not None:
+            factors = StarFactors(factors.mean[rows], factors.cov[rows])
+        for round_ in range(rounds):
+            design = labels
+            if factors is not None:
+                factors = standardised(factors, labels.mean)
+                design = join_design(labels, factors)
+            mean, cov, u = self._regress(flux, ivar, design, u)
+            if factors is not None and round_ < rounds - 1:
+                factors = star_factors(flux, ivar, labels, mean, cov, np.exp(u))
+        k = labels.n_coef
+        mean[:, 0] += 1
+        return replace(
+            self.cannon, theta=mean[:, :k], loadings=mean[:, k:], coef_cov=cov, scatter=np.exp(u),
+        )  # fmt: skip
+
+    def _regress(
+        self, flux: NDArray[Any], ivar: NDArray[Any], design: Design, start: FloatArray
+    ) -> tuple[FloatArray, NDArray[np.float32], FloatArray]:
+        """Coefficients, their covariances and one more step of log s, over blocks of pixels."""
+        n_pixels, n = flux.shape[1], design.n_coef
+        mean, u = np.empty((n_pixels, n)), np.empty(n_pixels)
+        cov = np.empty((n_pixels, packed_size(n)), dtype=np.float32)
+
+        def work(some: slice) -> None:
+            part = fit_pixels(
+                flux[:, some], ivar[:, some], design, self.prior.rows(some), start[some],
+                max_steps=1, finish=False,
+            )  # fmt: skip
+            mean[some], cov[some], u[some] = part.mean, part.cov, part.log_scatter
+
+        size = int(np.clip(100e6 // (8 * (10 * len(flux) + 8 * n**2)), 16, 256))
+        each_block(work, size, n_pixels)
+        return mean, cov, u
+
+
+def _predict(
+    model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]
+) -> list[tuple[NDArray[np.intp], Laplace, Compressed]]:
+    """Modes of the left-out stars, in blocks of stars; a star that fails is left out."""
+    pixels = PixelModel.from_cannon(model)
+    low, high = model.label_range
+    wide = zip(model.names, low - 3 * (high - low), high + 3 * (high - low), strict=True)
+    priors = LabelPriors.for_labels(model.names, {n: LabelPrior.uniform(a, b) for n, a, b in wide})
+    settings, out = ModeSettings(n_starts=2), []
+    for a in range(0, test.size, 64):
+        rows = test[a : a + 64]
+        flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
+        enough = np.sum(ivar > 0, axis=1) >= min(_MIN_PIXELS, pixels.n_pixels)
+        rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
+        if rows.size == 0:
+            continue
+        try:
+            laplace, data = fit_laplace(pixels, priors, flux, ivar, settings)
+        except np.linalg.LinAlgError as error:
+            names = name_some(spectra.star_id[rows])
+            _LOG.warning("cross-validation: no labels of %s: %s", names, error)
+            continue
+        out.append((rows, laplace, data))
+    return out
+
+
+def _survival(chi2: FloatArray, n: NDArray[np.int64]) -> FloatArray:
+    from scipy.stats import chi2 as distribution
+
+    return np.asarray(distribution.sf(chi2, n), dtype=np.float64)

@@ -1,0 +1,70 @@
+"""Time and peak memory of one fit in a process of its own; prints one line of JSON.
+
+python memory.py arrays N_STARS N_PIXELS N_FACTORS       fit_map on synthetic arrays
+python memory.py train N_STARS N_FACTORS|auto            train on library spectra
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def measure(*arguments: object) -> dict[str, Any]:
+    """Run this file with `arguments`; seconds, GB and what else it says."""
+    command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, arguments))} failed:\n{done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the process was before exec
+        line = next(t for t in status.read_text().splitlines() if t.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**20
+    unit = 2**30 if sys.platform == "darwin" else 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _arrays(n_stars: int, n_pixels: int, n_factors: int) -> dict[str, Any]:
+    from common import synthetic
+
+    from bayes_cannon.map_fit import fit_map
+    from bayes_cannon.pixel_fit import Design
+
+    flux, ivar, x = synthetic(n_stars, n_pixels)
+    before, start = peak(), time.perf_counter()
+    fit = fit_map(flux, ivar, Design.exact(x), n_factors=n_factors)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds, "peak": peak(), "data": before, "rounds": len(fit.bound),
+        "converged": fit.converged,
+    }  # fmt: skip
+
+
+def _train(n_stars: int, n_factors: str) -> dict[str, Any]:
+    from common import library_set
+
+    from bayes_cannon.train import train
+
+    stars, _ = library_set(n_stars, seed=1)
+    before, start = peak(), time.perf_counter()
+    cannon = train(stars, n_factors="auto" if n_factors == "auto" else int(n_factors), seed=1)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": peak(), "data": before, "factors": cannon.n_factors}
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "arrays":
+        print(json.dumps(_arrays(*map(int, sys.argv[2:5]))))
+    else:
+        print(json.dumps(_train(int(sys.argv[2]), sys.argv[3])))

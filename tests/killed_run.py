@@ -1,0 +1,102 @@
+"""Runs that are killed at chosen moments; started by a test as a process of its own.
+
+Before every change of the run's folder (a file opened for writing, renamed or removed, a folder
+made) a process forked for one attempt may kill itself. Prints a report as JSON.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from bayes_cannon.run import infer_run
+from tests.run_problem import CANNON, QUICK, make_spectra
+
+SPECTRA = make_spectra()
+
+
+class Changes:
+    """Counts changes of a folder, and kills the process before one of them."""
+
+    def __init__(self, folder: Path, fatal: int) -> None:
+        self.folder, self.fatal, self.names = str(folder), fatal, []
+        sys.addaudithook(self)
+
+    def __call__(self, event: str, args: tuple) -> None:
+        if event not in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+            return
+        if event == "open" and not (isinstance(args[2], int) and args[2] & 3):
+            return
+        if not isinstance(args[0], str | Path) or not str(args[0]).startswith(self.folder):
+            return
+        if len(self.names) == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.names.append(f"{event} {Path(str(args[1 if event == 'os.rename' else 0])).name}")
+
+
+def attempt(folder: Path, fatal: int = -1) -> bool:
+    """Run in a forked process; whether it came to the end."""
+    child = os.fork()
+    if child == 0:
+        changes = Changes(folder, fatal)
+        infer_run(CANNON, SPECTRA, folder, settings=QUICK, seed=2)
+        (folder.parent / "changes.json").write_text(json.dumps(changes.names))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return False
+    assert status == 0
+    return True
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Digests of what must not depend on when a run was killed."""
+    kept = [*(folder / "posterior.zarr").rglob("*"), folder / "catalogue.ecsv"]
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in kept
+        if p.is_file()
+    }
+
+
+def chunks_done(folder: Path) -> dict[str, int]:
+    """Time of writing of the chunks of the blocks that are noted as done."""
+    done = {int(p.name) for p in (folder / "progress").glob("[0-9]*") if p.suffix != ".part"}
+    chunks = (folder / "posterior.zarr").glob("*/*/0.0.*")
+    return {
+        str(p): p.stat().st_mtime_ns
+        for p in chunks
+        if p.suffix != ".partial" and int(p.name.split(".")[-1]) in done
+    }
+
+
+def main(root: Path, n_kills: int) -> None:
+    """Kill at moments spread over the whole run, twice each, and look at the end."""
+    assert attempt(root / "whole")
+    names = json.loads((root / "changes.json").read_text())
+    whole = content(root / "whole")
+    marks = [i for i, name in enumerate(names) if name.startswith("os.rename 00000")]
+    spread = [round(i * (len(names) - 1) / (n_kills - 1)) for i in range(n_kills)]
+    report = {"n_changes": len(names), "n_marks": len(marks), "wrong": [], "touched": []}
+    moments = sorted({*spread, *marks, *(m + 1 for m in marks)})
+    for moment in moments:
+        folder = root / f"killed{moment}"
+        assert not attempt(folder, moment)
+        before = chunks_done(folder)
+        ended = attempt(folder, moment // 2) or attempt(folder)
+        after = chunks_done(folder)
+        if not ended or content(folder) != whole:
+            report["wrong"].append(names[moment])
+        if any(after.get(path) != time for path, time in before.items()):
+            report["touched"].append(names[moment])
+        left = [p.name for p in folder.rglob("*") if ".part" in p.name or p.name == ".lock"]
+        report["wrong"] += left
+    report["moments"] = len(moments)
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

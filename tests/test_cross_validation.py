@@ -1,0 +1,142 @@
+"""Cross-validation: what a left-out star is told must not depend on its own label."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bayes_cannon.cross_validation import assign_folds, cross_validate
+from bayes_cannon.dataset import TrainingSet
+from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.labels import Labels
+from bayes_cannon.pixel_fit import Design
+from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.train import TrainingSettings, label_design, train
+
+NAMES = ("TEFF", "LOGG", "FE_H")
+
+
+def make_set(n_stars=120, n_pixels=150, n_factors=0, seed=0):
+    rng = np.random.default_rng(seed)
+    ell = rng.normal(size=(n_stars, 3))
+    center, scale = np.array([4700, 2.4, -0.2]), np.array([300, 0.6, 0.3])
+    basis = PolynomialBasis(NAMES, ("K", "dex", "dex"), center, scale, 2)
+    theta = rng.normal(size=(n_pixels, basis.n_terms)) * 0.03
+    theta[:, 0] = 0.9
+    flux = basis.features(ell) @ theta.T
+    z = rng.normal(size=(n_stars, n_factors))
+    flux += z @ rng.normal(size=(n_factors, n_pixels)) * 0.02
+    flux += rng.normal(size=flux.shape) * 0.01
+    ids = np.array([f"2M{i:04d}" for i in range(n_stars)])
+    ivar = np.full(flux.shape, 1e4)
+    spectra = NormalizedSpectra(ids, np.linspace(15200, 15300, n_pixels), flux, ivar)
+    labels = Labels(NAMES, basis.unstandardize(ell), np.array([5.0, 0.01, 0.005]), ids)
+    return TrainingSet(spectra, labels, settings={"degree": 4})
+
+
+def trained(dataset, n_factors=0):
+    cannon = train(dataset, settings=TrainingSettings(n_factors=n_factors, folds=0))
+    design, _ = label_design(cannon.training, cannon.basis)
+    return cannon, design
+
+
+@pytest.fixture(scope="module")
+def plain():
+    dataset = make_set()
+    return (dataset, *trained(dataset))
+
+
+def test_folds_are_even_and_follow_the_stars():
+    ids = np.array([f"star{i}" for i in range(23)])
+    folds = assign_folds(ids, 5, seed=1)
+    assert sorted(np.bincount(folds)) == [4, 4, 5, 5, 5]
+    order = np.random.default_rng(0).permutation(23)
+    np.testing.assert_array_equal(assign_folds(ids[order], 5, seed=1), folds[order])
+    assert np.any(assign_folds(ids, 5, seed=2) != folds)
+
+
+@pytest.mark.parametrize("folds", [1, 24])
+def test_impossible_folds_are_refused(folds):
+    with pytest.raises(InvalidDataError, match=f"{folds} folds of 23 stars; choose 2 to 23"):
+        assign_folds(np.arange(23).astype(str), folds, seed=1)
+
+
+def test_labels_of_left_out_stars_are_found_with_their_errors(plain):
+    dataset, cannon, design = plain
+    found = cross_validate(cannon, dataset.spectra, design, seed=3)
+    assert found.complete.all()
+    pulls = np.einsum(
+        "ni,nij,nj->n", found.difference, np.linalg.inv(found.cov), found.difference
+    )  # fmt: skip
+    # The model is the truth: chi-square of 3 dims, 120 stars; mean 3 +- 0.22. False alarm 1e-5.
+    assert 2.0 < pulls.mean() < 4.0
+    assert 0.3 < found.chi2_p.mean() < 0.7
+
+
+def test_a_star_does_not_know_its_own_label(plain):
+    dataset, cannon, design = plain
+    spoiled = design.mean.copy()
+    spoiled[7] = spoiled[8]
+    one = cross_validate(cannon, dataset.spectra, design, seed=3)
+    two = cross_validate(cannon, dataset.spectra, Design.exact(spoiled), seed=3)
+    # One of the two rounds moves log s of the star's own fold by nothing; others' folds differ.
+    np.testing.assert_array_equal(one.predicted[7], two.predicted[7])
+    other = np.flatnonzero(one.fold != one.fold[7])
+    assert np.any(one.predicted[other] != two.predicted[other])
+
+
+def test_folds_started_from_the_whole_agree_with_folds_from_nothing():
+    """With factors, for which the start could matter."""
+    dataset = make_set(n_factors=2, seed=4)
+    cannon, design = trained(dataset, n_factors=2)
+    found = cross_validate(cannon, dataset.spectra, design, seed=3)
+    rows = found.fold == 0
+    alone, _ = trained(dataset.select(~rows), n_factors=2)
+    again = cross_validate(
+        replace(
+            alone, training=dataset.labels, factors=cannon.factors, basis=cannon.basis,
+            theta=cannon.theta, loadings=cannon.loadings, coef_cov=cannon.coef_cov,
+        ),
+        dataset.spectra, design, seed=3, rounds=6,
+    )  # fmt: skip
+    sd = np.sqrt(np.diagonal(found.cov, axis1=1, axis2=2))[rows]
+    off = (found.predicted - again.predicted)[rows] / sd
+    assert np.sqrt(np.mean(off**2)) < 0.3
+
+
+def test_stars_without_pixels_have_no_prediction(plain):
+    dataset, cannon, design = plain
+    ivar = dataset.spectra.ivar.copy()
+    ivar[5] = 0
+    spectra = replace(dataset.spectra, ivar=ivar)
+    found = cross_validate(cannon, spectra, design, seed=3)
+    assert np.isnan(found.predicted[5]).all()
+    assert found.complete.sum() == 119
+
+
+def test_spectra_of_other_stars_are_refused(plain):
+    dataset, cannon, design = plain
+    with pytest.raises(InvalidDataError, match="not those of the model's training stars"):
+        cross_validate(cannon, dataset.spectra.select(np.arange(120)[::-1]), design)
+
+
+def test_progress_is_told(plain):
+    dataset, cannon, design = plain
+    told = []
+    cross_validate(
+        cannon, dataset.spectra, design, folds=3, progress=lambda s, f: told.append((s, f))
+    )
+    assert told == [("cross-validation", i / 3) for i in range(3)]
+
+
+def test_number_of_folds_is_checked():
+    with pytest.raises(FitError, match=r"folds must be 0 .* or from 2, not 1"):
+        TrainingSettings(folds=1)
+
+
+def test_training_with_too_few_stars_goes_without(caplog):
+    dataset = make_set(n_stars=11)
+    cannon = train(dataset, settings=TrainingSettings(n_factors=0, folds=5))
+    assert cannon.model_error is None
+    assert "too few to learn the model error" in caplog.text
