@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from astropy.table import Table
 
+from bayes_cannon.calibration import coverage
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.catalogue import PUBLISHED, comparison
 from bayes_cannon.cli_progress import OUT, counting, stages
@@ -162,14 +163,20 @@ def _report(
     clock.say("drew the figures")
     OUT.print(f"\n{len(run.table)} held-out stars of the SIMULATED survey, ours minus truth:")
     _print_table(against_truth)
+    covered = coverage(run.result, truth)
+    _print_coverage(covered)
     star = mystery.table[0]
-    values = ", ".join(f"{n} {star[n]:.5g} ± {star[f'{n}_FORMAL_ERR']:.2g}" for n in cannon.names)
-    OUT.print(f"\nmystery star {star['APOGEE_ID']} (formal errors): {values}")
+    values = ", ".join(
+        f"{n} {star[n]:.5g} ± {star[f'{n}_ERR']:.2g} (formal {star[f'{n}_FORMAL_ERR']:.2g})"
+        for n in cannon.names
+    )
+    OUT.print(f"\nmystery star {star['APOGEE_ID']}: {values}")
     summary = {
         "simulated": True,
         "stages": clock.seconds,
         "seconds": round(time.monotonic() - clock.start, 1),
         "against_truth": [dict(zip(r.colnames, map(_json, r), strict=True)) for r in against_truth],
+        "coverage": [dict(zip(r.colnames, map(_json, r), strict=True)) for r in covered],
         "run": run.summary,
         "mystery": {n: float(star[n]) for n in cannon.names},
         "cuts": [{"cut": s.name, "removed": s.removed} for s in held_out.cut_steps],
@@ -185,13 +192,22 @@ def _json(value: object) -> object:
 def _print_table(against: Table) -> None:
     from rich.table import Table as Grid
 
-    grid = Grid("label", box=None)
-    columns = ("bias", "rms", "robust", "formal error")
+    grid = Grid(box=None)
+    grid.add_column("label", no_wrap=True)
+    columns = ("bias", "rms", "robust", "error", "formal")
     for name in (*columns, *(p.name for p in PUBLISHED)):
         grid.add_column(name, justify="right")
     for row in against:
-        own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["FORMAL_ERR"]]
+        own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
         others = [p.scatter.get(row["LABEL"], np.nan) for p in PUBLISHED]
         text = [f"{v:.3g}" if np.isfinite(v) else "–" for v in (*own, *others)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
+
+
+def _print_coverage(covered: Table) -> None:
+    for kind in ("formal", "calibrated"):
+        rows = covered[covered["KIND"] == kind]
+        if len(rows):
+            parts = ", ".join(f"{r['LABEL']} {100 * r['COVER_68']:.0f}" for r in rows)
+            OUT.print(f"truth inside the {kind} 68 % interval, per cent of stars: {parts}")

@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import time
 from pathlib import Path
 
-from common import busy, clock, machine, say
+from common import busy, machine, say
 
 SECTIONS = ("training", "inference", "accuracy", "label_errors")
 RESULTS = Path(__file__).parent / "results.md"
@@ -56,11 +57,14 @@ def main() -> None:
     for name in options.section or SECTIONS:
         say(f"{name} …")
         module = importlib.import_module(name)
-        seconds, found = clock(lambda module=module: module.section(quick=options.quick))
-        how = " Quick run: smaller problems." if options.quick else ""
-        text = f"## {found.title}\n\n{machine()} {busy()} {seconds:.0f} s in all.{how}\n\n"
-        sections[name] = text + found.text
-        write_sections(options.output, sections)
+        start, parts = time.perf_counter(), []
+        for part in module.section(quick=options.quick):
+            parts.append(part)
+            seconds = time.perf_counter() - start
+            how = " Quick run: smaller problems." if options.quick else ""
+            facts = f"{machine()} {busy()} {seconds:.0f} s in all.{how}"
+            sections[name] = "\n\n".join([f"## {module.TITLE}", facts, *parts])
+            write_sections(options.output, sections)
         say(f"{name}: {seconds:.0f} s")
 
 

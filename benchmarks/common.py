@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from bayes_cannon.library import load_library
 from bayes_cannon.simulate import library_labels, observe
 
 N_PIXELS = 7514
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the results: paragraphs and tables, already Markdown."""
-
-    title: str
-    text: str
 
 
 def say(text: str) -> None:

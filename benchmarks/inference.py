@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 
 import arviz as az
 import numpy as np
 import pymc as pm
-from common import Section, clock, library_set, say, short, table
+from common import clock, library_set, say, short, table
 
 from bayes_cannon.compression import PixelModel, compress
 from bayes_cannon.infer import infer_labels
@@ -17,30 +18,28 @@ from bayes_cannon.label_model import build_full_pixel_model, build_plain_model
 from bayes_cannon.priors import LabelPriors
 from bayes_cannon.train import TrainingSettings, train
 
+TITLE = "Inference"
 
-def section(*, quick: bool) -> Section:
+
+def section(*, quick: bool) -> Iterator[str]:
     """One star, then many."""
     stars, _ = library_set(seed=1)
     training, held_out = stars.select(np.arange(300)), stars.select(np.arange(300, 600))
-    cannons = {
-        j: train(training, settings=TrainingSettings(n_factors=j, folds=0), seed=1) for j in (0, 15)
-    }
-    one = [_one_star(cannons[j], held_out.spectra, quick=quick) for j in cannons]
-    head = (
-        "sampler", "smallest ESS per second, ratio to plain", "the same, compilation included",
-        "smallest ESS", "seconds", "compilation, s", "R-hat",
-    )  # fmt: skip
-    texts = [
-        f"**One star, {j} factors.** {note}\n\n" + table(head, rows)
-        for j, (rows, note) in zip(cannons, one, strict=True)
-    ]
-    goal = (
+    yield (
         "Goal: ratio ≥ 300. Plain: `pm.sample` with its defaults but for the number of draws, on "
         "the model with every pixel (`build_full_pixel_model`); ours: `infer_labels`, all checks, "
         "modes and compression of the spectrum included, per star in a block of stars on all "
         "cores. Smallest of the labels' bulk and tail ESS."
     )
-    return Section("Inference", "\n\n".join([goal, *texts, _survey(cannons[15], held_out, quick)]))
+    head = (
+        "sampler", "smallest ESS per second, ratio to plain", "the same, compilation included",
+        "smallest ESS", "seconds", "compilation, s", "R-hat",
+    )  # fmt: skip
+    for j in (0, 15):
+        cannon = train(training, settings=TrainingSettings(n_factors=j, folds=0), seed=1)
+        rows, note = _one_star(cannon, held_out.spectra, quick=quick)
+        yield f"**One star, {j} factors.** {note}\n\n" + table(head, rows)
+    yield _survey(cannon, held_out, quick)
 
 
 def _ess(posterior) -> tuple[float, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from common import N_PIXELS, Section, clock, library_set, say, short, synthetic, table
+from common import N_PIXELS, clock, library_set, say, short, synthetic, table
 from memory import measure
 from scipy_fit import fit_by_optimizer, fit_on_grid
 
@@ -12,19 +14,17 @@ from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.map_fit import fit_map
 from bayes_cannon.pixel_fit import Design
 
+TITLE = "Training"
 N_STARS = 927
 
 
-def section(*, quick: bool) -> Section:
-    """All of training."""
+def section(*, quick: bool) -> Iterator[str]:
+    """All of training, part by part."""
     flux, ivar, features = _library()
-    parts = [
-        _against_scipy(flux, ivar, features, quick=quick),
-        _many_stars(quick=quick),
-        _growth(quick=quick),
-        _advi(flux, ivar, features, quick=quick),
-    ]
-    return Section("Training", "\n\n".join(parts))
+    yield _against_scipy(flux, ivar, features, quick=quick)
+    yield _many_stars(quick=quick)
+    yield _growth(quick=quick)
+    yield _advi(flux, ivar, features, quick=quick)
 
 
 def _library():

@@ -147,7 +147,7 @@ def exact_truth(n_stars, scale=1.0):
         tree["posterior"][name].values += offset[:, i]
     values = np.tile(CENTER, (n_stars, 1))
     ids = tree["posterior"]["star"].values.astype(str)
-    tree["calibrated_posterior"] = tree["posterior"].copy()
+    tree["calibrated_posterior"] = tree["posterior"].copy(deep=True)
     for i, name in enumerate(NAMES):
         middle = CENTER[i] + offset[:, i]
         old = tree["posterior"][name].values
@@ -156,15 +156,15 @@ def exact_truth(n_stars, scale=1.0):
 
 
 def test_coverage_of_calibrated_and_of_wide_posteriors():
-    """Within 4.5 standard errors of 2000 stars: false alarm 1e-4 for twelve numbers."""
-    tree, truth = exact_truth(2000, scale=2.0)
+    """Within 4.5 standard errors of 1000 stars: false alarm 1e-4 for twelve numbers."""
+    tree, truth = exact_truth(1000, scale=2.0)
     table = coverage(tree, truth)
     assert table.colnames == ["LABEL", "KIND", "N", "BIAS", "RMS", "SD", "COVER_68", "COVER_95"]
     assert list(table["LABEL"]) == [*NAMES, *NAMES]
     formal, wide = table[table["KIND"] == "formal"], table[table["KIND"] == "calibrated"]
-    np.testing.assert_allclose(formal["COVER_68"], 0.68, atol=0.047)
-    np.testing.assert_allclose(formal["COVER_95"], 0.95, atol=0.022)
-    np.testing.assert_allclose(wide["COVER_68"], 2 * stats.norm.cdf(1.989) - 1, atol=0.022)
+    np.testing.assert_allclose(formal["COVER_68"], 0.68, atol=0.066)
+    np.testing.assert_allclose(formal["COVER_95"], 0.95, atol=0.031)
+    np.testing.assert_allclose(wide["COVER_68"], 2 * stats.norm.cdf(1.989) - 1, atol=0.030)
     np.testing.assert_allclose(formal["RMS"], [5, 0.02, 0.01], rtol=0.08)
     np.testing.assert_allclose(formal["SD"], [5, 0.02, 0.01], rtol=0.05)
 
@@ -223,7 +223,7 @@ def test_library_giants_are_covered():
     0.995 for each label: three standard errors and, for the smaller set, 4 % more. False alarm
     1e-2 over all labels with the seed left free; the seed is fixed.
     """
-    library, window = load_library(), ((246, 3274),)
+    library, window = load_library(), ((246, 2300),)
     order = np.random.default_rng(4).permutation(600)
     seen, held = order[:300], order[300:]
     labels, _ = library_labels(library, index=seen, seed=1)
