@@ -11,17 +11,18 @@ They are split into what is known and what is not:
 The model error e is a multivariate Student t: its covariance is full and its tails are heavy. It
 grows with the Mahalanobis distance m from the mean of the training labels, for a quadratic is worst
 at the edges. The bias is what the same deficiency leaves on average: hot or metal-poor stars are
-pulled to the middle. On a synthetic survey (300 training stars, three splits) the bias takes 10 to
-20 % off the rms error of held-out stars; growth and bias together gain half a unit of log density
-per star over an error that is the same for all. S/N was tried: the model error does not depend on
-it.
+pulled to the middle. On a synthetic survey (300 training stars, three splits) the bias takes 6 to
+17 % off the rms error of held-out stars, label by label. On the first split, growth and bias
+together gain half a unit of log density per star over an error that is the same for all, and a
+dependence on S/N gains nothing.
 
 The bias is that of a training star with the same predicted labels; beyond the training labels it
 stays what it is at their edge.
 
 A fold's model has fewer stars than the final one. Errors fall with about the power 0.3 of the
-number of stars (measured from 300 to 900), so that e is multiplied by (1 - 1 / folds)**0.3 in
-use; without it 68 % intervals of held-out stars covered 73 % on average, with it 71 %.
+number of stars (from 300 to 900, synthetic giants), so that e is multiplied by
+(1 - 1 / folds)**0.3 in use; without it 68 % intervals of those held-out stars covered 73 % on
+average, with it 71 %.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
         lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
         growth = pm.Normal("growth", 0.0, 1.0)
         nu = 2.0 + pm.Gamma("nu_excess", 2.0, 0.2)
-        # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread: NUTS mixes nu six times
+        # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread: NUTS mixes nu four times
         # better than with u itself.
         half = 0.5 * nu
         log_u = pm.Flat("scaled_log_u", dims="star") / pt.sqrt(half)

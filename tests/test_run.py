@@ -83,7 +83,8 @@ def test_summary(finished):
     assert summary["n_stars"] == 11
     assert summary["n_failed"] == 1
     assert summary["flags"]["NO_PIXELS"] == 1
-    assert summary["n_from_earlier"] == 0
+    # Other tests run the same folder again, which rewrites its summary.
+    assert finished.summary["n_from_earlier"] == 0
     assert summary["seconds"] > 0
     assert summary["seconds_per_star"] > 0
     assert summary["simulated"] is True
