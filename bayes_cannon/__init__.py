@@ -9,7 +9,9 @@ Everything is imported when it is first used, so that ``import bayes_cannon`` is
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bayes_cannon._version import __version__
@@ -80,10 +82,21 @@ _HOMES = {
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
 
 
+class _Package(ModuleType):
+    """Package in which a function wins over the module of the same name (train, catalogue)."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if isinstance(value, ModuleType) and name in _HOMES:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(f"bayes_cannon.{_HOMES[name]}"), name)
-        # A function may share its module's name (train, catalogue): the function wins.
         globals()[name] = value
         return value
     raise AttributeError(f"module 'bayes_cannon' has no attribute {name!r}")
