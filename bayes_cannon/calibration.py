@@ -20,6 +20,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_sampler import star_seed
 from bayes_cannon.labels import Labels
 from bayes_cannon.posterior_moments import group_of, posterior_names
+from bayes_cannon.scores import score
 
 __all__ = ["ErrorModel", "calibrated_posterior", "coverage", "pit", "pulls"]
 
@@ -156,48 +157,18 @@ def _convolve(
     return np.clip(out, bounds[0], bounds[1])
 
 
-def _against(
-    result: xr.DataTree, truth: Labels, group: str
-) -> tuple[tuple[str, ...], FloatArray, FloatArray]:
-    """Labels in both, true values (n, n_labels) and draws (n_draws, n, n_labels) of stars in both.
-
-    Stars without a posterior, or without a true label, have NaN there.
-    """
-    names = tuple(n for n in posterior_names(result) if n in truth.names)
-    draws = group_of(result, group)
-    star_id = draws["star"].values.astype(np.str_)
-    place = {star: i for i, star in enumerate(truth.star_id.tolist())}
-    both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
-    if not names or not both:
-        raise InvalidDataError(
-            f"the {star_id.size} stars of the result and the {truth.n_stars} of the true labels "
-            "share no star, or no label."
-        )
-    mine, theirs = np.array(both).T
-    values = truth.only(names).values[theirs]
-    columns = [
-        draws[n].isel(star=mine).transpose("chain", "draw", "star").values.reshape(-1, mine.size)
-        for n in names
-    ]
-    return names, values, np.stack(columns, axis=-1).astype(np.float64)
-
-
 def pit(result: xr.DataTree, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
     """Probability integral transform: part of a star's draws below the true label.
 
     Uniform on (0, 1) where the posterior is calibrated. Shape (n_stars in both, n_labels in both),
-    NaN where posterior or truth is missing.
+    NaN where posterior or truth is missing. See `score`, which also has the labels and stars.
     """
-    _, values, draws = _against(result, truth, group)
-    rank = np.sum(draws < values, axis=0)
-    known = np.isfinite(draws).all(axis=0) & np.isfinite(values)
-    return np.where(known, (rank + 0.5) / (len(draws) + 1), np.nan)
+    return score(result, truth, group=group).pit
 
 
 def pulls(result: xr.DataTree, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
     """Posterior mean minus truth in posterior standard deviations, shaped as `pit`."""
-    _, values, draws = _against(result, truth, group)
-    return np.asarray((draws.mean(axis=0) - values) / draws.std(axis=0, ddof=1))
+    return score(result, truth, group=group).pull
 
 
 def coverage(result: xr.DataTree, truth: Labels, levels: Sequence[float] = (0.68, 0.95)) -> Table:
@@ -208,7 +179,7 @@ def coverage(result: xr.DataTree, truth: Labels, levels: Sequence[float] = (0.68
     result
         What `infer_labels` returned.
     truth
-        True labels; matched by star id.
+        True labels; matched by star id. Errors that they come with (a catalogue's) are included.
     levels
         Nominal levels, between 0 and 1.
 
@@ -232,14 +203,12 @@ def coverage(result: xr.DataTree, truth: Labels, levels: Sequence[float] = (0.68
     for kind, group in kinds.items():
         if group not in result.children:
             continue
-        names, values, draws = _against(result, truth, group)
-        ranks = pit(result, truth, group=group)
-        for i, name in enumerate(names):
-            known = np.isfinite(ranks[:, i])
-            off = draws[:, known, i].mean(axis=0) - values[known, i]
-            inside = [np.mean(np.abs(ranks[known, i] - 0.5) < level / 2) for level in levels]
-            sd = np.median(draws[:, known, i].std(axis=0))
-            rms = np.sqrt(np.mean(off**2))
+        found = score(result, truth, group=group)
+        for i, name in enumerate(found.names):
+            known = np.isfinite(found.pit[:, i])
+            off = found.difference[known, i]
+            inside = [np.mean(found.inside(level)[known, i]) for level in levels]
+            rms, sd = np.sqrt(np.mean(off**2)), np.median(found.sd[known, i])
             rows.append((name, kind, int(known.sum()), off.mean(), rms, sd, *inside))
     covers = [f"COVER_{100 * level:g}" for level in levels]
     return Table(rows=rows, names=("LABEL", "KIND", "N", "BIAS", "RMS", "SD", *covers))

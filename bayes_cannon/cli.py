@@ -293,6 +293,46 @@ def _stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) 
 
 
 @app.command()
+def check(
+    cannon: Annotated[Path, typer.Argument(help="Trained model.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset with its held-out stars.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("runs/check"),
+    run: Annotated[
+        Path | None, typer.Option(help="Run of the held-out stars, instead of a new one.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="True labels: truth.ecsv of a simulated survey.")
+    ] = None,
+    method: Annotated[Sampler, typer.Option(help="Sample, or the Gaussian at the mode.")] = (
+        Sampler.nuts
+    ),
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check on held-out stars that intervals hold what they promise; status 1 if not.
+
+    Coverage, PIT and scores against the catalogue's labels and, with --truth, against true ones.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from bayes_cannon.cannon import Cannon
+    from bayes_cannon.cli_check import print_check
+    from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.inference_settings import InferenceSettings
+    from bayes_cannon.run_check import run_check
+
+    with counting("stars") as progress:
+        found = run_check(
+            Cannon.load(cannon), dataset, out, run=run, truth=truth,
+            settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    print_check(found)
+    OUT.print(f"{out}: tables and figures")
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def download(
     out: Annotated[Path, typer.Argument(help="Folder of the survey to make or complete.")],
     release: Annotated[str, typer.Option(help="dr17 or dr16.")] = "dr17",

@@ -4,6 +4,7 @@ Functions of one panel take an optional ``ax`` and return it; those of several r
 Units are on every axis; the title says where data are simulated.
 """
 
+from bayes_cannon.plots_check import plot_calibration, plot_scores
 from bayes_cannon.plots_corner import plot_corner
 from bayes_cannon.plots_diagnostics import (
     plot_chi2_pixels,
@@ -24,6 +25,7 @@ from bayes_cannon.plots_training import (
 
 __all__ = [
     "plot_bound",
+    "plot_calibration",
     "plot_chi2_pixels",
     "plot_chi2_stars",
     "plot_continuum",
@@ -37,5 +39,6 @@ __all__ = [
     "plot_one_to_one",
     "plot_residual_correlation",
     "plot_scatter",
+    "plot_scores",
     "plot_spectrum",
 ]

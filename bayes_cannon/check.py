@@ -1,0 +1,239 @@
+r"""Are posteriors calibrated? Coverage, PIT, pulls and scores against truth and catalogue.
+
+What is judged is how often the 68 % and 95 % intervals hold the reference. The allowed range of a
+coverage c over n stars is the one stated in `TOLERANCES`, which is about three binomial standard
+errors of 300 stars, or three standard errors of n stars where those are wider.
+
+Scores are also looked at in bins: by S/N, by distance from the training labels, by place among
+the labels. The bins are cut at posterior means, not at reference values: given the data a
+calibrated posterior is right on average, given the truth it need not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.stats import kstest
+
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.posterior_moments import group_of, is_simulated
+from bayes_cannon.scores import Scores, score
+
+__all__ = ["LEVELS", "TOLERANCES", "Check", "Tolerance", "check_calibration", "cover_error"]
+
+FloatArray = NDArray[np.float64]
+LEVELS = (0.50, 0.68, 0.90, 0.95)
+"""Nominal levels that are reported."""
+_GROUPS = {"formal": "posterior", "calibrated": "calibrated_posterior"}
+_PLACES = ("TEFF", "FE_H")
+_N_BINS = 3
+_FEWEST = 20
+"""Least stars with which a coverage is judged."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Range in which the coverage of a nominal level must lie."""
+
+    level: float
+    low: float
+    high: float
+
+    def limits(self, n: int) -> tuple[float, float]:
+        """Range for n stars: the stated one, or three binomial standard errors where wider.
+
+        >>> low, high = Tolerance(0.68, 0.60, 0.76).limits(50)
+        >>> round(low, 2), round(high, 2)
+        (0.48, 0.88)
+        """
+        error = 3 * np.sqrt(self.level * (1 - self.level) / max(n, 1))
+        low, high = min(self.low, self.level - error), max(self.high, self.level + error)
+        return float(max(low, 0.0)), float(min(high, 1.0))
+
+
+TOLERANCES = (Tolerance(0.68, 0.60, 0.76), Tolerance(0.95, 0.91, 0.985))
+"""What the calibrated posteriors of about 300 held-out stars must keep."""
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    """Result of `check_calibration`.
+
+    Attributes
+    ----------
+    coverage : astropy.table.Table
+        One row per reference, kind of posterior and label, see `check_calibration`.
+    bins : astropy.table.Table
+        Rank-normalised scores in bins of stars.
+    failures : tuple of str
+        What is outside its tolerance, one sentence each; empty where all is well.
+    scores : mapping of (str, str) to Scores
+        By reference and kind.
+    judged : str
+        Kind of posterior that is judged: ``calibrated``, or ``formal`` where there is no other.
+    simulated : bool
+    """
+
+    coverage: Table
+    bins: Table
+    failures: tuple[str, ...]
+    scores: Mapping[tuple[str, str], Scores]
+    judged: str
+    simulated: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether every coverage that is judged is within its tolerance."""
+        return not self.failures
+
+
+def cover_error(cover: float, n: int) -> float:
+    """Binomial standard error of a coverage found with n stars, not 0 where all or none are in."""
+    shrunk = (cover * n + 0.5) / (n + 1)
+    return float(np.sqrt(shrunk * (1 - shrunk) / max(n, 1)))
+
+
+def check_calibration(
+    result: xr.DataTree,
+    references: Mapping[str, Labels],
+    *,
+    snr: Mapping[str, float] | None = None,
+    tolerances: Sequence[Tolerance] = TOLERANCES,
+) -> Check:
+    """Check formal and calibrated posteriors against references.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, or a run's posteriors; of stars not trained on.
+    references
+        Labels to compare with by name (``truth``, ``catalogue``); their errors are included.
+    snr
+        S/N per pixel by star id.
+    tolerances
+        What is judged.
+
+    Returns
+    -------
+    Check
+        Its table ``coverage`` has ``REFERENCE``, ``KIND``, ``LABEL``, ``UNIT``, ``N`` stars,
+        ``BIAS`` and ``RMS`` of posterior mean less reference, ``SD`` (median posterior standard
+        deviation), ``PULL_MEAN`` and ``PULL_SD``, ``COVER_50`` with its binomial standard error
+        ``COVER_50_SE`` (and so on for 68, 90, 95), ``PIT_P`` (Kolmogorov-Smirnov test of a uniform
+        PIT) and ``VERDICT``: ``pass``, ``fail``, or empty where nothing is judged. ``bins`` has
+        ``BY``, ``LOW``, ``HIGH``, ``CENTER`` of each bin with ``MEAN`` and ``SD`` of the scores
+        and ``COVER_68``, each with its standard error ``_SE``.
+
+    Raises
+    ------
+    InvalidDataError
+        If there is no reference, or one shares too few stars with the result to judge a label.
+    """
+    if not references:
+        raise InvalidDataError("there is nothing to check against: give at least one reference.")
+    kinds = [kind for kind, group in _GROUPS.items() if group in result.children]
+    judged = "calibrated" if "calibrated" in kinds else "formal"
+    scores = {
+        (name, kind): score(result, labels, group=_GROUPS[kind])
+        for name, labels in references.items()
+        for kind in kinds
+    }
+    rows, failures, bins = [], [], []
+    for (name, kind), found in scores.items():
+        for i, label in enumerate(found.names):
+            where = f"{name}, {kind}, {label}"
+            row, wrong = _row(found, i, where, tolerances if kind == judged else ())
+            rows.append({"REFERENCE": name, "KIND": kind, **row})
+            failures += wrong
+        for by, values in _places(result, found, snr):
+            bins += [
+                {"REFERENCE": name, "KIND": kind, **row} for row in _bin_rows(found, by, values)
+            ]
+    simulated = is_simulated(result)
+    coverage, binned = (Table(rows=part, meta={"SIMULATE": simulated}) for part in (rows, bins))
+    return Check(coverage, binned, tuple(failures), scores, judged, simulated)
+
+
+def _row(
+    found: Scores, i: int, where: str, tolerances: Sequence[Tolerance]
+) -> tuple[dict[str, object], list[str]]:
+    """Row of one label, and what fails in it."""
+    known = np.isfinite(found.pit[:, i])
+    n, label = int(known.sum()), found.names[i]
+    if n == 0 or (tolerances and n < _FEWEST):
+        raise InvalidDataError(
+            f"{where}: {n} stars have both a posterior and this label, too few to judge "
+            f"(at least {_FEWEST}); hold out more stars."
+        )
+    off, pull = found.difference[known, i], found.pull[known, i]
+    row: dict[str, object] = {
+        "LABEL": label,
+        "UNIT": label_unit(label),
+        "N": n,
+        "BIAS": float(off.mean()),
+        "RMS": float(np.sqrt(np.mean(off**2))),
+        "SD": float(np.median(found.sd[known, i])),
+        "PULL_MEAN": float(pull.mean()),
+        "PULL_SD": float(pull.std(ddof=1)) if n > 1 else float("nan"),
+    }
+    for level in LEVELS:
+        cover = float(found.inside(level)[known, i].mean())
+        row[f"COVER_{100 * level:g}"] = cover
+        row[f"COVER_{100 * level:g}_SE"] = cover_error(cover, n)
+    row["PIT_P"] = float(kstest(found.pit[known, i], "uniform").pvalue)
+    wrong = []
+    for tolerance in tolerances:
+        cover = float(found.inside(tolerance.level)[known, i].mean())
+        low, high = tolerance.limits(n)
+        if not low <= cover <= high:
+            wrong.append(
+                f"{where}: the {100 * tolerance.level:g} % interval holds {100 * cover:.1f} % of "
+                f"{n} stars, allowed are {100 * low:.1f} to {100 * high:.1f} %"
+            )
+    row["VERDICT"] = ("fail" if wrong else "pass") if tolerances else ""
+    return row, wrong
+
+
+def _places(
+    result: xr.DataTree, found: Scores, snr: Mapping[str, float] | None
+) -> Iterator[tuple[str, FloatArray]]:
+    """What stars are binned by: name, and value of each star of `found`."""
+    if snr is not None:
+        yield "S/N", np.array([snr.get(s, np.nan) for s in found.star_id.tolist()])
+    stats = group_of(result, "star_stats") if "star_stats" in result.children else xr.Dataset()
+    if "mahalanobis" in stats:
+        own = dict(zip(stats["star"].values.tolist(), stats["mahalanobis"].values, strict=True))
+        yield "DISTANCE", np.array([own[s] for s in found.star_id.tolist()], dtype=np.float64)
+    for label in [n for n in _PLACES if n in found.names] or found.names[:1]:
+        yield label, found.mean[:, found.names.index(label)]
+
+
+def _bin_rows(found: Scores, by: str, values: FloatArray) -> Iterator[dict[str, object]]:
+    """Scores of every label in bins of about equal numbers of stars."""
+    known = np.isfinite(values)
+    if not known.any():
+        return
+    edges = np.quantile(values[known], np.linspace(0, 1, _N_BINS + 1))
+    place = np.clip(np.searchsorted(edges[1:-1], values, side="right"), 0, _N_BINS - 1)
+    normal, inside = found.normal, found.inside(0.68)
+    for k in range(_N_BINS):
+        for i, label in enumerate(found.names):
+            here = known & (place == k) & np.isfinite(normal[:, i])
+            n = int(here.sum())
+            if n < 2:
+                continue
+            z, cover = normal[here, i], float(inside[here, i].mean())
+            sd = float(z.std(ddof=1))
+            yield {
+                "LABEL": label, "BY": by, "LOW": edges[k], "HIGH": edges[k + 1],
+                "CENTER": float(np.median(values[here])), "N": n,
+                "MEAN": float(z.mean()), "MEAN_SE": sd / np.sqrt(n),
+                "SD": sd, "SD_SE": sd / np.sqrt(2 * (n - 1)),
+                "COVER_68": cover, "COVER_68_SE": cover_error(cover, n),
+            }  # fmt: skip
