@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,9 +201,12 @@ def _open_table(path: Path) -> tuple[np.dtype[np.void], int, int]:
                 raise FileFormatError(f"{path}: its first extension is no table, so no allStar.")
             place = hdu.fileinfo()
             row, start, n_rows = _row_type(hdu, path), place["datLoc"], int(hdu.header["NAXIS2"])
-    except (OSError, IndexError, KeyError, ValueError, fits.VerifyError) as error:
+    except FileFormatError:
+        raise
+    except Exception as error:  # astropy raises of many kinds
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FileFormatError(
-            f"{path} cannot be read as an allStar FITS table ({type(error).__name__}: {error})."
+            f"{path} cannot be read as an allStar FITS table ({reason})."
         ) from error
     with path.open("rb") as source:
         if source.read(9) != b"SIMPLE  =":
@@ -213,14 +216,19 @@ def _open_table(path: Path) -> tuple[np.dtype[np.void], int, int]:
     return row, int(start), n_rows
 
 
-def _check_columns(path: Path, found: Iterable[str], labels: Sequence[str]) -> None:
+def _check_columns(path: Path, row: np.dtype[np.void], labels: Sequence[str]) -> None:
     """Raise where the file lacks a column that cannot be done without."""
-    names = list(found)
+    names = list(row.names or ())
     lacking = [name for name in _REQUIRED if name not in names]
     if lacking:
         raise FileFormatError(
             f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}; "
             "is it an allStar file?"
+        )
+    texts = [name for name in ("APOGEE_ID", "TELESCOPE", "FIELD") if row[name].kind != "S"]
+    if texts:
+        raise FileFormatError(
+            f"{path}: {', '.join(texts)} should hold text; is it an allStar file?"
         )
     for label in labels:
         if label not in names:
@@ -270,7 +278,7 @@ def read_allstar_rows(
     source = Path(path)
     row, start, n_rows = _open_table(source)
     found = row.names or ()
-    _check_columns(source, found, labels)
+    _check_columns(source, row, labels)
     wanted = [column for column in catalogue_columns(release, labels) if column.name in found]
     field_set = np.array([f.encode() for f in fields], dtype=np.bytes_)
     star_set = np.array([s.encode() for s in stars], dtype=np.bytes_)

@@ -165,7 +165,7 @@ class ArchiveCopy:
         missing = []
         for spectrum in spectra:
             try:
-                path = self.folder.joinpath(*spectrum.parts(self.release))
+                path = self._inside(spectrum.parts(self.release))
                 url = spectrum_url(self.root, self.release, spectrum)
             except DownloadError as error:
                 missing.append(MissingSpectrum(spectrum.star_id, "", str(error)))
@@ -173,6 +173,16 @@ class ArchiveCopy:
             size = estimate_bytes(self.release, spectrum.n_visits)
             jobs.setdefault(path, Job(spectrum, url, path, "", size))
         return list(jobs.values()), missing
+
+    def _inside(self, parts: Sequence[str]) -> Path:
+        """Path below the directory, whatever symbolic links there are on the way."""
+        path = self.folder.joinpath(*parts)
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise DownloadError(
+                f"{path.parent} leads out of {self.folder} by a symbolic link; "
+                "download into the folder that it leads to"
+            )
+        return path
 
     def _with_checksums(self, jobs: Sequence[Job]) -> list[Job]:
         """The same jobs with the checksums that the archive publishes, one list a field."""

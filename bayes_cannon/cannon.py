@@ -237,8 +237,9 @@ class Cannon:
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return _from_tree(tree)
-        except (KeyError, ValueError, InvalidDataError) as error:
-            raise FileFormatError(f"{path} lacks parts of a trained model ({error}).") from error
+        except Exception as error:  # whatever a strange file leads to
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FileFormatError(f"{path} lacks parts of a trained model ({reason}).") from error
 
 
 def _to_tree(cannon: Cannon) -> xr.DataTree:

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bayes_cannon._version import __version__
-from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FitError, LabelError
+from bayes_cannon.cli_errors import PlainFormatter, error_line, one_line
+from bayes_cannon.errors import (
+    BayesCannonError,
+    BayesCannonWarning,
+    FitError,
+    InvalidDataError,
+    LabelError,
+)
 
 if TYPE_CHECKING:
     from bayes_cannon.dataset import TrainingSet
@@ -32,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
@@ -63,9 +70,9 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say it.")
     ] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 
 @app.command()
@@ -127,7 +134,7 @@ def prepare(
             opened,
             label_names=names,
             cuts=Cuts(snr_min=snr_min, logg_max=logg_max, teff_max=teff_max, feh_min=feh_min),
-            bad_bits=int(bad_bits, 0) if bad_bits[:1].isdigit() else bad_bits,
+            bad_bits=_bits(bad_bits),
             continuum=ContinuumSettings(degree=degree),
             allow_missing_labels=missing_labels,
             progress=progress,
@@ -150,10 +157,22 @@ def _print_cuts(dataset: TrainingSet) -> None:
     OUT.print(table)
 
 
+def _bits(text: str) -> int | str:
+    """Bits of the mask: a number, or the name of a preset."""
+    if not text[:1].isdigit():
+        return text
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise InvalidDataError(
+            f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
+        ) from error
+
+
 def _factors(text: str) -> int | str:
     if text == "auto":
         return text
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise FitError(f"--factors takes a number or 'auto', not {text!r}.")
     return int(text)
 
@@ -201,7 +220,7 @@ def train(
     check_output(out, overwrite=overwrite)
     stars = TrainingSet.load(dataset)
     held_out: list[str] = []
-    if train_fraction < 1:
+    if train_fraction != 1:
         stars, rest = stars.split(train_fraction, seed=seed)
         held_out = rest.star_id.tolist()
     settings = TrainingSettings(
@@ -259,6 +278,7 @@ def infer(
     from bayes_cannon.cannon import Cannon
     from bayes_cannon.cli_inputs import spectra_to_infer
     from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.cores import available_cores
     from bayes_cannon.inference_settings import InferenceSettings
     from bayes_cannon.prior_files import read_priors
     from bayes_cannon.run import infer_run
@@ -274,7 +294,7 @@ def infer(
     with counting("stars") as progress, counting("corner plots") as drawing:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
-            corner=chosen, processes=min(4, os.cpu_count() or 1), overwrite=overwrite,
+            corner=chosen, processes=min(4, available_cores()), overwrite=overwrite,
             progress=progress, drawing=drawing,
         )  # fmt: skip
     s = run.summary
@@ -407,7 +427,7 @@ def demo(
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
     if issubclass(category, BayesCannonWarning):
-        typer.echo(f"warning: {message}", err=True)
+        typer.echo(one_line(f"warning: {message}"), err=True)
 
 
 def main() -> None:
@@ -415,11 +435,11 @@ def main() -> None:
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
-    except BayesCannonError as error:
-        typer.echo("error: " + " ".join(str(error).split()), err=True)
-        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(1)
+    except (BayesCannonError, OSError, MemoryError) as error:
+        typer.echo(error_line(error), err=True)
+        sys.exit(2)

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OUT", "counting", "downloading", "stages"]
 
-OUT = Console(highlight=False, soft_wrap=True)
+# Without markup: the name of a path or of a star may hold brackets.
+OUT = Console(highlight=False, soft_wrap=True, markup=False)
 _ERR = Console(stderr=True)
 _PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
 

@@ -15,7 +15,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.cuts import CutStep
-from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
+from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.labels import Labels
 from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.storage import read_tree, write_tree
@@ -181,8 +181,9 @@ class TrainingSet:
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return _from_tree(tree)
-        except (KeyError, TypeError, ValueError, InvalidDataError, LabelError) as error:
-            raise FileFormatError(f"{path} lacks parts of a training set ({error}).") from error
+        except Exception as error:  # whatever a strange file leads to
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
 
 
 def _to_tree(dataset: TrainingSet) -> xr.DataTree:

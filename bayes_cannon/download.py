@@ -34,6 +34,7 @@ from bayes_cannon.sdss import (
 )
 from bayes_cannon.skyserver import query_catalogue, query_url
 from bayes_cannon.spectra import name_some
+from bayes_cannon.storage import reason_of
 from bayes_cannon.transfer import DownloadProgress
 
 __all__ = ["DownloadReport", "MissingSpectrum", "download_survey"]
@@ -225,7 +226,7 @@ def _alone_in(folder: Path) -> Iterator[Path]:
         (folder / ".cache").mkdir(parents=True, exist_ok=True)
         lock = (folder / ".cache" / "lock").open("w")
     except OSError as error:
-        raise DownloadError(f"cannot write into {folder}: {error.strerror or error}.") from error
+        raise DownloadError(f"cannot write into {folder}: {reason_of(error)}.") from error
     with lock:
         if any(folder.glob("allStar*simulated*.fits")):
             raise DownloadError(f"{folder} holds a simulated survey; choose another directory.")
@@ -237,7 +238,12 @@ def _alone_in(folder: Path) -> Iterator[Path]:
             ) from None
         except OSError:
             logger.debug("%s is on a file system without locks", folder)
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            raise DownloadError(
+                f"cannot write into {folder}: {reason_of(error)}; what came is kept."
+            ) from error
 
 
 def _rows_of_file(path: str | os.PathLike[str], request: Request) -> Table:

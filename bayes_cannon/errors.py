@@ -47,7 +47,7 @@ class FitError(BayesCannonError):
 
 
 class OutputExistsError(BayesCannonError):
-    """An output path exists and overwriting was not asked for."""
+    """An output path exists and overwriting was not asked for, or it cannot be written."""
 
 
 class DownloadError(BayesCannonError):

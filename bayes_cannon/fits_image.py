@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.fitsfile import AGAIN, BLOCK, open_bytes, plain_size
 
-__all__ = ["FitsImage", "Header", "ImageFile", "open_images", "unscaled"]
+__all__ = ["FitsImage", "Header", "ImageFile", "open_images", "read_hdu", "unscaled"]
 
 _MOST_BLOCKS = 2000  # 72 000 cards; the headers of apStar files have at most some hundreds
 _TYPES = {8: "u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}
@@ -159,7 +159,7 @@ def open_images(path: str | os.PathLike[str], n_hdus: int) -> Iterator[ImageFile
         hdus: list[FitsImage] = []
         start = 0
         for number in range(n_hdus):
-            hdu = _read_hdu(source, stream, start, number)
+            hdu = read_hdu(source, stream, start, number)
             if size is not None and size < hdu.stop:
                 raise FileFormatError(
                     f"{source} is cut short: it has {size} bytes, and HDU {number} ends at "
@@ -170,7 +170,14 @@ def open_images(path: str | os.PathLike[str], n_hdus: int) -> Iterator[ImageFile
         yield ImageFile(source, stream, tuple(hdus))
 
 
-def _read_hdu(path: Path, stream: IO[bytes], start: int, number: int) -> FitsImage:
+def read_hdu(path: Path, stream: IO[bytes], start: int, number: int) -> FitsImage:
+    """Read the header of the HDU that begins at a byte, and work out where its data are.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no whole header, or it does not say what follows.
+    """
     content = _read_header(path, stream, start, number)
     header = Header(content)
     bits, n_axes = header.get("BITPIX"), header.get("NAXIS")

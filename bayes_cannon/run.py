@@ -30,6 +30,7 @@ from bayes_cannon.run_corners import corner_files, draw_corners
 from bayes_cannon.run_digest import digest_of_labels, fingerprint
 from bayes_cannon.run_store import RunStore, open_run
 from bayes_cannon.spectra import NormalizedSpectra, name_some
+from bayes_cannon.storage import told_writing
 
 __all__ = ["Run", "infer_run", "write_summary"]
 
@@ -103,7 +104,10 @@ def infer_run(
     LabelError
         If there is a prior of a label that the model lacks.
     OutputExistsError
-        If the folder holds something else or a different run, or another process writes it.
+        If the folder holds something else or a different run, cannot be written, or another
+        process writes it. What is done stays: the same call goes on.
+    FileFormatError
+        If the descriptions in a run that is there are damaged.
     """
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
@@ -116,7 +120,7 @@ def infer_run(
         digests=fingerprint(cannon, spectra, settings, priors, seed),
         simulated=spectra.simulated, overwrite=overwrite,
     )  # fmt: skip
-    with store:
+    with told_writing(store.folder), store:
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
         _sample(cannon, spectra, store, settings, priors, seed, progress)
@@ -164,26 +168,13 @@ def _sample(
                 progress(start + done, spectra.n_stars)
 
         parts = infer_blocks(
-            cannon, _rows(spectra, slice(start, store.blocks[numbers[-1]].stop)),
+            cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
             settings=settings, priors=priors, seed=seed, progress=tell,
         )  # fmt: skip
         began = time.monotonic()
         for number, part in zip(numbers, parts, strict=True):
             store.write(number, part, seconds=time.monotonic() - began)
             began = time.monotonic()
-
-
-def _rows(spectra: NormalizedSpectra, rows: slice) -> NormalizedSpectra:
-    """Some spectra that follow each other, without a copy of them."""
-    return NormalizedSpectra(
-        star_id=spectra.star_id[rows],
-        wavelength=spectra.wavelength,
-        flux=spectra.flux[rows],
-        ivar=spectra.ivar[rows],
-        snr=spectra.snr[rows],
-        chips=spectra.chips,
-        simulated=spectra.simulated,
-    )
 
 
 def _counts(table: Table) -> dict[str, Any]:

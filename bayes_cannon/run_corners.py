@@ -19,19 +19,26 @@ from bayes_cannon.run_store import open_run
 
 __all__ = ["corner_files", "draw_corners"]
 
+_LONGEST = 120
 _FEW = 8
 """Figures that are drawn before another process would have started."""
 
 
 def corner_files(star_id: Sequence[str], folder: Path) -> dict[str, Path]:
     """Path of the corner plot of each star, without signs that file systems dislike."""
-    plain = {s: "".join(c if c.isalnum() or c in "+-._" else "_" for c in s) for s in star_id}
+    plain = {star: _plain(star) for star in star_id}
     times = Counter(name.lower() for name in plain.values())
     numbered = {
         star: f"{name}-{number}" if times[name.lower()] > 1 else name
         for number, (star, name) in enumerate(plain.items(), 1)
     }
     return {star: folder / f"corner-{name}.png" for star, name in numbered.items()}
+
+
+def _plain(star: str) -> str:
+    """Name for files: no slashes or other odd signs, and short enough for any file system."""
+    name = "".join(c if c.isalnum() or c in "+-._" else "_" for c in star)
+    return name.encode()[:_LONGEST].decode(errors="ignore")
 
 
 def draw_corners(

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -54,8 +55,9 @@ class FolderLock:
             finally:
                 if self._file < 0:
                     os.close(file)
-        os.ftruncate(self._file, 0)
-        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+        with suppress(OSError):  # on a full disk the lock holds all the same
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
         return self
 
     def __exit__(
@@ -65,7 +67,8 @@ class FolderLock:
         traceback: TracebackType | None,
     ) -> None:
         """Remove the file and let the lock go."""
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.unlink()
         os.close(self._file)
         self._file = -1
 

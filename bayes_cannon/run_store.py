@@ -8,7 +8,6 @@ repeated. Only one block is in memory at a time.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import xarray as xr
@@ -25,15 +24,26 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
 from bayes_cannon.run_lock import LOCK_NAME, FolderLock
+from bayes_cannon.run_progress import (
+    block_files,
+    blocks_of,
+    common_files,
+    damaged_file,
+    mark_name,
+    read_json,
+    seconds_of,
+    sums_of,
+    write_json,
+)
+from bayes_cannon.run_read import FORMAT, FORMAT_VERSION, ZARR_FORMAT, datasets_of, open_run
+from bayes_cannon.spectra import name_some
+from bayes_cannon.storage import told_writing
 
 __all__ = ["RunStore", "open_run"]
 
-FORMAT = "bayes_cannon.run"
-FORMAT_VERSION = 1
 _OURS = {"posterior.zarr", "progress", "figures", "summary.json", "catalogue.fits",
          "catalogue.ecsv", "report.html", LOCK_NAME}  # fmt: skip
 _LEFT = ("*.part", "progress/*.part", "figures/.*.part.*", "posterior.zarr/**/*.partial")
-_ZARR: Final = 2  # Format 3 has no specification of arrays of text.
 
 
 class RunStore:
@@ -73,7 +83,7 @@ class RunStore:
     ) -> None:
         self.folder = Path(folder)
         self.star_id, self.simulated = star_id, simulated
-        self.blocks = _blocks(len(star_id), block_size)
+        self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
         self._lock = ExitStack()
 
@@ -85,26 +95,23 @@ class RunStore:
     @property
     def pending(self) -> list[int]:
         """Numbers of the blocks that are not complete on disk."""
-        return [b for b in range(len(self.blocks)) if _seconds(self._mark(b)) is None]
+        return [b for b in range(len(self.blocks)) if seconds_of(self._mark(b)) is None]
 
     @property
     def seconds(self) -> list[float]:
         """Seconds that each complete block took, whenever it was done."""
-        marks = (_seconds(self._mark(b)) for b in range(len(self.blocks)))
+        marks = (seconds_of(self._mark(b)) for b in range(len(self.blocks)))
         return [seconds for seconds in marks if seconds is not None]
 
     def __enter__(self) -> Self:
         """Lock the folder and make it ready."""
         self._refuse_others()
-        try:
+        with told_writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock as stack:
                 stack.enter_context(FolderLock(self.folder))
                 self._make_ready()
                 self._lock = stack.pop_all()
-        except (OSError, shutil.Error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise OutputExistsError(f"cannot write {self.folder}: {reason}.") from error
         return self
 
     def __exit__(
@@ -115,25 +122,38 @@ class RunStore:
     ) -> None:
         """Let the folder go; one in which nothing was done is removed."""
         if not self._layout.exists():
-            (self._progress / "run.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
+                (self._progress / "run.json").unlink(missing_ok=True)
                 self._progress.rmdir()
         self._lock.close()
         with suppress(OSError):
             self.folder.rmdir()
 
     def write(self, block: int, tree: xr.DataTree, *, seconds: float = 0.0) -> None:
-        """Write the result of one block, then note it as done with the seconds it took."""
-        if _read_json(self._layout) is None:
-            self._lay_out(tree)
-        region = {"star": self.blocks[block]}
-        for name, dataset in _datasets(tree).items():
-            if "star" in dataset.dims:
-                fixed = [v for v in dataset.variables if "star" not in dataset[v].dims]
-                dataset.drop_vars([*fixed, "star"]).to_zarr(
-                    self.path, group=name, region=region, zarr_format=_ZARR, consolidated=False
-                )
-        _write_json(self._mark(block), {"seconds": round(seconds, 4)})
+        """Write the result of one block, then note it as done with the seconds it took.
+
+        Raises
+        ------
+        OutputExistsError
+            If it cannot be written; blocks that are done stay done.
+        """
+        with told_writing(self.folder):
+            if read_json(self._layout) is None:
+                self._lay_out(tree)
+            region = {"star": self.blocks[block]}
+            for name, dataset in datasets_of(tree).items():
+                if "star" in dataset.dims:
+                    fixed = [v for v in dataset.variables if "star" not in dataset[v].dims]
+                    dataset.drop_vars([*fixed, "star"]).to_zarr(
+                        self.path,
+                        group=name,
+                        region=region,
+                        zarr_format=ZARR_FORMAT,
+                        consolidated=False,
+                    )
+            sums = sums_of(self.path, block_files(self.path, block))
+            write_json(self._mark(block), {"seconds": round(seconds, 4), "files": sums})
 
     @property
     def _progress(self) -> Path:
@@ -144,7 +164,7 @@ class RunStore:
         return self._progress / "layout"
 
     def _mark(self, block: int) -> Path:
-        return self._progress / f"{block:06d}"
+        return self._progress / mark_name(block)
 
     def _refuse_others(self) -> None:
         """Raise if the folder is there and is not a run, or not of these digests."""
@@ -153,13 +173,14 @@ class RunStore:
         if not self.folder.is_dir():
             raise OutputExistsError(f"{self.folder} is a file; choose another path for the run.")
         entries = {p.name for p in self.folder.iterdir()} - {LOCK_NAME}
-        known = _read_json(self._progress / "run.json")
-        if known is None and entries and not (self._overwrite and self._looks_like_run(entries)):
+        known = read_json(self._progress / "run.json")
+        nothing = entries <= {"progress"} and self._has_no_progress()
+        if known is None and not (nothing or (self._overwrite and self._looks_like_run(entries))):
             raise OutputExistsError(
                 f"{self.folder} is not empty and holds no run that can go on; choose another "
                 "path, or pass --overwrite if it is an old run."
             )
-        if known is None or self._overwrite or _read_json(self._layout) is None:
+        if known is None or self._overwrite or read_json(self._layout) is None:
             return
         other = [k for k in self._digests if known.get(k) != self._digests[k]]
         if other:
@@ -167,6 +188,12 @@ class RunStore:
                 f"{self.folder} holds a run with other {', '.join(other)}; choose another path or "
                 "pass --overwrite."
             )
+
+    def _has_no_progress(self) -> bool:
+        """Whether a process was cut off before it noted what the run is of."""
+        if not self._progress.is_dir():
+            return not self._progress.exists()
+        return {p.name for p in self._progress.iterdir()} <= {"run.json", "run.json.part"}
 
     def _looks_like_run(self, entries: set[str]) -> bool:
         hidden = {e for e in entries if e.startswith(".")}
@@ -177,18 +204,38 @@ class RunStore:
         self._refuse_others()
         if self._overwrite:
             self._clear()
-        for left in (
-            "*.part",
-            "progress/*.part",
-            "figures/.*.part.*",
-            "posterior.zarr/**/*.partial",
-        ):
-            for path in self.folder.glob(left):
+        for pattern in _LEFT:
+            for path in self.folder.glob(pattern):
                 path.unlink()
         self._progress.mkdir(exist_ok=True)
         head = self._progress / "run.json"
-        if _read_json(self._layout) is None:
-            _write_json(head, self._digests)
+        if read_json(self._layout) is None:
+            write_json(head, self._digests)
+        else:
+            self._forget_damaged()
+
+    def _forget_damaged(self) -> None:
+        """Have blocks done again whose files were damaged or lost since."""
+        if file := damaged_file(self.path, read_json(self._layout), whole=True):
+            raise FileFormatError(
+                f"{self.path / file} is damaged or lost; put it back from a copy, or pass "
+                "--overwrite to do all stars again."
+            )
+        marks = [(b, self._mark(b)) for b in range(len(self.blocks))]
+        hurt = [
+            (b, mark) for b, mark in marks if damaged_file(self.path, read_json(mark), whole=True)
+        ]
+        if not hurt:
+            return
+        stars = np.concatenate([self.star_id[self.blocks[b]] for b, _ in hurt])
+        for _, mark in hurt:
+            mark.unlink()
+        warnings.warn(
+            f"the posteriors of {stars.size} stars ({name_some(stars)}) in {self.path} were "
+            "damaged or lost; they are done again.",
+            BayesCannonWarning,
+            stacklevel=5,
+        )
 
     def _clear(self) -> None:
         # The marks go first, so that a process killed here leaves no mark without its data.
@@ -204,10 +251,10 @@ class RunStore:
         shutil.rmtree(self.path, ignore_errors=True)
         head = {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
         xr.Dataset(attrs=head).to_zarr(
-            self.path, mode="w", zarr_format=_ZARR, consolidated=False
+            self.path, mode="w", zarr_format=ZARR_FORMAT, consolidated=False
         )  # fmt: skip
         chunk = max(rows.stop - rows.start for rows in self.blocks)
-        for name, dataset in _datasets(tree).items():
+        for name, dataset in datasets_of(tree).items():
             dataset.attrs["variables"] = [str(v) for v in dataset.data_vars]
             if name.endswith("posterior"):
                 dataset.attrs["simulated"] = self._flag
@@ -218,12 +265,13 @@ class RunStore:
                 if a.ndim and v != "star"
             }
             dataset.drop_vars("star", errors="ignore").to_zarr(
-                self.path, group=name, mode="a", zarr_format=_ZARR, encoding=encoding,
+                self.path, group=name, mode="a", zarr_format=ZARR_FORMAT, encoding=encoding,
                 consolidated=False,
             )  # fmt: skip
             if "star" in dataset.dims:
                 self._stretch(name, dataset.attrs)
-        _write_json(self._layout, {"n_stars": len(self.star_id), "block_size": chunk})
+        sums = sums_of(self.path, common_files(self.path))
+        write_json(self._layout, {"n_stars": len(self.star_id), "block_size": chunk, "files": sums})
 
     @property
     def _flag(self) -> int:
@@ -231,112 +279,12 @@ class RunStore:
 
     def _stretch(self, name: str, attrs: dict[Any, Any]) -> None:
         """Give the arrays of a group room for all stars, and the stars' ids."""
-        group = zarr.open_group(self.path, mode="r+", path=name, zarr_format=_ZARR)
+        group = zarr.open_group(self.path, mode="r+", path=name, zarr_format=ZARR_FORMAT)
         for _, array in group.arrays():
             dims = cast("list[str]", array.attrs["_ARRAY_DIMENSIONS"])
             if "star" in dims:
                 shape = zip(dims, array.shape, strict=True)
                 array.resize(tuple(len(self.star_id) if d == "star" else n for d, n in shape))
         xr.Dataset(coords={"star": self.star_id}, attrs=attrs).to_zarr(
-            self.path, group=name, mode="a", zarr_format=_ZARR, consolidated=False
+            self.path, group=name, mode="a", zarr_format=ZARR_FORMAT, consolidated=False
         )
-
-
-def _blocks(n_stars: int, size: int) -> list[slice]:
-    return [slice(a, min(a + size, n_stars)) for a in range(0, n_stars, size)]
-
-
-def _datasets(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    return {str(name): node.to_dataset() for name, node in tree.children.items()}
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """What a file of the run's progress holds; None where it is absent or damaged."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _seconds(mark: Path) -> float | None:
-    """Seconds that a block took; None where it is not done."""
-    content = _read_json(mark)
-    return None if content is None else float(content["seconds"])
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
-
-
-def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
-    """Open the posteriors of a run, read lazily.
-
-    Parameters
-    ----------
-    folder
-        The run's directory.
-
-    Returns
-    -------
-    xarray.DataTree
-        Groups ``posterior``, ``star_stats``, ``constant_data`` and, of NUTS, ``sample_stats``;
-        dims chain, draw, star. ``tree.sel(star=...)`` gives one star, ready for ArviZ. Of a run
-        that is not finished: the stars that are done, with a warning.
-
-    Raises
-    ------
-    FileFormatError
-        If there is no run, or it is damaged or of a newer format.
-    """
-    path = Path(folder) / "posterior.zarr"
-    if not path.exists():
-        raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
-    try:
-        tree = xr.open_datatree(path, engine="zarr", consolidated=False)
-        groups = {name: _in_order(dataset) for name, dataset in _datasets(tree).items()}
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} cannot be read ({type(error).__name__}); make the run again."
-        ) from error
-    if tree.attrs.get("format") != FORMAT:
-        raise FileFormatError(f"{path} is not a run of bayes_cannon.")
-    if int(tree.attrs["format_version"]) > FORMAT_VERSION:
-        raise FileFormatError(f"{path} has a newer format; upgrade bayes_cannon to read it.")
-    ordered = xr.DataTree.from_dict(groups)
-    ordered.attrs.update(tree.attrs)
-    return _only_done(ordered, Path(folder))
-
-
-def _in_order(dataset: xr.Dataset) -> xr.Dataset:
-    """Variables in the order in which they were written; a Zarr store does not keep it."""
-    names: list[Any] = list(dataset.attrs.pop("variables", dataset.data_vars))
-    return dataset[names]
-
-
-def _only_done(tree: xr.DataTree, folder: Path) -> xr.DataTree:
-    """Leave out the stars of blocks that are not done."""
-    progress = folder / "progress"
-    if not progress.exists():
-        return tree
-    layout = _read_json(progress / "layout")
-    if layout is None:
-        raise FileFormatError(f"no star of {folder} is done yet; run the same command again.")
-    n_stars = int(layout["n_stars"])
-    done = np.zeros(n_stars, dtype=np.bool_)
-    for number, block in enumerate(_blocks(n_stars, int(layout["block_size"]))):
-        done[block] = _seconds(progress / f"{number:06d}") is not None
-    if done.all():
-        return tree
-    warnings.warn(
-        f"{folder} is not finished: {done.sum()} of {n_stars} stars are here; the same command "
-        "goes on with it.",
-        BayesCannonWarning,
-        stacklevel=3,
-    )
-    return tree.isel(star=np.flatnonzero(done))

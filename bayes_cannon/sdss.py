@@ -178,10 +178,10 @@ def check_part(part: str) -> str:
     Raises
     ------
     DownloadError
-        If it is empty, ``.`` or ``..``, too long, or holds a slash, NUL or control character.
+        If it is empty, ``.`` or ``..``, too long, or holds a slash or a sign that is not printed.
     """
-    unsafe = part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 200
-    if unsafe or any(c in "/\\\x7f" or ord(c) < 32 for c in part):
+    unsafe = part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 120
+    if unsafe or not part.isprintable() or any(c in "/\\" for c in part):
         raise DownloadError(f"{part!r} cannot be a name in a path; the catalogue row is damaged.")
     return part
 

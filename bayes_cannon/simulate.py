@@ -6,7 +6,6 @@ invented, and every file says so (`SIMULATE = T` and HISTORY cards).
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from bayes_cannon.simulated_files import write_apstar
 from bayes_cannon.simulated_stars import SimulatedStar, draw_survey
 from bayes_cannon.simulation_settings import SimulationSettings, settings_as_text
 from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.storage import part_path, sweep_parts, told_writing
 from bayes_cannon.telescope import BAD_ERROR, InstrumentSettings, expose
 
 __all__ = [
@@ -83,7 +83,8 @@ def simulate_survey(
     Raises
     ------
     OutputExistsError
-        If `out` exists and `overwrite` is False, or if it is not a simulated survey.
+        If `out` exists and `overwrite` is False, if it is not a simulated survey, or if it cannot
+        be written.
     InvalidDataError
         If the library does not have `n_stars` stars.
     """
@@ -92,19 +93,23 @@ def simulate_survey(
     library = load_library()
     stars = draw_survey(library, n_stars, seed=seed, settings=settings)
     history = [MARK, f"seed={seed}, n_stars={n_stars}, {settings_as_text(settings)}"]
-    part = out.parent / f".{out.name}.{os.getpid()}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        measured = _write_spectra(part, stars, library, settings.instrument, progress)
-        scale = settings.label_error_scale
-        table = allstar_hdus(stars[:-1], measured[:-1], library, error_scale=scale, history=history)
-        table.writeto(part / _CATALOGUE)
-        truth = truth_table(stars, measured, library, error_scale=scale, history=history)
-        truth.write(part / _TRUTH, format="ascii.ecsv")
-        _move(part, out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    part = part_path(out)
+    with told_writing(out):
+        for left in (part, *sweep_parts(out)):
+            shutil.rmtree(left, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            measured = _write_spectra(part, stars, library, settings.instrument, progress)
+            scale = settings.label_error_scale
+            table = allstar_hdus(
+                stars[:-1], measured[:-1], library, error_scale=scale, history=history
+            )
+            table.writeto(part / _CATALOGUE)
+            truth = truth_table(stars, measured, library, error_scale=scale, history=history)
+            truth.write(part / _TRUTH, format="ascii.ecsv")
+            _move(part, out, overwrite=overwrite)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return out
 
 
@@ -160,9 +165,13 @@ def _write_spectra(
     return measured
 
 
-def _move(part: Path, out: Path) -> None:
+def _move(part: Path, out: Path, *, overwrite: bool) -> None:
     """Put the finished folder in its place; what was there is removed last."""
     old = part.with_suffix(".old")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{out} was written by another process meanwhile; choose another folder."
+        )
     if out.exists():
         out.rename(old)
     try:

@@ -17,7 +17,7 @@ import html
 import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from astropy.table import Table
@@ -96,10 +96,19 @@ def _column(column: CatalogueColumn, texts: Sequence[str]) -> NDArray[np.generic
         if column.kind == "i":
             return np.array([int(text) for text in filled], dtype=np.int64)
         return np.array(filled, dtype=np.float64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise DownloadError(
-            f"SkyServer sent something that is no number in column {column.name}: {error}."
+            f"SkyServer sent something that is no number in column {column.name}: "
+            f"{_first_line(str(error))}."
         ) from None
+
+
+def _records(text: str) -> Iterator[list[str]]:
+    """Rows of comma-separated values."""
+    try:
+        yield from csv.reader(io.StringIO(text))
+    except csv.Error as error:
+        raise DownloadError(f"SkyServer's answer is garbled ({error}); try again.") from error
 
 
 def parse_rows(text: str, columns: Sequence[CatalogueColumn]) -> dict[str, NDArray[np.generic]]:
@@ -122,7 +131,7 @@ def parse_rows(text: str, columns: Sequence[CatalogueColumn]) -> dict[str, NDArr
     lines = text.lstrip("\ufeff \r\n").splitlines()
     body = lines[1:] if lines and lines[0].startswith("#") else lines
     names = [column.sql.rpartition(".")[2].strip("[]") for column in columns]
-    header = next(csv.reader(body[:1]), [])
+    header = next(_records("\n".join(body[:1])), [])
     if [name.strip().lower() for name in header] != names:
         said = _first_line(text)
         if _NOTHING.search(said) and len(lines) <= 3:
@@ -130,7 +139,7 @@ def parse_rows(text: str, columns: Sequence[CatalogueColumn]) -> dict[str, NDArr
         if _BUSY.search(said):
             raise _BusyError(f"SkyServer is busy: {said}")
         raise DownloadError(f"SkyServer answered with no table but with: {said}")
-    rows = [row for row in csv.reader(io.StringIO("\n".join(body[1:]))) if row]
+    rows = [row for row in _records("\n".join(body[1:])) if row]
     if len(rows) >= _ROW_CAP:
         raise DownloadError(
             f"SkyServer sent {len(rows)} rows, the most that it ever sends; ask for fewer fields, "

@@ -106,8 +106,11 @@ class _Spectra:
         stars
             Integer indices, a boolean mask of shape (n_stars,), or star ids.
         """
-        index = self.index_of(stars)
-        return self._replace_rows(index)
+        return self._of_rows(self.index_of(stars))
+
+    def rows(self, rows: slice) -> Self:
+        """Return spectra that follow each other; pixels are not copied."""
+        return self._of_rows(rows)
 
     def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
         """Return the row numbers of ids, of a mask, or of indices (checked)."""
@@ -129,7 +132,7 @@ class _Spectra:
             raise InvalidDataError(f"a mask of stars must have shape ({self.n_stars},).")
         return np.arange(self.n_stars)[array]
 
-    def _replace_rows(self, index: NDArray[np.intp]) -> Self:
+    def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
         return type(self)(
             star_id=self.star_id[index],
             wavelength=self.wavelength,

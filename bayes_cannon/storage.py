@@ -1,17 +1,30 @@
-"""NetCDF files of the package: a format name, a version, and all or nothing on disk."""
+"""Files of the package: all or nothing on disk, and for NetCDF a format name and a version."""
 
 from __future__ import annotations
 
+import errno
+import io
 import os
-import shutil
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
+from bayes_cannon.digests import ContentDigest
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 
-__all__ = ["check_output", "read_tree", "write_atomically", "write_tree"]
+__all__ = [
+    "check_output", "part_path", "read_tree", "reason_of", "sweep_parts", "told_writing",
+    "write_atomically", "write_tree",
+]  # fmt: skip
+
+_DIGEST = "content_sha256"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+_LONGEST = 100
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -20,9 +33,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     Raises
     ------
     OutputExistsError
-        If `path` exists and `overwrite` is false, or is not writable.
+        If `path` exists and `overwrite` is false, is a folder, or is not writable.
     """
     target = Path(path)
+    if target.is_dir():
+        raise OutputExistsError(f"{target} is a folder; choose another path for the file.")
     if target.exists() and not overwrite:
         raise OutputExistsError(f"{target} exists; choose another path or pass --overwrite.")
     folder = target.parent
@@ -33,23 +48,176 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     return target
 
 
+@contextmanager
+def told_writing(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the operating system says of a failed write into an error with a remedy.
+
+    Raises
+    ------
+    OutputExistsError
+        In place of every `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputExistsError(f"cannot write {target}: {reason_of(error)}.") from error
+
+
+def reason_of(error: OSError) -> str:
+    """Say why something could not be written, and what to do about it."""
+    said = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+    if error.errno in _FULL:
+        return f"{said}; make space, then run the same command again"
+    if error.errno in _FORBIDDEN:
+        return f"{said}; choose another path"
+    return said
+
+
+def part_path(target: Path) -> Path:
+    """Path beside `target` for what is being written; it names the machine and the process."""
+    return target.with_name(f"{_part_start(target)}{_host()}-{os.getpid()}.part")
+
+
+def sweep_parts(target: Path) -> list[Path]:
+    """Find what processes that were killed have left of `target`, oldest name first.
+
+    Only what a process of this machine wrote that is no more counts.
+    """
+    pattern = re.compile(re.escape(f"{_part_start(target)}{_host()}-") + r"(\d+)\.part")
+    with suppress(OSError):
+        matches = [(pattern.fullmatch(p.name), p) for p in sorted(target.parent.iterdir())]
+        return [path for match, path in matches if match and not _is_alive(int(match[1]))]
+    return []
+
+
+def _part_start(target: Path) -> str:
+    return f".{target.name.encode()[:_LONGEST].decode(errors='ignore')}."
+
+
+def _host() -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", os.uname().nodename)[:40]
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
 def write_atomically(
     path: str | os.PathLike[str], write: Callable[[Path], None], *, overwrite: bool
 ) -> Path:
-    """Have `write` fill a ``.part`` file beside `path`, then rename it; all or nothing."""
+    """Have `write` fill a ``.part`` file beside `path`, then give it its name; all or nothing.
+
+    The content is on the disk before the file has its name. What killed processes left of the
+    same file is removed.
+
+    Raises
+    ------
+    OutputExistsError
+        If `path` exists and `overwrite` is false, also where another process made it meanwhile;
+        or if it cannot be written.
+    """
     target = check_output(path, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        write(part)
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        os.replace(part, target)
-    except OSError as error:
-        raise OutputExistsError(f"cannot write {target}: {error.strerror or error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+    part = part_path(target)
+    with told_writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left in sweep_parts(target):
+            left.unlink(missing_ok=True)
+        try:
+            write(part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            _name(part, target, overwrite=overwrite)
+        finally:
+            with suppress(OSError):
+                part.unlink()
     return target
+
+
+def _name(part: Path, target: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name; what another process wrote meanwhile is not replaced."""
+    if not overwrite:
+        try:
+            os.link(part, target)
+            return
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            if not target.exists():
+                os.replace(part, target)
+                return
+        raise OutputExistsError(
+            f"{target} was written by another process meanwhile; choose another path or pass "
+            "--overwrite."
+        )
+    os.replace(part, target)
+
+
+class _Sink(io.RawIOBase):
+    """An unbuffered file for HDF5 that remembers the first failed write and goes on as if fine.
+
+    HDF5 cannot close a file after a failed write: it ends the whole process by a segmentation
+    fault. Here it never hears of one, and the writer asks for `failure` at the end.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb+", buffering=0)
+        self._place = self._end = 0
+        self.failure: OSError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
+        self._place = start + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        content = os.pread(self._file.fileno(), len(memoryview(buffer)), self._place)
+        memoryview(buffer)[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+    def write(self, content: Any) -> int:
+        left = memoryview(content).cast("B")
+        size, place = len(left), self._place
+        try:
+            while self.failure is None and len(left):
+                done = os.pwrite(self._file.fileno(), left, place)
+                left, place = left[done:], place + done
+        except OSError as error:
+            self.failure = error
+        self._place += size
+        self._end = max(self._end, self._place)
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._place if size is None else size
+        try:
+            if self.failure is None:
+                os.ftruncate(self._file.fileno(), self._end)
+        except OSError as error:
+            self.failure = error
+        return self._end
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def write_tree(
@@ -60,8 +228,16 @@ def write_tree(
     version: int,
     overwrite: bool = False,
 ) -> Path:
-    """Write a DataTree as NetCDF-4 with its format and version in the root attributes."""
-    tree.attrs.update(format=format_name, format_version=version)
+    """Write a DataTree as NetCDF-4; the root's attributes hold format, version and a digest.
+
+    Raises
+    ------
+    OutputExistsError
+        As `write_atomically`.
+    """
+    digest = ContentDigest()
+    digest.tree(tree)
+    tree.attrs.update({"format": format_name, "format_version": version, _DIGEST: digest.hex})
     encoding = {
         node.path: {
             str(name): {"zlib": True, "complevel": 1, "shuffle": True}
@@ -72,7 +248,17 @@ def write_tree(
     }
 
     def write(part: Path) -> None:
-        tree.to_netcdf(part, engine="h5netcdf", encoding=encoding)
+        part.unlink(missing_ok=True)
+        sink = _Sink(part)
+        try:
+            tree.to_netcdf(sink, engine="h5netcdf", encoding=encoding)
+        except Exception:
+            if sink.failure is None:
+                raise
+        finally:
+            sink.close()
+        if sink.failure is not None:
+            raise sink.failure
 
     return write_atomically(path, write, overwrite=overwrite)
 
@@ -99,9 +285,23 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
     found = tree.attrs.get("format")
     if found != format_name:
         raise FileFormatError(f"{source} holds {found or 'something else'}, not {format_name}.")
-    if int(tree.attrs.get("format_version", 0)) > version:
+    if _version(tree) > version:
         raise FileFormatError(
             f"{source} has format version {tree.attrs['format_version']}, newer than {version}; "
             "upgrade bayes_cannon to read it."
         )
+    written = tree.attrs.pop(_DIGEST, None)
+    digest = ContentDigest()
+    digest.tree(tree)
+    if written not in (None, digest.hex):
+        raise FileFormatError(
+            f"{source} is damaged: it does not hold what was written into it; make it again."
+        )
     return tree
+
+
+def _version(tree: xr.DataTree) -> int:
+    try:
+        return int(tree.attrs.get("format_version", 0))
+    except (TypeError, ValueError):
+        return 0

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from astropy.io import fits
-
+from bayes_cannon.errors import FileFormatError
 from bayes_cannon.fetch import FetchedFile, fetch_file
+from bayes_cannon.fits_image import read_hdu
+from bayes_cannon.fitsfile import BLOCK
 from bayes_cannon.http_client import FetchError, HttpClient, Stopped
 from bayes_cannon.sdss import Spectrum
 
@@ -21,7 +22,6 @@ __all__ = ["DownloadProgress", "Job", "Outcome", "check_spectrum", "expected_byt
 
 logger = logging.getLogger(__name__)
 
-_BLOCK = 2880
 _N_PIXELS = 8575
 _HEADS = 16
 _TICK = 0.2
@@ -101,31 +101,20 @@ def check_spectrum(path: Path) -> str:
         if not start.startswith(b"SIMPLE  ="):
             page = b"<html" in start.lower() or b"<!doctype" in start.lower()
             return "an HTML page came in place of a FITS file" if page else "not a FITS file"
-        source.seek(0)
-        n_hdus = 0
-        while source.tell() < size:
+        place = n_hdus = 0
+        while place < size:
             try:
-                header = fits.Header.fromfile(source)
-                end = source.tell() + _data_bytes(header)
-            except (OSError, EOFError, ValueError, KeyError, TypeError, fits.VerifyError) as error:
-                return f"damaged FITS header in extension {n_hdus} ({error})"
-            if end > size:
+                hdu = read_hdu(path, source, place, n_hdus)
+            except FileFormatError:
+                return f"damaged FITS header in extension {n_hdus}"
+            place = -(-hdu.stop // BLOCK) * BLOCK
+            if place > size:
                 return f"FITS file cut short in extension {n_hdus}"
-            if n_hdus == 1 and header.get("NAXIS1") != _N_PIXELS:
-                return f"not an apStar file: {header.get('NAXIS1')} pixels, not {_N_PIXELS}"
-            source.seek(end)
+            if n_hdus == 1 and hdu.shape[-1:] != (_N_PIXELS,):
+                found = hdu.shape[-1] if hdu.shape else 0
+                return f"not an apStar file: {found} pixels, not {_N_PIXELS}"
             n_hdus += 1
     return "" if n_hdus > 1 else "not an apStar file: no extension"
-
-
-def _data_bytes(header: fits.Header) -> int:
-    """Length of the data behind a FITS header, padded to whole blocks."""
-    n_axes = int(header["NAXIS"])
-    if n_axes == 0:
-        return 0
-    values = math.prod(int(header[f"NAXIS{i + 1}"]) for i in range(n_axes))
-    values = int(header.get("GCOUNT", 1)) * (int(header.get("PCOUNT", 0)) + values)
-    return -(-abs(int(header["BITPIX"])) // 8 * values // _BLOCK) * _BLOCK
 
 
 def expected_bytes(jobs: Sequence[Job], client: HttpClient) -> int:

@@ -528,7 +528,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.replace", full_disk)
+    monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OutputExistsError, match="No space left"):
         made(["a"]).save(tmp_path / "d.nc")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -572,6 +572,7 @@ def test_load_refuses_files_that_lack_parts(tmp_path: Path, name: str) -> None:
     path = made(["a"]).save(tmp_path / "d.nc")
     with h5py.File(path, "r+") as file:
         del file[name]
+        del file.attrs["content_sha256"]  # as files without it were written
     with pytest.raises(FileFormatError, match="lacks parts of a training set"):
         TrainingSet.load(path)
 
@@ -580,5 +581,6 @@ def test_load_refuses_values_that_cannot_be(tmp_path: Path) -> None:
     path = made(["a", "b"]).save(tmp_path / "d.nc")
     with h5py.File(path, "r+") as file:
         file["ivar"][0, 0] = -1
+        del file.attrs["content_sha256"]  # as files without it were written
     with pytest.raises(FileFormatError, match=r"lacks parts.*negative ivar"):
         TrainingSet.load(path)

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advi_step",
         "air",
         "bits",
+        "cli_errors",
         "download_manifest",
         "fitsfile",
         "http_client",
