@@ -9,14 +9,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex, label_unit
 
 __all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
-           "label_text", "mark_lines", "new_axes", "new_figure", "row_of", "title_of", "with_gaps",
-           "within"]  # fmt: skip
+           "corner_grid", "label_text", "mark_lines", "new_axes", "new_figure", "row_of",
+           "title_of", "with_gaps", "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -44,6 +45,57 @@ def title_of(text: str, *, simulated: bool) -> str:
 def label_text(name: str, unit: str | None = None) -> str:
     """Name and unit of a label, for an axis."""
     return f"{label_tex(name)} ({unit or label_unit(name)})"
+
+
+def corner_grid(
+    texts: Sequence[str], limits: Sequence[tuple[float, float]], *, side: float = 0.0
+) -> tuple[Figure, NDArray[np.object_]]:
+    """Figure and axes of a corner plot, shape (n, n): the upper triangle is invisible.
+
+    Parameters
+    ----------
+    texts
+        Name and unit of each quantity.
+    limits
+        Range of each quantity.
+    side
+        Room left to the right of the panels, inches.
+    """
+    n = len(texts)
+    panel, left, below, above = 1.95, 0.85, 0.85, 0.95
+    width, height = left + panel * n + 0.2 + side, below + panel * n + above
+    figure = plt.figure(figsize=(width, height))
+    # A fixed grid, as titles may stand in the empty half: constrained layout would make room.
+    grid = figure.add_gridspec(
+        n, n, wspace=0.07, hspace=0.07, left=left / width, right=1 - (0.2 + side) / width,
+        bottom=below / height, top=1 - above / height,
+    )  # fmt: skip
+    axes = np.asarray(grid.subplots(squeeze=False), dtype=object)
+    for i in range(n):
+        for k in range(n):
+            ax = axes[i, k]
+            if k > i:
+                ax.set_visible(False)
+                continue
+            ax.set_xlim(limits[k])
+            ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
+            ax.tick_params(labelsize=9)
+            if i == n - 1:
+                ax.set_xlabel(texts[k], fontsize=11)
+                ax.tick_params(axis="x", rotation=45)
+            else:
+                ax.tick_params(axis="x", labelbottom=False)
+            if k == i:
+                ax.set_yticks([])
+                continue
+            ax.set_ylim(limits[i])
+            ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
+            if k == 0:
+                ax.set_ylabel(texts[i], fontsize=11)
+            else:
+                ax.tick_params(axis="y", labelleft=False)
+    figure.align_labels()
+    return figure, axes
 
 
 def with_gaps(

@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import corner
-import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.labels import Labels, label_tex, label_unit
-from bayes_cannon.plots_common import BLACK, BLUE, GREEN, ORANGE, label_text, row_of, title_of
+from bayes_cannon.mass_contours import mass_contours
+from bayes_cannon.plots_common import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    corner_grid,
+    label_text,
+    row_of,
+    title_of,
+)
 from bayes_cannon.posterior_moments import is_simulated, posterior_names
 
 __all__ = ["plot_corner"]
 
 FloatArray = NDArray[np.float64]
-_LEVELS = (1 - np.exp(-0.5), 1 - np.exp(-2.0))
-"""Mass inside one and two sigma of a Gaussian of two dimensions: 39 % and 86 %."""
+_N_BINS = 28
+_FEW = 3
+"""Labels from which on the empty half of the figure has room for the legend."""
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How one kind of posterior is drawn."""
+
+    name: str
+    color: str
+    lines: str
+    fill: float
+
+
+_STYLES = {
+    "posterior": _Style("formal", BLUE, "--", 0.0),
+    "calibrated_posterior": _Style("calibrated", ORANGE, "-", 0.25),
+}
 
 
 def _draws(result: xr.DataTree, group: str, names: Sequence[str], star: str) -> FloatArray:
@@ -46,8 +73,9 @@ def plot_corner(
 ) -> Figure:
     """Corner plot of one star: formal and, where there is one, calibrated posterior.
 
-    Contours hold 39 and 86 % of the mass (one and two sigma in two dimensions); dashed lines are
-    the 16, 50 and 84 % quantiles, which the titles give too.
+    Contours hold 39 and 86 % of the draws (one and two sigma in two dimensions); each posterior
+    has bins of its own, made for its width. On the diagonal both are densities of the same area;
+    the numbers are median and 16 to 84 % interval, which dotted lines show.
 
     Parameters
     ----------
@@ -56,7 +84,7 @@ def plot_corner(
     star
         Its id.
     truth
-        True labels, shape (n_labels,), in the order of `names`.
+        True labels, shape (n_labels,), in the order of `names`; NaN where unknown.
     aspcap
         The catalogue's labels, with errors, of a set of stars that holds this one.
     names
@@ -73,27 +101,34 @@ def plot_corner(
     names = list(known if names is None else names)
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the result has {', '.join(known)}.")
-    kinds = ["posterior"] + ["calibrated_posterior"] * ("calibrated_posterior" in result.children)
+    kinds = [kind for kind in _STYLES if kind in result.children]
     samples = {kind: _draws(result, kind, names, star) for kind in kinds}
     true = None if truth is None else np.asarray(truth, dtype=np.float64)
     if true is not None and true.shape != (len(names),):
         raise InvalidDataError(f"truth has shape {true.shape}, expected ({len(names)},).")
     theirs = _catalogue_point(aspcap, star, names)
-    size = 2.15 * len(names) + 0.6
-    figure = plt.figure(figsize=(size, size))
-    styles = {"posterior": (BLUE, "formal"), "calibrated_posterior": (ORANGE, "calibrated")}
-    main = kinds[-1]
-    limits = _ranges(samples[main], samples["posterior"], true, theirs)
+    limits = _ranges(samples, true, theirs)
+    texts = [label_text(n) for n in names]
+    figure, axes = corner_grid(texts, limits, side=2.8 if len(names) < _FEW else 0.0)
     for kind in kinds:
-        _draw_corner(figure, samples[kind], names, limits, styles[kind][0], titled=kind == main)
-    handles = [Line2D([], [], color=styles[k][0], label=f"{styles[k][1]} posterior") for k in kinds]
-    axes = np.array(figure.axes, dtype=object).reshape(len(names), len(names))
+        _draw_contours(axes, samples[kind], _STYLES[kind])
+    for i, name in enumerate(names):
+        _draw_diagonal(axes[i, i], {k: samples[k][:, i] for k in kinds}, name)
+    handles = [_handle(_STYLES[kind]) for kind in kinds]
     handles += _mark_points(axes, true, theirs)
-    figure.legend(handles=handles, loc="upper right", bbox_to_anchor=(0.97, 0.9), fontsize=11)
-    figure.suptitle(
-        title_of(f"Labels of {star}", simulated=is_simulated(result)), fontsize=13, y=0.995
-    )
+    note = "contours: 39 and 86 % of the draws\nnumbers, dotted: median, 16 to 84 %"
+    figure.legend(handles=handles, title=note, loc="upper right", fontsize=10.5,
+                  bbox_to_anchor=(0.985, 0.94), title_fontsize=9.5, alignment="left")  # fmt: skip
+    figure.suptitle(title_of(f"Labels of {star}", simulated=is_simulated(result)), fontsize=13)
     return figure
+
+
+def _handle(style: _Style) -> Line2D | Patch:
+    label = f"{style.name} posterior"
+    if style.fill:
+        return Patch(facecolor=(style.color, style.fill), edgecolor=style.color, lw=1.4,
+                     label=label)  # fmt: skip
+    return Line2D([], [], color=style.color, ls=style.lines, label=label)
 
 
 def _catalogue_point(
@@ -111,63 +146,70 @@ def _catalogue_point(
 
 
 def _ranges(
-    main: FloatArray,
-    formal: FloatArray,
+    samples: dict[str, FloatArray],
     truth: FloatArray | None,
     theirs: tuple[FloatArray, FloatArray] | None,
 ) -> list[tuple[float, float]]:
-    """Limits that hold both posteriors and the points beside them."""
-    both = [np.percentile(d, [0.15, 99.85], axis=0) for d in (main, formal)]
-    low, high = np.minimum(both[0][0], both[1][0]), np.maximum(both[0][1], both[1][1])
+    """Limits that hold all posteriors and the points beside them."""
+    both = [np.percentile(d, [0.3, 99.7], axis=0) for d in samples.values()]
+    low, high = np.min([b[0] for b in both], axis=0), np.max([b[1] for b in both], axis=0)
     extra = [truth] if truth is not None else []
     if theirs is not None:
         values, errors = theirs
         extra += [values - np.nan_to_num(errors), values + np.nan_to_num(errors)]
     for point in extra:
         low, high = np.fmin(low, point), np.fmax(high, point)
-    margin = 0.06 * np.maximum(high - low, 1e-9)
+    margin = 0.08 * np.maximum(high - low, 1e-9)
     return list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
 
-def _draw_corner(
-    figure: Figure,
-    draws: FloatArray,
-    names: Sequence[str],
-    limits: list[tuple[float, float]],
-    color: str,
-    *,
-    titled: bool,
-) -> None:
-    corner.corner(
-        draws, fig=figure, range=limits, bins=30, smooth=1.2, color=color, levels=_LEVELS,
-        labels=[label_text(n) for n in names], label_kwargs={"fontsize": 11}, labelpad=0.02,
-        plot_datapoints=False, plot_density=False, fill_contours=False, max_n_ticks=4,
-        quantiles=[0.16, 0.5, 0.84], hist_kwargs={"density": True, "lw": 1.4},
-        contour_kwargs={"linewidths": 1.3},
-    )  # fmt: skip
-    axes = np.array(figure.axes, dtype=object).reshape(len(names), len(names))
-    for i, name in enumerate(names):
-        ax = axes[i, i]
-        ax.relim()
-        ax.set_ylim(0, _tallest(ax))
-        if titled:
-            ax.set_title(_quantile_text(draws[:, i], name), fontsize=10.5)
-    for ax in axes.ravel():
-        ax.tick_params(labelsize=9)
+def _draw_contours(axes: NDArray[np.object_], draws: FloatArray, style: _Style) -> None:
+    for i in range(len(axes)):
+        for k in range(i):
+            found = mass_contours(draws[:, [k, i]])
+            if style.fill:
+                ends = [*found.thresholds, max(found.density.max(), found.thresholds[-1]) * 1.01]
+                for low in ends[:-1]:
+                    axes[i, k].contourf(found.x, found.y, found.density, [low, ends[-1]],
+                                        colors=[style.color], alpha=style.fill)  # fmt: skip
+            axes[i, k].contour(found.x, found.y, found.density, found.thresholds,
+                               colors=[style.color], linewidths=1.4,
+                               linestyles=style.lines)  # fmt: skip
 
 
-def _tallest(ax: Axes) -> float:
-    """Height that holds every histogram drawn in an axes so far."""
-    tops = [float(np.max(np.asarray(patch.get_path().vertices)[:, 1])) for patch in ax.patches]
-    return 1.12 * max(tops, default=1.0)
+def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str) -> None:
+    """Histogram of each kind in bins of its own, and its median and interval as text."""
+    tallest = 0.0
+    for kind, values in columns.items():
+        style = _STYLES[kind]
+        low, high = np.percentile(values, [0.05, 99.95])
+        edges = np.linspace(low, max(high, low + 1e-9), _N_BINS + 1)
+        density = np.histogram(values, edges, density=True)[0]
+        tallest = max(tallest, float(density.max()))
+        if style.fill:
+            ax.stairs(density, edges, fill=True, color=style.color, alpha=style.fill)
+        ax.stairs(density, edges, color=style.color, lw=1.4, label=f"{style.name} posterior")
+        for at in np.quantile(values, [0.16, 0.5, 0.84]):
+            ax.axvline(at, color=style.color, lw=1.0, ls=":", zorder=1)
+    ax.set_ylim(0, 1.1 * tallest)
+    *others, main = columns
+    text = f"{label_tex(name)} = {_quantile_text(columns[main], name)}"
+    ax.set_title(text, fontsize=10.5, color=_STYLES[main].color, pad=25 if others else 6)
+    for kind in others:
+        ax.annotate(
+            f"{_STYLES[kind].name} {_quantile_text(columns[kind], name)}", (0.5, 1), (0, 4),
+            xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
+            fontsize=9, color=_STYLES[kind].color,
+        )  # fmt: skip
 
 
 def _quantile_text(values: FloatArray, name: str) -> str:
+    """Median and interval with their unit."""
     low, middle, high = np.quantile(values, [0.16, 0.5, 0.84])
     unit = label_unit(name)
     digits = 0 if min(high - middle, middle - low) >= 3 else (1 if unit == "K" else 3)
     up, down = f"{high - middle:.{digits}f}", f"{middle - low:.{digits}f}"
-    return f"{label_tex(name)} = ${middle:.{digits}f}^{{+{up}}}_{{-{down}}}$ {unit}"
+    return f"${middle:.{digits}f}^{{+{up}}}_{{-{down}}}$ {unit}"
 
 
 def _mark_points(
@@ -179,8 +221,12 @@ def _mark_points(
     n = len(axes)
     handles: list[Line2D] = []
     if truth is not None:
-        corner.overplot_lines(axes[0, 0].figure, truth, color=BLACK, lw=1.0)
-        handles.append(Line2D([], [], color=BLACK, lw=1.0, label="truth"))
+        for i in range(n):
+            axes[i, i].axvline(truth[i], color=BLACK, lw=1.2)
+            for k in range(i):
+                axes[i, k].axvline(truth[k], color=BLACK, lw=0.9)
+                axes[i, k].axhline(truth[i], color=BLACK, lw=0.9)
+        handles.append(Line2D([], [], color=BLACK, lw=1.2, label="truth"))
     if theirs is not None:
         values, errors = theirs
         for i in range(n):

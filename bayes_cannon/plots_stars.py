@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
@@ -14,11 +15,22 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.labels import Labels, label_unit
-from bayes_cannon.plots_common import BLUE, GREY, ORANGE, label_text, new_figure, title_of
+from bayes_cannon.plots_common import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    label_text,
+    title_of,
+)
 
 __all__ = ["plot_one_to_one"]
 
 FloatArray = NDArray[np.float64]
+_FADED = "#9db7c9"
+_MANY = 700
+"""Stars from which on points are drawn smaller."""
 
 
 def plot_one_to_one(
@@ -32,7 +44,9 @@ def plot_one_to_one(
 
     Each panel gives bias, rms and robust scatter (1.4826 times the median absolute deviation) of
     ours minus the reference. Error bars are one standard deviation: ours calibrated where the
-    table has it, else formal (the legend says which), theirs as the catalogue gives it.
+    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of
+    a difference are both in quadrature. They fade as stars become many; the black cross in the
+    corner has the median errors. Triangles are stars outside the panel of differences.
 
     Parameters
     ----------
@@ -62,23 +76,41 @@ def plot_one_to_one(
         raise InvalidDataError(
             f"no star of the table has both its labels and those of {reference_name}."
         )
-    n_columns = min(3, len(names))
-    n_rows = -(-len(names) // n_columns)
-    figure = new_figure((4.1 * n_columns, 5.1 * n_rows))
-    cells = figure.subfigures(n_rows, n_columns, squeeze=False)
-    for cell, name in zip(cells.ravel(), names, strict=False):
-        top, bottom = cell.subplots(2, 1, sharex=True, height_ratios=(2.4, 1))
-        _draw_pair(top, bottom, name, pairs[name], reference_name)
     kind = "calibrated" if any(p.calibrated for p in pairs.values()) else "formal"
-    n_stars = int(max(p.known.sum() for p in pairs.values()))
-    text = f"Labels against {reference_name}, {n_stars} stars"
-    figure.suptitle(title_of(text, simulated=bool(table.meta.get("SIMULATE"))), fontsize=13)
+    has_error = any(np.isfinite(p.their_error[p.known]).any() for p in pairs.values())
+    theirs = f", {reference_name} ± its error" if has_error else ""
     handles = [
-        Line2D([], [], color=GREY, marker="o", ms=4, mfc=BLUE, mec=BLUE,
-               label=f"stars; ours ± {kind} sd, {reference_name} ± its error"),
+        Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
+               label=f"stars; ours ± {kind} sd{theirs}"),
+        Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
         Line2D([], [], color=ORANGE, label="equal"),
     ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower right", ncols=2)
+    n_stars = int(max(p.known.sum() for p in pairs.values()))
+    text = f"Labels against {reference_name}, {n_stars} stars"
+    figure = _page(names, pairs, reference_name, handles)
+    figure.suptitle(title_of(text, simulated=bool(table.meta.get("SIMULATE"))), fontsize=13)
+    return figure
+
+
+def _page(
+    names: Sequence[str], pairs: Mapping[str, _Pair], reference_name: str, handles: list[Line2D]
+) -> Figure:
+    """A pair of panels per label, three in a row, and the legend in the first free place."""
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    full = len(names) == n_rows * n_columns
+    width, height, below = 4.3 * n_columns + 0.1, 5.1 * n_rows + 0.5, 0.65 + 0.8 * full
+    figure = plt.figure(figsize=(width, height))
+    cells = figure.add_gridspec(
+        n_rows, n_columns, left=0.95 / width, right=1 - 0.12 / width, bottom=below / height,
+        top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
+    )  # fmt: skip
+    for cell, name in zip(cells, names, strict=False):
+        grid = cell.subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.02)
+        top, bottom = grid.subplots(sharex=True)
+        _draw_pair(top, bottom, name, pairs[name], reference_name)
+    at = (0.5, 0.05 / height) if full else (1 - 0.5 * 4.2 / width, 0.25)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, fontsize=9)
     return figure
 
 
@@ -123,19 +155,37 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     known = pair.known
     x, y = pair.theirs[known], pair.ours[known]
     x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
-    for ax, values, errors in ((top, y, y_error), (bottom, y - x, np.hypot(x_error, y_error))):
-        ax.errorbar(x, values, errors, x_error, fmt="o", ms=2.5, color=BLUE, ecolor=GREY,
-                    elinewidth=0.6, alpha=0.6)  # fmt: skip
     unit = label_unit(name)
     top.set_ylabel(f"ours: {label_text(name)}")
+    top.tick_params(axis="x", labelbottom=False)
     bottom.set_xlabel(f"{reference_name}: {label_text(name)}")
     bottom.set_ylabel(f"difference\n({unit})")
-    bottom.axhline(0, color=ORANGE, lw=1.2)
+    for ax in (top, bottom):
+        ax.yaxis.set_label_coords(-0.17, 0.5)
+    bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
     if not known.any():
+        top.text(0.5, 0.5, "no star has both", transform=top.transAxes, ha="center")
         return
+    difference = y - x
+    faint = float(np.clip(40 / np.sqrt(known.sum()) / 3, 0.12, 0.9))
+    for ax, values, errors in ((top, y, y_error), (bottom, difference, np.hypot(x_error, y_error))):
+        ax.errorbar(x, values, errors, x_error, fmt="o", ms=3 if known.sum() < _MANY else 2, mew=0,
+                    mfc=(BLUE, max(faint, 0.35)), ecolor=(_FADED, faint), elinewidth=0.6,
+                    zorder=1, rasterized=True)  # fmt: skip
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     top.plot([low, high], [low, high], color=ORANGE, lw=1.2, zorder=3)
-    difference = y - x
+    room = 0.05 * max(high - low, 1e-9)
+    top.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
+    width = high - low + 2 * room
+    corner = (high + room - 0.13 * width, low - room + 0.13 * width)
+    top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
+    _write_numbers(top, difference, unit)
+    widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
+    _limit_differences(bottom, x, difference, max(widest, 1e-9))
+
+
+def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
+    """Bias, rms and robust scatter in the upper left corner."""
     robust = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
     rms, bias = float(np.sqrt(np.mean(difference**2))), float(difference.mean())
     digits = 0 if unit == "K" else 3
@@ -146,7 +196,14 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
             f"robust {robust:.{digits}f} {unit}",
         )
     )
-    top.text(0.04, 0.96, text, transform=top.transAxes, va="top", fontsize=9.5,
-             bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85})  # fmt: skip
-    widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
-    bottom.set_ylim(-max(widest, 1e-9), max(widest, 1e-9))
+    ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=9.5,
+            bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85})  # fmt: skip
+
+
+def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:
+    """Limits of a panel of differences; stars beyond them are triangles at its edge."""
+    ax.set_ylim(-widest, widest)
+    for sign, marker in ((1, "^"), (-1, "v")):
+        beyond = sign * difference > widest
+        ax.plot(x[beyond], np.full(int(beyond.sum()), sign * 0.93 * widest), marker, ms=5,
+                color=PURPLE, mec=BLACK, mew=0.5, zorder=4)  # fmt: skip

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "download_manifest",
         "fitsfile",
         "http_client",
+        "mass_contours",
         "mist_files",
         "model_error",
         "pixel_fit",
@@ -130,11 +131,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "cli_inputs",
+        "finishing",
         "model_error_fit",
         "posterior_tree",
         "run_digest",
         "run_store",
     ),
+    ("star_block",),
     (
         "infer",
         "run_corners",

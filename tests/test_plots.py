@@ -389,13 +389,35 @@ def test_corner_shows_both_posteriors_with_units(result: xr.DataTree, labels: La
     assert f"+{high - middle:.0f}" in shown
     assert f"-{middle - low:.0f}" in shown
     assert shown.endswith(" K")
-    narrow, broad = (p.get_path().vertices for p in axes[0, 0].patches[:2])
-    assert np.ptp(narrow[:, 0]) == pytest.approx(np.ptp(broad[:, 0]))  # the same bins
-    assert narrow[:, 1].max() > 2 * broad[:, 1].max()  # densities: formal is narrower
+    narrow, broad = (
+        next(p for p in axes[0, 0].patches if p.get_label() == f"{kind} posterior").get_data()
+        for kind in ("formal", "calibrated")
+    )
+    assert np.ptp(narrow.edges) < 0.5 * np.ptp(broad.edges)  # bins of its own
+    for step in (narrow, broad):
+        assert np.sum(step.values * np.diff(step.edges)) == pytest.approx(1)
+    assert narrow.values.max() > 2 * broad.values.max()  # densities: formal is narrower
     at = [line.get_xdata()[0] for line in axes[0, 0].lines]
     np.testing.assert_allclose(min(np.abs(np.array(at) - low)), 0, atol=1e-6)
     assert labels.values[3, 0] in at
-    assert axes[0, 0].get_ylim()[1] > narrow[:, 1].max()
+    assert axes[0, 0].get_ylim()[1] > narrow.values.max()
+    assert "39 and 86 %" in figure.legends[0].get_title().get_text()
+    (formal_text,) = texts(axes[0, 0])
+    assert formal_text.startswith("formal $")
+
+
+def test_corner_contours_of_each_posterior_are_as_wide_as_its_draws(
+    result: xr.DataTree, labels: Labels
+) -> None:
+    """The calibrated draws are the formal ones three times as far from the true labels."""
+    figure = plots.plot_corner(result, STAR, names=["TEFF", "FE_H"])
+    panel = np.array(figure.axes).reshape(2, 2)[1, 0]
+    formal, calibrated = [c for c in panel.collections if not c.get_fill()]
+    for outer in (0, 1):  # 86 and 39 %
+        narrow, broad = (
+            np.ptp(c.get_paths()[outer].vertices, axis=0) for c in (formal, calibrated)
+        )
+        np.testing.assert_allclose(broad / narrow, 3, rtol=1e-3)
 
 
 def test_corner_of_a_formal_posterior_alone(labels: Labels) -> None:
@@ -441,6 +463,24 @@ def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None
     assert bottom.get_ylabel() == "difference\n(K)"
     assert title(figure) == "Labels against ASPCAP, 59 stars (simulated)"
     assert "calibrated sd" in figure.legends[0].get_texts()[0].get_text()
+
+
+def test_one_to_one_bars_of_differences_and_stars_beyond(
+    result: xr.DataTree, labels: Labels
+) -> None:
+    table = catalogue(result, aspcap=labels)
+    table["TEFF"][5] += 5000
+    top, bottom = plots.plot_one_to_one(table, names=["TEFF"]).axes
+    known = np.isfinite(table["TEFF"])
+    joint = np.hypot(table["TEFF_ERR"], table["TEFF_ASPCAP_ERR"])[known]
+    bars = bottom.containers[0].lines[2][1].get_segments()
+    np.testing.assert_allclose([np.ptp(b[:, 1]) / 2 for b in bars], joint)
+    up, down = (line for line in bottom.lines if line.get_marker() in ("^", "v"))
+    np.testing.assert_array_equal(up.get_xdata(), table["TEFF_ASPCAP"][[5]])
+    assert up.get_ydata()[0] < bottom.get_ylim()[1]
+    assert len(down.get_xdata()) == 0
+    (cross,) = top.containers[1].lines[2][1].get_segments()
+    assert np.ptp(cross[:, 1]) / 2 == pytest.approx(np.median(table["TEFF_ERR"][known]))
 
 
 def test_one_to_one_against_the_truth(labels: Labels) -> None:

@@ -1,0 +1,105 @@
+"""Contours that hold stated parts of a cloud of draws."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from bayes_cannon.errors import InvalidDataError
+
+__all__ = ["ONE_TWO_SIGMA", "MassContours", "mass_contours"]
+
+FloatArray = NDArray[np.float64]
+ONE_TWO_SIGMA = (float(1 - np.exp(-0.5)), float(1 - np.exp(-2.0)))
+"""Mass inside one and two sigma of a Gaussian of two dimensions: 39 % and 86 %."""
+
+_N_CELLS = 60
+_FEWEST = 20
+
+
+@dataclass(frozen=True, eq=False)
+class MassContours:
+    """Density of draws on a mesh, and the densities that enclose the wanted parts of the draws.
+
+    Ready for ``ax.contour(c.x, c.y, c.density, levels=c.thresholds)``.
+
+    Attributes
+    ----------
+    x, y : (n_cells, n_cells) float64
+        Coordinates of the mesh, in the draws' units.
+    density : (n_cells, n_cells) float64
+        Relative density of the draws.
+    thresholds : (n_levels,) float64
+        Rising, so that the widest contour comes first.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    density: FloatArray
+    thresholds: FloatArray
+
+
+def mass_contours(draws: FloatArray, levels: Sequence[float] = ONE_TWO_SIGMA) -> MassContours:
+    """Find contours that hold stated parts of draws of two quantities.
+
+    The density is a smoothed histogram in coordinates in which the draws have unit covariance:
+    neither a narrow cloud nor a tilted one is widened by cells made for another. The threshold of
+    a level is the density that this part of the draws exceeds.
+
+    Parameters
+    ----------
+    draws
+        Shape (n_draws, 2).
+    levels
+        Parts of the draws, between 0 and 1.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are too few draws, some are not finite, or a level is impossible.
+    """
+    if draws.ndim != 2 or draws.shape[1] != 2 or len(draws) < _FEWEST:
+        raise InvalidDataError(
+            f"contours need at least {_FEWEST} draws of two quantities, got shape {draws.shape}."
+        )
+    if not np.isfinite(draws).all() or not all(0 < level < 1 for level in levels):
+        raise InvalidDataError("contours need finite draws, and levels between 0 and 1.")
+    center = np.median(draws, axis=0)
+    chol = _spread_of(draws - center)
+    white = np.linalg.solve(chol, (draws - center).T)
+    edges = np.stack([_edges(row) for row in white])
+    counts = np.histogram2d(white[0], white[1], bins=[edges[0], edges[1]])[0]
+    # Scott's rule in two dimensions, in cells.
+    width = len(draws) ** (-1 / 6) / (edges[:, 1] - edges[:, 0])
+    density = gaussian_filter(counts, width, mode="constant")
+    middle = 0.5 * (edges[:, 1:] + edges[:, :-1])
+    mesh = np.stack(np.meshgrid(middle[0], middle[1], indexing="ij"))
+    x, y = np.einsum("ij,jab->iab", chol, mesh) + center[:, None, None]
+    cell = (white - middle[:, :1]) / (edges[:, 1] - edges[:, 0])[:, None]
+    own = map_coordinates(density, cell, order=1, mode="nearest")
+    thresholds = np.quantile(own, 1 - np.sort(np.asarray(levels, dtype=np.float64))[::-1])
+    return MassContours(x, y, density, _rising(thresholds))
+
+
+def _spread_of(offset: FloatArray) -> FloatArray:
+    """Cholesky factor of the covariance; of tiny round ones where draws do not vary."""
+    scale = np.maximum(offset.std(axis=0), 1e-12)
+    corr = np.cov((offset / scale).T) + 1e-6 * np.eye(2)
+    return np.asarray(scale[:, None] * np.linalg.cholesky(corr))
+
+
+def _edges(values: FloatArray) -> FloatArray:
+    """Edges of cells that hold nearly all draws, with room for smoothing."""
+    low, high = np.quantile(values, [0.001, 0.999])
+    room = 0.35 * max(float(high - low), 1e-3)
+    return np.linspace(low - room, high + room, _N_CELLS + 1)
+
+
+def _rising(thresholds: FloatArray) -> FloatArray:
+    """Strictly rising, as contours want them."""
+    step = np.spacing(max(float(thresholds.max()), 1e-300)) * 4
+    return np.asarray(np.maximum.accumulate(thresholds) + step * np.arange(thresholds.size))
