@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bayes_cannon._version import __version__
 
 if TYPE_CHECKING:
+    from bayes_cannon.aspcap_comparison import aspcap_comparison as aspcap_comparison
     from bayes_cannon.cannon import Cannon as Cannon
     from bayes_cannon.catalogue import catalogue as catalogue
     from bayes_cannon.catalogue import comparison as comparison
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
     from bayes_cannon.plots_stars import plot_one_to_one as plot_one_to_one
     from bayes_cannon.preparing import prepare as prepare
     from bayes_cannon.preparing import prepare_spectra as prepare_spectra
+    from bayes_cannon.result_tables import scatter_table as scatter_table
+    from bayes_cannon.result_tables import star_table as star_table
     from bayes_cannon.run import infer_run as infer_run
     from bayes_cannon.run_store import open_run as open_run
     from bayes_cannon.simulate import simulate_survey as simulate_survey
     from bayes_cannon.spectra import NormalizedSpectra as NormalizedSpectra
     from bayes_cannon.spectra import ObservedSpectra as ObservedSpectra
+    from bayes_cannon.star_story import mystery_story as mystery_story
     from bayes_cannon.survey import open_survey as open_survey
     from bayes_cannon.train import TrainingSettings as TrainingSettings
     from bayes_cannon.train import train as train
@@ -58,6 +62,7 @@ _HOMES = {
     "ObservedSpectra": "spectra",
     "TrainingSet": "dataset",
     "TrainingSettings": "train",
+    "aspcap_comparison": "aspcap_comparison",
     "catalogue": "catalogue",
     "comparison": "catalogue",
     "diagnose": "diagnostics",
@@ -65,6 +70,7 @@ _HOMES = {
     "infer_labels": "infer",
     "infer_run": "run",
     "load_library": "library",
+    "mystery_story": "star_story",
     "normalize": "continuum",
     "open_run": "run_store",
     "open_survey": "survey",
@@ -72,8 +78,10 @@ _HOMES = {
     "plot_one_to_one": "plots_stars",
     "prepare": "preparing",
     "prepare_spectra": "preparing",
+    "scatter_table": "result_tables",
     "simulate_survey": "simulate",
     "spectra_from_arrays": "own_spectra",
+    "star_table": "result_tables",
     "train": "train",
     "training_set_from_arrays": "own_spectra",
     "training_set_from_table": "own_spectra",

@@ -5,6 +5,7 @@ Units are on every axis; the title says where data are simulated.
 """
 
 from bayes_cannon.plots_check import plot_calibration, plot_scores
+from bayes_cannon.plots_comparison import plot_errors, plot_forest, plot_pulls
 from bayes_cannon.plots_corner import plot_corner
 from bayes_cannon.plots_diagnostics import (
     plot_chi2_pixels,
@@ -12,6 +13,8 @@ from bayes_cannon.plots_diagnostics import (
     plot_leverage,
     plot_residual_correlation,
 )
+from bayes_cannon.plots_disagreement import plot_disagreements
+from bayes_cannon.plots_sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots_spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.plots_training import (
@@ -26,18 +29,24 @@ from bayes_cannon.plots_training import (
 __all__ = [
     "plot_bound",
     "plot_calibration",
+    "plot_catalogue_slice",
     "plot_chi2_pixels",
     "plot_chi2_stars",
     "plot_continuum",
     "plot_corner",
+    "plot_disagreements",
     "plot_elbo",
+    "plot_errors",
     "plot_factor_choice",
+    "plot_forest",
     "plot_gradients",
     "plot_leverage",
     "plot_loadings",
     "plot_model",
     "plot_one_to_one",
+    "plot_pulls",
     "plot_residual_correlation",
+    "plot_sample",
     "plot_scatter",
     "plot_scores",
     "plot_spectrum",

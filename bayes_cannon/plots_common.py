@@ -9,15 +9,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex, label_unit
 
 __all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
-           "corner_grid", "label_text", "mark_lines", "new_axes", "new_figure", "row_of",
-           "title_of", "with_gaps", "within"]  # fmt: skip
+           "corner_grid", "label_text", "mark_lines", "new_axes", "new_figure",
+           "plain_log_ticks", "row_of", "star_text", "title_of", "with_gaps", "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -25,6 +25,7 @@ PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#808080"
 WAVELENGTH_LABEL = "wavelength in vacuum, rest frame (Å)"
 
 FloatArray = NDArray[np.float64]
+_LONGEST_NAME = 40
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -40,6 +41,17 @@ def new_figure(size: tuple[float, float]) -> Figure:
 def title_of(text: str, *, simulated: bool) -> str:
     """Title of a figure; says where its data are simulated."""
     return f"{text} (simulated)" if simulated else text
+
+
+def star_text(star: str) -> str:
+    """Name of a star as text of a figure: no formula in it, no control characters, not too long.
+
+    >>> print(star_text("2M$0350$"))
+    2M\\$0350\\$
+    """
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in star)
+    short = shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"
+    return short.replace("$", r"\$")
 
 
 def label_text(name: str, unit: str | None = None) -> str:
@@ -96,6 +108,16 @@ def corner_grid(
                 ax.tick_params(axis="y", labelleft=False)
     figure.align_labels()
     return figure, axes
+
+
+def plain_log_ticks(ax: Axes, *, x: bool = False, y: bool = False) -> None:
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    for wanted, axis, scale in ((x, ax.xaxis, ax.set_xscale), (y, ax.yaxis, ax.set_yscale)):
+        if wanted:
+            scale("log")
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
 
 
 def with_gaps(

@@ -105,9 +105,9 @@ def _page(
         n_rows, n_columns, left=0.95 / width, right=1 - 0.12 / width, bottom=below / height,
         top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
     )  # fmt: skip
-    for cell, name in zip(cells, names, strict=False):
-        grid = cell.subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.02)
-        top, bottom = grid.subplots(sharex=True)
+    for i, name in enumerate(names):
+        grid = cells[divmod(i, n_columns)].subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.02)
+        top, bottom = np.asarray(grid.subplots(sharex=True), dtype=object)
         _draw_pair(top, bottom, name, pairs[name], reference_name)
     at = (0.5, 0.05 / height) if full else (1 - 0.5 * 4.2 / width, 0.25)
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, fontsize=9)
