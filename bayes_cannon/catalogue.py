@@ -181,8 +181,14 @@ def write_catalogue(
 
 
 def _write_fits(table: Table, path: Path) -> None:
-    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description."""
+    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description.
+
+    FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
+    """
     bare = table.copy()
+    bare["APOGEE_ID"] = np.char.encode(
+        np.asarray(bare["APOGEE_ID"], dtype=np.str_), "ascii", "backslashreplace"
+    )
     bare.meta = {}
     for column in bare.columns.values():
         column.unit = None

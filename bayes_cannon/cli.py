@@ -294,8 +294,9 @@ def infer(
     with counting("stars") as progress, counting("corner plots") as drawing:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
-            corner=chosen, processes=min(4, available_cores()), overwrite=overwrite,
-            progress=progress, drawing=drawing,
+            corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
+            processes=min(4, available_cores()), overwrite=overwrite, progress=progress,
+            drawing=drawing,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -310,6 +311,49 @@ def _stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) 
     if "all" in wanted:
         return usable
     return usable[:10] if few and not wanted else wanted
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run from `infer`.")],
+    cannon: Annotated[
+        Path | None, typer.Option(help="Trained model, in place of the one the run notes.")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Dataset, in place of the one the run notes.")
+    ] = None,
+    survey: Annotated[Path | None, typer.Option(help="Folder with the raw spectra.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="True labels: truth.ecsv of a simulated survey.")
+    ] = None,
+    mystery: Annotated[
+        Path | None, typer.Option(help="Run of stars without catalogue labels, shown beside.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write; default RUN/report.html.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write figures and one self-contained report.html of a run.
+
+    Model, dataset and raw spectra are found where the run notes them; what is missing is said in
+    the report. With -o only that file is written, with all figures inside.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from bayes_cannon.cli_progress import OUT, counting
+    from bayes_cannon.report import write_report
+
+    with counting("sections") as progress:
+        made = write_report(
+            run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
+            out=out, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    for why in dict.fromkeys(made.missing.values()):
+        lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)
+        OUT.print(one_line(f"not shown ({lacking}): {why}"))
+    for key, reason in made.failed.items():
+        OUT.print(one_line(f"could not be made ({key}): {reason}"))
+    OUT.print(f"{made.path}: a report of {made.size / 1e6:.1f} MB")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from bayes_cannon.labels import Labels
 from bayes_cannon.preparing import prepare_spectra
 from bayes_cannon.spectra import NormalizedSpectra
 
-__all__ = ["spectra_to_infer"]
+__all__ = ["spectra_files", "spectra_to_infer"]
 
 _log = logging.getLogger(__name__)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -70,7 +70,7 @@ def spectra_to_infer(
             "the trained model does not say how its spectra were prepared, so that FITS files "
             "cannot be treated alike; give a dataset."
         )
-    paths = _spectra_in(inputs)
+    paths = spectra_files(inputs)
     spectra, problems = prepare_spectra(paths, like=settings, visit=visit, progress=progress)
     return _with_problems(spectra, problems), None
 
@@ -98,7 +98,7 @@ def _held_out(cannon: Cannon, dataset: TrainingSet, path: Path) -> np.ndarray:
     return np.asarray(keep)
 
 
-def _spectra_in(inputs: Sequence[Path]) -> list[Path]:
+def spectra_files(inputs: Sequence[Path]) -> list[Path]:
     """Files to read; one that does not exist is left to be found out like a broken one."""
     paths: list[Path] = []
     empty: list[Path] = []

@@ -17,17 +17,13 @@ from bayes_cannon.catalogue import PUBLISHED, comparison
 from bayes_cannon.cli_progress import OUT, counting, stages
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import OutputExistsError
-from bayes_cannon.figure_files import save_figure
-from bayes_cannon.labels import DEFAULT_LABELS, Labels
-from bayes_cannon.plots_corner import plot_corner
-from bayes_cannon.plots_spectra import plot_model
-from bayes_cannon.plots_stars import plot_one_to_one
-from bayes_cannon.plots_training import plot_factor_choice, plot_loadings, plot_scatter
 from bayes_cannon.preparing import prepare, prepare_spectra
+from bayes_cannon.report import write_report
 from bayes_cannon.run import Run, infer_run, write_summary
 from bayes_cannon.simulate import simulate_survey
 from bayes_cannon.survey import open_survey
 from bayes_cannon.train import train
+from bayes_cannon.truth_file import read_truth
 
 __all__ = ["run_demo"]
 
@@ -45,7 +41,8 @@ def run_demo(
     Parameters
     ----------
     out
-        Folder: ``survey/``, ``dataset.nc``, ``cannon.nc``, ``run/``, ``mystery/``, ``figures/``.
+        Folder: ``survey/``, ``dataset.nc``, ``cannon.nc``, ``run/`` with the report,
+        ``mystery/``.
     n_stars
         Stars of the simulated survey; None for all of the library.
     n_factors
@@ -78,7 +75,8 @@ def run_demo(
     with counting("sampling") as progress:
         run = infer_run(
             cannon, held_out.spectra, folder / "run", seed=seed, aspcap=held_out.labels,
-            corner=held_out.star_id[:1].tolist(), progress=progress,
+            inputs={"cannon": [folder / "cannon.nc"], "spectra": [folder / "dataset.nc"]},
+            progress=progress,
         )  # fmt: skip
     clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
     mystery = _mystery(folder, cannon, seed)
@@ -122,45 +120,23 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
 def _mystery(folder: Path, cannon: Cannon, seed: int) -> Run:
     paths = sorted((folder / "survey" / "mystery").glob("*.fits"))
     spectra, _ = prepare_spectra(paths, like=cannon.settings["dataset"])
-    run = infer_run(cannon, spectra, folder / "mystery", seed=seed)
-    star = str(spectra.star_id[0])
-    truth = _truth(folder, [star])
-    figures = folder / "figures"
-    save_figure(
-        plot_corner(run.result, star, truth=truth.values[0]), figures / "mystery-corner.png"
-    )
-    labels = [float(run.table[name][0]) for name in cannon.names]
-    figure = plot_model(cannon, spectra, star, labels, window=(16000, 16200))
-    save_figure(figure, figures / "mystery-spectrum.png")
-    return run
-
-
-def _truth(folder: Path, star_id: list[str]) -> Labels:
-    """True labels of simulated stars, in the order asked for."""
-    table = Table.read(folder / "survey" / "truth.ecsv")
-    row = {str(name): i for i, name in enumerate(table["STAR_ID"])}
-    rows = [row[s] for s in star_id]
-    values = np.stack([np.asarray(table[n], float)[rows] for n in DEFAULT_LABELS], axis=1)
-    return Labels(DEFAULT_LABELS, values, np.full(values.shape, np.nan), np.array(star_id))
+    files = {"cannon": [folder / "cannon.nc"], "spectra": paths}
+    return infer_run(cannon, spectra, folder / "mystery", seed=seed, inputs=files)
 
 
 def _report(
     folder: Path, cannon: Cannon, run: Run, held_out: TrainingSet, mystery: Run, clock: _Clock
 ) -> None:
-    figures = folder / "figures"
-    truth = _truth(folder, held_out.star_id.tolist())
+    truth = read_truth(folder / "survey")
     against_truth = comparison(run.table, truth)
-    save_figure(plot_one_to_one(run.table), figures / "one-to-one-catalogue.png")
-    save_figure(
-        plot_one_to_one(run.table, reference=truth, reference_name="truth"),
-        figures / "one-to-one-truth.png",
-    )
-    save_figure(plot_scatter(cannon), figures / "scatter.png")
-    if cannon.n_factors:
-        save_figure(plot_loadings(cannon), figures / "loadings.png")
-    if "predictive" in cannon.history:
-        save_figure(plot_factor_choice(cannon), figures / "factor-choice.png")
-    clock.say("drew the figures")
+    with counting("report") as progress:
+        report = write_report(
+            run.folder, cannon=cannon, dataset=folder / "dataset.nc", truth=truth,
+            mystery=mystery.folder, progress=progress,
+        )  # fmt: skip
+    clock.say(f"wrote the report, {report.size / 1e6:.1f} MB")
+    for key, reason in report.failed.items():
+        OUT.print(f"      could not be made ({key}): {reason}")
     OUT.print(f"\n{len(run.table)} held-out stars of the SIMULATED survey, ours minus truth:")
     _print_table(against_truth)
     covered = coverage(run.result, truth)
@@ -182,7 +158,8 @@ def _report(
         "cuts": [{"cut": s.name, "removed": s.removed} for s in held_out.cut_steps],
     }
     write_summary(folder, summary)
-    OUT.print(f"\n{folder}: done in {summary['seconds']:.0f} s; look at {figures}")
+    OUT.print(f"\n{folder}: done in {summary['seconds']:.0f} s")
+    OUT.print(f"open {report.path.resolve().as_uri()}")
 
 
 def _json(value: object) -> object:

@@ -20,8 +20,14 @@ class ContentDigest:
         self._sha = hashlib.sha256()
 
     def array(self, values: NDArray[Any]) -> None:
-        """Take in an array; of texts, their signs count and not how wide they are stored."""
+        """Take in an array; of texts, their signs count and not how wide they are stored.
+
+        Of one that holds nothing only the shape counts: NetCDF does not keep that it was of texts.
+        """
         values = np.ascontiguousarray(values)
+        if values.size == 0:
+            self.text(f"{values.shape}")
+            return
         if values.dtype.kind in "OT":
             values = values.astype(np.str_)
         if values.dtype.kind in "US":

@@ -44,10 +44,10 @@ def title_of(text: str, *, simulated: bool) -> str:
 
 
 def star_text(star: str) -> str:
-    """Name of a star as text of a figure: no formula in it, no control characters, not too long.
+    r"""Name of a star as text of a figure: no formula in it, no control characters, not too long.
 
     >>> print(star_text("2M$0350$"))
-    2M\\$0350\\$
+    2M\$0350\$
     """
     shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in star)
     short = shown if len(shown) <= _LONGEST_NAME else f"{shown[: _LONGEST_NAME - 1]}…"

@@ -24,6 +24,7 @@ from bayes_cannon.plots_common import (
     corner_grid,
     label_text,
     row_of,
+    star_text,
     title_of,
 )
 from bayes_cannon.posterior_moments import is_simulated, posterior_names
@@ -119,7 +120,9 @@ def plot_corner(
     note = "contours: 39 and 86 % of the draws\nnumbers, dotted: median, 16 to 84 %"
     figure.legend(handles=handles, title=note, loc="upper right", fontsize=10.5,
                   bbox_to_anchor=(0.985, 0.94), title_fontsize=9.5, alignment="left")  # fmt: skip
-    figure.suptitle(title_of(f"Labels of {star}", simulated=is_simulated(result)), fontsize=13)
+    figure.suptitle(
+        title_of(f"Labels of {star_text(star)}", simulated=is_simulated(result)), fontsize=13
+    )
     return figure
 
 

@@ -14,6 +14,7 @@ from bayes_cannon.plots_common import (
     ORANGE,
     WAVELENGTH_LABEL,
     new_axes,
+    star_text,
     title_of,
     with_gaps,
 )
@@ -59,7 +60,7 @@ def plot_chi2_stars(diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | No
     ax.axhline(1, color=BLACK, lw=0.8, ls="--", label="expected")
     worst = quality.worst_stars(n_named)
     if worst:
-        text = "worst:\n" + "\n".join(f"{star}  {value:.2f}" for star, value in worst)
+        text = "worst:\n" + "\n".join(f"{star_text(star)}  {value:.2f}" for star, value in worst)
         ax.text(0.35, 0.97, text, transform=ax.transAxes, va="top", fontsize=9,
                 bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.9})  # fmt: skip
     ax.set(xlabel="stars, from the best fit to the worst", ylabel="reduced chi-square over pixels")
@@ -121,7 +122,9 @@ def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None
     value = np.where(np.isfinite(quality.leverage), quality.leverage, -np.inf)
     named = [i for i in np.argsort(-value)[:n_named] if np.isfinite(value[i])]
     if named:
-        text = "highest:\n" + "\n".join(f"{quality.star_id[i]}  {value[i]:.3f}" for i in named)
+        text = "highest:\n" + "\n".join(
+            f"{star_text(quality.star_id[i])}  {value[i]:.3f}" for i in named
+        )
         ax.text(0.98, 0.97, text, transform=ax.transAxes, va="top", ha="right", fontsize=9,
                 bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.9})  # fmt: skip
     ax.set(xlabel="reduced chi-square over pixels", ylabel="leverage (mean over pixels)")

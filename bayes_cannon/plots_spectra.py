@@ -24,6 +24,7 @@ from bayes_cannon.plots_common import (
     WAVELENGTH_LABEL,
     new_axes,
     row_of,
+    star_text,
     title_of,
     with_gaps,
     within,
@@ -111,7 +112,7 @@ def plot_spectrum(
     ax.set(xlim=(w[shown][0], w[shown][-1]), ylim=_limits(flux[shown][good[shown]]))
     ax.set(xlabel=WAVELENGTH_LABEL, ylabel=_flux_label(spectra))
     snr = f", S/N {spectra.snr[row]:.0f} per pixel" if np.isfinite(spectra.snr[row]) else ""
-    ax.set_title(title_of(f"{star}{snr}", simulated=spectra.simulated))
+    ax.set_title(title_of(f"{star_text(star)}{snr}", simulated=spectra.simulated))
     ax.legend(handles=handles, loc="lower right", ncols=len(handles), framealpha=0.9)
     return ax
 
@@ -163,7 +164,7 @@ def plot_continuum(
     bottom.set(xlabel=WAVELENGTH_LABEL, ylabel="normalised flux", ylim=_limits(y))
     bottom.set(xlim=(w[0], w[-1]))
     bottom.legend(loc="lower left", ncols=2, framealpha=0.9)
-    figure.suptitle(title_of(f"Continuum of {star}", simulated=raw.simulated))
+    figure.suptitle(title_of(f"Continuum of {star_text(star)}", simulated=raw.simulated))
     return figure
 
 
@@ -237,7 +238,8 @@ def plot_model(
         for n, v, u in zip(cannon.names, values, cannon.basis.units, strict=True)
     )
     title = title_of(
-        f"{star} and the model at its labels", simulated=spectra.simulated or cannon.simulated
+        f"{star_text(star)} and the model at its labels",
+        simulated=spectra.simulated or cannon.simulated,
     )
     figure.suptitle(f"{title}\n{shown}", fontsize=11)
     return figure

@@ -28,6 +28,7 @@ from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.priors import LabelPrior, LabelPriors
 from bayes_cannon.run_corners import corner_files, draw_corners
 from bayes_cannon.run_digest import digest_of_labels, fingerprint
+from bayes_cannon.run_inputs import describe_inputs
 from bayes_cannon.run_store import RunStore, open_run
 from bayes_cannon.spectra import NormalizedSpectra, name_some
 from bayes_cannon.storage import told_writing
@@ -69,6 +70,7 @@ def infer_run(
     seed: int = 0,
     aspcap: Labels | None = None,
     corner: Sequence[str] = (),
+    inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -88,6 +90,8 @@ def infer_run(
         The catalogue's labels, for comparison.
     corner
         Ids of the stars that get a corner plot.
+    inputs
+        Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
     processes
         Processes that draw corner plots, see `draw_corners`.
     overwrite
@@ -141,6 +145,8 @@ def infer_run(
             summary["against_catalogue"] = compared
         _corners(store.folder, table, aspcap, corner, processes, drawing)
         summary["model"] = dict(cannon.settings)
+        if inputs:
+            summary["inputs"] = describe_inputs(store.folder, inputs)
         write_summary(store.folder, summary)
     return Run(store.folder, result, table, summary)
 

@@ -15,7 +15,7 @@ from bayes_cannon.labels import Labels
 from bayes_cannon.priors import LabelPriors
 from bayes_cannon.spectra import NormalizedSpectra
 
-__all__ = ["digest_of_labels", "fingerprint"]
+__all__ = ["digest_of_labels", "digest_of_model", "digest_of_spectra", "fingerprint"]
 
 
 def fingerprint(
@@ -36,8 +36,8 @@ def fingerprint(
     """
     kept = {name: value for name, value in asdict(settings).items() if name != "cores"}
     return {
-        "model": _of_model(cannon),
-        "spectra": _of_spectra(spectra),
+        "model": digest_of_model(cannon),
+        "spectra": digest_of_spectra(spectra),
         "settings": json.dumps(kept, sort_keys=True),
         "priors": repr(priors),
         "seed": str(int(seed)),
@@ -54,7 +54,8 @@ def digest_of_labels(labels: Labels | None) -> str:
     return digest.hex
 
 
-def _of_model(cannon: Cannon) -> str:
+def digest_of_model(cannon: Cannon) -> str:
+    """Digest of what posteriors depend on in a trained model."""
     digest = ContentDigest()
     basis = cannon.basis
     digest.text(json.dumps([basis.names, basis.units, basis.degree]))
@@ -69,7 +70,8 @@ def _of_model(cannon: Cannon) -> str:
     return digest.hex
 
 
-def _of_spectra(spectra: NormalizedSpectra) -> str:
+def digest_of_spectra(spectra: NormalizedSpectra) -> str:
+    """Digest of spectra, their stars and their wavelengths."""
     digest = ContentDigest()
     digest.text(str(spectra.simulated))
     for array in (spectra.star_id, spectra.wavelength, spectra.flux, spectra.ivar):

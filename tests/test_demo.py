@@ -15,10 +15,14 @@ def test_demo_goes_the_whole_way(tmp_path, capsys):
     shown = capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text())
     for name in (
-        "mystery-corner", "mystery-spectrum", "one-to-one-truth", "one-to-one-catalogue",
-        "scatter", "loadings",
+        "one-to-one-truth", "one-to-one", "scatter", "loadings", "continuum", "gradients",
+        "calibration-truth",
     ):  # fmt: skip
-        assert (out / "figures" / f"{name}.png").stat().st_size > 20_000
+        assert (out / "run" / "figures" / f"{name}.png").stat().st_size > 10_000
+    page = (out / "run" / "report.html").read_text()
+    assert "could not be" not in page
+    assert 'id="mystery"' in page
+    assert (out / "run" / "report.html").resolve().as_uri() in shown.replace("\n", "")
     table = Table.read(out / "run" / "catalogue.fits")
     assert len(table) == 30
     assert summary["run"]["rhat_below_1.01"] > 0.9

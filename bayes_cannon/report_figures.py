@@ -1,0 +1,193 @@
+"""Makers of the sections of a report that show figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from bayes_cannon.apogee import read_spectra
+from bayes_cannon.check import check_calibration
+from bayes_cannon.continuum import divide_by_continuum
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.labels import Labels
+from bayes_cannon.plots import (
+    plot_calibration,
+    plot_continuum,
+    plot_corner,
+    plot_factor_choice,
+    plot_gradients,
+    plot_loadings,
+    plot_model,
+    plot_one_to_one,
+    plot_scatter,
+    plot_scores,
+    plot_spectrum,
+)
+from bayes_cannon.reading import Treatment
+from bayes_cannon.report_html import Note, Text
+from bayes_cannon.report_inputs import ReportInputs
+from bayes_cannon.report_parts import Drawing, Item, chosen_stars, file_names
+from bayes_cannon.report_tables import coverage_table, cuts_table
+
+__all__ = ["calibration", "corners", "factors", "gradients", "models", "one_to_one", "sample",
+           "scatter", "spectrum", "window_of"]  # fmt: skip
+
+WINDOW = (16000.0, 16200.0)
+_FEWEST = 20
+
+
+def sample(inputs: ReportInputs) -> Iterator[Item]:
+    """The sample and the cuts that made it."""
+    cuts = cuts_table(inputs)
+    yield cuts if cuts else Note("The dataset does not say which cuts made it.", gone=True)
+
+
+def spectrum(inputs: ReportInputs) -> Iterator[Item]:
+    """Raw and normalised spectrum of one star."""
+    assert inputs.cannon is not None
+    assert inputs.files is not None
+    chosen = [c for c in chosen_stars(inputs) if c.star in inputs.files]
+    star = chosen[0].star if chosen else next(iter(inputs.files))
+    settings = inputs.cannon.settings.get("dataset") or {}
+    treatment = Treatment.from_settings(settings)
+    raw = read_spectra([inputs.files[star]], bad_bits=treatment.bad_bits, star_ids=[star])[0]
+    yield Drawing(
+        "spectrum", partial(plot_spectrum, raw, star), f"Observed spectrum of {star}",
+        "The observed spectrum, a colour per detector chip.",
+    )  # fmt: skip
+    normalized, fit = divide_by_continuum(raw, treatment.continuum)
+    draw = partial(plot_continuum, raw, normalized, fit, star, settings=treatment.continuum)
+    yield Drawing(
+        "continuum", draw, f"Continuum of {star}",
+        f"Above, the pixels that count as continuum and the Chebyshev series of degree "
+        f"{treatment.continuum.degree} through them, chip by chip; below, the spectrum over it.",
+    )  # fmt: skip
+
+
+def models(inputs: ReportInputs) -> Iterator[Item]:
+    """Model over the observed spectrum of a middling star and of the odd ones."""
+    assert inputs.cannon is not None
+    assert inputs.spectra is not None
+    known = set(inputs.spectra.star_id.tolist())
+    chosen = [c for c in chosen_stars(inputs)[:3] if c.star in known]
+    if not chosen:
+        raise InvalidDataError("no star of the run has both a spectrum and a posterior.")
+    names = file_names("model", [c.star for c in chosen], inputs.star_id.tolist())
+    for c in chosen:
+        draw = partial(
+            plot_model, inputs.cannon, inputs.spectra, c.star, inputs.labels_of(c.star),
+            window=window_of(inputs),
+        )  # fmt: skip
+        yield Drawing(names[c.star], draw, f"Model and spectrum of {c.star}", f"{c.star}: {c.why}.")
+
+
+def window_of(inputs: ReportInputs) -> tuple[float, float] | None:
+    """Window in which spectra are shown; None, everything, where the model does not reach it."""
+    assert inputs.cannon is not None
+    w = inputs.cannon.wavelength
+    inside = (w >= WINDOW[0]) & (w <= WINDOW[1])
+    return WINDOW if inside.sum() > 10 else None
+
+
+def gradients(inputs: ReportInputs) -> Iterator[Item]:
+    """Gradient spectra."""
+    assert inputs.cannon is not None
+    yield Drawing(
+        "gradients", partial(plot_gradients, inputs.cannon, window=window_of(inputs)),
+        "Gradient spectra", "Change of the flux with each label at the mean of the training stars.",
+    )  # fmt: skip
+
+
+def scatter(inputs: ReportInputs) -> Iterator[Item]:
+    """Intrinsic scatter."""
+    assert inputs.cannon is not None
+    yield Drawing("scatter", partial(plot_scatter, inputs.cannon), "Intrinsic scatter")
+
+
+def factors(inputs: ReportInputs) -> Iterator[Item]:
+    """Nuisance factors: their loadings, and how their number was chosen."""
+    cannon = inputs.cannon
+    assert cannon is not None
+    if not cannon.n_factors:
+        yield Text("The model has no nuisance factors.")
+        return
+    yield Drawing("loadings", partial(plot_loadings, cannon), "Loadings of the nuisance factors")
+    if "predictive" in cannon.history:
+        yield Drawing(
+            "factor-choice", partial(plot_factor_choice, cannon), "Choice of the number of factors",
+            "Cross-validated predictive density against the number of factors.",
+        )  # fmt: skip
+
+
+def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
+    """Our labels against the catalogue's and, of a simulation, against the truth."""
+    if inputs.aspcap is not None:
+        yield Drawing(
+            "one-to-one", partial(plot_one_to_one, inputs.table), "Labels against ASPCAP",
+            "Against the catalogue (ASPCAP).",
+        )  # fmt: skip
+    if inputs.truth is not None:
+        draw = partial(
+            plot_one_to_one, inputs.table, reference=inputs.truth, reference_name="truth"
+        )
+        yield Drawing("one-to-one-truth", draw, "Labels against the truth",
+                      "Against the true labels of the simulation.")  # fmt: skip
+    if inputs.aspcap is None and inputs.truth is None:
+        yield Note("The run has no catalogue labels to compare with.", gone=True)
+
+
+def corners(inputs: ReportInputs) -> Iterator[Item]:
+    """Corner plots of chosen stars."""
+    chosen = chosen_stars(inputs)
+    if not chosen:
+        raise InvalidDataError("no star of the run has a posterior.")
+    names = file_names("corner", [c.star for c in chosen], inputs.star_id.tolist())
+    for c in chosen:
+        draw = partial(plot_corner, inputs.result, c.star, aspcap=_known(inputs, c.star))
+        yield Drawing(
+            names[c.star], draw,
+            f"Corner plot of {c.star}", f"{c.star}: {c.why}.", kept=True,
+        )  # fmt: skip
+
+
+def _known(inputs: ReportInputs, star: str) -> Labels | None:
+    """The catalogue's labels where it knows some of this star."""
+    aspcap = inputs.aspcap
+    if aspcap is None:
+        return None
+    row = int(np.flatnonzero(aspcap.star_id == star)[0])
+    return aspcap if np.isfinite(aspcap.values[row]).any() else None
+
+
+def calibration(inputs: ReportInputs) -> Iterator[Item]:
+    """Coverage, PIT and scores against the catalogue and, of a simulation, the truth."""
+    references = {} if inputs.truth is None else {"truth": inputs.truth}
+    if inputs.aspcap is not None:
+        references["catalogue"] = inputs.aspcap
+    if not references:
+        yield Note("The run has no catalogue labels to compare with.", gone=True)
+        return
+    result, left = inputs.result, np.ones(len(inputs.table), dtype=np.bool_)
+    if inputs.cannon is not None:
+        left = ~np.isin(inputs.star_id, inputs.cannon.training.star_id)
+        result = result.isel(star=np.flatnonzero(left))
+    n = int((left & inputs.has_posterior & ~inputs.unlabelled).sum())
+    if n < _FEWEST:
+        yield Note(
+            f"Needs {_FEWEST} stars with catalogue labels that the model was not trained on; the "
+            f"run has {n}.", gone=True,
+        )  # fmt: skip
+        return
+    snr = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
+    known = bool(np.isfinite(inputs.snr).any())
+    check = check_calibration(result, references, snr=snr if known else None)
+    yield coverage_table(check)
+    for failure in check.failures:
+        yield Note(f"Outside its tolerance: {failure}.")
+    for reference in references:
+        yield Drawing(f"calibration-{reference}", partial(plot_calibration, check, reference),
+                      f"Coverage and PIT against the {reference}")  # fmt: skip
+        yield Drawing(f"scores-{reference}", partial(plot_scores, check, reference),
+                      f"Scores in bins against the {reference}")  # fmt: skip
