@@ -1,0 +1,220 @@
+"""Posteriors of a block of stars: a pure function of arrays and seeds.
+
+`sample_block` finds the modes of all its stars together, then samples them side by side. A star
+that cannot be done is a row of NaN with a status; it never stops the others, and what one star
+gives does not depend on which others are done with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.cores import available_cores
+from bayes_cannon.errors import FitError
+from bayes_cannon.inference_settings import InferenceSettings
+from bayes_cannon.label_checks import (
+    Convergence,
+    StarStatus,
+    check_convergence,
+    factors_p,
+    laplace_khat,
+    pareto_khat,
+    predictive_p,
+    thin,
+)
+from bayes_cannon.label_modes import Laplace, fit_laplace
+from bayes_cannon.label_sampler import Draws, LabelSampler, star_seed
+from bayes_cannon.posterior_tree import StarResult, assemble
+from bayes_cannon.priors import LabelPriors
+
+__all__ = ["sample_block"]
+
+FloatArray = NDArray[np.float64]
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class _Star:
+    """What is known of one star before it is sampled."""
+
+    star_id: str
+    flux: FloatArray
+    ivar: FloatArray
+    data: Compressed
+    laplace: Laplace
+
+
+def sample_block(
+    pixels: PixelModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    star_id: NDArray[np.str_],
+    *,
+    priors: LabelPriors,
+    settings: InferenceSettings,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> xr.DataTree:
+    """Infer the labels of a block of stars; a pure function of its arguments.
+
+    Parameters
+    ----------
+    pixels
+        The trained model.
+    flux, ivar
+        All pixels, shape (n_stars, n_all_pixels); ivar 0: not used.
+    star_id
+        Ids, from which together with `seed` the stars' seeds follow.
+    priors, settings, seed
+        See `infer_labels`.
+    progress
+        Called with the number of stars of the block that are done.
+    """
+    flux, ivar = pixels.take(flux), pixels.take(ivar)
+    sampler = LabelSampler.compile(pixels.basis, priors) if settings.method == "nuts" else None
+    n_used = np.sum(ivar > 0, axis=1)
+    results: list[StarResult] = [StarResult(StarStatus.NO_PIXELS)] * len(star_id)
+    stars = _prepare(pixels, priors, flux, ivar, star_id, n_used >= settings.min_pixels, settings)
+
+    def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
+        index, star = item
+        if star is None:
+            return index, StarResult(StarStatus.FAILED)
+        try:
+            return index, _infer_star(pixels, priors, sampler, star, settings, seed)
+        except (FitError, np.linalg.LinAlgError, FloatingPointError) as error:
+            _LOG.warning("%s: %s", star.star_id, error)
+            return index, StarResult(StarStatus.FAILED)
+
+    threads = settings.cores or available_cores()
+    # Threads of BLAS inside threads of stars cost four to eight times the time.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):
+            results[index] = result
+            if progress is not None:
+                progress(len(star_id) - len(stars) + count)
+    return assemble(pixels.basis, priors, star_id, n_used, results, settings, seed)
+
+
+def _prepare(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    flux: FloatArray,
+    ivar: FloatArray,
+    star_id: NDArray[np.str_],
+    usable: NDArray[np.bool_],
+    settings: InferenceSettings,
+) -> dict[int, _Star | None]:
+    """Modes and compression of the usable stars, by row; None where that fails."""
+    rows = np.nonzero(usable)[0]
+    out: dict[int, _Star | None] = dict.fromkeys(rows.tolist())
+    try:
+        groups = [(rows, fit_laplace(pixels, priors, flux[rows], ivar[rows], settings.modes))]
+    except np.linalg.LinAlgError:
+        groups = []
+        for row in rows:
+            one = np.array([row])
+            try:
+                groups.append(
+                    (one, fit_laplace(pixels, priors, flux[one], ivar[one], settings.modes))
+                )
+            except np.linalg.LinAlgError as error:
+                _LOG.warning("%s: no mode found: %s", star_id[row], error)
+    for group, (laplace, data) in groups:
+        for i, row in enumerate(group):
+            here = slice(i, i + 1)
+            out[int(row)] = _Star(
+                str(star_id[row]), flux[row], ivar[row],
+                data.rows(here),
+                Laplace(**{k: a[here] for k, a in vars(laplace).items()}),
+            )  # fmt: skip
+    return out
+
+
+def _infer_star(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    sampler: LabelSampler | None,
+    star: _Star,
+    settings: InferenceSettings,
+    seed: int,
+) -> StarResult:
+    """Draws and checks of one star."""
+    status, summary = _at_mode(pixels, star)
+    if sampler is None:
+        draws = _laplace_draws(priors, star, settings, seed)
+        status |= StarStatus.LAPLACE
+    else:
+        draws, checks, problems = _sample_twice(sampler, star, settings, seed)
+        status |= problems
+        summary |= vars(checks)
+    labels = thin(draws.labels, settings.n_khat or 100)
+    ell = pixels.basis.standardize(labels)
+    summary["chi2_p"] = predictive_p(star.data, pixels.basis.features(ell))
+    if settings.n_khat and sampler is None:
+        summary["khat"] = laplace_khat(pixels, priors, star.laplace, star.flux, star.ivar, labels)
+    elif settings.n_khat:
+        factors = star.laplace.factors[0]
+        summary["khat"] = pareto_khat(pixels, star.data, star.flux, star.ivar, ell, factors)
+    if summary.get("khat", 0.0) > 0.7:
+        status |= StarStatus.HIGH_KHAT
+    return StarResult(status, draws, summary)
+
+
+def _at_mode(pixels: PixelModel, star: _Star) -> tuple[StarStatus, dict[str, Any]]:
+    laplace, status = star.laplace, StarStatus(0)
+    if not laplace.converged[0]:
+        status |= StarStatus.MODE_NOT_CONVERGED
+    if not laplace.exact[0]:
+        status |= StarStatus.NOT_GAUSSIAN
+    if laplace.mode_gap[0] < 10:
+        status |= StarStatus.SEVERAL_MODES
+    return status, {
+        "n_modes": int(laplace.n_modes[0]),
+        "mode_gap": float(laplace.mode_gap[0]),
+        "chi2": float(star.data.chi2(pixels.basis(laplace.labels))[0]),
+        "factors_p": factors_p(laplace.factors[0]),
+        "map_labels": laplace.labels[0],
+        "laplace_cov": laplace.cov[0],
+    }
+
+
+def _laplace_draws(
+    priors: LabelPriors, star: _Star, settings: InferenceSettings, seed: int
+) -> Draws:
+    rng = np.random.default_rng(star_seed(seed, star.star_id))
+    y = rng.standard_normal((settings.chains, settings.draws, star.laplace.u.shape[1]))
+    return Draws(priors.constrain(star.laplace.u[0] + y @ star.laplace.chol[0].T), {})
+
+
+def _sample_twice(
+    sampler: LabelSampler, star: _Star, settings: InferenceSettings, seed: int
+) -> tuple[Draws, Convergence, StarStatus]:
+    """Sample; where the checks fail, once more with a longer warm-up and shorter steps."""
+    nuts, status = settings.nuts, StarStatus(0)
+    for stage in range(2):
+        draws = sampler.sample(
+            star.data.A[0], star.data.b[0], star.laplace.u[0], star.laplace.chol[0], nuts,
+            star_seed(seed, star.star_id, stage),
+        )  # fmt: skip
+        checks = check_convergence(draws.labels, draws.statistics["diverging"])
+        problems = checks.problems(settings.rhat_limit, settings.ess_limit)
+        if not problems:
+            break
+        if stage == 0:
+            status |= StarStatus.SAMPLED_AGAIN
+            accept = max(0.95, nuts.target_accept)
+            nuts = replace(nuts, tune=10 * nuts.tune, target_accept=accept)
+    draws.statistics["lp"] += star.data.const[0]
+    draws.statistics["energy"] -= star.data.const[0]
+    return draws, checks, status | problems
