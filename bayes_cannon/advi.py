@@ -20,7 +20,8 @@ from bayes_cannon.advi_step import AdviSettings, Stepper, run_chunk
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.map_fit import MapFit
 from bayes_cannon.packing import pack_outer, packed_size
-from bayes_cannon.pixel_fit import Design, PixelPrior
+from bayes_cannon.pixel_fit import Design
+from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.training_priors import Hyperparameters
 from bayes_cannon.whitened_model import build_whitened_model, set_block
 from bayes_cannon.whitening import Moments, Whitening, whiten
@@ -119,9 +120,8 @@ def _chunks(
         i = np.pad(np.asarray(ivar[:, part], dtype=np.float64), pad)
         f = np.pad(np.asarray(flux[:, part], dtype=np.float64), pad)
         f = np.where(i > 0, f, 1.0)
-        precision = np.where(_held(start)[part], np.inf, hyper.tau**-2)
-        precision = np.concatenate([precision, np.tile(hyper.tau**-2, (size - n, 1))])
-        prior = PixelPrior(precision, hyper.mu_s, hyper.omega_s)
+        free = np.pad(~_held(start)[part], ((0, size - n), (0, 0)), constant_values=True)
+        prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
         u = np.pad(start.log_scatter[part], (0, size - n), constant_values=hyper.mu_s)
         yield _Chunk(f, i, whiten(f, i, design, prior, u), n)
 

@@ -23,7 +23,7 @@ from bayes_cannon.training_priors import Hyperparameters
 __all__ = ["Cannon", "Gradient", "Prediction"]
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FloatArray = NDArray[np.float64]
 
 
@@ -253,7 +253,7 @@ def _to_tree(cannon: Cannon) -> xr.DataTree:
             "log_scatter_sd": ("pixel", cannon.log_scatter_sd),
             "used": ("pixel", cannon.used.astype(np.int8)),
             "wavelength": ("pixel", cannon.wavelength, {"units": "Angstrom", "medium": "vacuum"}),
-            "tau": ("coef", cannon.hyper.tau),
+            "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
         },
         attrs={"mu_s": cannon.hyper.mu_s, "omega_s": cannon.hyper.omega_s},
     )
@@ -303,7 +303,9 @@ def _from_tree(tree: xr.DataTree) -> Cannon:
     if model_error is not None:
         model_error.orphan()
     hyper = Hyperparameters(
-        pixels["tau"].values, float(pixels.attrs["mu_s"]), float(pixels.attrs["omega_s"])
+        pixels["coef_population"].values,
+        float(pixels.attrs["mu_s"]),
+        float(pixels.attrs["omega_s"]),
     )
     arrays = {k: pixels[k].values for k in ("theta", "loadings", "coef_cov", "scatter")}
     return Cannon(

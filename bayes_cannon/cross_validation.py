@@ -30,8 +30,10 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.factors import StarFactors, each_block, join_design, standardised, star_factors
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
+from bayes_cannon.map_fit import block_size
 from bayes_cannon.packing import packed_size
-from bayes_cannon.pixel_fit import Design, PixelPrior, fit_pixels
+from bayes_cannon.pixel_fit import Design, fit_pixels
+from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.priors import LabelPrior, LabelPriors
 from bayes_cannon.spectra import NormalizedSpectra, name_some
 
@@ -167,11 +169,11 @@ class _Whole:
         free: NDArray[np.bool_] | None,
     ) -> None:
         self.cannon, self.flux, self.ivar, self.design = cannon, spectra.flux, ivar, design
-        precision = cannon.hyper.tau**-2
         if free is not None:
             free = np.pad(free, ((0, 0), (0, cannon.n_factors)), constant_values=True)
-            precision = np.where(free, precision, np.inf)
-        self.prior = PixelPrior(precision, cannon.hyper.mu_s, cannon.hyper.omega_s)
+        self.prior = PixelPrior(
+            cannon.hyper.covariance, cannon.hyper.mu_s, cannon.hyper.omega_s, free
+        )
         self.factors: StarFactors | None = None
         if cannon.n_factors:
             coef = np.concatenate([cannon.theta, cannon.loadings], axis=1)
@@ -184,15 +186,16 @@ class _Whole:
         """Fit some of the stars."""
         labels = Design(self.design.mean[rows], self.design.second[rows])
         flux, ivar = self.flux[rows], self.ivar[rows]
-        factors, u = self.factors, np.log(self.cannon.scatter)
+        factors, prior, u = self.factors, self.prior, np.log(self.cannon.scatter)
         if factors is not None:
             factors = StarFactors(factors.mean[rows], factors.cov[rows])
         for round_ in range(rounds):
             design = labels
             if factors is not None:
-                factors = standardised(factors, labels.mean)
+                factors, matrix = standardised(factors, labels.mean)
+                prior = replace(prior, covariance=matrix @ prior.covariance @ matrix.T)
                 design = join_design(labels, factors)
-            mean, cov, u = self._regress(flux, ivar, design, u)
+            mean, cov, u = _regress(flux, ivar, design, prior, u)
             if factors is not None and round_ < rounds - 1:
                 factors = star_factors(flux, ivar, labels, mean, cov, np.exp(u))
         k = labels.n_coef
@@ -201,24 +204,24 @@ class _Whole:
             self.cannon, theta=mean[:, :k], loadings=mean[:, k:], coef_cov=cov, scatter=np.exp(u),
         )  # fmt: skip
 
-    def _regress(
-        self, flux: NDArray[Any], ivar: NDArray[Any], design: Design, start: FloatArray
-    ) -> tuple[FloatArray, NDArray[np.float32], FloatArray]:
-        """Coefficients, their covariances and one more step of log s, over blocks of pixels."""
-        n_pixels, n = flux.shape[1], design.n_coef
-        mean, u = np.empty((n_pixels, n)), np.empty(n_pixels)
-        cov = np.empty((n_pixels, packed_size(n)), dtype=np.float32)
 
-        def work(some: slice) -> None:
-            part = fit_pixels(
-                flux[:, some], ivar[:, some], design, self.prior.rows(some), start[some],
-                max_steps=1, finish=False,
-            )  # fmt: skip
-            mean[some], cov[some], u[some] = part.mean, part.cov, part.log_scatter
+def _regress(
+    flux: NDArray[Any], ivar: NDArray[Any], design: Design, prior: PixelPrior, start: FloatArray
+) -> tuple[FloatArray, NDArray[np.float32], FloatArray]:
+    """Coefficients, their covariances and one more step of log s, over blocks of pixels."""
+    n_pixels, n = flux.shape[1], design.n_coef
+    mean, u = np.empty((n_pixels, n)), np.empty(n_pixels)
+    cov = np.empty((n_pixels, packed_size(n)), dtype=np.float32)
 
-        size = int(np.clip(100e6 // (8 * (10 * len(flux) + 8 * n**2)), 16, 256))
-        each_block(work, size, n_pixels)
-        return mean, cov, u
+    def work(some: slice) -> None:
+        part = fit_pixels(
+            flux[:, some], ivar[:, some], design, prior.rows(some), start[some],
+            max_steps=1, finish=False,
+        )  # fmt: skip
+        mean[some], cov[some], u[some] = part.mean, part.cov, part.log_scatter
+
+    each_block(work, block_size(len(flux), n), n_pixels)
+    return mean, cov, u
 
 
 def _predict(

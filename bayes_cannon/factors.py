@@ -184,31 +184,45 @@ def star_factors(
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
 
 
-def standardised(factors: StarFactors, features: FloatArray) -> StarFactors:
+def standardised(factors: StarFactors, features: FloatArray) -> tuple[StarFactors, FloatArray]:
     """Remove from z what the features predict and give it unit covariance.
 
     The pixels' regression that follows absorbs the change exactly (parameter-expanded EM):
     the fit converges in a few rounds where plain EM creeps.
+
+    Returns
+    -------
+    factors : StarFactors
+    matrix : (n_coef, n_coef)
+        What multiplies the coefficients [theta, loading] of a pixel, so that the model stays the
+        same.
     """
-    shift = features @ np.linalg.lstsq(features, factors.mean, rcond=None)[0]
+    slope = np.linalg.lstsq(features, factors.mean, rcond=None)[0]
+    shift = features @ slope
     centred = factors.mean - shift
     second = centred.T @ centred / len(centred) + factors.cov.mean(axis=0)
-    inverse_root = np.linalg.inv(np.linalg.cholesky(second))
-    return factors.transformed(inverse_root, shift)
+    root = np.linalg.cholesky(second)
+    matrix = np.eye(features.shape[1] + factors.n_factors)
+    matrix[: features.shape[1], features.shape[1] :] = slope
+    matrix[features.shape[1] :, features.shape[1] :] = root.T
+    return factors.transformed(np.linalg.inv(root), shift), matrix
 
 
-def align_factors(factors: StarFactors, loading: FloatArray, scatter: FloatArray) -> StarFactors:
+def align_factors(
+    factors: StarFactors, loading: FloatArray, scatter: FloatArray
+) -> tuple[StarFactors, FloatArray]:
     """Rotate to the convention: loadings orthogonal in units of scatter, strongest first.
 
     The sign of each factor makes the sum of cubes of its loadings positive, so that the same
-    data and seed give the same loadings.
+    data and seed give the same loadings. Returns the factors and what multiplies the loadings of a
+    pixel, shape (n_factors, n_factors).
     """
     scaled = loading / scatter[:, None]
     _, vectors = np.linalg.eigh(scaled.T @ scaled)
     rotation = vectors[:, ::-1]
     sign = np.sign(np.sum((loading @ rotation) ** 3, axis=0))
     rotation = rotation * np.where(sign == 0, 1.0, sign)
-    return factors.transformed(rotation.T)
+    return factors.transformed(rotation.T), rotation.T
 
 
 def predictive_density(

@@ -22,18 +22,25 @@ from bayes_cannon.factors import (
     standardised,
     star_factors,
 )
-from bayes_cannon.packing import packed_size
-from bayes_cannon.pixel_fit import Design, PixelFit, PixelPrior, fit_pixels
+from bayes_cannon.packing import packed_size, unpack
+from bayes_cannon.pixel_fit import Design, PixelFit, fit_pixels, given_scatter
+from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
 
-__all__ = ["MapFit", "fit_map"]
+__all__ = ["MapFit", "block_size", "fit_map"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 _HYPER_TOLERANCE = 0.01
 _MAX_HYPER_ROUNDS = 8
+_INNER_ROUNDS = 25
+"""Rounds of EM of the coefficients' population at fixed scatters."""
+_SOME_PIXELS = 1500
+"""Pixels that are enough to learn the hyperparameters roughly."""
 _MAX_FACTOR_ROUNDS = 12
 _SCATTER_ROUNDS = 2
+_LOADING_SCALE = 0.02
+"""First guess of tau of the loadings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,21 +94,14 @@ class _Problem:
         )
 
     def prior(self, hyper: Hyperparameters) -> PixelPrior:
-        precision = hyper.tau**-2
-        if self.free is not None:
-            n_factors = hyper.tau.size - self.free.shape[1]
-            free = np.pad(self.free, ((0, 0), (0, n_factors)), constant_values=True)
-            precision = np.where(free, precision, np.inf)
-        return PixelPrior(precision, hyper.mu_s, hyper.omega_s)
-
-    def counts(self, n_coef: int) -> FloatArray:
-        counts = np.full(n_coef, float(self.flux.shape[1]))
-        if self.free is not None:
-            counts[: self.free.shape[1]] = self.free.sum(axis=0)
-        return counts
+        free = self.free
+        if free is not None:
+            n_factors = len(hyper.covariance) - free.shape[1]
+            free = np.pad(free, ((0, 0), (0, n_factors)), constant_values=True)
+        return PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
 
 
-def _block_size(n_stars: int, n_coef: int) -> int:
+def block_size(n_stars: int, n_coef: int) -> int:
     """Pixels per block: the work arrays of a block stay below 100 MB."""
     per_pixel = 8 * (10 * n_stars + 8 * n_coef**2)
     return int(np.clip(100e6 // per_pixel, 16, 256))
@@ -116,6 +116,8 @@ def _fit_pixels(
     out = PixelFit(
         mean=np.empty((n_pixels, n)),
         cov=np.empty((n_pixels, packed_size(n)), dtype=np.float32),
+        gram=np.empty((n_pixels, packed_size(n)), dtype=np.float32),
+        right=np.empty((n_pixels, n)),
         log_scatter=np.empty(n_pixels),
         log_scatter_sd=np.empty(n_pixels),
         skewness_shift=np.empty(n_pixels),
@@ -131,18 +133,67 @@ def _fit_pixels(
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
 
-    each_block(work, _block_size(len(design.mean), n), n_pixels)
+    each_block(work, block_size(len(design.mean), n), n_pixels)
     return out
 
 
-def _update(problem: _Problem, fit: PixelFit) -> Hyperparameters:
-    n = fit.mean.shape[1]
-    diagonal = np.cumsum(np.arange(1, n + 1)) - 1
-    squares = np.sum(fit.mean**2, axis=0) + fit.cov[:, diagonal].sum(axis=0, dtype=np.float64)
+def _update(problem: _Problem, fit: PixelFit, hyper: Hyperparameters) -> Hyperparameters:
+    """Hyperparameters from a fit that was made with `hyper`.
+
+    EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
+    the fit, on part of the pixels, before the round that counts.
+    """
+    step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
+    for _ in range(_INNER_ROUNDS):
+        old, hyper = hyper, _population(problem, fit, hyper, step)
+        if hyper.moved(old) < _HYPER_TOLERANCE:
+            break
+    return _population(problem, fit, hyper, 1)
+
+
+def _population(
+    problem: _Problem, fit: PixelFit, hyper: Hyperparameters, step: int
+) -> Hyperparameters:
+    """One round of EM at the scatters of a fit, over every step-th pixel."""
+    gram, right = fit.gram[::step], fit.right[::step]
+    prior = problem.prior(hyper).rows(slice(None, None, step))
+    seconds: list[FloatArray] = []
+
+    def work(rows: slice) -> None:
+        part = prior.rows(rows)
+        seconds.append(_second_moment(*given_scatter(gram[rows], right[rows], part), part))
+
+    each_block(work, 256, len(right))
     return update_hyperparameters(
-        squares, problem.counts(n), fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd,
-        problem.priors, problem.labels.n_coef,
+        np.sum(seconds, axis=0) * (len(fit.right) / len(right)),
+        fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd, problem.priors,
+        problem.labels.n_coef,
     )  # fmt: skip
+
+
+def _second_moment(mean: FloatArray, cov: FloatArray, prior: PixelPrior) -> FloatArray:
+    """Sum over pixels of E[c c']; coefficients held at zero count as missing, not as zero."""
+    cases, which = prior.patterns
+    total = np.zeros_like(prior.covariance)
+    for case, free in enumerate(cases):
+        rows = which == case if which.size else slice(None)
+        second = mean[rows].T @ mean[rows] + unpack(cov[rows].sum(axis=0))
+        total += second if free.all() else _filled(second, len(mean[rows]), free, prior.covariance)
+    return total
+
+
+def _filled(
+    second: FloatArray, n: int, free: NDArray[np.bool_], covariance: FloatArray
+) -> FloatArray:
+    """Sum of E[c c'] over n pixels in which only some coefficients are free."""
+    inside, across = np.ix_(free, free), np.ix_(~free, free)
+    slope = np.linalg.solve(covariance[inside], covariance[across].T).T
+    out = np.zeros_like(covariance)
+    out[inside], out[across] = second[inside], slope @ second[inside]
+    out[np.ix_(free, ~free)] = out[across].T
+    rest = covariance[np.ix_(~free, ~free)] - slope @ covariance[across].T
+    out[np.ix_(~free, ~free)] = out[across] @ slope.T + n * rest
+    return out
 
 
 def _first_guess(problem: _Problem) -> tuple[Hyperparameters, FloatArray]:
@@ -154,8 +205,8 @@ def _first_guess(problem: _Problem) -> tuple[Hyperparameters, FloatArray]:
     typical = np.where(good, sigma, 0).sum(axis=0, dtype=np.float64) / counts
     typical = np.where(good.any(axis=0), typical, np.exp(problem.priors.log_scatter_mean))
     start = np.log(np.clip(0.5 * typical, 1e-5, 0.5))
-    tau = np.full(problem.labels.n_coef, 0.1)
-    return Hyperparameters(tau, float(start.mean()), 1.0), start
+    covariance = 0.1**2 * np.eye(problem.labels.n_coef)
+    return Hyperparameters(covariance, float(start.mean()), 1.0), start
 
 
 def _learn(
@@ -164,7 +215,7 @@ def _learn(
     """Alternate between the pixels and their hyperparameters until these stop moving."""
     for _ in range(_MAX_HYPER_ROUNDS):
         fit = _fit_pixels(problem, design, hyper, start, max_steps=2, finish=False)
-        new, start = _update(problem, fit), fit.log_scatter
+        new, start = _update(problem, fit, hyper), fit.log_scatter
         moved = new.moved(hyper)
         hyper = new
         if moved < _HYPER_TOLERANCE:
@@ -174,13 +225,13 @@ def _learn(
 
 def _fit_without_factors(problem: _Problem) -> tuple[PixelFit, Hyperparameters]:
     hyper, start = _first_guess(problem)
-    step = max(1, problem.flux.shape[1] // 1500)
+    step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
     if step > 1:
         hyper, learnt = _learn(problem.thin(step), problem.labels, hyper, start[::step])
         start = np.full(start.shape, np.median(learnt))
     for _ in range(2 if step > 1 else _MAX_HYPER_ROUNDS):
         fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=4, finish=False)
-        new, start = _update(problem, fit), fit.log_scatter
+        new, start = _update(problem, fit, hyper), fit.log_scatter
         moved, hyper = new.moved(hyper), new
         if moved < 2 * _HYPER_TOLERANCE:
             break
@@ -271,6 +322,23 @@ def _residuals(problem: _Problem, fit: MapFit) -> tuple[NDArray[Any], NDArray[An
     return np.asarray(residual, np.float32), np.asarray(weight, np.float32)
 
 
+def _expanded(
+    problem: _Problem, factors: StarFactors, hyper: Hyperparameters, *, first: bool
+) -> tuple[StarFactors, Hyperparameters]:
+    """Standardise the factors, and T with them, unless the hyperparameters' prior is against it.
+
+    The first guess of T does not belong to the first guess of the factors: it stays as it is.
+    """
+    new, matrix = standardised(factors, problem.labels.mean)
+    if first:
+        return new, hyper
+    moved = hyper.transformed(matrix)
+    n_terms = problem.labels.n_coef
+    gain = factors.divergence - new.divergence
+    gain += moved.log_prior(problem.priors, n_terms) - hyper.log_prior(problem.priors, n_terms)
+    return (new, moved) if gain > 0 else (factors, hyper)
+
+
 def _fit_with_factors(
     problem: _Problem,
     start: MapFit,
@@ -283,30 +351,34 @@ def _fit_with_factors(
     residual, weight = _residuals(problem, start)
     factors = initial_factors(residual, weight, n_factors, np.random.default_rng(seed))
     del residual, weight
-    loading_scale = np.full(n_factors, 0.02)
-    hyper = replace(start.hyper, tau=np.r_[start.hyper.tau[:k], loading_scale])
+    covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
+    covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2
+    hyper = replace(start.hyper, covariance=covariance)
     u, history, converged = start.log_scatter, [start.bound[0]], False
     for round_ in range(_MAX_FACTOR_ROUNDS):
         tell("factors", round_ / _MAX_FACTOR_ROUNDS)
-        factors = standardised(factors, problem.labels.mean)
+        factors, hyper = _expanded(problem, factors, hyper, first=round_ == 0)
         design = join_design(problem.labels, factors)
         fit = _fit_pixels(problem, design, hyper, u, max_steps=2, finish=False)
         u = fit.log_scatter
         history.append(_bound(problem, fit, hyper, factors))
-        learnt = _update(problem, fit)
+        learnt = _update(problem, fit, hyper)
         # The population of scatters settles first, then stays: the bound is then exactly that of
         # coordinate ascent and cannot fall.
         settled = round_ >= _SCATTER_ROUNDS
-        hyper = replace(hyper, tau=learnt.tau) if settled else learnt
+        hyper = replace(hyper, covariance=learnt.covariance) if settled else learnt
         factors = star_factors(
             problem.flux, problem.ivar, problem.labels, fit.mean, fit.cov, np.exp(u)
         )
         if round_ >= 2 and history[-1] - history[-2] < tolerance * (history[-1] - history[0]):
             converged = True
             break
-    factors = standardised(factors, problem.labels.mean)
-    factors = align_factors(factors, fit.mean[:, k:], np.exp(u))
+    factors, matrix = standardised(factors, problem.labels.mean)
+    rotation = np.eye(k + n_factors)
+    factors, rotation[k:, k:] = align_factors(
+        factors, fit.mean[:, k:] @ matrix[k:, k:].T, np.exp(u)
+    )
     tell("factors", 0.95)
-    hyper = learnt
+    hyper = learnt.transformed(rotation @ matrix)
     fit = _fit_pixels(problem, join_design(problem.labels, factors), hyper, u)
     return _result(problem, fit, hyper, factors, tuple(history), converged=converged)

@@ -1,13 +1,13 @@
 r"""Closed-form training of every pixel: coefficients by conjugacy, scatter by a 1-D search.
 
 Given the labels (and factors) of the stars, pixels are independent. With ``r = flux - 1``,
-``w_n = 1 / (err_n**2 + s**2)`` and coefficients ``c ~ N(0, diag(tau**2))``,
+``w_n = 1 / (err_n**2 + s**2)`` and coefficients ``c ~ N(0, T)``,
 
     A = sum_n w_n E[x_n x_n'] ,   h = sum_n w_n r_n E[x_n] ,
-    c | s ~ N(m, C) ,   C = (A + diag(tau**-2))^-1 ,   m = C h ,
+    c | s ~ N(m, C) ,   C = (A + T^-1)^-1 ,   m = C h ,
 
     log p(flux | s) = 1/2 sum_n log(w_n / 2 pi) - 1/2 (sum_n w_n r_n**2 - h'm)
-                      - 1/2 log|A + diag(tau**-2)| - sum_k log tau_k .
+                      - 1/2 log|A + T^-1| - 1/2 log|T| .
 
 The expectations are over what is uncertain in the design (factors, errors in the labels); for a
 known design they are plain products. The scatter is the mode of the *marginal* posterior of
@@ -18,14 +18,17 @@ too small by about one part in (stars / terms).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.packing import pack, pack_outer, packed_weights, unpack
+from bayes_cannon.pixel_kernels import posterior, weigh
+from bayes_cannon.pixel_prior import PixelPrior
 
-__all__ = ["Design", "PixelFit", "PixelPrior", "fit_pixels", "log_marginal"]
+__all__ = ["Design", "PixelFit", "fit_pixels", "given_scatter", "log_marginal"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
@@ -59,27 +62,13 @@ class Design:
         """Number of coefficients per pixel."""
         return int(self.mean.shape[1])
 
+    @cached_property
+    def _single(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return self.second.astype(np.float32), self.mean.astype(np.float32)
 
-@dataclass(frozen=True, eq=False)
-class PixelPrior:
-    """Prior of the coefficients and of the log scatter of a block of pixels.
-
-    Attributes
-    ----------
-    precision : (n_coef,) or (n_pixels, n_coef) float64
-        1 / tau**2; infinite where a coefficient is held at zero.
-    log_scatter_mean, log_scatter_sd : float
-        Population of log s.
-    """
-
-    precision: FloatArray
-    log_scatter_mean: float
-    log_scatter_sd: float
-
-    def rows(self, pixels: slice | NDArray[np.intp]) -> PixelPrior:
-        """Return the prior of some pixels."""
-        precision = self.precision if self.precision.ndim == 1 else self.precision[pixels]
-        return PixelPrior(precision, self.log_scatter_mean, self.log_scatter_sd)
+    def at(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """`second` and `mean` at a precision, float32 or float64."""
+        return self._single if dtype == np.float32 else (self.second, self.mean)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +87,8 @@ class PixelFit:
         Posterior mean of log s less its mode, to first order in the skewness.
     log_density : (n_pixels,) float64
         log p(flux | s) + log p(log s) at the mode.
+    gram, right : (n_pixels, n_coef (n_coef + 1) / 2), (n_pixels, n_coef)
+        A (packed) and h at the scatter of the last evaluation, for `given_scatter`.
     converged : (n_pixels,) bool
     """
 
@@ -107,6 +98,8 @@ class PixelFit:
     log_scatter_sd: FloatArray
     skewness_shift: FloatArray
     log_density: FloatArray
+    gram: NDArray[np.floating]
+    right: FloatArray
     converged: NDArray[np.bool_]
 
 
@@ -114,9 +107,9 @@ class PixelFit:
 class _Pass:
     """One evaluation of the marginal density of a block of pixels; arrays start with pixels.
 
-    `information` is the expected one of log s, prior included; `share` the typical part of the
-    variance that is intrinsic, s**2 / (err**2 + s**2); `a2` and `h2` the sums of w**2 E[x x'] and
-    w**2 r E[x].
+    `cov` and `a` are packed. `information` is the expected one of log s, prior included; `share` the
+    typical part of the variance that is intrinsic, s**2 / (err**2 + s**2); `a2` and `h2` the sums
+    of w**2 E[x x'] and w**2 r E[x].
     """
 
     mean: FloatArray
@@ -125,68 +118,84 @@ class _Pass:
     slope: FloatArray
     information: FloatArray
     share: FloatArray
+    a: FloatArray
+    h: FloatArray
     a2: FloatArray
     h2: FloatArray
 
 
-def _solve(a_packed: FloatArray, h: FloatArray, prior: PixelPrior) -> tuple[FloatArray, ...]:
-    """Posterior mean, full covariance and log|A + T^-1| + log|T| of each pixel."""
-    precision = np.broadcast_to(prior.precision, h.shape)
-    free = np.isfinite(precision)
-    a = unpack(a_packed)
-    if not free.all():
-        both = free[:, :, None] & free[:, None, :]
-        a = np.where(both, a, 0.0)
-        h = np.where(free, h, 0.0)
-    diagonal = np.arange(h.shape[1])
-    a[:, diagonal, diagonal] += np.where(free, precision, 1.0)
-    # Symmetric scaling to unit diagonal keeps the factorisation accurate for any weights.
-    d = 1.0 / np.sqrt(a[:, diagonal, diagonal])
-    chol = np.linalg.cholesky(a * d[:, :, None] * d[:, None, :])
-    inverse = np.linalg.inv(chol)
-    cov = np.matmul(inverse.transpose(0, 2, 1), inverse) * d[:, :, None] * d[:, None, :]
-    if not free.all():
+def given_scatter(
+    gram: NDArray[Any], right: FloatArray, prior: PixelPrior
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and packed covariance of the coefficients of pixels, from A (packed) and h."""
+    gram, none = np.asarray(gram, dtype=np.float64), np.zeros_like(right)
+    return _solve(gram, right, np.zeros_like(gram), none, prior)[:2]
+
+
+def _products(
+    columns: tuple[NDArray[Any], NDArray[Any]], second: NDArray[Any], x: NDArray[Any]
+) -> tuple[FloatArray, FloatArray]:
+    """Sums over stars of weights times E[x x'] and of weighted residuals times E[x]."""
+    weights, residuals = columns
+    return (weights.T @ second).astype(np.float64), (residuals.T @ x).astype(np.float64)
+
+
+def _solve(
+    a: FloatArray, h: FloatArray, a2: FloatArray, h2: FloatArray, prior: PixelPrior
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Posterior mean, packed covariance, log|A + T^-1| + log|T| and the trace of `posterior`."""
+    held = prior.patterns[1].size > 0
+    if held:
+        assert prior.free is not None
+        both = pack(prior.free[:, :, None] & prior.free[:, None, :])
+        a, h = np.where(both, a, 0.0), np.where(prior.free, h, 0.0)
+        a2, h2 = np.where(both, a2, 0.0), np.where(prior.free, h2, 0.0)
+    mean, cov = np.empty_like(h), np.empty_like(a)
+    log_det, spread = np.empty(len(h)), np.empty(len(h))
+    broken = posterior(a, h, prior.precision, a2, h2, mean, cov, log_det, spread)
+    if broken >= 0:
+        raise np.linalg.LinAlgError(f"the coefficients of pixel {broken} of a block are singular")
+    if held:
         cov = np.where(both, cov, 0.0)
-    mean = np.matmul(cov, h[:, :, None])[:, :, 0]
-    log_det = 2 * np.sum(np.log(chol[:, diagonal, diagonal]) - np.log(d), axis=1)
-    log_det -= np.sum(np.log(np.where(free, precision, 1.0)), axis=1)
-    return mean, cov, log_det
+    return mean, cov, log_det + prior.log_det, spread
 
 
 def _evaluate(
-    r: NDArray[Any], ivar: NDArray[Any], design: Design, prior: PixelPrior, u: FloatArray
+    r: NDArray[Any],
+    ivar: NDArray[Any],
+    design: Design,
+    prior: PixelPrior,
+    u: FloatArray,
+    *,
+    with_value: bool = True,
 ) -> _Pass:
     """Marginal log density, slope and information at log scatter `u`, at the data's precision.
 
-    `r` and `ivar` have shape (n_stars, n_pixels); their dtype is that of the matrix products.
+    `r` and `ivar` have shape (n_stars, n_pixels); their dtype is that of the matrix products with
+    the weights; those with the squared weights, which only steer the search, are in float32.
+    Without `with_value` the density is not worked out (NaN).
     """
-    dtype = r.dtype
     s2 = np.exp(2 * u)
-    w = ivar / (1 + ivar * s2.astype(dtype))
-    wr = w * r
-    second, x = design.second.astype(dtype, copy=False), design.mean.astype(dtype, copy=False)
-    a = (w.T @ second).astype(np.float64)
-    h = (wr.T @ x).astype(np.float64)
-    mean, cov, log_det = _solve(a, h, prior)
-    chi2 = np.einsum("np,np->p", wr, r, dtype=np.float64)
-    with np.errstate(divide="ignore"):
-        log_w = np.where(w > 0, np.log(w) - dtype.type(_LOG_2PI), 0).sum(axis=0, dtype=np.float64)
+    w, w2, wr, w2r = (np.empty_like(r) for _ in range(4))
+    sums = np.zeros((5, u.size))
+    weigh(r, ivar, s2.astype(r.dtype), w, w2, wr, w2r, sums, with_value)
+    chi2, sum_w, sum_w2, squares, log_w = sums
+    a, h = _products((w, wr), *design.at(r.dtype))
+    single = np.dtype(np.float32)
+    a2, h2 = _products(
+        (w2.astype(single, copy=False), w2r.astype(single, copy=False)), *design.at(single)
+    )
+    mean, cov, log_det, spread = _solve(a, h, a2, h2, prior)
     z = (u - prior.log_scatter_mean) / prior.log_scatter_sd
-    value = 0.5 * log_w - 0.5 * (chi2 - np.einsum("pk,pk->p", h, mean)) - 0.5 * log_det
-    value += -0.5 * z**2 - np.log(prior.log_scatter_sd) - 0.5 * _LOG_2PI
-
-    w2 = w * w
-    a2 = (w2.T @ second).astype(np.float64)
-    h2 = ((wr * w).T @ x).astype(np.float64)
-    moment = pack(cov + mean[:, :, None] * mean[:, None, :]) * packed_weights(design.n_coef)
-    sum_w = w.sum(axis=0, dtype=np.float64)
-    sum_w2 = w2.sum(axis=0, dtype=np.float64)
-    squares = np.einsum("np,np->p", wr, wr, dtype=np.float64)
-    squares += np.einsum("pk,pk->p", moment, a2) - 2 * np.einsum("pk,pk->p", h2, mean)
-    slope = s2 * (squares - sum_w) - z / prior.log_scatter_sd
+    value = np.full(u.size, np.nan)
+    if with_value:
+        log_w = log_w - _LOG_2PI * np.count_nonzero(ivar > 0, axis=0)
+        value = 0.5 * log_w - 0.5 * (chi2 - np.einsum("pk,pk->p", h, mean)) - 0.5 * log_det
+        value += -0.5 * z**2 - np.log(prior.log_scatter_sd) - 0.5 * _LOG_2PI
+    slope = s2 * (squares + spread - sum_w) - z / prior.log_scatter_sd
     information = 2 * s2**2 * sum_w2 + prior.log_scatter_sd**-2
     share = s2 * sum_w2 / np.maximum(sum_w, 1e-300)
-    return _Pass(mean, cov, value, slope, information, share, a2, h2)
+    return _Pass(mean, cov, value, slope, information, share, a, h, a2, h2)
 
 
 def log_marginal(
@@ -210,25 +219,29 @@ def log_marginal(
 
 
 def _curvature(
-    r: FloatArray, ivar: FloatArray, design: Design, prior: PixelPrior, u: FloatArray, at: _Pass
+    r: NDArray[Any],
+    ivar: NDArray[Any],
+    design: Design,
+    prior: PixelPrior,
+    u: FloatArray,
+    at: _Pass,
 ) -> FloatArray:
-    """Minus the exact second derivative of the marginal density in log s (float64)."""
+    """Minus the second derivative of the marginal density in log s, from float32 residuals."""
     s2 = np.exp(2 * u)
-    w = ivar / (1 + ivar * s2)
-    n = design.n_coef
+    w = ivar / (1 + ivar * s2.astype(ivar.dtype))
     cube = w * w * w
-    a3, h3 = cube.T @ design.second, (cube * r).T @ design.mean
-    outer = at.mean[:, :, None] * at.mean[:, None, :]
-    weights = packed_weights(n)
-    moment, packed_cov = pack(outer) * weights, pack(at.cov) * weights
-    square3 = np.einsum("np,np,np->p", cube, r, r) - 2 * np.sum(h3 * at.mean, axis=1)
-    square3 += np.sum(moment * a3, axis=1)
-    full2 = unpack(at.a2)
+    a3, h3 = _products((cube, cube * r), *design.at(cube.dtype))
+    weights = packed_weights(design.n_coef)
+    moment = pack_outer(at.mean) * weights
+    square3 = np.einsum("np,np,np->p", cube, r, r, dtype=np.float64)
+    square3 += np.sum(moment * a3, axis=1) - 2 * np.sum(h3 * at.mean, axis=1)
+    full2, cov = unpack(at.a2), unpack(at.cov)
     q = at.h2 - np.matmul(full2, at.mean[:, :, None])[:, :, 0]
-    ca2 = np.matmul(at.cov, full2)
-    second = 0.5 * np.einsum("np,np->p", w, w) - square3
-    second += np.einsum("pi,pij,pj->p", q, at.cov, q)
-    second += 0.5 * np.einsum("pij,pji->p", ca2, ca2) - np.sum(packed_cov * a3, axis=1)
+    ca2 = np.matmul(cov, full2)
+    second = 0.5 * np.einsum("np,np->p", w, w, dtype=np.float64) - square3
+    second += np.einsum("pi,pi->p", q, np.matmul(cov, q[:, :, None])[:, :, 0])
+    second += 0.5 * np.einsum("pij,pji->p", ca2, ca2)
+    second -= np.sum(at.cov * weights * a3, axis=1)
     z = (u - prior.log_scatter_mean) / prior.log_scatter_sd
     slope = at.slope + z / prior.log_scatter_sd  # of the likelihood alone
     return np.asarray(prior.log_scatter_sd**-2 - (4 * s2**2 * second + 2 * slope))
@@ -314,12 +327,14 @@ def fit_pixels(
     n_pixels, n = search.u.size, design.n_coef
     active = np.arange(n_pixels)
     mean, cov = np.zeros((n_pixels, n)), np.zeros((n_pixels, n * (n + 1) // 2))
+    gram, right = np.zeros_like(cov), np.zeros_like(mean)
     value, info, shift = np.zeros(n_pixels), np.ones(n_pixels), np.zeros(n_pixels)
     for _ in range(max_steps):
         whole = active.size == n_pixels
         r_a, i_a = (r32, ivar32) if whole else (r32[:, active], ivar32[:, active])
         at = _evaluate(r_a, i_a, design, prior.rows(active), search.u[active])
-        mean[active], cov[active] = at.mean, pack(at.cov)
+        mean[active], cov[active] = at.mean, at.cov
+        gram[active], right[active] = at.a, at.h
         value[active], info[active] = at.value, at.information
         shift[active] = _skewness_shift(at, at.information**-0.5, prior)
         step = search.advance(active, at)
@@ -329,7 +344,7 @@ def fit_pixels(
     converged = np.ones(n_pixels, dtype=bool)
     converged[active] = False
     if not finish:
-        return PixelFit(mean, cov, search.u, info**-0.5, shift, value, converged)
+        return PixelFit(mean, cov, search.u, info**-0.5, shift, value, gram, right, converged)
     return _finish(flux, ivar, design, prior, search.u, converged)
 
 
@@ -345,9 +360,10 @@ def _finish(
     r = np.asarray(flux, dtype=np.float64) - 1
     ivar = np.asarray(ivar, dtype=np.float64)
     at = _evaluate(r, ivar, design, prior, u)
-    curvature = _curvature(r, ivar, design, prior, u, at)
+    single = (a.astype(np.float32) for a in (r, ivar))
+    curvature = _curvature(*single, design, prior, u, at)
     # Where the density is not concave (no excess scatter) the prior's width is the honest one.
     floor = prior.log_scatter_sd**-2
     sd = 1 / np.sqrt(np.maximum(curvature, floor))
     shift = _skewness_shift(at, sd, prior)
-    return PixelFit(at.mean, pack(at.cov), u, sd, shift, at.value, converged)
+    return PixelFit(at.mean, at.cov, u, sd, shift, at.value, at.a, at.h, converged)

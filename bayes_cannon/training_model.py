@@ -1,8 +1,8 @@
 r"""The training step as PyMC models. Each function builds one; none of them samples.
 
     flux[n,p] ~ Normal(theta[p].v(ell_n) [+ loading[p].z[n]], sqrt(err[n,p]**2 + s[p]**2))
-    theta[p,k] ~ Normal(1 if k = 0 else 0, tau[k])        tau[k] ~ HalfNormal
-    log_s[p] ~ Normal(mu_s, omega_s)                      mu_s ~ Normal, omega_s ~ HalfNormal
+    [theta[p] - (1, 0, ...), loading[p]] ~ MvNormal(0, T)     T: LKJ and HalfNormal
+    log_s[p] ~ Normal(mu_s, omega_s)                          mu_s ~ Normal, omega_s ~ HalfNormal
 
 The closed forms of `pixel_fit` are this model with the coefficients integrated out; tests hold the
 two against each other. Dims: ``star``, ``pixel``, ``term``, ``factor``.
@@ -35,23 +35,42 @@ def _coords(flux: NDArray[Any], term_names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def _population(
+    priors: TrainingPriors, hyper: Hyperparameters | None, n_terms: int, n_coef: int
+) -> tuple[Any, Any, Any]:
+    """Cholesky factor of T, and mean and width of the log scatters, free or fixed.
+
+    Free: standard deviations are ``population_stds``, correlations ``population_corr``.
+    """
+    if hyper is not None:
+        chol: Any = pm.Data("population", np.linalg.cholesky(hyper.covariance[:n_coef, :n_coef]))
+        return chol, pm.Data("mu_s", hyper.mu_s), pm.Data("omega_s", hyper.omega_s)
+    scales = pm.HalfNormal.dist(priors.scales(n_terms, n_coef - n_terms), shape=n_coef)
+    chol, _, _ = pm.LKJCholeskyCov(
+        "population", eta=priors.correlation_shape, n=n_coef, sd_dist=scales
+    )
+    mu_s = pm.Normal("mu_s", priors.log_scatter_mean, priors.log_scatter_mean_sd)
+    return chol, mu_s, pm.HalfNormal("omega_s", priors.log_scatter_spread)
+
+
 def _pixel_priors(
-    priors: TrainingPriors, hyper: Hyperparameters | None, n_terms: int
-) -> tuple[Any, Any]:
-    """Coefficients and log scatter under free or fixed hyperparameters."""
+    priors: TrainingPriors, hyper: Hyperparameters | None, n_terms: int, n_factors: int = 0
+) -> tuple[Any, Any, Any]:
+    """Coefficients, loadings and log scatter under free or fixed hyperparameters."""
     first = np.zeros(n_terms)
     first[0] = 1.0
-    if hyper is None:
-        tau = pm.HalfNormal("tau", priors.coef_scale, dims="term")
-        mu_s = pm.Normal("mu_s", priors.log_scatter_mean, priors.log_scatter_mean_sd)
-        omega_s = pm.HalfNormal("omega_s", priors.log_scatter_spread)
-    else:
-        tau = pm.Data("tau", hyper.tau[:n_terms], dims="term")
-        mu_s = pm.Data("mu_s", np.asarray(hyper.mu_s))
-        omega_s = pm.Data("omega_s", np.asarray(hyper.omega_s))
-    theta = pm.Normal("theta", first, tau, dims=("pixel", "term"))
+    chol, mu_s, omega_s = _population(priors, hyper, n_terms, n_terms + n_factors)
+    theta = pm.MvNormal("theta", first, chol=chol[:n_terms, :n_terms], dims=("pixel", "term"))
     log_s = pm.Normal("log_s", mu_s, omega_s, dims="pixel")
-    return theta, log_s
+    if n_factors == 0:
+        return theta, None, log_s
+    # The loadings given the coefficients, from the lower rows of the Cholesky factor.
+    white = pt.linalg.solve_triangular(chol[:n_terms, :n_terms], (theta - first).T, lower=True)
+    loading = pm.MvNormal(
+        "loading", (chol[n_terms:, :n_terms] @ white).T, chol=chol[n_terms:, n_terms:],
+        dims=("pixel", "factor"),
+    )  # fmt: skip
+    return theta, loading, log_s
 
 
 def _observe(model_flux: Any, log_s: Any, flux: NDArray[Any], ivar: NDArray[Any]) -> None:
@@ -89,7 +108,7 @@ def build_training_model(
     names = term_names or tuple(str(k) for k in range(features.shape[1]))
     with pm.Model(coords=_coords(flux, names)) as model:
         v = pm.Data("features", np.asarray(features, np.float64), dims=("star", "term"))
-        theta, log_s = _pixel_priors(priors or TrainingPriors(), hyper, features.shape[1])
+        theta, _, log_s = _pixel_priors(priors or TrainingPriors(), hyper, features.shape[1])
         _observe(v @ theta.T, log_s, flux, ivar)
     return model
 
@@ -109,12 +128,7 @@ def build_factor_model(
     coords = _coords(flux, tuple(str(k) for k in range(n_terms)))
     with pm.Model(coords={**coords, "factor": np.arange(n_factors)}) as model:
         v = pm.Data("features", np.asarray(features, np.float64), dims=("star", "term"))
-        theta, log_s = _pixel_priors(priors, hyper, n_terms)
-        if hyper is None:
-            spread = pm.HalfNormal("tau_loading", priors.loading_scale, dims="factor")
-        else:
-            spread = pm.Data("tau_loading", hyper.tau[n_terms:], dims="factor")
-        loading = pm.Normal("loading", 0.0, spread, dims=("pixel", "factor"))
+        theta, loading, log_s = _pixel_priors(priors, hyper, n_terms, n_factors)
         z = pm.Normal("z", 0.0, 1.0, dims=("star", "factor"))
         _observe(v @ theta.T + z @ loading.T, log_s, flux, ivar)
     return model
@@ -153,7 +167,7 @@ def build_label_error_model(
     observed = basis.standardize(labels.values)[known]
     error = (labels.errors / basis.scale)[known]
     with pm.Model(coords=coords) as model:
-        theta, log_s = _pixel_priors(priors or TrainingPriors(), hyper, basis.n_terms)
+        theta, _, log_s = _pixel_priors(priors or TrainingPriors(), hyper, basis.n_terms)
         white = pm.Normal("white", 0.0, 1.0, dims=("star", "label_name"))
         ell = pm.Deterministic(
             "ell", white @ np.linalg.cholesky(cov).T, dims=("star", "label_name")

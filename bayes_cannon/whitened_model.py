@@ -3,7 +3,7 @@ r"""The training model of a block of pixels in whitened coordinates, as a PyMC m
 Prior and likelihood are those of `training_model.build_training_model` with fixed
 hyperparameters,
 
-    theta[p,k] ~ Normal(1 if k = 0 else 0, tau[k]) ,    log_s[p] ~ Normal(mu_s, omega_s) ,
+    theta[p] ~ MvNormal([1, 0, ...], T) ,    log_s[p] ~ Normal(mu_s, omega_s) ,
     flux[n,p] ~ Normal(theta[p].x[n], sqrt(err[n,p]**2 + s[p]**2)) ,
 
 but the free variables are w and e of `whitening.Whitening`: flat, with the priors' densities and
@@ -48,6 +48,8 @@ def _block_data(
         "basis": whitening.basis,
         "log_det": whitening.log_det,
         "free": whitening.free,
+        "prior_root": whitening.prior_root,
+        "prior_log_root": np.log(np.diagonal(whitening.prior_root, axis1=1, axis2=2)).sum(axis=1),
     }
 
 
@@ -61,6 +63,8 @@ _DIMS = {
     "basis": ("pixel", "term", "white"),
     "log_det": ("pixel",),
     "free": ("pixel", "term"),
+    "prior_root": ("pixel", "white", "term"),
+    "prior_log_root": ("pixel",),
 }
 
 
@@ -100,7 +104,6 @@ def build_whitened_model(
     first = (terms == 0).astype(np.float64)
     with pm.Model(coords=coords) as model:
         x = pm.Data("features", np.asarray(features, np.float64), dims=("star", "term"))
-        tau = pm.Data("tau", hyper.tau, dims="term")
         data = {
             name: pm.Data(name, value, dims=_DIMS[name])
             for name, value in _block_data(flux, ivar, whitening).items()
@@ -115,9 +118,10 @@ def build_whitened_model(
         deviation += pt.sum(data["basis"] * (pt.exp(log_d) * w)[:, None, :], axis=-1)
         theta = pm.Deterministic("theta", first + deviation, dims=("pixel", "term"))
 
-        prior_theta = pm.logp(pm.Normal.dist(first, tau), theta)
+        scaled = pt.sum(data["prior_root"] * deviation[:, None, :], axis=-1)
+        prior_theta = pt.sum(data["prior_log_root"]) - 0.5 * pt.sum(scaled**2 + _LOG_2PI)
         prior_s = pm.logp(pm.Normal.dist(hyper.mu_s, hyper.omega_s), log_s)
-        pm.Potential("prior", pt.sum(prior_theta) + pt.sum(prior_s))
+        pm.Potential("prior", prior_theta + pt.sum(prior_s))
         pm.Potential("jacobian", pt.sum(data["log_det"] + pt.log(slope)) + pt.sum(log_d))
         s2 = pt.exp(2 * log_s)
         residual = data["flux"] - x @ (data["free"] * theta).T

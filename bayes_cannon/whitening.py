@@ -27,7 +27,8 @@ from scipy.interpolate import CubicSpline
 from scipy.special import ndtr
 
 from bayes_cannon.packing import pack, unpack
-from bayes_cannon.pixel_fit import Design, PixelPrior, fit_pixels, log_marginal
+from bayes_cannon.pixel_fit import Design, fit_pixels, log_marginal
+from bayes_cannon.pixel_prior import PixelPrior
 
 __all__ = ["BENT_PARAMETERS", "Moments", "Whitening", "bent_line", "powers", "whiten"]
 
@@ -82,7 +83,10 @@ class Whitening:
     log_det : (n_pixels,) float64
         log |det B|.
     free : (n_pixels, n_coef) float64
-        1, or 0 where a coefficient is held at zero (its coordinate then follows its prior).
+        1, or 0 where a coefficient is held at zero (its coordinate is then of no consequence, and
+        standard normal).
+    prior_root : (n_pixels, n_coef, n_coef) float64
+        Lower triangular F with F'F = T^-1, the prior's precision; unit rows where held.
     """
 
     line: FloatArray
@@ -91,6 +95,7 @@ class Whitening:
     basis: FloatArray
     log_det: FloatArray
     free: FloatArray
+    prior_root: FloatArray
 
     def moments(self, w: FloatArray, w_sd: FloatArray, e: FloatArray, e_sd: FloatArray) -> Moments:
         """Return the moments of coefficients and log s for independent normal w and e.
@@ -158,7 +163,7 @@ def whiten(
     design
         Known features.
     prior
-        Of these pixels; infinite precision where a coefficient is held at zero.
+        Of these pixels.
     start
         First guess of log s, shape (n_pixels,).
     """
@@ -167,11 +172,12 @@ def whiten(
     nodes = fit.log_scatter + fit.log_scatter_sd * _GRID[:, None]
     density = np.array([log_marginal(flux, ivar, design, prior, u) for u in nodes])
     line = fit_bent_line(_quantiles(nodes.T, density.T))
-    precision = np.broadcast_to(prior.precision, fit.mean.shape)
+    free = np.ones(fit.mean.shape, dtype=bool) if prior.free is None else prior.free
+    precision = np.broadcast_to(prior.precision, (*fit.mean.shape, design.n_coef))
 
     def given(e: float) -> tuple[FloatArray, FloatArray]:
         u = bent_line(np, np.full(len(line), e), line)[0]
-        return _given_scatter(r, ivar, design, precision, u)
+        return _given_scatter(r, ivar, design, precision, free, u)
 
     chol = np.linalg.cholesky(given(0.0)[1])
     inverse = np.linalg.inv(chol)
@@ -187,7 +193,8 @@ def whiten(
     solve = np.linalg.pinv(np.stack(powers(np, _E_FIT), axis=1) * weight) * weight.T
     shift, stretch = (np.einsum("ke,epi->pki", solve, np.array(a)) for a in (means, log_d))
     log_det = np.sum(np.log(np.diagonal(chol, axis1=1, axis2=2)), axis=1)
-    return Whitening(line, shift, stretch, basis, log_det, np.isfinite(precision).astype(float))
+    root = np.linalg.inv(np.linalg.cholesky(np.linalg.inv(precision)))
+    return Whitening(line, shift, stretch, basis, log_det, free.astype(float), root)
 
 
 def _congruent(a: FloatArray, b: FloatArray) -> FloatArray:
@@ -197,14 +204,17 @@ def _congruent(a: FloatArray, b: FloatArray) -> FloatArray:
 
 
 def _given_scatter(
-    r: FloatArray, ivar: FloatArray, design: Design, precision: FloatArray, u: FloatArray
+    r: FloatArray,
+    ivar: FloatArray,
+    design: Design,
+    precision: FloatArray,
+    free: NDArray[np.bool_],
+    u: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Mean and covariance of the coefficients given log s; unit variance where held at zero."""
     weight = ivar / (1 + ivar * np.exp(2 * u))
-    free = np.isfinite(precision)
-    a = unpack(weight.T @ design.second) * (free[:, :, None] & free[:, None, :])
+    a = unpack(weight.T @ design.second) * (free[:, :, None] & free[:, None, :]) + precision
     diagonal = np.arange(design.n_coef)
-    a[:, diagonal, diagonal] += np.where(free, precision, 1.0)
     d = 1 / np.sqrt(a[:, diagonal, diagonal])
     outer = d[:, :, None] * d[:, None, :]
     cov = np.linalg.inv(a * outer) * outer

@@ -12,7 +12,8 @@ from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.map_fit import MapFit, fit_map
 from bayes_cannon.packing import pack_outer, unpack
-from bayes_cannon.pixel_fit import Design, PixelPrior, log_marginal
+from bayes_cannon.pixel_fit import Design, log_marginal
+from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.resources import data_path
 from bayes_cannon.training_model import build_training_model
 from bayes_cannon.whitened_model import build_whitened_model, set_block
@@ -30,7 +31,7 @@ class Problem:
     @property
     def prior(self):
         hyper = self.start.hyper
-        return PixelPrior(hyper.tau**-2, hyper.mu_s, hyper.omega_s)
+        return PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
 
     def pixels(self, which):
         s = self.start
@@ -66,7 +67,7 @@ class Exact:
         for weight, row in zip(p, u, strict=True):
             w = ivar / (1 + ivar * np.exp(2 * row))
             precision = np.einsum("np,ni,nj->pij", w, design.mean, design.mean, optimize=True)
-            cov = np.linalg.inv(precision + np.diag(start.hyper.tau**-2))
+            cov = np.linalg.inv(precision + np.linalg.inv(start.hyper.covariance))
             mean = np.einsum("pij,pj->pi", cov, (w * (flux - 1)).T @ design.mean)
             self.mean += weight[:, None] * mean
             shifted = mean - start.mean

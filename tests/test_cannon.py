@@ -29,7 +29,7 @@ def make_cannon(n_pixels=40, n_factors=2, seed=0) -> Cannon:
         scatter=rng.uniform(0.001, 0.01, n_pixels),
         log_scatter_sd=np.full(n_pixels, 0.1),
         used=rng.random(n_pixels) < 0.9,
-        hyper=Hyperparameters(np.full(n, 0.02), -5.0, 0.5),
+        hyper=Hyperparameters(0.02**2 * np.eye(n), -5.0, 0.5),
         training=training,
         held_out=np.array(["a", "2M0+é"]),
         factors=rng.normal(size=(30, n_factors)),
@@ -49,7 +49,7 @@ def assert_same(a: Cannon, b: Cannon) -> None:
     for name in ("values", "errors", "star_id"):
         np.testing.assert_array_equal(getattr(a.training, name), getattr(b.training, name))
     np.testing.assert_array_equal(a.basis.center, b.basis.center)
-    np.testing.assert_array_equal(a.hyper.tau, b.hyper.tau)
+    np.testing.assert_array_equal(a.hyper.covariance, b.hyper.covariance)
     assert (a.chips, a.names, a.basis.units, a.basis.degree) == (
         b.chips, b.names, b.basis.units, b.basis.degree,
     )  # fmt: skip

@@ -185,7 +185,7 @@ def test_noise_level_is_that_of_independent_residuals() -> None:
     cannon = Cannon(
         basis, 15200 + np.arange(p) * 0.2, ((0, p),), theta, np.zeros((p, 0)),
         np.zeros((p, packed_size(2)), np.float32), np.full(p, 1e-5), np.ones(p), np.ones(p, bool),
-        Hyperparameters(np.ones(2), -5.0, 1.0), labels, ids[:0], np.zeros((n, 0)),
+        Hyperparameters(np.eye(2), -5.0, 1.0), labels, ids[:0], np.zeros((n, 0)),
     )  # fmt: skip
     found = residual_correlation(flux, np.full((n, p), 1e4), values, cannon)
     assert found.noise_level == pytest.approx(np.sqrt(2 / np.pi / n))

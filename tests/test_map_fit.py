@@ -1,5 +1,7 @@
 """Hyperparameters, nuisance factors and the choice of their number."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
@@ -10,7 +12,7 @@ from bayes_cannon.map_fit import fit_map
 from bayes_cannon.packing import unpack
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.training_model import build_factor_model
-from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
+from bayes_cannon.training_priors import TrainingPriors, update_hyperparameters
 
 N_TERMS = 3
 
@@ -51,23 +53,25 @@ def test_hyperparameters_are_learnt_from_the_pixels():
 
 def test_hyperparameter_update_is_the_mode():
     rng = np.random.default_rng(5)
-    squares, counts = np.array([0.3, 2.0]), np.array([40.0, 40.0])
+    second = np.array([[0.3, 0.5], [0.5, 2.0]])
     u, u_sd = rng.normal(-5, 0.4, 40), np.full(40, 0.1)
     priors = TrainingPriors(coef_scale=0.05, log_scatter_spread=0.5)
 
     def density(h):
-        value = -counts @ np.log(h.tau) - 0.5 * squares @ h.tau**-2
+        value = -20 * np.linalg.slogdet(h.covariance)[1]
+        value -= 0.5 * np.trace(second @ np.linalg.inv(h.covariance))
         value -= 40 * np.log(h.omega_s)
         value -= 0.5 * np.sum((u - h.mu_s) ** 2 + u_sd**2) / h.omega_s**2
         return value + h.log_prior(priors, 2)
 
-    best = update_hyperparameters(squares, counts, u, u_sd, priors, 2)
+    best = update_hyperparameters(second, u, u_sd, priors, 2)
     for factor in (0.97, 1.03):
         moved = [
-            Hyperparameters(best.tau * [factor, 1], best.mu_s, best.omega_s),
-            Hyperparameters(best.tau * [1, factor], best.mu_s, best.omega_s),
-            Hyperparameters(best.tau, best.mu_s * factor, best.omega_s),
-            Hyperparameters(best.tau, best.mu_s, best.omega_s * factor),
+            best.transformed(np.diag([factor, 1])),
+            best.transformed(np.diag([1, factor])),
+            replace(best, covariance=best.covariance * np.array([[1, factor], [factor, 1]])),
+            replace(best, mu_s=best.mu_s * factor),
+            replace(best, omega_s=best.omega_s * factor),
         ]
         assert all(density(h) < density(best) for h in moved)
 

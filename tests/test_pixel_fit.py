@@ -7,27 +7,36 @@ from scipy.integrate import quad
 from scipy.stats import multivariate_normal
 
 from bayes_cannon.packing import pack, unpack
-from bayes_cannon.pixel_fit import Design, PixelPrior, fit_pixels, log_marginal
+from bayes_cannon.pixel_fit import Design, fit_pixels, log_marginal
+from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.training_model import build_training_model
 from bayes_cannon.training_priors import Hyperparameters
 
 SEED = 20
 
 
+def correlated(tau, seed=4):
+    """Covariance with these standard deviations and strong correlations."""
+    square = np.random.default_rng(seed).normal(size=(len(tau), len(tau) + 2))
+    cov = square @ square.T
+    scale = tau / np.sqrt(np.diag(cov))
+    return scale[:, None] * cov * scale
+
+
 def make_pixels(n_stars=80, n_pixels=20, n_terms=6, scatter=0.01, seed=SEED):
     rng = np.random.default_rng(seed)
     x = np.c_[np.ones(n_stars), rng.normal(size=(n_stars, n_terms - 1))]
     tau = np.r_[0.1, np.full(n_terms - 1, 0.03)]
-    theta = rng.normal(size=(n_pixels, n_terms)) * tau
+    theta = rng.normal(size=(n_pixels, n_terms)) @ np.linalg.cholesky(correlated(tau)).T
     sigma = 0.01 * np.exp(0.4 * rng.normal(size=(n_stars, n_pixels)))
     noise = rng.normal(size=sigma.shape) * np.sqrt(sigma**2 + scatter**2)
     flux, ivar = 1 + x @ theta.T + noise, sigma**-2.0
     ivar[rng.random(sigma.shape) < 0.05] = 0
-    return flux, ivar, x, theta, Hyperparameters(tau, np.log(0.01), 0.5)
+    return flux, ivar, x, theta, Hyperparameters(correlated(tau), np.log(0.01), 0.5)
 
 
 def fit_made(flux, ivar, x, hyper, **options):
-    prior = PixelPrior(hyper.tau**-2, hyper.mu_s, hyper.omega_s)
+    prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
     start = np.full(flux.shape[1], np.log(0.005))
     return fit_pixels(flux, ivar, Design.exact(x), prior, start, **options), prior
 
@@ -58,7 +67,7 @@ def test_marginal_density_equals_numerical_integration_of_the_model():
     flux, ivar, x, _, hyper = make_pixels(n_stars=12, n_pixels=1, n_terms=2)
     model = build_training_model(flux, ivar, x, hyper=hyper)
     log_p = model.compile_logp()
-    prior = PixelPrior(hyper.tau**-2, hyper.mu_s, hyper.omega_s)
+    prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
     for log_s in (np.log(0.003), np.log(0.02)):
         u = np.array([log_s])
         fit = fit_pixels(flux, ivar, Design.exact(x), prior, u)
@@ -80,13 +89,13 @@ def test_marginal_density_equals_numerical_integration_of_the_model():
 
 def test_marginal_density_equals_the_multivariate_normal():
     flux, ivar, x, _, hyper = make_pixels(n_stars=30, n_pixels=3)
-    prior = PixelPrior(hyper.tau**-2, hyper.mu_s, hyper.omega_s)
+    prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
     u = np.log([0.002, 0.01, 0.05])
     got = log_marginal(flux, ivar, Design.exact(x), prior, u)
     for p in range(3):
         good = ivar[:, p] > 0
         cov = np.diag(1 / ivar[good, p] + np.exp(2 * u[p]))
-        cov += x[good] @ np.diag(hyper.tau**2) @ x[good].T
+        cov += x[good] @ hyper.covariance @ x[good].T
         expected = multivariate_normal(np.ones(good.sum()), cov).logpdf(flux[good, p])
         z = (u[p] - hyper.mu_s) / hyper.omega_s
         expected += -0.5 * z**2 - np.log(hyper.omega_s * np.sqrt(2 * np.pi))
@@ -112,7 +121,7 @@ def test_scatter_is_recovered_without_bias(ratio):
     # 300 pixels: the mean of s has a standard error of well under 1 % of s; 4 of them allowed.
     scatter = 0.01 * ratio
     flux, ivar, x, _, hyper = make_pixels(400, 300, scatter=scatter)
-    hyper = Hyperparameters(hyper.tau, np.log(scatter), 0.5)
+    hyper = Hyperparameters(hyper.covariance, np.log(scatter), 0.5)
     fit, _ = fit_made(flux, ivar, x, hyper)
     found = np.exp(fit.log_scatter)
     error = found.std() / np.sqrt(300)
@@ -122,7 +131,7 @@ def test_scatter_is_recovered_without_bias(ratio):
 
 def test_pixels_without_excess_scatter_are_not_pinned_to_a_floor():
     flux, ivar, x, _, hyper = make_pixels(400, 200, scatter=0.0)
-    fit, _ = fit_made(flux, ivar, x, Hyperparameters(hyper.tau, np.log(0.003), 1.0))
+    fit, _ = fit_made(flux, ivar, x, Hyperparameters(hyper.covariance, np.log(0.003), 1.0))
     assert np.all(np.exp(fit.log_scatter) < 0.005)
     assert np.unique(np.round(fit.log_scatter, 6)).size == 200
     assert np.all(fit.log_scatter_sd > 0.2)
@@ -131,7 +140,7 @@ def test_pixels_without_excess_scatter_are_not_pinned_to_a_floor():
 def test_marginal_mode_does_not_share_the_bias_of_the_joint_mode():
     # 40 stars, 6 terms: the joint mode is too small by about 8 %, i.e. over 8 standard errors.
     flux, ivar, x, _, hyper = make_pixels(40, 1500, scatter=0.03)
-    fit, _ = fit_made(flux, ivar, x, Hyperparameters(hyper.tau, np.log(0.03), 0.5))
+    fit, _ = fit_made(flux, ivar, x, Hyperparameters(hyper.covariance, np.log(0.03), 0.5))
     log_s = fit.log_scatter
     assert abs(log_s.mean() - np.log(0.03)) < 0.02
     residual = (flux - 1 - x @ fit.mean.T) * (ivar > 0)
@@ -141,13 +150,13 @@ def test_marginal_mode_does_not_share_the_bias_of_the_joint_mode():
 
 def test_coefficients_held_at_zero_stay_there_and_the_rest_do_not_notice():
     flux, ivar, x, _, hyper = make_pixels()
-    precision = np.tile(hyper.tau**-2, (20, 1))
-    precision[:, 3] = np.inf
-    prior = PixelPrior(precision, hyper.mu_s, hyper.omega_s)
+    free = np.ones((20, 6), dtype=bool)
+    free[:, 3] = False
+    prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
     start = np.full(20, np.log(0.01))
     fit = fit_pixels(flux, ivar, Design.exact(x), prior, start)
     keep = [0, 1, 2, 4, 5]
-    fewer = PixelPrior(hyper.tau[keep] ** -2, hyper.mu_s, hyper.omega_s)
+    fewer = PixelPrior(hyper.covariance[np.ix_(keep, keep)], hyper.mu_s, hyper.omega_s)
     expected = fit_pixels(flux, ivar, Design.exact(x[:, keep]), fewer, start)
     assert np.all(fit.mean[:, 3] == 0)
     assert np.all(unpack(fit.cov)[:, 3] == 0)
@@ -161,7 +170,7 @@ def test_pixel_without_data_returns_the_prior():
     ivar[:, 0] = 0
     fit, _ = fit_made(flux, ivar, x, hyper)
     np.testing.assert_allclose(fit.mean[0], 0, atol=1e-15)
-    np.testing.assert_allclose(unpack(fit.cov)[0], np.diag(hyper.tau**2), rtol=1e-12)
+    np.testing.assert_allclose(unpack(fit.cov)[0], hyper.covariance, rtol=1e-11)
     assert fit.log_scatter[0] == pytest.approx(hyper.mu_s, abs=1e-3)
     assert fit.log_scatter_sd[0] == pytest.approx(hyper.omega_s, rel=1e-6)
 
