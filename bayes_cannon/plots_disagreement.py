@@ -43,10 +43,11 @@ def plot_disagreements(
     """Spectra of the stars that disagree most, with the model at our labels and at ASPCAP's.
 
     The model's nuisance factors are fitted to the star at either set of labels. Below each
-    spectrum, residuals in units of sigma, observational error and intrinsic scatter together. The
-    chi-square is that of the whole spectrum, with the cost of the factors. Ours are near its
-    minimum, being a fit to this spectrum; what is to be seen is by how much it fits worse at
-    ASPCAP's labels, and where.
+    spectrum, in units of sigma (observational error and intrinsic scatter together), the residuals
+    from the model at our labels, and how far the model at ASPCAP's is from it. The chi-square is
+    that of the whole spectrum, with the cost of the factors. Ours are near its minimum, being a
+    fit to this spectrum; what is to be seen is by how much it fits worse at ASPCAP's labels, and
+    where.
 
     Parameters
     ----------
@@ -82,8 +83,8 @@ def plot_disagreements(
         _draw_star(axes[2 * i], axes[2 * i + 1], comparison, cannon, spectra, star, part)
     axes[-1].set_xlabel(WAVELENGTH_LABEL)
     axes[-1].set_xlim(cannon.wavelength[part][0], cannon.wavelength[part][-1])
-    handles = axes[0].get_legend_handles_labels()[0]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    handles = [h for ax in axes[:2] for h in ax.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     simulated = comparison.simulated or spectra.simulated
     figure.suptitle(
         title_of("Stars that disagree most with ASPCAP", simulated=simulated), fontsize=13
@@ -118,23 +119,28 @@ def _draw_star(
     flux, ivar = spectra.flux[row : row + 1], spectra.ivar[row : row + 1]
     w = cannon.wavelength[part]
     top.plot(*with_gaps(w, flux[0, part], good[part]), color=BLACK, lw=1.1, label="observed")
-    found = []
+    found, models, sigma = [], [], np.zeros(cannon.n_pixels)
     for kind, (labels, color, line) in sets.items():
         (block,) = residual_blocks(flux, ivar, labels[None], cannon)
-        model, sigma = flux[0] - block.after[0], block.after[0] * np.sqrt(block.weight[0])
-        top.plot(*with_gaps(w, model[part], good[part]), color=color, lw=1.2, ls=line,
+        models.append(flux[0] - block.after[0])
+        top.plot(*with_gaps(w, models[-1][part], good[part]), color=color, lw=1.2, ls=line,
                  label=f"model at {kind} labels")  # fmt: skip
-        bottom.plot(*with_gaps(w, sigma[part], good[part]), color=color, lw=0.9, ls=line)
+        sigma = 1 / np.sqrt(np.where(good, block.weight[0], 1.0))
+        chi2 = float(np.sum((block.after[0] / sigma)[good] ** 2) + np.sum(block.z_mean**2))
         values = ", ".join(
             f"{label_tex(n)} {v:.{0 if label_unit(n) == 'K' else 2}f}"
             for n, v in zip(cannon.names, labels, strict=True)
         )
-        chi2 = float(np.sum(sigma[good] ** 2) + np.sum(block.z_mean**2))
         found.append(f"at {kind} labels, {values}: $\\chi^2$ {chi2:.0f} of {good.sum()} pixels")
+    residual, change = (flux[0] - models[0]) / sigma, (models[1] - models[0]) / sigma
+    bottom.plot(*with_gaps(w, residual[part], good[part]), color=GREY, lw=0.8,
+                label="observed less model at ours")  # fmt: skip
+    bottom.plot(*with_gaps(w, change[part], good[part]), color=GREEN, lw=1.6,
+                label="model at ASPCAP's less model at ours")  # fmt: skip
     bottom.axhspan(-1, 1, color=SKY, alpha=0.35, lw=0)
     bottom.axhline(0, color=GREY, lw=0.8)
     top.set_ylabel("normalised flux")
-    bottom.set_ylabel("residual\n(sigma)")
+    bottom.set_ylabel("difference\n(sigma)")
     head = f"{star_text(star)}   {_flags_of(comparison, star)}"
     top.set_title("\n".join([head, *found]), fontsize=9.5, loc="left")
 

@@ -380,10 +380,16 @@ def test_spectra_of_those_who_disagree(with_model) -> None:
             off, noise, cannon.loadings[good]
         )
         np.testing.assert_allclose(found[np.isfinite(found)], expected, atol=1e-2)
-    ours, theirs = (
-        np.nanmean(np.asarray(line.get_ydata(), float) ** 2) for line in bottom.lines[:2]
+    sigma = np.sqrt(1e-5 + cannon.scatter[good] ** 2)
+    ours, theirs = (drawn[f"model at {kind} labels"] for kind in ("our", "ASPCAP's"))
+    below = {line.get_label(): np.asarray(line.get_ydata(), float) for line in bottom.lines}
+    residual = below["observed less model at ours"]
+    change = below["model at ASPCAP's less model at ours"]
+    off = spectra.flux[0, good] - ours[np.isfinite(ours)]
+    np.testing.assert_allclose(residual[np.isfinite(residual)] * sigma, off, atol=1e-6)
+    np.testing.assert_allclose(
+        change[np.isfinite(change)] * sigma, (theirs - ours)[np.isfinite(ours)], atol=1e-6
     )
-    assert theirs > ours
     assert top.get_title(loc="left").startswith("S0   our flags: POOR_CHI2")
     assert len(plots.plot_disagreements(compared, cannon, spectra, ["S4"], window=window).axes) == 2
 
