@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -244,14 +246,14 @@ def _render(figure: Figure | Axes) -> bytes:
     """
     owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     assert owner is not None
-    buffer, small = io.BytesIO(), io.BytesIO()
-    owner.savefig(buffer, format="png", dpi=_DPI)
+    owner.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(owner)
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     plt.close(owner)
-    with Image.open(buffer) as image:
-        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-            small, format="png", optimize=True
-        )
-    return min(buffer.getvalue(), small.getvalue(), key=len)
+    png = io.BytesIO()
+    pixels.quantize(256, dither=Image.Dither.NONE).save(png, format="png")
+    return png.getvalue()
 
 
 def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:

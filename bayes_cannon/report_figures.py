@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from bayes_cannon.apogee import read_spectra
+from bayes_cannon.cannon import Cannon
 from bayes_cannon.check import check_calibration
 from bayes_cannon.continuum import divide_by_continuum
+from bayes_cannon.cuts import Cuts
+from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import Labels
 from bayes_cannon.plots import (
     plot_calibration,
+    plot_catalogue_slice,
     plot_continuum,
     plot_corner,
     plot_factor_choice,
@@ -21,6 +28,7 @@ from bayes_cannon.plots import (
     plot_loadings,
     plot_model,
     plot_one_to_one,
+    plot_sample,
     plot_scatter,
     plot_scores,
     plot_spectrum,
@@ -30,18 +38,43 @@ from bayes_cannon.report_html import Note, Text
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.report_tables import coverage_table, cuts_table
+from bayes_cannon.survey import open_survey
 
-__all__ = ["calibration", "corners", "factors", "gradients", "models", "one_to_one", "sample",
-           "scatter", "spectrum", "window_of"]  # fmt: skip
+__all__ = ["calibration", "corners", "factors", "gradients", "models", "one_to_one", "reaches",
+           "sample", "scatter", "spectrum", "window_of"]  # fmt: skip
 
 WINDOW = (16000.0, 16200.0)
 _FEWEST = 20
 
 
 def sample(inputs: ReportInputs) -> Iterator[Item]:
-    """The sample and the cuts that made it."""
-    cuts = cuts_table(inputs)
-    yield cuts if cuts else Note("The dataset does not say which cuts made it.", gone=True)
+    """The catalogue slice, the cuts, and the labels of training and held-out stars."""
+    dataset = inputs.dataset
+    assert dataset is not None
+    yield cuts_table(inputs) or Note("The dataset does not say which cuts made it.", gone=True)
+    if inputs.survey is None:
+        yield Note(f"The catalogue slice {inputs.missing['survey']}", gone=True)
+    else:
+        yield Drawing("catalogue-slice", partial(_slice, inputs.survey, dataset),
+                      "Slice of the catalogue", "All rows of the survey's catalogue, and those "
+                      "that pass the cuts (dashed).")  # fmt: skip
+    trained = np.zeros(dataset.n_stars, dtype=np.bool_)
+    if inputs.cannon is not None:
+        trained = np.isin(dataset.star_id, inputs.cannon.training.star_id)
+    parts = [dataset.select(rows) for rows in (trained, ~trained) if rows.any()]
+    yield Drawing("sample", partial(plot_sample, *parts), "Labels of the sample",
+                  "Catalogue labels of the sample.")  # fmt: skip
+
+
+def _slice(survey: Path, dataset: TrainingSet) -> Figure:
+    """Figure of the catalogue of the survey that a dataset was made of."""
+    names = dataset.labels.names
+    found = open_survey(survey, labels=names)
+    text = dataset.settings.get("cuts")
+    cuts = Cuts(**json.loads(text)) if isinstance(text, str) else Cuts()
+    return plot_catalogue_slice(
+        found.catalogue, cuts, label_names=names, steps=dataset.cut_steps
+    )  # fmt: skip
 
 
 def spectrum(inputs: ReportInputs) -> Iterator[Item]:
@@ -86,9 +119,13 @@ def models(inputs: ReportInputs) -> Iterator[Item]:
 def window_of(inputs: ReportInputs) -> tuple[float, float] | None:
     """Window in which spectra are shown; None, everything, where the model does not reach it."""
     assert inputs.cannon is not None
-    w = inputs.cannon.wavelength
-    inside = (w >= WINDOW[0]) & (w <= WINDOW[1])
-    return WINDOW if inside.sum() > 10 else None
+    return WINDOW if reaches(inputs.cannon, WINDOW) else None
+
+
+def reaches(cannon: Cannon, window: tuple[float, float]) -> bool:
+    """Whether a model has pixels enough in a window."""
+    inside = (cannon.wavelength >= window[0]) & (cannon.wavelength <= window[1])
+    return int(inside.sum()) > 10
 
 
 def gradients(inputs: ReportInputs) -> Iterator[Item]:

@@ -51,6 +51,8 @@ class ReportInputs:
         Normalised spectra of stars of the run, on the model's wavelengths.
     files : mapping of str to Path, or None
         FITS files of raw spectra by star.
+    survey : Path or None
+        Folder of the survey that the dataset was made of.
     truth : Labels or None
         True labels of simulated stars.
     mystery : ReportInputs or None
@@ -69,6 +71,7 @@ class ReportInputs:
     dataset: TrainingSet | None = None
     spectra: NormalizedSpectra | None = None
     files: Mapping[str, Path] | None = None
+    survey: Path | None = None
     truth: Labels | None = None
     mystery: ReportInputs | None = None
     missing: Mapping[str, str] = field(default_factory=dict)

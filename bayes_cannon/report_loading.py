@@ -97,12 +97,13 @@ def load_inputs(
     found = _Found(folder, summary, star_id, {}, [])
     model = _find_cannon(found, cannon)
     stars, spectra, source = _find_spectra(found, dataset, model)
-    files = _find_files(found, stars, source, survey)
+    place = _find_survey(found, stars, source, survey)
+    files = _find_files(found, stars, source, place)
     true = truth if truth is None or isinstance(truth, Labels) else read_truth(truth)
     other = None if mystery is None else load_inputs(mystery, cannon=model)
     inputs = ReportInputs(
         folder, result, table, summary, cannon=model, dataset=stars, spectra=spectra, files=files,
-        truth=true, mystery=other, missing=found.missing, notes=tuple(found.notes),
+        survey=place, truth=true, mystery=other, missing=found.missing, notes=tuple(found.notes),
     )  # fmt: skip
     if other is None and inputs.unlabelled.any():
         return replace(inputs, mystery=_unlabelled(inputs))
@@ -216,29 +217,35 @@ def _checked(
     return None
 
 
+def _find_survey(
+    found: _Found, dataset: TrainingSet | None, source: Sequence[Path], given: PathLike | None
+) -> Path | None:
+    """Folder of the survey: the one given, else one beside the dataset named as that says."""
+    named = "" if dataset is None else str(dataset.settings.get("survey", ""))
+    guess = source[0].parent / named if source and named and Path(named).name == named else None
+    folder = guess if given is None else Path(given)
+    if folder is not None and folder.is_dir():
+        return folder
+    if given is not None:
+        raise FileFormatError(f"{given} is not a folder; give that of the survey.")
+    found.missing["survey"] = "needs the folder of the survey; give it with --survey FOLDER."
+    return None
+
+
 def _find_files(
-    found: _Found, dataset: TrainingSet | None, source: Sequence[Path], survey: PathLike | None
+    found: _Found, dataset: TrainingSet | None, source: Sequence[Path], survey: Path | None
 ) -> dict[str, Path] | None:
     """FITS files of raw spectra by star."""
-    if dataset is None:
-        paths = [path for path in spectra_files(source) if path.is_file()] if source else []
-        if not 0 < len(paths) <= _MOST_FILES:
-            found.missing["files"] = (
-                "needs the raw spectra of the run, and it does not say where; give the folder of "
-                "the survey with --survey FOLDER, and the dataset with --dataset FILE."
-            )
-            return None
+    if dataset is not None and survey is not None:
+        return _files_of_survey(survey, dataset)
+    paths = [path for path in spectra_files(source) if path.is_file()] if source else []
+    if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)
-    named = str(dataset.settings.get("survey", ""))
-    guess = source[0].parent / named if source and named and Path(named).name == named else None
-    folder = Path(survey) if survey is not None else guess
-    if folder is None or not folder.is_dir():
-        found.missing["files"] = (
-            "needs the raw spectra, which the dataset does not hold; give the folder of the survey "
-            "with --survey FOLDER."
-        )
-        return None
-    return _files_of_survey(folder, dataset)
+    found.missing["files"] = (
+        "needs the raw spectra, which a dataset does not hold; give the folder of the survey with "
+        "--survey FOLDER."
+    )
+    return None
 
 
 def _files_by_name(found: _Found, paths: Sequence[Path]) -> dict[str, Path]:

@@ -8,13 +8,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon.label_flags import describe_flag
-from bayes_cannon.labels import label_unit
 from bayes_cannon.plots import plot_corner, plot_model
 from bayes_cannon.report_figures import window_of
 from bayes_cannon.report_html import Heading, Note, Text
 from bayes_cannon.report_inputs import ReportInputs
-from bayes_cannon.report_parts import Drawing, Item, few, file_names, shown_label
+from bayes_cannon.report_parts import Drawing, Item, file_names
+from bayes_cannon.star_story import mystery_story
 
 __all__ = ["mystery"]
 
@@ -33,7 +32,7 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
     names = file_names("mystery", stars, list(dict.fromkeys(every)))
     for star in stars[:_MOST_MYSTERIES]:
         yield Heading(star)
-        yield Text(_story(other, star))
+        yield Text(mystery_story(other.table, star).text)
         truth = _truth_of(inputs, other.names, star)
         yield Drawing(
             f"{names[star]}-corner", partial(plot_corner, other.result, star, truth=truth),
@@ -60,26 +59,3 @@ def _truth_of(inputs: ReportInputs, names: Sequence[str], star: str) -> FloatArr
         return None
     rows = np.flatnonzero(truth.star_id == star)
     return np.asarray(truth.only(names).values[rows[0]]) if rows.size else None
-
-
-def _story(inputs: ReportInputs, star: str) -> str:
-    row = int(np.flatnonzero(inputs.star_id == star)[0])
-    values, errors, formal = (a[row] for a in (inputs.values(), inputs.errors,
-                                                inputs.values("_FORMAL_ERR")))  # fmt: skip
-    calibrated = inputs.kind == "calibrated"
-    said = []
-    for i, name in enumerate(inputs.names):
-        unit = label_unit(name)
-        extra = f" (formal {few(formal[i], unit)})" if calibrated else ""
-        said.append(
-            f"{shown_label(name)} = {few(values[i], unit)} ± {few(errors[i], unit)} {unit}{extra}"
-        )
-    flags = describe_flag(int(inputs.table["LABEL_FLAG"][row]))
-    ratio = float(np.median(errors / formal))
-    story = (
-        f" The formal posterior is {ratio:.1f} times narrower than the calibrated one: it knows "
-        "the noise, but not that a quadratic is not the truth."
-        if calibrated
-        else ""
-    )
-    return f"{'; '.join(said)}. Flags: {'; '.join(flags) or 'none'}.{story}"

@@ -17,7 +17,7 @@ from bayes_cannon.report_inputs import ReportInputs, column
 from bayes_cannon.run_corners import corner_files
 
 __all__ = ["Chosen", "Drawing", "Item", "Section", "chosen_stars", "distance_from_catalogue",
-           "few", "file_names", "shown_label"]  # fmt: skip
+           "file_names", "shown_label"]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 _MOST_DRAWN = 8
@@ -85,11 +85,6 @@ class Chosen:
 
     star: str
     why: str
-
-
-def few(number: float, unit: str) -> str:
-    """Say a label in a sentence, to the digits of its unit."""
-    return f"{number:.{0 if unit == 'K' else 3}f}"
 
 
 def shown_label(name: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bayes_cannon import report_figures as figures
 from bayes_cannon import report_tables as tables
+from bayes_cannon.report_aspcap import aspcap
 from bayes_cannon.report_mystery import mystery
 from bayes_cannon.report_parts import Section
+from bayes_cannon.report_settings import settings
 
 __all__ = ["SECTIONS"]
 
@@ -18,7 +20,8 @@ SECTIONS: tuple[Section, ...] = (
     ),
     Section(
         "sample", "The sample and its cuts",
-        "Which stars of the catalogue were used: each cut with the number of stars it removed.",
+        "Which stars of the catalogue were used, what each cut removed, and where training and "
+        "held-out stars lie among the labels: both should fill the same region.",
         figures.sample, needs=("dataset",),
     ),
     Section(
@@ -63,6 +66,12 @@ SECTIONS: tuple[Section, ...] = (
         tables.original_tables,
     ),
     Section(
+        "aspcap", "Comparison with ASPCAP",
+        "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
+        "to a floor that is the model's; ASPCAP's errors are its repeatability, not its accuracy.",
+        aspcap,
+    ),
+    Section(
         "calibration", "Calibration",
         "Coverage should follow the diagonal inside its tolerance and PIT histograms should be "
         "flat; a hump means errors too large, horns at the ends errors too small.",
@@ -87,7 +96,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "settings", "Settings and versions",
         "What made this run, so that it can be made again.",
-        tables.settings,
+        settings,
     ),
 )  # fmt: skip
 """Sections in the order of the page."""

@@ -1,19 +1,12 @@
-"""Tables of a report: the run as a whole, its flags, its stars, its settings."""
+"""Tables of a report: the run as a whole, its flags, its stars, and those of the original."""
 
 from __future__ import annotations
 
-import json
-import platform
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon._version import __version__
-from bayes_cannon.catalogue import comparison
 from bayes_cannon.check import LEVELS, Check
 from bayes_cannon.label_flags import MEANINGS, LabelFlag, describe_flag
 from bayes_cannon.labels import label_unit
@@ -21,12 +14,11 @@ from bayes_cannon.published import PUBLISHED
 from bayes_cannon.report_html import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.report_inputs import ReportInputs, column
 from bayes_cannon.report_parts import Chosen, Item, chosen_stars, shown_label
+from bayes_cannon.result_tables import scatter_table, star_table
 
-__all__ = ["all_stars", "coverage_table", "cuts_table", "original_tables", "settings", "summary"]
+__all__ = ["all_stars", "coverage_table", "cuts_table", "original_tables", "summary"]
 
 _MOST_ROWS = 1500
-_VERSIONS = ("pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "xarray", "zarr", "astropy",
-             "matplotlib")  # fmt: skip
 _STAR = Column("star", kind="id")
 
 
@@ -136,41 +128,41 @@ def original_tables(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def _one_star(inputs: ReportInputs, chosen: Chosen) -> Grid:
-    row = int(np.flatnonzero(inputs.star_id == chosen.star)[0])
-    keys = ("", "_ERR", "_FORMAL_ERR", "_ASPCAP", "_ASPCAP_ERR")
-    ours, error, formal, theirs, their_error = (inputs.values(k)[row] for k in keys)
-    numbers = np.stack([ours, error, formal, theirs, their_error], axis=1).tolist()
-    rows = [(_with_unit(n), *numbers[i]) for i, n in enumerate(inputs.names)]
-    heads = ("ours", "calibrated error", "formal error", "ASPCAP", "ASPCAP error")
-    forms = (".4g", ".3g", ".3g", ".4g", ".3g")
-    columns = (Column("label", kind="id"), *map(Column, heads, forms))
+    found = star_table(inputs.table, chosen.star)
+    quoted = [name for name in found.colnames if name.startswith("FORMAL: ")]
+    columns = (
+        Column("label", kind="id"), Column("ours", ".4g"), Column("calibrated error", ".3g"),
+        Column("formal error", ".3g"), Column("ASPCAP", ".4g"), Column("ASPCAP error", ".3g"),
+        Column("difference", "+.3g"), Column("pull", "+.2f"),
+        *(Column(f"formal error, {name.partition(': ')[2]}", ".3g") for name in quoted),
+    )  # fmt: skip
+    keys = ("OURS", "ERR", "FORMAL_ERR", "ASPCAP", "ASPCAP_ERR", "DIFFERENCE", "PULL", *quoted)
+    rows = [(_with_unit(str(r["LABEL"])), *(float(r[k]) for k in keys)) for r in found]
     return Grid(f"{chosen.star}: {chosen.why}.", columns, rows)
 
 
 def _scatter(inputs: ReportInputs) -> Iterator[Item]:
     assert inputs.aspcap is not None
     heads = ("bias", "rms", "robust scatter", "calibrated error", "formal error")
-    columns = (Column("label", kind="id"), Column("stars", "d"), *(Column(h, ".3g") for h in heads),
-               *(Column(p.name, ".3g") for p in PUBLISHED))  # fmt: skip
+    names = [other.name for other in PUBLISHED]
+    columns = (Column("label", kind="id"), Column("stars", "d"),
+               *(Column(title, ".3g") for title in (*heads, *names)))  # fmt: skip
+    keys = ("BIAS", "RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR", *names)
     references = {"the catalogue (ASPCAP)": inputs.aspcap}
     if inputs.truth is not None:
         references["the truth of the simulation"] = inputs.truth
     for what, reference in references.items():
-        found = comparison(inputs.table, reference)
         rows = [
-            (_with_unit(r["LABEL"]), int(r["N"]),
-             *(float(r[c]) for c in ("BIAS", "RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR")),
-             *(p.scatter.get(str(r["LABEL"]), float("nan")) for p in PUBLISHED))
-            for r in found
-        ]  # fmt: skip
+            (_with_unit(str(r["LABEL"])), int(r["N"]), *(float(r[k]) for k in keys))
+            for r in scatter_table(inputs.table, reference)
+        ]
         yield Grid(
             f"Ours less {what}; errors are medians. The last columns are the scatters that others "
             "published, each on stars of its own.",
             columns, rows,
         )  # fmt: skip
-    yield Text(
-        " ".join(f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in PUBLISHED)
-    )
+    told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in PUBLISHED)
+    yield Text(" ".join(told))
     if inputs.simulated:
         yield Note(
             "The stars of this run are simulated: these numbers say how well the method does on "
@@ -218,47 +210,3 @@ def all_stars(inputs: ReportInputs) -> Iterator[Item]:
         "All columns, with formal errors, quantiles and covariances, are in catalogue.fits and "
         "catalogue.ecsv of the run."
     )
-
-
-def settings(inputs: ReportInputs) -> Iterator[Item]:
-    """Settings of every stage and versions of the programs."""
-    parts: dict[str, Any] = {
-        "inference": {k: inputs.summary[k] for k in ("method", "seed") if k in inputs.summary}
-        | dict(inputs.summary.get("settings") or {}),
-        "priors": inputs.summary.get("priors") or {},
-    }
-    model = inputs.summary.get("model") or (inputs.cannon.settings if inputs.cannon else {})
-    parts |= {"training": model.get("training") or {}, "dataset": model.get("dataset") or {}}
-    for title, content in parts.items():
-        rows = list(_flat(content))
-        if rows:
-            columns = (Column("setting"), Column("value", kind="wide"))
-            yield Grid(f"{title.capitalize()}.", columns, rows)
-    if not inputs.summary:
-        yield Note("The run has no summary.json, so its settings are not known.", gone=True)
-    trained = dict(model.get("versions") or {})
-    now = {name: _version(name) for name in _VERSIONS}
-    here = {"bayes_cannon": __version__, "Python": platform.python_version()}
-    versions = [(n, str(trained.get(n, "")), v) for n, v in (here | now).items() if v]
-    heads = ("program", "when trained", "when this report was made")
-    yield Grid("Versions.", tuple(map(Column, heads)), versions)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as names with dots and plain values."""
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, str) and value[:1] in "[{":
-            with suppress(ValueError):
-                value = json.loads(value)
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{name}.")
-        else:
-            yield name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

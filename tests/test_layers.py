@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "packing",
         "pixel_kernels",
         "pixel_prior",
+        "scatter_search",
         "published",
         "run_inputs",
     ),
@@ -28,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "advi_step",
         "air",
         "bits",
+        "blocks",
         "cli_errors",
         "download_manifest",
         "fitsfile",
@@ -36,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "mist_files",
         "model_error",
         "pixel_fit",
+        "population",
         "posterior_moments",
         "priors",
         "resources",
@@ -49,6 +52,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "allstar_download",
         "factors",
+        "first_scatter",
         "fetch",
         "fits_image",
         "isochrones",
@@ -164,11 +168,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "run",
     ),
     (
+        "report_settings",
         "report_tables",
         "run_check",
     ),
     ("report_figures",),
-    ("report_mystery",),
+    (
+        "report_aspcap",
+        "report_mystery",
+    ),
     ("report_sections",),
     ("report",),
     (

@@ -25,7 +25,7 @@ from bayes_cannon.report_sections import SECTIONS
 from tests.report_problem import HOSTILE, make_run
 from tests.test_cli import run as command
 
-TEXTS = tuple(s for s in SECTIONS if s.key in ("summary", "sample", "tables", "stars", "settings"))
+TEXTS = tuple(s for s in SECTIONS if s.key in ("summary", "tables", "stars", "settings"))
 
 
 class Page(HTMLParser):
@@ -154,7 +154,7 @@ def test_a_run_that_notes_nothing_is_completed_by_files_given(tmp_path):
     assert "does not say where; give it with --cannon FILE" in bare.missing["cannon"]
     assert np.isnan(bare.snr).all()
     whole = load_inputs(run, cannon=tmp_path / "cannon.nc", dataset=tmp_path / "dataset.nc")
-    assert whole.missing.keys() == {"files"}
+    assert whole.missing.keys() == {"files", "survey"}
     assert whole.notes == ()
     assert np.isfinite(whole.snr).all()
     assert whole.spectra.star_id.tolist() == whole.star_id.tolist()
@@ -179,7 +179,7 @@ def changed(small, **digests):
 
 def test_files_changed_since_the_run_are_not_used(small):
     changed(small)
-    assert load_inputs(small).missing.keys() == {"files"}
+    assert load_inputs(small).missing.keys() == {"files", "survey"}
     changed(small, model="another", spectra="another")
     inputs = load_inputs(small)
     assert inputs.cannon is None
@@ -265,7 +265,7 @@ def test_unlabelled_stars_get_a_section(tmp_path):
     assert report.failed == {}
     page = Page(report.path)
     assert "mystery" in page.ids
-    assert "times narrower than the calibrated one" in page.text
+    assert "times the formal ones: the formal posterior takes" in page.text
     names = {path.name for path in report.figures}
     star = "mystery-2M00000000+0000000"
     assert {f"{star}-corner.png", f"{star}-spectrum.png"} < names
