@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.blocks import each_block
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.compression import Compressed, PixelModel
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.factors import StarFactors, each_block, join_design, standardised, star_factors
+from bayes_cannon.factors import StarFactors, join_design, standardised, star_factors
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import block_size

@@ -10,23 +10,19 @@ step maximises the same bound, so it never falls; with no factors it *is* the lo
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from bayes_cannon.blocks import each_block
 from bayes_cannon.packing import pack, pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.pixel_fit import Design
 
 __all__ = [
     "StarFactors",
     "align_factors",
-    "each_block",
     "initial_factors",
     "join_design",
     "predictive_density",
@@ -37,28 +33,6 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 _BLOCK = 256
 """Stars per block of the E step."""
-_MAX_THREADS = 8
-"""Blocks worked on at a time; bounds the memory."""
-
-
-def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
-    """Call `work` with all blocks of `size` out of `total`, side by side on the cores.
-
-    Element-wise work and small matrices use one core each, so that blocks on threads of their own
-    are faster than threads inside the matrix products, which therefore get one each meanwhile.
-    Every block must write to its own part of the result; their order does not matter.
-    """
-    blocks = [slice(a, min(a + size, total)) for a in range(0, total, size)]
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    threads = min(cores, len(blocks), _MAX_THREADS)
-    if threads < 2:
-        for block in blocks:
-            work(block)
-        return
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, blocks):
-            pass
 
 
 @dataclass(frozen=True, eq=False)

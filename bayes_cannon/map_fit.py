@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.blocks import each_block
 from bayes_cannon.factors import (
     StarFactors,
     align_factors,
-    each_block,
     initial_factors,
     join_design,
     standardised,
     star_factors,
 )
-from bayes_cannon.packing import packed_size, unpack
+from bayes_cannon.first_scatter import first_scatter
+from bayes_cannon.packing import packed_size
 from bayes_cannon.pixel_fit import Design, PixelFit, fit_pixels, given_scatter
 from bayes_cannon.pixel_prior import PixelPrior
+from bayes_cannon.population import second_moment
 from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
 
 __all__ = ["MapFit", "block_size", "fit_map"]
@@ -36,7 +38,9 @@ _MAX_HYPER_ROUNDS = 8
 _INNER_ROUNDS = 25
 """Rounds of EM of the coefficients' population at fixed scatters."""
 _SOME_PIXELS = 1500
-"""Pixels that are enough to learn the hyperparameters roughly."""
+"""Pixels that are enough for the rounds of EM before the one that counts."""
+_FEW_PIXELS = 750
+"""Pixels that are enough for a first guess of the hyperparameters."""
 _MAX_FACTOR_ROUNDS = 12
 _SCATTER_ROUNDS = 2
 _LOADING_SCALE = 0.02
@@ -157,56 +161,20 @@ def _population(
     """One round of EM at the scatters of a fit, over every step-th pixel."""
     gram, right = fit.gram[::step], fit.right[::step]
     prior = problem.prior(hyper).rows(slice(None, None, step))
-    seconds: list[FloatArray] = []
+    size = 256
+    seconds = np.zeros((-(-len(right) // size), *prior.covariance.shape))
 
     def work(rows: slice) -> None:
         part = prior.rows(rows)
-        seconds.append(_second_moment(*given_scatter(gram[rows], right[rows], part), part))
+        found = given_scatter(gram[rows], right[rows], part)
+        seconds[rows.start // size] = second_moment(*found, part)
 
-    each_block(work, 256, len(right))
+    each_block(work, size, len(right))
     return update_hyperparameters(
         np.sum(seconds, axis=0) * (len(fit.right) / len(right)),
         fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd, problem.priors,
         problem.labels.n_coef,
     )  # fmt: skip
-
-
-def _second_moment(mean: FloatArray, cov: FloatArray, prior: PixelPrior) -> FloatArray:
-    """Sum over pixels of E[c c']; coefficients held at zero count as missing, not as zero."""
-    cases, which = prior.patterns
-    total = np.zeros_like(prior.covariance)
-    for case, free in enumerate(cases):
-        rows = which == case if which.size else slice(None)
-        second = mean[rows].T @ mean[rows] + unpack(cov[rows].sum(axis=0))
-        total += second if free.all() else _filled(second, len(mean[rows]), free, prior.covariance)
-    return total
-
-
-def _filled(
-    second: FloatArray, n: int, free: NDArray[np.bool_], covariance: FloatArray
-) -> FloatArray:
-    """Sum of E[c c'] over n pixels in which only some coefficients are free."""
-    inside, across = np.ix_(free, free), np.ix_(~free, free)
-    slope = np.linalg.solve(covariance[inside], covariance[across].T).T
-    out = np.zeros_like(covariance)
-    out[inside], out[across] = second[inside], slope @ second[inside]
-    out[np.ix_(free, ~free)] = out[across].T
-    rest = covariance[np.ix_(~free, ~free)] - slope @ covariance[across].T
-    out[np.ix_(~free, ~free)] = out[across] @ slope.T + n * rest
-    return out
-
-
-def _first_guess(problem: _Problem) -> tuple[Hyperparameters, FloatArray]:
-    """Wide hyperparameters and half the typical error as scatter."""
-    with np.errstate(divide="ignore"):
-        sigma = np.where(problem.ivar > 0, problem.ivar, np.nan).astype(np.float32) ** -0.5
-    good = np.isfinite(sigma)
-    counts = np.maximum(good.sum(axis=0), 1)
-    typical = np.where(good, sigma, 0).sum(axis=0, dtype=np.float64) / counts
-    typical = np.where(good.any(axis=0), typical, np.exp(problem.priors.log_scatter_mean))
-    start = np.log(np.clip(0.5 * typical, 1e-5, 0.5))
-    covariance = 0.1**2 * np.eye(problem.labels.n_coef)
-    return Hyperparameters(covariance, float(start.mean()), 1.0), start
 
 
 def _learn(
@@ -224,18 +192,19 @@ def _learn(
 
 
 def _fit_without_factors(problem: _Problem) -> tuple[PixelFit, Hyperparameters]:
-    hyper, start = _first_guess(problem)
-    step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
+    """Learn the hyperparameters on part of the pixels, then on all, then fit all."""
+    start = first_scatter(problem.flux, problem.ivar, problem.labels.mean)
+    start = np.where(np.isfinite(start), start, problem.priors.log_scatter_mean)
+    wide = 0.1**2 * np.eye(problem.labels.n_coef)
+    hyper = Hyperparameters(wide, float(start.mean()), 1.0)
+    step = max(1, problem.flux.shape[1] // _FEW_PIXELS)
     if step > 1:
-        hyper, learnt = _learn(problem.thin(step), problem.labels, hyper, start[::step])
-        start = np.full(start.shape, np.median(learnt))
-    for _ in range(2 if step > 1 else _MAX_HYPER_ROUNDS):
-        fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=4, finish=False)
-        new, start = _update(problem, fit, hyper), fit.log_scatter
-        moved, hyper = new.moved(hyper), new
-        if moved < 2 * _HYPER_TOLERANCE:
-            break
-    return _fit_pixels(problem, problem.labels, hyper, start), hyper
+        hyper, _ = _learn(problem.thin(step), problem.labels, hyper, start[::step])
+        fit = _fit_pixels(problem, problem.labels, hyper, start, finish=False)
+        hyper, start = _update(problem, fit, hyper), fit.log_scatter
+    else:
+        hyper, start = _learn(problem, problem.labels, hyper, start)
+    return _fit_pixels(problem, problem.labels, hyper, start, max_steps=0), hyper
 
 
 def fit_map(

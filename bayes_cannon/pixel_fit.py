@@ -17,7 +17,7 @@ too small by about one part in (stars / terms).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from bayes_cannon.packing import pack, pack_outer, packed_weights, unpack
 from bayes_cannon.pixel_kernels import posterior, weigh
 from bayes_cannon.pixel_prior import PixelPrior
+from bayes_cannon.scatter_search import MAX_STEP, ScatterSearch
 
 __all__ = ["Design", "PixelFit", "fit_pixels", "given_scatter", "log_marginal"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
-_MAX_STEP = 1.5
-"""Largest change of log s in one step."""
+_LAST_TRIES = 4
+"""Further steps in float64 for pixels that the search left off their mode."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +108,9 @@ class PixelFit:
 class _Pass:
     """One evaluation of the marginal density of a block of pixels; arrays start with pixels.
 
-    `cov` and `a` are packed. `information` is the expected one of log s, prior included; `share` the
-    typical part of the variance that is intrinsic, s**2 / (err**2 + s**2); `a2` and `h2` the sums
-    of w**2 E[x x'] and w**2 r E[x].
+    `cov` and `a` are packed. `information` is the expected one of log s, prior included; `share`
+    the typical part of the variance that is intrinsic, s**2 / (err**2 + s**2); `a2` and `h2` the
+    sums of w**2 E[x x'] and w**2 r E[x].
     """
 
     mean: FloatArray
@@ -259,35 +260,6 @@ def _skewness_shift(at: _Pass, sd: FloatArray, prior: PixelPrior) -> FloatArray:
     return np.asarray(-sd * skew / (1 + np.abs(skew)))
 
 
-class _Search:
-    """Safeguarded secant search of the mode of log s, all pixels side by side."""
-
-    def __init__(self, u: FloatArray) -> None:
-        self.u = u.copy()
-        self.low = np.full(u.shape, -np.inf)
-        self.high = np.full(u.shape, np.inf)
-        self.last_u = np.full(u.shape, np.nan)
-        self.last_slope = np.full(u.shape, np.nan)
-
-    def advance(self, active: NDArray[np.intp], at: _Pass) -> FloatArray:
-        """Move the active pixels one step uphill; returns the steps."""
-        u, slope = self.u[active], at.slope
-        rising = slope > 0
-        self.low[active] = np.where(rising, u, self.low[active])
-        self.high[active] = np.where(rising, self.high[active], u)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            secant = -(slope - self.last_slope[active]) / (u - self.last_u[active])
-        usable = np.isfinite(secant) & (secant > 0.1 * at.information)
-        step = slope / np.where(usable, secant, at.information)
-        new = u + np.clip(step, -_MAX_STEP, _MAX_STEP)
-        low, high = self.low[active], self.high[active]
-        outside = (new <= low) | (new >= high)
-        new = np.where(outside & np.isfinite(low + high), 0.5 * (low + high), new)
-        self.last_u[active], self.last_slope[active] = u, slope
-        self.u[active] = new
-        return new - u
-
-
 def fit_pixels(
     flux: NDArray[Any],
     ivar: NDArray[Any],
@@ -295,14 +267,15 @@ def fit_pixels(
     prior: PixelPrior,
     start: FloatArray,
     *,
-    tolerance: float = 1e-3,
+    tolerance: float = 1e-2,
     max_steps: int = 12,
     finish: bool = True,
 ) -> PixelFit:
     """Fit a block of pixels: marginal mode of log s, then coefficients given s.
 
-    The search runs in the precision of a float32 matrix product; the last evaluation, from
-    which everything returned is taken, in float64 with one more step.
+    The search runs in the precision of the data, float32 or float64; the last evaluation, from
+    which everything returned is taken, in float64. Pixels that it finds off their mode are searched
+    once more.
 
     Parameters
     ----------
@@ -315,15 +288,16 @@ def fit_pixels(
     start
         First guess of log s, shape (n_pixels,).
     tolerance
-        Largest step of log s, in units of its posterior standard deviation, that ends the search.
+        How far log s may be from its mode, in units of its posterior standard deviation.
     max_steps
         Limit on the number of steps.
     finish
         False leaves out the last float64 pass (for rounds that only update hyperparameters).
     """
-    r32 = np.asarray(flux, dtype=np.float32) - np.float32(1)
-    ivar32 = np.asarray(ivar, dtype=np.float32)
-    search = _Search(np.asarray(start, dtype=np.float64))
+    dtype = np.dtype(np.float64 if flux.dtype == np.float64 else np.float32)
+    r_all = np.asarray(flux, dtype=dtype) - dtype.type(1)
+    ivar_all = np.asarray(ivar, dtype=dtype)
+    search = ScatterSearch(np.asarray(start, dtype=np.float64))
     n_pixels, n = search.u.size, design.n_coef
     active = np.arange(n_pixels)
     mean, cov = np.zeros((n_pixels, n)), np.zeros((n_pixels, n * (n + 1) // 2))
@@ -331,21 +305,24 @@ def fit_pixels(
     value, info, shift = np.zeros(n_pixels), np.ones(n_pixels), np.zeros(n_pixels)
     for _ in range(max_steps):
         whole = active.size == n_pixels
-        r_a, i_a = (r32, ivar32) if whole else (r32[:, active], ivar32[:, active])
+        r_a, i_a = (r_all, ivar_all) if whole else (r_all[:, active], ivar_all[:, active])
         at = _evaluate(r_a, i_a, design, prior.rows(active), search.u[active])
         mean[active], cov[active] = at.mean, at.cov
         gram[active], right[active] = at.a, at.h
         value[active], info[active] = at.value, at.information
         shift[active] = _skewness_shift(at, at.information**-0.5, prior)
-        step = search.advance(active, at)
-        active = active[np.abs(step) * np.sqrt(at.information) > tolerance]
+        step = search.advance(active, at.slope, at.information)
+        # Steps shrink faster than linearly: after one of this size the next is within tolerance.
+        active = active[np.abs(step) * np.sqrt(at.information) > 10 * tolerance]
         if active.size == 0:
             break
+    if finish:
+        return _finish(flux, ivar, design, prior, search.u, tolerance)
     converged = np.ones(n_pixels, dtype=bool)
     converged[active] = False
-    if not finish:
-        return PixelFit(mean, cov, search.u, info**-0.5, shift, value, gram, right, converged)
-    return _finish(flux, ivar, design, prior, search.u, converged)
+    return PixelFit(
+        mean, cov, search.u, info**-0.5, shift, value, gram, right, converged,
+    )  # fmt: skip
 
 
 def _finish(
@@ -354,16 +331,37 @@ def _finish(
     design: Design,
     prior: PixelPrior,
     u: FloatArray,
-    converged: NDArray[np.bool_],
+    tolerance: float,
 ) -> PixelFit:
-    """Evaluate in float64 at the mode, with the exact curvature there."""
+    """Evaluate in float64, with the exact curvature; pixels off their mode move there first."""
     r = np.asarray(flux, dtype=np.float64) - 1
     ivar = np.asarray(ivar, dtype=np.float64)
+    fit, slope = _at_mode(r, ivar, design, prior, u)
+    for _ in range(_LAST_TRIES):
+        off = np.flatnonzero(np.abs(slope) * fit.log_scatter_sd > tolerance)
+        if off.size == 0:
+            break
+        step = np.clip(slope[off] * fit.log_scatter_sd[off] ** 2, -MAX_STEP, MAX_STEP)
+        again, slope[off] = _at_mode(
+            r[:, off], ivar[:, off], design, prior.rows(off), fit.log_scatter[off] + step
+        )
+        for name, values in vars(again).items():
+            getattr(fit, name)[off] = values
+    converged = np.abs(slope) * fit.log_scatter_sd <= tolerance
+    return replace(fit, converged=converged)
+
+
+def _at_mode(
+    r: FloatArray, ivar: FloatArray, design: Design, prior: PixelPrior, u: FloatArray
+) -> tuple[PixelFit, FloatArray]:
+    """Fit at given log scatters, as if they were the modes, and the slopes there."""
     at = _evaluate(r, ivar, design, prior, u)
-    single = (a.astype(np.float32) for a in (r, ivar))
-    curvature = _curvature(*single, design, prior, u, at)
+    single = r.astype(np.float32), ivar.astype(np.float32)
+    curvature = _curvature(single[0], single[1], design, prior, u, at)
     # Where the density is not concave (no excess scatter) the prior's width is the honest one.
     floor = prior.log_scatter_sd**-2
     sd = 1 / np.sqrt(np.maximum(curvature, floor))
     shift = _skewness_shift(at, sd, prior)
-    return PixelFit(at.mean, at.cov, u, sd, shift, at.value, at.a, at.h, converged)
+    done = np.zeros(u.size, dtype=bool)
+    fit = PixelFit(at.mean, at.cov, u.copy(), sd, shift, at.value, at.a, at.h, done)
+    return fit, at.slope

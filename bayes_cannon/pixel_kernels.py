@@ -15,17 +15,19 @@ import numpy as np
 
 __all__ = ["posterior", "weigh"]
 
+_LANES = 8
+"""Pixels whose matrices are factorised side by side."""
 _GROUP = 6
 """Weights multiplied before a logarithm is taken; the product stays within float64."""
 
 
 def _compile(function: Callable[..., Any]) -> Any:
     """Compile without the lock; where no folder for the result can be written, for this process."""
-    options = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
+    fast = {"reassoc", "contract", "arcp", "nsz"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, nogil=True, fastmath=fast)(function)
     except RuntimeError:
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, fastmath=fast)(function)
 
 
 @_compile
@@ -71,6 +73,50 @@ def weigh(
 
 
 @_compile
+def _invert(m: Any, x: Any, c: Any, n: int) -> None:
+    """Inverse and Cholesky factor of `_LANES` matrices side by side.
+
+    Loops run over independent elements, lanes innermost, so that all of it is vector arithmetic.
+
+    Parameters
+    ----------
+    m : (n, n, lanes)
+        Lower triangles of positive definite matrices; the Cholesky factors afterwards.
+    x : (n, n, lanes)
+        Filled with the inverses of the factors, transposed: x[j, i] is element (i, j).
+    c : (n, n, lanes)
+        Filled with the lower triangles of the inverses.
+    """
+    for k in range(n):
+        for q in range(_LANES):
+            m[k, k, q] = np.sqrt(m[k, k, q])
+        for i in range(k + 1, n):
+            for q in range(_LANES):
+                m[i, k, q] /= m[k, k, q]
+        for i in range(k + 1, n):
+            for j in range(k + 1, i + 1):
+                for q in range(_LANES):
+                    m[i, j, q] -= m[i, k, q] * m[j, k, q]
+    for j in range(n):
+        for i in range(j, n):
+            for q in range(_LANES):
+                x[j, i, q] = 1.0 if i == j else 0.0
+        for k in range(j, n):
+            for q in range(_LANES):
+                x[j, k, q] /= m[k, k, q]
+            for i in range(k + 1, n):
+                for q in range(_LANES):
+                    x[j, i, q] -= m[i, k, q] * x[j, k, q]
+    for i in range(n):
+        for j in range(i + 1):
+            for q in range(_LANES):
+                c[i, j, q] = 0.0
+            for k in range(i, n):
+                for q in range(_LANES):
+                    c[i, j, q] += x[i, k, q] * x[j, k, q]
+
+
+@_compile
 def posterior(
     a: Any, h: Any, precision: Any, a2: Any, h2: Any, mean: Any, cov: Any, log_det: Any, spread: Any
 ) -> int:
@@ -95,57 +141,40 @@ def posterior(
         -1, or the first pixel whose matrix is not positive definite.
     """
     n_pixels, n = h.shape
-    low = np.zeros((n, n))  # Cholesky factor L of the scaled matrix
-    up = np.zeros((n, n))  # up[j, i] = (L^-1)[i, j]
-    d = np.empty(n)
-    for p in range(n_pixels):
-        prior = precision[p] if precision.shape[0] > 1 else precision[0]
-        for i in range(n):
-            d[i] = 1 / np.sqrt(a[p, i * (i + 1) // 2 + i] + prior[i, i])
-        total = 0.0
-        for i in range(n):
-            start = i * (i + 1) // 2
-            for j in range(i + 1):
-                value = (a[p, start + j] + prior[i, j]) * d[i] * d[j]
-                dot = 0.0
-                for k in range(j):
-                    dot += low[i, k] * low[j, k]
-                if i == j:
-                    left = value - dot
-                    if not left > 0:
-                        return p
-                    low[i, i] = np.sqrt(left)
-                    total += np.log(low[i, i]) - np.log(d[i])
-                else:
-                    low[i, j] = (value - dot) / low[j, j]
-        log_det[p] = 2 * total
-        for j in range(n):
-            up[j, j] = 1 / low[j, j]
-            for i in range(j + 1, n):
-                dot = 0.0
-                for k in range(j, i):
-                    dot += low[i, k] * up[j, k]
-                up[j, i] = -dot / low[i, i]
-        for i in range(n):
-            mean[p, i] = 0.0
-        for i in range(n):
-            start = i * (i + 1) // 2
-            for j in range(i + 1):
-                dot = 0.0
-                for k in range(i, n):
-                    dot += up[i, k] * up[j, k]
-                value = dot * d[i] * d[j]
-                cov[p, start + j] = value
-                mean[p, i] += value * h[p, j]
-                if i != j:
-                    mean[p, j] += value * h[p, i]
-        trace = 0.0
-        for i in range(n):
-            start = i * (i + 1) // 2
-            row = 0.0
-            for j in range(i):
-                row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
-            trace += 2 * row + (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
-            trace -= 2 * mean[p, i] * h2[p, i]
-        spread[p] = trace
+    m, x, c = np.zeros((n, n, _LANES)), np.zeros((n, n, _LANES)), np.zeros((n, n, _LANES))
+    d = np.empty((n, _LANES))
+    for first in range(0, n_pixels, _LANES):
+        for q in range(_LANES):
+            p = min(first + q, n_pixels - 1)
+            prior = precision[p] if precision.shape[0] > 1 else precision[0]
+            # Scaled to a unit diagonal, the factorisation is accurate for any weights.
+            for i in range(n):
+                d[i, q] = 1 / np.sqrt(a[p, i * (i + 1) // 2 + i] + prior[i, i])
+            for i in range(n):
+                for j in range(i + 1):
+                    m[i, j, q] = (a[p, i * (i + 1) // 2 + j] + prior[i, j]) * d[i, q] * d[j, q]
+        _invert(m, x, c, n)
+        for q in range(min(_LANES, n_pixels - first)):
+            p, total, trace = first + q, 0.0, 0.0
+            for i in range(n):
+                if not m[i, i, q] > 0:
+                    return p
+                total += np.log(m[i, i, q]) - np.log(d[i, q])
+                mean[p, i] = 0.0
+            log_det[p] = 2 * total
+            for i in range(n):
+                start = i * (i + 1) // 2
+                for j in range(i + 1):
+                    value = c[i, j, q] * d[i, q] * d[j, q]
+                    cov[p, start + j] = value
+                    mean[p, i] += value * h[p, j]
+                    if i != j:
+                        mean[p, j] += value * h[p, i]
+            for i in range(n):
+                start = i * (i + 1) // 2
+                row = 0.5 * (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
+                for j in range(i):
+                    row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
+                trace += 2 * row - 2 * mean[p, i] * h2[p, i]
+            spread[p] = trace
     return -1

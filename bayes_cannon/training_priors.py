@@ -161,7 +161,7 @@ def covariance_mode(second: FloatArray, n: float, scale: FloatArray, shape: floa
         values, gap = np.maximum(values, 0.0), n - extra
         wide = np.sqrt(gap**2 + 4 * values)
         # The form without cancellation for either sign of the gap.
-        x = np.where(gap > 0, 2 * values / (gap + wide), 0.5 * (wide - gap))
+        x = 2 * values / (gap + wide) if gap > 0 else 0.5 * (wide - gap)
         covariance = (vectors * np.maximum(x, 1e-300)) @ vectors.T / np.outer(root, root)
         new = np.maximum(np.diag(covariance), 1e-20)
         still = np.max(np.abs(new - variance) / variance) < 1e-9

@@ -91,12 +91,12 @@ def test_few_stars_are_helped_by_the_hierarchy():
 
 
 def test_bound_of_the_marginal_density_rises_at_every_round(survey):
-    flux, ivar, x, *_ = survey
+    flux, ivar, x, *_ = (a.astype(np.float64) for a in survey)
     fit = fit_map(flux, ivar, Design.exact(x), n_factors=2, seed=1, tolerance=1e-9)
     rounds = np.array(fit.bound[:-1])
     assert rounds.size >= 4
-    # Sums of 2e4 single-precision terms are good to 1e-6 of their size.
-    assert np.all(np.diff(rounds) > -1e-6 * abs(rounds[0]))
+    # The factors are worked out in single precision.
+    assert np.all(np.diff(rounds) > -1e-7 * abs(rounds[0]))
     assert rounds[-1] > rounds[0] + 1000
 
 

@@ -154,10 +154,10 @@ def test_coefficients_held_at_zero_stay_there_and_the_rest_do_not_notice():
     free[:, 3] = False
     prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
     start = np.full(20, np.log(0.01))
-    fit = fit_pixels(flux, ivar, Design.exact(x), prior, start)
+    fit = fit_pixels(flux, ivar, Design.exact(x), prior, start, tolerance=1e-3)
     keep = [0, 1, 2, 4, 5]
     fewer = PixelPrior(hyper.covariance[np.ix_(keep, keep)], hyper.mu_s, hyper.omega_s)
-    expected = fit_pixels(flux, ivar, Design.exact(x[:, keep]), fewer, start)
+    expected = fit_pixels(flux, ivar, Design.exact(x[:, keep]), fewer, start, tolerance=1e-3)
     assert np.all(fit.mean[:, 3] == 0)
     assert np.all(unpack(fit.cov)[:, 3] == 0)
     # The two searches for the scatter may end 1e-3 of its width apart.

@@ -1,0 +1,33 @@
+"""Work on blocks of pixels or stars, side by side on the cores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bayes_cannon.cores import available_cores
+
+__all__ = ["each_block"]
+
+_MAX_THREADS = 8
+"""Blocks worked on at a time; bounds the memory."""
+
+
+def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
+    """Call `work` with all blocks of `size` out of `total`, side by side on the cores.
+
+    Element-wise work and small matrices use one core each, so that blocks on threads of their own
+    are faster than threads inside the matrix products, which therefore get one each meanwhile.
+    Every block must write to its own part of the result; their order does not matter.
+    """
+    blocks = [slice(a, min(a + size, total)) for a in range(0, total, size)]
+    threads = min(available_cores(), len(blocks), _MAX_THREADS)
+    if threads < 2:
+        for block in blocks:
+            work(block)
+        return
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, blocks):
+            pass
