@@ -281,16 +281,18 @@ def infer(
     from bayes_cannon.cores import available_cores
     from bayes_cannon.inference_settings import InferenceSettings
     from bayes_cannon.prior_files import read_priors
+    from bayes_cannon.priors import LabelPriors
     from bayes_cannon.run import infer_run
 
+    # What can be wrong with the options is said before any file is read.
+    settings = InferenceSettings(method=method.value, draws=draws, chains=chains)
     model = Cannon.load(cannon)
-    given = None if priors is None else read_priors(priors)
+    given = LabelPriors.for_labels(model.names, read_priors(priors) if priors else None)
     with counting("spectra") as progress:
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = _stars_to_plot(corner or [], spectra, few=labels is None)
-    settings = InferenceSettings(method=method.value, draws=draws, chains=chains)
     with counting("stars") as progress, counting("corner plots") as drawing:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
@@ -300,9 +302,10 @@ def infer(
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
+    flags = ", ".join(f"{name} {number}" for name, number in s["flags"].items())
     OUT.print(
         f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
-        f"{s['n_flagged']} flagged, {s['seconds']:.1f} s"
+        f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
 
 

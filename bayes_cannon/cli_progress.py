@@ -1,7 +1,8 @@
-"""Progress of the commands: bars on a terminal, silence elsewhere."""
+"""Progress of the commands: bars on a terminal, a plain line a minute elsewhere."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,14 +41,34 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Bar for ``progress(done, total)``."""
+    """Bar for ``progress(done, total)``, with how many a second."""
+    if not _ERR.is_terminal:
+        yield _plain(what)
+        return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
         TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=_ERR, disable=not _ERR.is_terminal, transient=True) as bar:
+    with Progress(*columns, console=_ERR, transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _plain(what: str) -> Callable[[int, int], None]:
+    """Lines for ``progress(done, total)``, one a minute: what is quicker says nothing."""
+    start: tuple[float, int] | None = None
+    said = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal start, said
+        now = time.monotonic()
+        if start is None:
+            start, said = (now, done), now
+        if now - said >= _PLAIN_EVERY:
+            said, rate = now, (done - start[1]) / (now - start[0])
+            _ERR.print(f"{what}: {done} of {total}, {rate:.1f}/s", highlight=False, soft_wrap=True)
+
+    return show
 
 
 @contextmanager

@@ -19,7 +19,14 @@ from bayes_cannon.posterior_moments import group_of, moments_of, posterior_names
 if TYPE_CHECKING:
     from bayes_cannon.cannon import Cannon
 
-__all__ = ["MEANINGS", "LabelFlag", "LabelReference", "add_flags", "describe_flag"]
+__all__ = [
+    "MEANINGS",
+    "REMARKS",
+    "LabelFlag",
+    "LabelReference",
+    "add_flags",
+    "describe_flag",
+]
 
 FloatArray = NDArray[np.float64]
 _NEIGHBOUR = 3
@@ -74,6 +81,8 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
     }
 )
 """What each bit means."""
+REMARKS = LabelFlag.LAPLACE | LabelFlag.SAMPLED_AGAIN
+"""Bits that are no fault where they stand alone: how a star was done."""
 
 
 def describe_flag(flag: int) -> list[str]:

@@ -23,6 +23,7 @@ from bayes_cannon.errors import NoStarsError
 from bayes_cannon.figure_files import save_figure
 from bayes_cannon.infer import infer_blocks
 from bayes_cannon.inference_settings import InferenceSettings
+from bayes_cannon.label_flags import REMARKS
 from bayes_cannon.labels import Labels
 from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.priors import LabelPrior, LabelPriors
@@ -194,7 +195,7 @@ def _counts(table: Table) -> dict[str, Any]:
     return {
         "n_stars": len(table),
         "n_failed": int(np.sum(~_has_posterior(table))),
-        "n_flagged": int(np.sum(flag != 0)),
+        "n_flagged": int(np.sum(flag & ~int(REMARKS) != 0)),
         "flags": {name: number for name, number in counts.items() if number},
         "rhat_below_1.01": float(np.mean(rhat[sampled] < 1.01)) if sampled.any() else None,
         "ess_above_400": float(np.mean(ess[sampled] > 400)) if sampled.any() else None,

@@ -1,13 +1,17 @@
+import io
 import json
+import re
 import shutil
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from rich.console import Console
 
-from bayes_cannon import cli
+from bayes_cannon import cli, cli_progress
 from bayes_cannon.apogee import ASPCAP_WINDOWS, WAVELENGTH
 from bayes_cannon.cli_inputs import spectra_to_infer
 from bayes_cannon.dataset import TrainingSet
@@ -15,6 +19,7 @@ from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.preparing import prepare
 from bayes_cannon.simulate import simulate_survey
 from bayes_cannon.simulation_settings import SimulationSettings
+from bayes_cannon.star_facts import name_from_path
 from bayes_cannon.survey import open_survey
 from tests.run_problem import CANNON, labels_of, make_spectra
 from tests.test_cannon import make_cannon
@@ -232,6 +237,53 @@ def test_command_with_one_broken_file_among_many(infer, files, tmp_path, caplog)
     assert infer(*files[:4], "--seed", 4, "--overwrite")[0] == 0
 
 
+def test_command_with_one_visit_of_each_star(infer, files, tmp_path):
+    several = [*files[:2], "--corner", name_from_path(files[0])]
+    assert infer(*several)[0] == 0
+    combined = Table.read(tmp_path / "run" / "catalogue.fits")
+    assert infer(*several, "--visit", 1, "--overwrite")[0] == 0
+    first = Table.read(tmp_path / "run" / "catalogue.fits")
+    assert list(first["APOGEE_ID"]) == list(combined["APOGEE_ID"])
+    assert (first["TEFF"] != combined["TEFF"]).all()
+    # Fewer photons: wider, and the stars are the brightest of several visits each.
+    assert (first["TEFF_FORMAL_ERR"] > combined["TEFF_FORMAL_ERR"]).all()
+
+
+def test_what_is_wrong_with_options_is_said_before_files_are_read(infer, tmp_path, monkeypatch):
+    monkeypatch.setattr("bayes_cannon.cli_inputs.spectra_to_infer", None)
+    priors = tmp_path / "priors.toml"
+    priors.write_text('[AGE]\ndistribution = "uniform"\nlower = 0\nupper = 14\n')
+    status, said = infer(tmp_path, "--priors", priors)
+    assert status == 2
+    assert "priors are given for AGE" in said
+
+
+def test_laplace_alone_is_no_flag_and_flags_are_named(infer, files, tmp_path):
+    status, said = infer(files[0], "--corner", "all")
+    assert status == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    others = set(summary["flags"]) - {"LAPLACE", "SAMPLED_AGAIN"}
+    assert summary["n_flagged"] == bool(others)
+    assert f"{summary['n_flagged']} flagged (" in said
+    assert "LAPLACE 1" in said
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_tells_stars_per_second(monkeypatch, terminal):
+    shown = io.StringIO()
+    console = Console(file=shown, force_terminal=terminal, width=100)
+    monkeypatch.setattr(cli_progress, "_ERR", console)
+    monkeypatch.setattr(cli_progress, "_PLAIN_EVERY", 0.15)
+    with cli_progress.counting("stars") as tell:
+        for done in (0, 20, 40):
+            tell(done, 100)
+            time.sleep(0.2)
+    said = shown.getvalue()
+    assert "40/100" in said if terminal else "stars: 40 of 100" in said
+    rate = float(re.findall(r"([\d.]+)/s", said)[-1])
+    assert 30 < rate < 110
+
+
 def test_command_where_all_files_are_broken(infer, tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"apStar-dr17-{name}.fits").write_text("")
@@ -251,10 +303,6 @@ def test_command_with_priors_and_corner_plots(infer, files, tmp_path):
     table = Table.read(tmp_path / "run" / "catalogue.ecsv")
     assert np.all((table["TEFF"] > 4000) & (table["TEFF"] < 5000))
     assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 2
-    priors.write_text('[AGE]\ndistribution = "uniform"\nlower = 0\nupper = 14\n')
-    status, said = infer(*files[:2], "--priors", priors, "--overwrite")
-    assert status == 2
-    assert "priors are given for AGE" in said
     assert infer(*files[:2], "--priors", tmp_path / "absent.toml")[0] == 2
     status, said = infer(*files[:2], "--corner", "nobody", "--overwrite")
     assert status == 2
