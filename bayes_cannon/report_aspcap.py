@@ -27,7 +27,7 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
     known = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
     reference = inputs.aspcap if inputs.dataset is None else inputs.dataset
     found = aspcap_comparison(inputs.result, reference, snr=known)
-    yield Text(found.describe())
+    yield Text(found.describe().partition(" Median formal errors")[0])
     if np.isfinite(found.snr).any():
         yield Drawing("aspcap-errors", partial(plot_errors, found), "Errors against S/N",
                       "Errors of every star against its S/N, and medians in bins.")  # fmt: skip

@@ -34,7 +34,7 @@ from bayes_cannon.plots import (
     plot_spectrum,
 )
 from bayes_cannon.reading import Treatment
-from bayes_cannon.report_html import Note, Text
+from bayes_cannon.report_html import Column, Grid, Note, Text
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.report_tables import coverage_table, cuts_table
@@ -221,8 +221,9 @@ def calibration(inputs: ReportInputs) -> Iterator[Item]:
     known = bool(np.isfinite(inputs.snr).any())
     check = check_calibration(result, references, snr=snr if known else None)
     yield coverage_table(check)
-    for failure in check.failures:
-        yield Note(f"Outside its tolerance: {failure}.")
+    if check.failures:
+        rows = [(failure,) for failure in check.failures]
+        yield Grid("What is outside its tolerance.", [Column("where", kind="wide")], rows)
     for reference in references:
         yield Drawing(f"calibration-{reference}", partial(plot_calibration, check, reference),
                       f"Coverage and PIT against the {reference}")  # fmt: skip

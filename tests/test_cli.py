@@ -148,7 +148,9 @@ def test_every_simulated_file_says_so(stages):
             assert all(hdu.header["SIMULATE"] for hdu in file)
 
 
-@pytest.mark.parametrize("command", ["simulate", "prepare", "train", "infer", "download", "demo"])
+@pytest.mark.parametrize(
+    "command", ["simulate", "prepare", "train", "infer", "report", "download", "demo"]
+)
 def test_every_command_has_help(command, capsys):
     assert run(command, "--help") == 0
     assert f"{command} [OPTIONS]" in capsys.readouterr().out

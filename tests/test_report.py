@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -50,10 +51,17 @@ def page(big_report):
     return Page(big_report.path)
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("original")
+    make_run(folder, n_stars=30, n_pixels=300)
+    return folder
+
+
 @pytest.fixture
-def small(tmp_path):
+def small(original, tmp_path):
     """A run of 30 stars on few pixels; it notes its model and dataset."""
-    return make_run(tmp_path, n_stars=30, n_pixels=300)
+    return Path(shutil.copytree(original, tmp_path / "small")) / "run"
 
 
 def test_no_section_fails_on_a_healthy_run(big_report, page):
@@ -135,7 +143,8 @@ def test_settings_and_versions_are_at_the_end(page):
         assert text in page.text[page.text.rindex("Settings and versions") :]
 
 
-def test_missing_files_are_said_section_by_section(small):
+def test_missing_files_are_said_section_by_section(tmp_path):
+    small = make_run(tmp_path, n_stars=30, n_pixels=300)
     for name in ("cannon.nc", "dataset.nc"):
         (small.parent / name).unlink()
     report = write_report(small, sections=[s for s in SECTIONS if s.needs or s.key == "one-to-one"])
@@ -164,6 +173,7 @@ def test_a_folder_moved_as_a_whole_still_finds_its_files(tmp_path):
     (tmp_path / "here").mkdir()
     make_run(tmp_path / "here", n_stars=30, n_pixels=300)
     (tmp_path / "here").rename(tmp_path / "there")
+    assert not (tmp_path / "here").exists()
     inputs = load_inputs(tmp_path / "there" / "run")
     assert inputs.cannon is not None
     assert inputs.dataset is not None
