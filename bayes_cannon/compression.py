@@ -23,19 +23,21 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.packing import pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.packing import pack_outer, packed_weights, unpack
 
 if TYPE_CHECKING:
     from bayes_cannon.cannon import Cannon
 
-__all__ = ["Compressed", "PixelModel", "compress", "extra_variance", "full_log_likelihood"]
+__all__ = ["Compressed", "PixelModel", "compress", "extra_variance"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
-_TILE = 16
-"""Stars per matrix product."""
-_PIXELS = 1024
-"""Pixels at a time where draws times pixels would not fit a processor's cache."""
+_TILE = {4: 8, 8: 16}
+"""Stars per matrix product, by the bytes of a number.
+
+Linear algebra libraries sum in an order that depends on a row's place in its panel; with so few
+rows all panels are alike (on processors with AVX2 that takes no more than 8 rows of float32).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +118,30 @@ class PixelModel:
         pairs = (rows >= self.n_terms) & (columns >= self.n_terms)
         return self.products[:, pairs].astype(np.float32)
 
+    @cached_property
+    def monomials(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+        """Covariances of the terms added up by the products of terms that are the same monomial.
+
+        Returns
+        -------
+        pairs : (n_monomials,) int
+            A packed pair of terms of each monomial; the constant comes first.
+        place : (n_terms,) int
+            Monomial that each term is.
+        sums : (n_monomials, n_pixels) float32
+        """
+        if self.coef_cov is None:
+            raise InvalidDataError("these pixels leave the coefficients' uncertainty out.")
+        terms, rows = self.basis.terms, np.tril_indices(self.n_terms)
+        product = [tuple(sorted(terms[i] + terms[j])) for i, j in zip(*rows, strict=True)]
+        number = {monomial: n for n, monomial in enumerate(dict.fromkeys(product))}
+        sums = np.zeros((len(number), self.n_pixels), dtype=np.float32)
+        pairs = np.zeros(len(number), dtype=np.intp)
+        for pair, monomial in enumerate(product):
+            sums[number[monomial]] += self.coef_cov[pair]
+            pairs[number[monomial]] = pair
+        return pairs, np.array([number[term] for term in terms], dtype=np.intp), sums
+
     def take(self, array: NDArray[Any]) -> NDArray[Any]:
         """Columns of the used pixels, shape (n_stars, n_pixels), as float64."""
         if array.shape[-1] != self.used.size:
@@ -190,12 +216,12 @@ def _times(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
     The order of the sums in a matrix product may depend on the number of rows; by equal tiles what
     comes out for a star does not depend on the stars beside it, to the last bit.
     """
-    n = len(rows)
+    n, size = len(rows), _TILE[np.result_type(rows, matrix).itemsize]
     out = np.empty((n, matrix.shape[1]), dtype=np.result_type(rows, matrix))
-    for start in range(0, n, _TILE):
-        tile = np.zeros((_TILE, rows.shape[1]), dtype=rows.dtype)
-        tile[: n - start] = rows[start : start + _TILE]
-        out[start : start + _TILE] = (tile @ matrix)[: n - start]
+    for start in range(0, n, size):
+        tile = np.zeros((size, rows.shape[1]), dtype=rows.dtype)
+        tile[: n - start] = rows[start : start + size]
+        out[start : start + size] = (tile @ matrix)[: n - start]
     return out
 
 
@@ -251,83 +277,3 @@ def compress(
     const = 0.5 * (log_w - n_used * _LOG_2PI - log_det - square)
     A = 0.5 * (A + np.swapaxes(A, 1, 2))
     return Compressed(A, b, const, square, n_used.astype(np.int64), mean, slope)
-
-
-def full_log_likelihood(
-    pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], ell: FloatArray, z: FloatArray
-) -> FloatArray:
-    """Log likelihood of one star over all pixels, with the variance that goes with each label.
-
-    The coefficients' variance is evaluated at each of the labels (factors at `z`), so that this
-    has what the compression leaves out: the change of the variance, and of its log-determinant,
-    over the posterior. The work per pixel is done in float32, residuals relative to the mean of
-    the labels given; sums are in float64. Differences between labels are good to 0.01.
-
-    Parameters
-    ----------
-    flux, ivar
-        Used pixels of one star, shape (n_pixels,).
-    ell
-        Standardised labels, shape (n_draws, n_labels).
-    z
-        Factors of the star, shape (n_factors,).
-
-    Returns
-    -------
-    (n_draws,) float64
-    """
-    k, j = pixels.n_terms, pixels.n_factors
-    v = pixels.basis.features(ell)
-    residual = flux - pixels.coef[:, :k] @ v.mean(axis=0)
-    total = np.zeros((len(v), 2 + j + packed_size(j)))
-    for start in range(0, pixels.n_pixels, _PIXELS):
-        some = slice(start, start + _PIXELS)
-        total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z)
-    chi2, log_w = total[:, 0], total[:, 1] - np.sum(ivar > 0) * _LOG_2PI
-    if j == 0:
-        return np.asarray(0.5 * (log_w - chi2))
-    right, inner = total[:, 2 : 2 + j], unpack(total[:, 2 + j :]) + np.eye(j)
-    solved = np.linalg.solve(inner, right[:, :, None])[:, :, 0]
-    chi2 = chi2 - np.einsum("dj,dj->d", right, solved)
-    return np.asarray(0.5 * (log_w - chi2 - np.linalg.slogdet(inner)[1]))
-
-
-def _pixel_sums(
-    pixels: PixelModel,
-    some: slice,
-    residual: FloatArray,
-    ivar: NDArray[Any],
-    v: FloatArray,
-    z: FloatArray,
-) -> FloatArray:
-    """Sums over some pixels for every draw: chi-square, log weights, U'w r and packed U'w U."""
-    coef = pixels.coef[some].astype(np.float32)
-    k = pixels.n_terms
-    r = residual.astype(np.float32) - (v - v.mean(axis=0)).astype(np.float32) @ coef[:, :k].T
-    w = _precisions(pixels, some, ivar.astype(np.float32), v, z)
-    wr = w * r
-    chi2 = np.sum(wr * r, axis=1, dtype=np.float64)
-    log_w = np.sum(np.log(np.where(ivar > 0, w, 1)), axis=1, dtype=np.float64)
-    factors = [wr @ coef[:, k:], w @ pixels.factor_products[some]]
-    return np.concatenate([chi2[:, None], log_w[:, None], *factors], axis=1)
-
-
-def _precisions(
-    pixels: PixelModel, some: slice, ivar: NDArray[np.float32], v: FloatArray, z: FloatArray
-) -> NDArray[np.float32]:
-    """Inverse variances (n_draws, n_some) of one star at features v (n_draws, n_terms)."""
-    k, scatter2 = pixels.n_terms, pixels.scatter2[some].astype(np.float32)
-    if pixels.coef_cov is None:
-        return np.tile(ivar / (1 + ivar * scatter2), (len(v), 1))
-    cov = pixels.coef_cov[:, some]
-    extra = pack_outer(v).astype(np.float32) @ cov[: packed_size(k)]
-    mixed = np.zeros((k, ivar.size), dtype=np.float32)
-    for n, value in enumerate(z):
-        start = packed_size(k + n)
-        mixed += np.float32(value) * cov[start : start + k]
-    extra += v.astype(np.float32) @ mixed
-    extra += pack_outer(np.r_[np.zeros(k), z]).astype(np.float32) @ cov + scatter2
-    np.maximum(extra, 0, out=extra)
-    extra *= ivar
-    extra += 1
-    return np.asarray(np.divide(ivar, extra, out=extra))

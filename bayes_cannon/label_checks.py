@@ -10,7 +10,8 @@ from arviz_stats.base.array import array_stats
 from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
-from bayes_cannon.compression import Compressed, PixelModel, full_log_likelihood
+from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.full_likelihood import full_log_likelihood
 from bayes_cannon.label_modes import Laplace
 from bayes_cannon.priors import LabelPriors
 

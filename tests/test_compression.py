@@ -1,14 +1,16 @@
 """The compressed likelihood against the dense multivariate normal."""
 
 import dataclasses
+from math import comb
 
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayes_cannon.compression import PixelModel, compress, extra_variance, full_log_likelihood
+from bayes_cannon.compression import PixelModel, compress, extra_variance
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.packing import unpack
+from bayes_cannon.full_likelihood import full_log_likelihood
+from bayes_cannon.packing import pack_outer, unpack
 from tests.label_problem import make_problem
 
 SEED = 5
@@ -159,3 +161,23 @@ def test_coefficients_that_are_not_finite_are_refused(name):
     array[3] = np.nan
     with pytest.raises(InvalidDataError, match=r"1 usable pixels .* not finite"):
         PixelModel.from_cannon(dataclasses.replace(cannon, **{name: array}))
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_monomials_hold_the_covariances_of_all_pairs_of_terms(degree):
+    problem = make_problem(n_pixels=30, n_factors=0, degree=degree, n_stars=5)
+    pixels = PixelModel.from_cannon(problem.cannon)
+    v = problem.cannon.basis(problem.labels)
+    pairs, place, sums = pixels.monomials
+    by_monomial = pack_outer(v)[:, pairs]
+    assert by_monomial.shape[1] == comb(3 + 2 * degree, 3)
+    np.testing.assert_array_equal(by_monomial[:, place], v)
+    np.testing.assert_allclose(
+        by_monomial @ sums + pixels.scatter2, extra_variance(pixels, v), rtol=1e-5
+    )
+
+
+def test_monomials_of_pixels_without_uncertainty_are_refused():
+    pixels = PixelModel.from_cannon(make_problem().cannon, coefficient_uncertainty=False)
+    with pytest.raises(InvalidDataError, match="leave the coefficients' uncertainty out"):
+        _ = pixels.monomials

@@ -116,6 +116,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "dataset",
         "diagnostics",
         "download_select",
+        "full_likelihood",
         "label_sampler",
         "mode_search",
         "own_arrays",
