@@ -17,7 +17,7 @@ from bayes_cannon.training_priors import TrainingPriors
 __all__ = ["FactorChoice", "choose_factors"]
 
 FloatArray = NDArray[np.float64]
-CANDIDATES = (0, 5, 10, 15, 20)
+CANDIDATES = (0, 5, 10, 20, 30, 40)
 
 
 @dataclass(frozen=True, eq=False)

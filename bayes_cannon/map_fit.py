@@ -36,7 +36,9 @@ Progress = Callable[[str, float], None]
 _HYPER_TOLERANCE = 0.01
 _MAX_HYPER_ROUNDS = 8
 _INNER_ROUNDS = 25
-"""Rounds of EM of the coefficients' population at fixed scatters."""
+"""Rounds of EM of the coefficients' population at fixed scatters, without factors."""
+_FACTOR_INNER_ROUNDS = 4
+"""The same in each of the rounds with factors, which go on from one another."""
 _SOME_PIXELS = 1500
 """Pixels that are enough for the rounds of EM before the one that counts."""
 _FEW_PIXELS = 750
@@ -141,14 +143,16 @@ def _fit_pixels(
     return out
 
 
-def _update(problem: _Problem, fit: PixelFit, hyper: Hyperparameters) -> Hyperparameters:
+def _update(
+    problem: _Problem, fit: PixelFit, hyper: Hyperparameters, rounds: int = _INNER_ROUNDS
+) -> Hyperparameters:
     """Hyperparameters from a fit that was made with `hyper`.
 
     EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
     the fit, on part of the pixels, before the round that counts.
     """
     step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
-    for _ in range(_INNER_ROUNDS):
+    for _ in range(rounds):
         old, hyper = hyper, _population(problem, fit, hyper, step)
         if hyper.moved(old) < _HYPER_TOLERANCE:
             break
@@ -331,7 +335,7 @@ def _fit_with_factors(
         fit = _fit_pixels(problem, design, hyper, u, max_steps=2, finish=False)
         u = fit.log_scatter
         history.append(_bound(problem, fit, hyper, factors))
-        learnt = _update(problem, fit, hyper)
+        learnt = _update(problem, fit, hyper, _FACTOR_INNER_ROUNDS)
         # The population of scatters settles first, then stays: the bound is then exactly that of
         # coordinate ascent and cannot fall.
         settled = round_ >= _SCATTER_ROUNDS
