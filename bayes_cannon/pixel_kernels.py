@@ -15,8 +15,6 @@ import numpy as np
 
 __all__ = ["posterior", "weigh"]
 
-_LANES = 8
-"""Pixels whose matrices are factorised side by side."""
 _GROUP = 6
 """Weights multiplied before a logarithm is taken; the product stays within float64."""
 
@@ -73,47 +71,52 @@ def weigh(
 
 
 @_compile
-def _invert(m: Any, x: Any, c: Any, n: int) -> None:
-    """Inverse and Cholesky factor of `_LANES` matrices side by side.
+def _invert(m: Any, column: Any, x: Any, c: Any) -> None:
+    """Cholesky factor and inverse of a positive definite matrix.
 
-    Loops run over independent elements, lanes innermost, so that all of it is vector arithmetic.
+    Every inner loop adds a multiple of one row to another, which processors do four or eight
+    elements at a time; sums along a row, which they do not, are left out.
 
     Parameters
     ----------
-    m : (n, n, lanes)
-        Lower triangles of positive definite matrices; the Cholesky factors afterwards.
-    x : (n, n, lanes)
-        Filled with the inverses of the factors, transposed: x[j, i] is element (i, j).
-    c : (n, n, lanes)
-        Filled with the lower triangles of the inverses.
+    m : (n, n)
+        Lower triangle of the matrix; its Cholesky factor L afterwards.
+    column : (n,)
+        For use inside.
+    x, c : (n, n)
+        Filled with the lower triangles of L^-1 and of the inverse.
     """
+    n = m.shape[0]
     for k in range(n):
-        for q in range(_LANES):
-            m[k, k, q] = np.sqrt(m[k, k, q])
+        m[k, k] = np.sqrt(m[k, k])
         for i in range(k + 1, n):
-            for q in range(_LANES):
-                m[i, k, q] /= m[k, k, q]
+            column[i] = m[i, k] / m[k, k]
+            m[i, k] = column[i]
         for i in range(k + 1, n):
+            factor, row = column[i], m[i]
             for j in range(k + 1, i + 1):
-                for q in range(_LANES):
-                    m[i, j, q] -= m[i, k, q] * m[j, k, q]
-    for j in range(n):
-        for i in range(j, n):
-            for q in range(_LANES):
-                x[j, i, q] = 1.0 if i == j else 0.0
-        for k in range(j, n):
-            for q in range(_LANES):
-                x[j, k, q] /= m[k, k, q]
-            for i in range(k + 1, n):
-                for q in range(_LANES):
-                    x[j, i, q] -= m[i, k, q] * x[j, k, q]
+                row[j] -= factor * column[j]
+    for i in range(n):
+        row = x[i]
+        for j in range(i):
+            row[j] = 0.0
+        for k in range(i):
+            factor, above = m[i, k], x[k]
+            for j in range(k + 1):
+                row[j] -= factor * above[j]
+        scale = 1 / m[i, i]
+        for j in range(i):
+            row[j] *= scale
+        row[i] = scale
     for i in range(n):
         for j in range(i + 1):
-            for q in range(_LANES):
-                c[i, j, q] = 0.0
-            for k in range(i, n):
-                for q in range(_LANES):
-                    c[i, j, q] += x[i, k, q] * x[j, k, q]
+            c[i, j] = 0.0
+    for k in range(n):
+        below = x[k]
+        for i in range(k + 1):
+            factor, row = below[i], c[i]
+            for j in range(i + 1):
+                row[j] += factor * below[j]
 
 
 @_compile
@@ -141,40 +144,37 @@ def posterior(
         -1, or the first pixel whose matrix is not positive definite.
     """
     n_pixels, n = h.shape
-    m, x, c = np.zeros((n, n, _LANES)), np.zeros((n, n, _LANES)), np.zeros((n, n, _LANES))
-    d = np.empty((n, _LANES))
-    for first in range(0, n_pixels, _LANES):
-        for q in range(_LANES):
-            p = min(first + q, n_pixels - 1)
-            prior = precision[p] if precision.shape[0] > 1 else precision[0]
-            # Scaled to a unit diagonal, the factorisation is accurate for any weights.
-            for i in range(n):
-                d[i, q] = 1 / np.sqrt(a[p, i * (i + 1) // 2 + i] + prior[i, i])
-            for i in range(n):
-                for j in range(i + 1):
-                    m[i, j, q] = (a[p, i * (i + 1) // 2 + j] + prior[i, j]) * d[i, q] * d[j, q]
-        _invert(m, x, c, n)
-        for q in range(min(_LANES, n_pixels - first)):
-            p, total, trace = first + q, 0.0, 0.0
-            for i in range(n):
-                if not m[i, i, q] > 0:
-                    return p
-                total += np.log(m[i, i, q]) - np.log(d[i, q])
-                mean[p, i] = 0.0
-            log_det[p] = 2 * total
-            for i in range(n):
-                start = i * (i + 1) // 2
-                for j in range(i + 1):
-                    value = c[i, j, q] * d[i, q] * d[j, q]
-                    cov[p, start + j] = value
-                    mean[p, i] += value * h[p, j]
-                    if i != j:
-                        mean[p, j] += value * h[p, i]
-            for i in range(n):
-                start = i * (i + 1) // 2
-                row = 0.5 * (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
-                for j in range(i):
-                    row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
-                trace += 2 * row - 2 * mean[p, i] * h2[p, i]
-            spread[p] = trace
+    m, x, c = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
+    d, column = np.empty(n), np.empty(n)
+    for p in range(n_pixels):
+        prior = precision[p] if precision.shape[0] > 1 else precision[0]
+        # Scaled to a unit diagonal, the factorisation is accurate for any weights.
+        for i in range(n):
+            d[i] = 1 / np.sqrt(a[p, i * (i + 1) // 2 + i] + prior[i, i])
+        for i in range(n):
+            for j in range(i + 1):
+                m[i, j] = (a[p, i * (i + 1) // 2 + j] + prior[i, j]) * d[i] * d[j]
+        _invert(m, column, x, c)
+        total, trace = 0.0, 0.0
+        for i in range(n):
+            if not m[i, i] > 0:
+                return p
+            total += np.log(m[i, i]) - np.log(d[i])
+            mean[p, i] = 0.0
+        log_det[p] = 2 * total
+        for i in range(n):
+            start = i * (i + 1) // 2
+            for j in range(i + 1):
+                value = c[i, j] * d[i] * d[j]
+                cov[p, start + j] = value
+                mean[p, i] += value * h[p, j]
+                if i != j:
+                    mean[p, j] += value * h[p, i]
+        for i in range(n):
+            start = i * (i + 1) // 2
+            row = 0.5 * (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
+            for j in range(i):
+                row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
+            trace += 2 * row - 2 * mean[p, i] * h2[p, i]
+        spread[p] = trace
     return -1
