@@ -272,9 +272,6 @@ def infer(
 
     A run that was cut off goes on where it was; of a finished one, only what lacks is drawn.
     """
-    # Stars are done side by side; threads of the linear algebra on top slow that down manyfold.
-    # It reads this when NumPy is first imported, which is below.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from bayes_cannon.cannon import Cannon
     from bayes_cannon.cli_inputs import spectra_to_infer
     from bayes_cannon.cli_progress import OUT, counting
@@ -380,7 +377,6 @@ def check(
 
     Coverage, PIT and scores against the catalogue's labels and, with --truth, against true ones.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from bayes_cannon.cannon import Cannon
     from bayes_cannon.cli_check import print_check
     from bayes_cannon.cli_progress import OUT, counting

@@ -84,7 +84,7 @@ def sample_block(
     sampler = LabelSampler.compile(pixels.basis, priors) if settings.method == "nuts" else None
     n_used = np.sum(ivar > 0, axis=1)
     results: list[StarResult] = [StarResult(StarStatus.NO_PIXELS)] * len(star_id)
-    stars = _prepare(pixels, priors, flux, ivar, star_id, n_used >= settings.min_pixels, settings)
+    usable = n_used >= settings.min_pixels
 
     def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
         index, star = item
@@ -97,8 +97,10 @@ def sample_block(
             return index, StarResult(StarStatus.FAILED)
 
     threads = settings.cores or available_cores()
-    # Threads of BLAS inside threads of stars cost four to eight times the time.
+    # Threads of BLAS inside threads of stars, or on small matrices, cost many times the time; and
+    # their number would change the last digits of what comes out.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        stars = _prepare(pixels, priors, flux, ivar, star_id, usable, settings)
         for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):
             results[index] = result
             if progress is not None:

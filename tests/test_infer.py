@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.stats import binom, kstest
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from bayes_cannon import star_block
 from bayes_cannon.compression import PixelModel
 from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.infer import (
@@ -118,6 +120,24 @@ def test_a_star_does_not_depend_on_the_others(problem):
         settings=dataclasses.replace(QUICK, block_size=4, cores=1),
     )  # fmt: skip
     same(together, blocks)
+
+
+def test_linear_algebra_has_one_thread_from_the_modes_on(problem, monkeypatch):
+    honest, seen = star_block.fit_laplace, []
+
+    def fit(*args):
+        seen.extend(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
+        return honest(*args)
+
+    monkeypatch.setattr(star_block, "fit_laplace", fit)
+    results = []
+    for threads in (2, 1):
+        with threadpool_limits(threads, user_api="blas"):
+            results.append(
+                infer_labels(problem.cannon, problem.spectra, seed=SEED, settings=LAPLACE)
+            )
+    assert set(seen) == {1}
+    same(*results, groups=("posterior", "star_stats"))
 
 
 def test_seed_decides_the_draws(problem):
