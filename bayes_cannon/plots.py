@@ -14,6 +14,7 @@ from bayes_cannon.plots_diagnostics import (
     plot_residual_correlation,
 )
 from bayes_cannon.plots_disagreement import plot_disagreements
+from bayes_cannon.plots_gradients import plot_gradients, plot_line_group
 from bayes_cannon.plots_sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots_spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots_stars import plot_one_to_one
@@ -21,7 +22,6 @@ from bayes_cannon.plots_training import (
     plot_bound,
     plot_elbo,
     plot_factor_choice,
-    plot_gradients,
     plot_loadings,
     plot_scatter,
 )
@@ -41,6 +41,7 @@ __all__ = [
     "plot_forest",
     "plot_gradients",
     "plot_leverage",
+    "plot_line_group",
     "plot_loadings",
     "plot_model",
     "plot_one_to_one",

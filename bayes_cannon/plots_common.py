@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -16,7 +16,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex, label_unit
 
 __all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
-           "corner_grid", "label_text", "mark_lines", "new_axes", "new_figure",
+           "corner_grid", "label_text", "mark_lines", "name_inside", "new_axes", "new_figure",
            "plain_log_ticks", "row_of", "star_text", "title_of", "with_gaps", "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
@@ -26,6 +26,7 @@ WAVELENGTH_LABEL = "wavelength in vacuum, rest frame (Å)"
 
 FloatArray = NDArray[np.float64]
 _LONGEST_NAME = 40
+_MOST_ROWS = 4
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -195,6 +196,38 @@ def mark_lines(
             textcoords="axes fraction", rotation=90, ha="center", va="bottom", fontsize=8,
             arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
             annotation_clip=False,
+        )  # fmt: skip
+
+
+def name_inside(
+    ax: Axes, wavelength: Iterable[float], values: Iterable[float], names: Iterable[str]
+) -> None:
+    """Name points of a curve in the room above it, in four rows; what finds no place is left out.
+
+    Parameters
+    ----------
+    ax
+        With its final limits, which leave room above the curve.
+    wavelength, values
+        Of the points.
+    names
+        What to write; no longer than ``Mg I 15745.0``.
+    """
+    low, high = ax.get_xlim()
+    rows: list[float] = []
+    for line, value, name in sorted(zip(wavelength, values, names, strict=True)):
+        at = (float(line) - low) / (high - low)
+        at = min(max(at, 0.045), 0.955)  # the whole name inside the axes
+        free = [i for i, end in enumerate(rows) if at - 0.045 > end]
+        row = free[0] if free else len(rows)
+        if row == _MOST_ROWS:
+            continue
+        rows[row : row + 1] = [at + 0.045]
+        ax.annotate(
+            str(name), (float(line), float(value)), (at, 0.97 - 0.09 * row),
+            textcoords="axes fraction", ha="center", va="top", fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
 
 

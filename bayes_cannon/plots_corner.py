@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.labels import Labels, label_tex, label_unit
-from bayes_cannon.mass_contours import mass_contours
 from bayes_cannon.plots_common import (
     BLACK,
-    BLUE,
     GREEN,
-    ORANGE,
     corner_grid,
     label_text,
     row_of,
     star_text,
     title_of,
+)
+from bayes_cannon.plots_posterior import (
+    POSTERIOR_STYLES,
+    draw_contours,
+    posterior_handle,
+    star_draws,
 )
 from bayes_cannon.posterior_moments import is_simulated, posterior_names
 
@@ -35,33 +36,6 @@ FloatArray = NDArray[np.float64]
 _N_BINS = 28
 _FEW = 3
 """Labels from which on the empty half of the figure has room for the legend."""
-
-
-@dataclass(frozen=True)
-class _Style:
-    """How one kind of posterior is drawn."""
-
-    name: str
-    color: str
-    lines: str
-    fill: float
-
-
-_STYLES = {
-    "posterior": _Style("formal", BLUE, "--", 0.0),
-    "calibrated_posterior": _Style("calibrated", ORANGE, "-", 0.25),
-}
-
-
-def _draws(result: xr.DataTree, group: str, names: Sequence[str], star: str) -> FloatArray:
-    """Draws of one star, shape (n_draws, n_labels)."""
-    dataset = result[group].to_dataset()
-    row = row_of(dataset["star"].values.astype(np.str_), star)
-    columns = [dataset[n].isel(star=row).transpose("chain", "draw").values.ravel() for n in names]
-    draws = np.stack(columns, axis=1).astype(np.float64)
-    if not np.isfinite(draws).all():
-        raise InvalidDataError(f"star {star} has no {group}: its inference failed, see its flag.")
-    return draws
 
 
 def plot_corner(
@@ -102,8 +76,8 @@ def plot_corner(
     names = list(known if names is None else names)
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the result has {', '.join(known)}.")
-    kinds = [kind for kind in _STYLES if kind in result.children]
-    samples = {kind: _draws(result, kind, names, star) for kind in kinds}
+    kinds = [kind for kind in POSTERIOR_STYLES if kind in result.children]
+    samples = {kind: star_draws(result, kind, names, star) for kind in kinds}
     true = None if truth is None else np.asarray(truth, dtype=np.float64)
     if true is not None and true.shape != (len(names),):
         raise InvalidDataError(f"truth has shape {true.shape}, expected ({len(names)},).")
@@ -112,10 +86,12 @@ def plot_corner(
     texts = [label_text(n) for n in names]
     figure, axes = corner_grid(texts, limits, side=2.8 if len(names) < _FEW else 0.0)
     for kind in kinds:
-        _draw_contours(axes, samples[kind], _STYLES[kind])
+        for i in range(len(names)):
+            for k in range(i):
+                draw_contours(axes[i, k], samples[kind][:, [k, i]], POSTERIOR_STYLES[kind])
     for i, name in enumerate(names):
         _draw_diagonal(axes[i, i], {k: samples[k][:, i] for k in kinds}, name)
-    handles = [_handle(_STYLES[kind]) for kind in kinds]
+    handles = [posterior_handle(POSTERIOR_STYLES[kind]) for kind in kinds]
     handles += _mark_points(axes, true, theirs)
     note = "contours: 39 and 86 % of the draws\nnumbers, dotted: median, 16 to 84 %"
     figure.legend(handles=handles, title=note, loc="upper right", fontsize=10.5,
@@ -124,14 +100,6 @@ def plot_corner(
         title_of(f"Labels of {star_text(star)}", simulated=is_simulated(result)), fontsize=13
     )
     return figure
-
-
-def _handle(style: _Style) -> Line2D | Patch:
-    label = f"{style.name} posterior"
-    if style.fill:
-        return Patch(facecolor=(style.color, style.fill), edgecolor=style.color, lw=1.4,
-                     label=label)  # fmt: skip
-    return Line2D([], [], color=style.color, ls=style.lines, label=label)
 
 
 def _catalogue_point(
@@ -166,25 +134,11 @@ def _ranges(
     return list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
 
-def _draw_contours(axes: NDArray[np.object_], draws: FloatArray, style: _Style) -> None:
-    for i in range(len(axes)):
-        for k in range(i):
-            found = mass_contours(draws[:, [k, i]])
-            if style.fill:
-                ends = [*found.thresholds, max(found.density.max(), found.thresholds[-1]) * 1.01]
-                for low in ends[:-1]:
-                    axes[i, k].contourf(found.x, found.y, found.density, [low, ends[-1]],
-                                        colors=[style.color], alpha=style.fill)  # fmt: skip
-            axes[i, k].contour(found.x, found.y, found.density, found.thresholds,
-                               colors=[style.color], linewidths=1.4,
-                               linestyles=style.lines)  # fmt: skip
-
-
 def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str) -> None:
     """Histogram of each kind in bins of its own, and its median and interval as text."""
     tallest = 0.0
     for kind, values in columns.items():
-        style = _STYLES[kind]
+        style = POSTERIOR_STYLES[kind]
         low, high = np.percentile(values, [0.05, 99.95])
         edges = np.linspace(low, max(high, low + 1e-9), _N_BINS + 1)
         density = np.histogram(values, edges, density=True)[0]
@@ -197,12 +151,12 @@ def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str) -> None:
     ax.set_ylim(0, 1.1 * tallest)
     *others, main = columns
     text = f"{label_tex(name)} = {_quantile_text(columns[main], name)}"
-    ax.set_title(text, fontsize=10.5, color=_STYLES[main].color, pad=25 if others else 6)
+    ax.set_title(text, fontsize=10.5, color=POSTERIOR_STYLES[main].color, pad=25 if others else 6)
     for kind in others:
         ax.annotate(
-            f"{_STYLES[kind].name} {_quantile_text(columns[kind], name)}", (0.5, 1), (0, 4),
-            xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
-            fontsize=9, color=_STYLES[kind].color,
+            f"{POSTERIOR_STYLES[kind].name} {_quantile_text(columns[kind], name)}", (0.5, 1),
+            (0, 4), xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
+            fontsize=9, color=POSTERIOR_STYLES[kind].color,
         )  # fmt: skip
 
 

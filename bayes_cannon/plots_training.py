@@ -1,4 +1,4 @@
-"""Figures of a trained model: scatter, loadings, gradients, and how the fit went."""
+"""Figures of a trained model: scatter, loadings, and how the fit went."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import label_tex
-from bayes_cannon.lines import explain_peaks, lines_of
+from bayes_cannon.lines import explain_peaks
 from bayes_cannon.plots_common import (
     BLACK,
     BLUE,
@@ -21,14 +20,14 @@ from bayes_cannon.plots_common import (
     ORANGE,
     WAVELENGTH_LABEL,
     mark_lines,
+    name_inside,
     new_axes,
     title_of,
     with_gaps,
     within,
 )
 
-__all__ = ["plot_bound", "plot_elbo", "plot_factor_choice", "plot_gradients", "plot_loadings",
-           "plot_scatter"]  # fmt: skip
+__all__ = ["plot_bound", "plot_elbo", "plot_factor_choice", "plot_loadings", "plot_scatter"]
 
 FloatArray = NDArray[np.float64]
 Window = tuple[float, float] | None
@@ -126,90 +125,11 @@ def plot_loadings(
         high = max(float(loading[used].max(initial=1e-6)), 1e-6)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.6 * (high - low))
         peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines)
-        _name_inside(ax, peaks[peaks["name"] != ""][:n_lines])
+        named = peaks[peaks["name"] != ""][:n_lines]
+        name_inside(ax, named["wavelength"], named["value"], named["name"])
     axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
     title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors, with the lines they follow"
     figure.suptitle(title_of(title, simulated=cannon.simulated))
-    return figure
-
-
-def _name_inside(ax: Axes, peaks: Table) -> None:
-    """Name peaks in the room above the curve, in as many rows as they need."""
-    low, high = ax.get_xlim()
-    rows: list[float] = []
-    for peak in sorted(peaks, key=lambda p: float(p["wavelength"])):
-        at = (float(peak["wavelength"]) - low) / (high - low)
-        at = min(max(at, 0.045), 0.955)  # the whole name inside the axes
-        free = [i for i, end in enumerate(rows) if at - 0.045 > end]
-        row = free[0] if free else len(rows)
-        rows[row : row + 1] = [at + 0.045]
-        ax.annotate(
-            str(peak["name"]), (float(peak["wavelength"]), float(peak["value"])),
-            (at, 0.97 - 0.09 * (row % 4)), textcoords="axes fraction", ha="center", va="top",
-            fontsize=8, arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )  # fmt: skip
-
-
-def plot_gradients(
-    cannon: Cannon,
-    *,
-    labels: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
-    window: Window = (16000.0, 16200.0),
-) -> Figure:
-    """Change of the flux with each label, with its 95 % band and the lines of that label.
-
-    Parameters
-    ----------
-    cannon
-        The trained model.
-    labels
-        Where the gradient is taken, shape (n_labels,); the training mean where left out.
-    names
-        Labels shown; all where left out.
-    window
-        Wavelengths shown, Å; None: all.
-
-    Raises
-    ------
-    LabelError, InvalidDataError
-        On an unknown label, or a window without pixels.
-    """
-    import matplotlib.pyplot as plt
-
-    at = cannon.label_mean if labels is None else np.asarray(labels, dtype=np.float64)
-    gradient = cannon.gradient(at)
-    names = list(cannon.names if names is None else names)
-    columns = [cannon.training.column(n) for n in names]
-    part = within(cannon.wavelength, window)
-    w, used = cannon.wavelength[part], cannon.used[part]
-    figure, axes = plt.subplots(
-        len(names), 1, figsize=(12, 1.0 + 2.2 * len(names)), sharex=True, squeeze=False,
-        layout="constrained",
-    )  # fmt: skip
-    for ax, name, k in zip(axes[:, 0], names, columns, strict=True):
-        unit = cannon.basis.units[k]
-        step, shown = (100.0, "100 K") if unit == "K" else (0.1, f"0.1 {unit}")
-        value, sd = step * gradient.value[k, part], step * gradient.sd[k, part]
-        x, y = with_gaps(w, value, used)
-        band = [with_gaps(w, value + sign * 1.96 * sd, used)[1] for sign in (-1, 1)]
-        ax.fill_between(x, *band, color=ORANGE, alpha=0.35, lw=0, label="95 % band")
-        ax.plot(x, y, color=BLUE, lw=0.9, label="posterior mean")
-        ax.axhline(0, color=GREY, lw=0.6)
-        ax.set_xlim(w[0], w[-1])
-        ax.set_ylabel(f"{label_tex(name)}\nflux per {shown}")
-        known = lines_of(name)
-        for line in known[(known["vacuum"] >= w[0]) & (known["vacuum"] <= w[-1])]:
-            ax.axvline(float(line["vacuum"]), color=GREY, lw=0.8, ls=":", zorder=0)
-    axes[0, 0].legend(loc="lower right", ncols=2, framealpha=0.9)
-    axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
-    where = ", ".join(
-        f"{label_tex(n)} = {v:.{0 if u == 'K' else 2}f} {u}"
-        for n, v, u in zip(cannon.names, at, cannon.basis.units, strict=True)
-    )
-    title = title_of("Gradients of the model flux", simulated=cannon.simulated)
-    figure.suptitle(f"{title}; dotted: known lines of each label\nat {where}", fontsize=11)
     return figure
 
 
