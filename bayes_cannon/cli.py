@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -290,7 +292,7 @@ def infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = _stars_to_plot(corner or [], spectra, few=labels is None)
-    with counting("stars") as progress, counting("corner plots") as drawing:
+    with _to_go_on(), counting("stars") as progress, counting("corner plots") as drawing:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
@@ -306,11 +308,27 @@ def infer(
     )
 
 
+@contextmanager
+def _to_go_on() -> Iterator[None]:
+    """Say of work that was interrupted that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+
+
 def _stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) -> list[str]:
     usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
     if "all" in wanted:
         return usable
-    return usable[:10] if few and not wanted else wanted
+    if few and not wanted:
+        return usable[:10]
+    # A star that is there several times has names like apo25m/M15/ID and ID#2.
+    plain: dict[str, list[str]] = {}
+    for star in spectra.star_id.tolist():
+        plain.setdefault(star.rpartition("/")[2].partition("#")[0], []).append(star)
+    return [star for name in wanted for star in plain.get(name, [name])]
 
 
 @app.command()

@@ -50,8 +50,14 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=_ERR, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            # Not there before its work begins: corner plots follow the stars.
+            if not bar.task_ids:
+                bar.add_task(what, total=total)
+            bar.update(bar.task_ids[0], completed=done, total=total)
+
+        yield show
 
 
 def _plain(what: str) -> Callable[[int, int], None]:

@@ -268,6 +268,21 @@ def test_laplace_alone_is_no_flag_and_flags_are_named(infer, files, tmp_path):
     assert "LAPLACE 1" in said
 
 
+def test_corner_takes_all_spectra_of_a_star_by_its_plain_name():
+    spectra = make_spectra(4, bad=(3,))
+    names = np.array(["apo25m/M15/2M1", "apo25m/M67/2M1", "2M2", "2M2#2"])
+    spectra = replace(spectra, star_id=names)
+
+    def chosen(*wanted, few=True):
+        return cli._stars_to_plot(list(wanted), spectra, few=few)
+
+    assert chosen("2M1") == ["apo25m/M15/2M1", "apo25m/M67/2M1"]
+    assert chosen("2M2") == ["2M2", "2M2#2"]
+    assert chosen("apo25m/M15/2M1", "nobody") == ["apo25m/M15/2M1", "nobody"]
+    assert chosen() == chosen("all") == names[:3].tolist(), "the last has no usable pixel"
+    assert chosen(few=False) == []
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_tells_stars_per_second(monkeypatch, terminal):
     shown = io.StringIO()

@@ -393,6 +393,7 @@ def test_the_command_goes_on_after_a_signal(tmp_path, sign):
         process.send_signal(sign)
         _, said = process.communicate()
     assert process.returncode == (-9 if sign == signal.SIGKILL else 130)
+    assert ("run the same command again" in said) is (sign == signal.SIGINT)
     assert "Traceback" not in said
     assert not (run / "summary.json").exists()
     with start(tmp_path) as process:
