@@ -5,7 +5,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # A Python >= 3.12 to use in place of the one that is looked for.
 PYTHON ?=
-# More options of pytest, for example PYTEST_FLAGS="-m 'not slow'" or PYTEST_FLAGS="-n 2".
+# More options of pytest, for example PYTEST_FLAGS="-m 'not slow'", or PYTEST_FLAGS="-n 0" for one
+# process.
 PYTEST_FLAGS ?=
 
 export MPLBACKEND := Agg
@@ -36,7 +37,7 @@ demo: $(STAMP)  ## run the whole way on the shipped library, into runs/demo
 	$(VENV)/bin/bayes-cannon demo runs/demo --overwrite
 
 test: lint  ## check style and types, run the whole test suite
-	$(PY) -m pytest --cov --durations=10 $(PYTEST_FLAGS)
+	$(PY) -m pytest -n auto --dist loadfile --cov --durations=10 $(PYTEST_FLAGS)
 
 lint: $(STAMP)  ## check style and types
 	$(PY) -m ruff check .

@@ -74,8 +74,8 @@ def choose_factors(
     order = np.random.default_rng(seed).permutation(n_stars)
     n_test = max(1, round(held_out * n_stars))
     test, fit = np.sort(order[:n_test]), np.sort(order[n_test:])
-    part = Design(labels.mean[fit], labels.second[fit])
-    rest = Design(labels.mean[test], labels.second[test])
+    part = labels.rows(fit)
+    rest = labels.rows(test)
     grid = [j for j in candidates if j <= len(fit) // 6] or [0]
     flux_fit, ivar_fit = flux[fit], ivar[fit]
     base, densities = None, []

@@ -185,7 +185,7 @@ class _Whole:
 
     def refit(self, rows: NDArray[np.intp], rounds: int) -> Cannon:
         """Fit some of the stars."""
-        labels = Design(self.design.mean[rows], self.design.second[rows])
+        labels = self.design.rows(rows)
         flux, ivar = self.flux[rows], self.ivar[rows]
         factors, prior, u = self.factors, self.prior, np.log(self.cannon.scatter)
         if factors is not None:

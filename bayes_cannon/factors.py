@@ -137,6 +137,7 @@ def star_factors(
     square = (pack_outer(mean[:, k:]) + cov[:, in_loading]).astype(np.float32)
     cross = np.ascontiguousarray(cov[:, in_cross], dtype=np.float32)
     products = np.concatenate([square, cross], axis=1)
+    label_products = None if labels.slopes is None else _label_products(mean, cov, k)
     s2 = (scatter**2).astype(np.float32)
     n_stars = flux.shape[0]
     z_mean, z_cov = np.empty((n_stars, j)), np.empty((n_stars, j, j))
@@ -151,11 +152,67 @@ def star_factors(
         mixed = sums[:, packed_size(j) :].reshape(-1, j, k)
         right = ((w * residual) @ loading).astype(np.float64)
         right -= np.einsum("njk,nk->nj", mixed, labels.mean[rows_])
+        if label_products is not None:
+            score = ((w * residual) @ theta).astype(np.float64)
+            precision, right = _without_label_errors(
+                precision, right, mixed, (w @ label_products).astype(np.float64), score,
+                labels.rows(rows_),
+            )  # fmt: skip
         z_cov[rows_] = np.linalg.inv(precision)
         z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], right)
 
     each_block(work, _BLOCK, n_stars)
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
+
+
+def _label_products(mean: FloatArray, cov: NDArray[Any], k: int) -> NDArray[np.float32]:
+    """What `_without_label_errors` needs for each pixel, side by side.
+
+    Packed theta theta', the packed covariance of theta, and loading theta' row by row.
+    """
+    theta, loading = mean[:, :k], mean[:, k:]
+    across = (loading[:, :, None] * theta[:, None, :]).reshape(len(mean), -1)
+    parts = [pack_outer(theta), cov[:, : packed_size(k)], across]
+    return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+
+
+def _without_label_errors(
+    precision: FloatArray,
+    right: FloatArray,
+    mixed: FloatArray,
+    sums: FloatArray,
+    score: FloatArray,
+    labels: Design,
+) -> tuple[FloatArray, FloatArray]:
+    """Precision and right side of the factors, with the labels' errors integrated out.
+
+    The errors d ~ N(0, I) change a spectrum by theta' slopes d, to first order. Left to the
+    factors, that would make factors of the labels' own gradients, and labels could not be told
+    from factors in new spectra.
+
+    Parameters
+    ----------
+    precision, right, mixed
+        Of the factors alone: (n, j, j), (n, j), and sums of w Cov(loading, theta), (n, j, k).
+    sums
+        Of w times `_label_products`.
+    score : (n, k)
+        Sums of w r theta.
+    labels
+        Of these stars, with slopes.
+    """
+    assert labels.slopes is not None
+    slopes, k, size = labels.slopes, labels.n_coef, packed_size(labels.n_coef)
+    uncertain = unpack(sums[:, size : 2 * size])
+    inner = unpack(sums[:, :size]) + uncertain
+    across = sums[:, 2 * size :].reshape(len(sums), -1, k) + mixed
+    turned = np.swapaxes(slopes, 1, 2)
+    own = turned @ inner @ slopes + np.eye(slopes.shape[2])
+    own_right = turned @ (score - np.einsum("nik,nk->ni", uncertain, labels.mean))[:, :, None]
+    shared = across @ slopes
+    solved = np.linalg.solve(own, np.concatenate([np.swapaxes(shared, 1, 2), own_right], axis=2))
+    less = shared @ solved
+    return precision - less[:, :, :-1], right - less[:, :, -1]
 
 
 def standardised(factors: StarFactors, features: FloatArray) -> tuple[StarFactors, FloatArray]:
@@ -220,7 +277,7 @@ def predictive_density(
     out = np.empty(flux.shape[0])
     for a in range(0, flux.shape[0], _BLOCK):
         rows = slice(a, a + _BLOCK)
-        part = Design(labels.mean[rows], labels.second[rows])
+        part = labels.rows(rows)
         n = part.mean.shape[0]
         prior = StarFactors(np.zeros((n, j)), np.broadcast_to(np.eye(j), (n, j, j)))
         design = join_design(part, prior)

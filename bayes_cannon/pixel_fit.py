@@ -47,16 +47,25 @@ class Design:
         E[x]: features of the labels, then factors.
     second : (n_stars, n_coef (n_coef + 1) / 2) float64
         E[x x'], packed lower triangles (`packing.pack`).
+    slopes : (n_stars, n_coef, n_labels) float64 or None
+        What an error of one standard deviation in each independent combination of the labels does
+        to the features, where the labels have errors. The factors leave to it what it explains.
     """
 
     mean: FloatArray
     second: FloatArray
+    slopes: FloatArray | None = None
 
     @classmethod
     def exact(cls, x: FloatArray) -> Design:
         """Design of known features, shape (n_stars, n_coef)."""
         x = np.asarray(x, dtype=np.float64)
         return cls(x, pack_outer(x))
+
+    def rows(self, stars: slice | NDArray[np.intp]) -> Design:
+        """Return the design of some stars."""
+        slopes = None if self.slopes is None else self.slopes[stars]
+        return Design(self.mean[stars], self.second[stars], slopes)
 
     @property
     def n_coef(self) -> int:

@@ -104,13 +104,23 @@ def label_design(
     """
     incomplete = ~labels.complete
     if not (latent_labels or incomplete.any()):
-        return Design.exact(basis(labels.values)), None
+        ell = basis.standardize(labels.values)
+        error = np.nan_to_num(labels.errors / basis.scale)
+        slopes = basis.jacobian(ell) * error[:, None, :]
+        return replace(Design.exact(basis.features(ell)), slopes=slopes), None
     latent = combine_labels(labels, basis)
     if not latent_labels:
         ell = np.where(incomplete[:, None], latent.mean, basis.standardize(labels.values))
+        error = np.nan_to_num(labels.errors / basis.scale)
+        own = (error**2)[:, :, None] * np.eye(labels.n_labels)
+        cov = np.where(incomplete[:, None, None], latent.cov, own)
         tiny = 1e-12 * np.eye(labels.n_labels)
         latent = LatentLabels(ell, np.where(incomplete[:, None, None], latent.cov, tiny))
-    return calibrated_design(latent, basis)
+    else:
+        cov = latent.cov
+    design, variance = calibrated_design(latent, basis)
+    root = np.linalg.cholesky(cov + 1e-12 * np.eye(labels.n_labels))
+    return replace(design, slopes=basis.jacobian(latent.mean) @ root), variance
 
 
 def _widened(

@@ -171,6 +171,43 @@ def test_e_step_is_the_posterior_of_the_pymc_model(survey, fitted):
     np.testing.assert_allclose(-moved, np.linalg.inv(got.cov)[:, :, 0], rtol=1e-4, atol=1e-2)
 
 
+def test_e_step_integrates_the_errors_of_the_labels_out(survey, fitted):
+    flux, ivar, x, *_ = (a[:5] if a.shape[0] == 120 else a for a in survey)
+    k, n_errors = N_TERMS, 2
+    slopes = 0.3 * np.random.default_rng(4).normal(size=(5, k, n_errors))
+    design = replace(Design.exact(x), slopes=slopes)
+    exact = np.zeros_like(fitted.cov)
+    got = star_factors(flux, ivar, design, fitted.mean, exact, fitted.scatter)
+    theta, loading = fitted.mean[:, :k], fitted.mean[:, k:]
+    for n in range(5):
+        good = ivar[n] > 0
+        moves = np.c_[loading, theta @ slopes[n]][good]
+        weight = 1 / (1 / ivar[n, good].astype(float) + fitted.scatter[good] ** 2)
+        cov = np.linalg.inv(moves.T @ (weight[:, None] * moves) + np.eye(4))
+        residual = flux[n, good] - 1 - theta[good] @ x[n]
+        expected = cov @ moves.T @ (weight * residual)
+        np.testing.assert_allclose(got.cov[n], cov[:2, :2], rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(got.mean[n], expected[:2], rtol=1e-3, atol=1e-3)
+
+
+def test_factors_do_not_learn_the_errors_of_the_labels():
+    # Labels with errors of half their spread, no factors in the data: what one factor finds is the
+    # gradient of a label. Told of the errors, the fit lets it shrink, round by round.
+    flux, ivar, x, theta, *_ = make_survey(n_factors=1, strength=1e-9, n_stars=300)
+    noisy = x.copy()
+    noisy[:, 1] += 0.5 * np.random.default_rng(5).normal(size=len(x))
+    slopes = np.zeros((len(x), N_TERMS, 1))
+    slopes[:, 1] = 0.5
+    plain = Design.exact(noisy)
+    size = []
+    for design in (plain, replace(plain, slopes=slopes)):
+        fit = fit_map(flux, ivar, design, n_factors=1, seed=1)
+        loading = fit.mean[:, N_TERMS]
+        size.append(np.linalg.norm(loading) / np.linalg.norm(theta[:, 1]))
+    assert size[0] > 0.4
+    assert size[1] < 0.6 * size[0]
+
+
 def test_joined_design_has_the_covariance_in_its_block(survey):
     x, z = survey[2], survey[5]
     cov = np.broadcast_to(0.1 * np.eye(2), (len(z), 2, 2))
