@@ -15,6 +15,7 @@ from bayes_cannon.plots_diagnostics import (
 )
 from bayes_cannon.plots_disagreement import plot_disagreements
 from bayes_cannon.plots_gradients import plot_gradients, plot_line_group
+from bayes_cannon.plots_kiel import plot_kiel, plot_kiel_stars
 from bayes_cannon.plots_sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots_spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots_stars import plot_one_to_one
@@ -40,6 +41,8 @@ __all__ = [
     "plot_factor_choice",
     "plot_forest",
     "plot_gradients",
+    "plot_kiel",
+    "plot_kiel_stars",
     "plot_leverage",
     "plot_line_group",
     "plot_loadings",

@@ -68,16 +68,18 @@ def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str)
     return draws
 
 
-def draw_contours(ax: Axes, draws: FloatArray, style: PosteriorStyle) -> None:
+def draw_contours(
+    ax: Axes, draws: FloatArray, style: PosteriorStyle, *, zorder: float | None = None
+) -> None:
     """Draw contours that hold 39 and 86 % of draws (n_draws, 2): one and two sigma."""
     found = mass_contours(draws)
     if style.fill:
         ends = [*found.thresholds, max(found.density.max(), found.thresholds[-1]) * 1.01]
         for low in ends[:-1]:
             ax.contourf(found.x, found.y, found.density, [low, ends[-1]],
-                        colors=[style.color], alpha=style.fill)  # fmt: skip
+                        colors=[style.color], alpha=style.fill, zorder=zorder)  # fmt: skip
     ax.contour(found.x, found.y, found.density, found.thresholds, colors=[style.color],
-               linewidths=1.4, linestyles=style.lines)  # fmt: skip
+               linewidths=1.4, linestyles=style.lines, zorder=zorder)  # fmt: skip
 
 
 def posterior_handle(style: PosteriorStyle) -> Line2D | Patch:
