@@ -24,7 +24,7 @@ def section(*, quick: bool) -> Iterator[str]:
         f"{len(seeds)} seeds. rms: of held-out stars against the truth, divided by that of the "
         "model trained on the true labels. Slope: of the derivative of the flux (at the mean "
         "label) over pixels, regressed on that of the model trained on the true labels; below 1 "
-        "is attenuation. Errors ignored: the catalogue's errors set to zero before training. Default: the "
+        "is attenuation. Ignored: the catalogue's errors set to zero before training. Default: "
         "errors are integrated out of the factors (without factors nothing differs). Calibrated: "
         "`latent_labels=True` besides."
     )
