@@ -8,17 +8,21 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bayes_cannon.cannon import Cannon
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.library import load_library
 from bayes_cannon.simulate import library_labels, observe
+from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.train import TrainingSettings, train
 
 N_PIXELS = 7514
 
@@ -151,6 +155,32 @@ def synthetic(
         flux[rows] = 1 + x[rows].astype(np.float32) @ theta.T + z[rows] @ loading.T + noise
         ivar[rows] = np.where(rng.random(shape, dtype=np.float32) < 0.03, 0, sigma**-2)
     return flux, ivar, x
+
+
+def many(spectra: NormalizedSpectra, n_stars: int) -> NormalizedSpectra:
+    """Return `n_stars` stars with ids of their own; beyond those that there are they come again."""
+    index = np.arange(n_stars) % spectra.n_stars
+    return replace(
+        spectra,
+        star_id=np.array([f"star-{i:05d}" for i in range(n_stars)]),
+        flux=spectra.flux[index],
+        ivar=spectra.ivar[index],
+        snr=spectra.snr[index],
+    )
+
+
+def thinned_problem() -> tuple[Cannon, NormalizedSpectra]:
+    """Trained model with 15 factors on every fourth pixel, and 300 spectra of other stars."""
+    stars, _ = library_set(seed=1)
+    spectra = stars.spectra
+    thin = NormalizedSpectra(
+        spectra.star_id, spectra.wavelength[::4], spectra.flux[:, ::4], spectra.ivar[:, ::4],
+        simulated=True,
+    )  # fmt: skip
+    thin_stars = TrainingSet(spectra=thin, labels=stars.labels)
+    settings = TrainingSettings(n_factors=15, folds=0)
+    cannon = train(thin_stars.select(np.arange(300)), settings=settings, seed=1)
+    return cannon, thin.select(np.arange(300, 600))
 
 
 def quick_inference() -> InferenceSettings:

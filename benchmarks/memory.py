@@ -2,6 +2,7 @@
 
 python memory.py arrays N_STARS N_PIXELS N_FACTORS       fit_map on synthetic arrays
 python memory.py train N_STARS N_FACTORS|auto            train on library spectra
+python memory.py infer N_STARS                           infer_run on every fourth pixel
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -63,8 +65,30 @@ def _train(n_stars: int, n_factors: str) -> dict[str, Any]:
     return {"seconds": seconds, "peak": peak(), "data": before, "factors": cannon.n_factors}
 
 
+def _infer(n_stars: int) -> dict[str, Any]:
+    from common import many, thinned_problem
+
+    from bayes_cannon.infer import infer_labels
+    from bayes_cannon.inference_settings import InferenceSettings
+    from bayes_cannon.run import infer_run
+
+    # Few draws would fail the limits of 2000: no star is to be sampled twice for that.
+    settings = InferenceSettings(draws=100, chains=2, rhat_limit=1.5, ess_limit=1, n_khat=0)
+    cannon, spectra = thinned_problem()
+    infer_labels(cannon, spectra.select([0]), settings=settings, seed=1)
+    spectra = many(spectra, n_stars)
+    before = peak()
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        infer_run(cannon, spectra, Path(folder) / "run", settings=settings, seed=1)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": peak(), "data": before}
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "arrays":
+    if sys.argv[1] == "infer":
+        print(json.dumps(_infer(int(sys.argv[2]))))
+    elif sys.argv[1] == "arrays":
         print(json.dumps(_arrays(*map(int, sys.argv[2:5]))))
     else:
         print(json.dumps(_train(int(sys.argv[2]), sys.argv[3])))
