@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bayes_cannon.download import download_survey as download_survey
     from bayes_cannon.infer import infer_labels as infer_labels
     from bayes_cannon.inference_settings import InferenceSettings as InferenceSettings
+    from bayes_cannon.isochrones import read_mist as read_mist
     from bayes_cannon.labels import DEFAULT_LABELS as DEFAULT_LABELS
     from bayes_cannon.labels import Labels as Labels
     from bayes_cannon.library import load_library as load_library
@@ -36,7 +37,14 @@ if TYPE_CHECKING:
     from bayes_cannon.own_spectra import training_set_from_arrays as training_set_from_arrays
     from bayes_cannon.own_spectra import training_set_from_table as training_set_from_table
     from bayes_cannon.plots_corner import plot_corner as plot_corner
+    from bayes_cannon.plots_gradients import plot_gradients as plot_gradients
+    from bayes_cannon.plots_kiel import plot_kiel as plot_kiel
+    from bayes_cannon.plots_sequences import plot_giant_branch as plot_giant_branch
+    from bayes_cannon.plots_sequences import plot_metallicity as plot_metallicity
+    from bayes_cannon.plots_spectra import plot_model as plot_model
+    from bayes_cannon.plots_spectra import plot_spectrum as plot_spectrum
     from bayes_cannon.plots_stars import plot_one_to_one as plot_one_to_one
+    from bayes_cannon.plots_training import plot_scatter as plot_scatter
     from bayes_cannon.preparing import prepare as prepare
     from bayes_cannon.preparing import prepare_spectra as prepare_spectra
     from bayes_cannon.result_tables import scatter_table as scatter_table
@@ -75,9 +83,17 @@ _HOMES = {
     "open_run": "run_store",
     "open_survey": "survey",
     "plot_corner": "plots_corner",
+    "plot_giant_branch": "plots_sequences",
+    "plot_gradients": "plots_gradients",
+    "plot_kiel": "plots_kiel",
+    "plot_metallicity": "plots_sequences",
+    "plot_model": "plots_spectra",
     "plot_one_to_one": "plots_stars",
+    "plot_scatter": "plots_training",
+    "plot_spectrum": "plots_spectra",
     "prepare": "preparing",
     "prepare_spectra": "preparing",
+    "read_mist": "isochrones",
     "scatter_table": "result_tables",
     "simulate_survey": "simulate",
     "spectra_from_arrays": "own_spectra",

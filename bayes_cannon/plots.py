@@ -17,6 +17,7 @@ from bayes_cannon.plots_disagreement import plot_disagreements
 from bayes_cannon.plots_gradients import plot_gradients, plot_line_group
 from bayes_cannon.plots_kiel import plot_kiel, plot_kiel_stars
 from bayes_cannon.plots_sample import plot_catalogue_slice, plot_sample
+from bayes_cannon.plots_sequences import plot_giant_branch, plot_metallicity, plot_sequence
 from bayes_cannon.plots_spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.plots_training import (
@@ -40,12 +41,14 @@ __all__ = [
     "plot_errors",
     "plot_factor_choice",
     "plot_forest",
+    "plot_giant_branch",
     "plot_gradients",
     "plot_kiel",
     "plot_kiel_stars",
     "plot_leverage",
     "plot_line_group",
     "plot_loadings",
+    "plot_metallicity",
     "plot_model",
     "plot_one_to_one",
     "plot_pulls",
@@ -53,5 +56,6 @@ __all__ = [
     "plot_sample",
     "plot_scatter",
     "plot_scores",
+    "plot_sequence",
     "plot_spectrum",
 ]
