@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -73,7 +75,7 @@ def plot_spectrum(
     window: Window = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """One spectrum, a colour per chip, its flagged pixels shaded and the gaps between chips empty.
+    """One spectrum, a colour per chip; its flagged pixels and the gaps between chips are shaded.
 
     Parameters
     ----------
@@ -94,6 +96,8 @@ def plot_spectrum(
     part = within(spectra.wavelength, window)
     w, flux, good = spectra.wavelength, spectra.flux[row].astype(np.float64), spectra.good[row]
     n_chips = len(spectra.chips)
+    ends: list[tuple[float, float]] = []
+    flagged = False
     for i, (start, stop) in enumerate(spectra.chips):
         chip = slice(max(start, part.start), min(stop, part.stop))
         if chip.start >= chip.stop:
@@ -105,9 +109,15 @@ def plot_spectrum(
         seen = np.flatnonzero(good[chip])
         if seen.size:
             inner = slice(chip.start + int(seen[0]), chip.start + int(seen[-1]) + 1)
-            _shade(ax, w[inner], ~good[inner])
+            flagged |= _shade(ax, w[inner], ~good[inner])
+            ends.append((float(w[inner][0]), float(w[inner][-1])))
     handles = ax.get_legend_handles_labels()[0]
-    handles.append(Patch(color=PURPLE, alpha=0.3, label="flagged pixels, not used"))
+    if flagged:
+        handles.append(Patch(color=PURPLE, alpha=0.3, label="flagged pixels, not used"))
+    for (_, last), (first, _) in pairwise(ends):
+        ax.axvspan(last, first, color=GREY, alpha=0.15, lw=0, zorder=0)
+    if len(ends) > 1:
+        handles.append(Patch(color=GREY, alpha=0.15, lw=0, label="gap between chips"))
     shown = slice(part.start, part.stop)
     ax.set(xlim=(w[shown][0], w[shown][-1]), ylim=_limits(flux[shown][good[shown]]))
     ax.set(xlabel=WAVELENGTH_LABEL, ylabel=_flux_label(spectra))
@@ -180,7 +190,7 @@ def plot_model(
 
     The band is one standard deviation of what the model expects of a new star: uncertain
     coefficients, intrinsic scatter and factors. Residuals are divided by this and the
-    observational error together.
+    observational error together; their root mean square is 1 where all is well.
 
     Parameters
     ----------
@@ -231,10 +241,16 @@ def plot_model(
     bottom.plot(*with_gaps(w, residual, good), color=BLUE, lw=0.8)
     bottom.axhspan(-1, 1, color=SKY, alpha=0.35, lw=0)
     bottom.axhline(0, color=GREY, lw=0.8)
+    if good.any():
+        rms = float(np.sqrt(np.mean(residual[good] ** 2)))
+        bottom.annotate(
+            f"rms {rms:.2f} sigma", (0.995, 0.95), xycoords="axes fraction", ha="right", va="top",
+            fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+        )  # fmt: skip
     _shade(bottom, w, ~good)
     bottom.set(xlabel=WAVELENGTH_LABEL, ylabel="residual\n(sigma)")
     shown = ", ".join(
-        f"{label_tex(n)} {v:.{0 if u == 'K' else 2}f} {u}"
+        f"{label_tex(n)} {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−")
         for n, v, u in zip(cannon.names, values, cannon.basis.units, strict=True)
     )
     title = title_of(

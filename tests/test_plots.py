@@ -161,8 +161,12 @@ def test_spectrum_draws_good_pixels_and_shades_the_others(spectra: NormalizedSpe
     np.testing.assert_allclose(y, spectra.flux[3, 400:][good[400:]])
     spans = [p for p in ax.patches if p.get_width() > 0]
     low = sorted(p.get_x() for p in spans)
-    assert len(spans) == 2  # ten pixels in a row, and one
+    assert len(spans) == 3  # ten pixels in a row, the gap, and one pixel
     assert spectra.wavelength[99] < low[0] < spectra.wavelength[100]
+    gap = next(p for p in spans if p.get_x() == spectra.wavelength[399])
+    assert gap.get_x() + gap.get_width() == pytest.approx(spectra.wavelength[400])
+    entries = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert entries[-2:] == ["flagged pixels, not used", "gap between chips"]
     assert ax.get_xlabel().endswith("(Å)")
     assert ax.get_ylabel() == "normalised flux"
     assert ax.get_title() == "S003, S/N 100 per pixel (simulated)"
@@ -176,6 +180,7 @@ def test_spectrum_in_given_axes_and_window(spectra: NormalizedSpectra) -> None:
     assert ax is mine
     low, high = ax.get_xlim()
     assert 16060 <= low < high <= 16070
+    assert len(ax.get_legend().get_texts()) == 1  # neither flagged pixels nor a gap here
     assert "simulated" not in ax.get_title()
     with pytest.raises(InvalidDataError, match="holds no pixel"):
         plots.plot_spectrum(spectra, STAR, window=(17000, 17100))
@@ -217,6 +222,7 @@ def test_model_figure_draws_prediction_and_residuals(
     expected = (spectra.flux[3] - prediction.flux)[good] / sigma
     drawn = np.asarray(bottom.lines[0].get_ydata(), float)
     np.testing.assert_allclose(drawn[np.isfinite(drawn)], expected, rtol=1e-5)
+    assert texts(bottom) == [f"rms {np.sqrt(np.mean(expected**2)):.2f} sigma"]
     # Over all stars the residuals have the size that the band and the errors say (60 stars share
     # two factors each, so that the rms has an error near 0.05).
     everything = cannon.predict(labels.values)
