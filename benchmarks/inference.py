@@ -34,11 +34,11 @@ def section(*, quick: bool) -> Iterator[str]:
     yield (
         "Goal: at least 300 times plain `pm.sample` on the model with every pixel "
         "(`build_full_pixel_model`), in smallest effective sample size per second. Plain: defaults "
-        f"but for {DRAWS} draws after {DRAWS} of warm-up (half of its own, to save time), 4 chains, one run, the chains on all cores; `pm.sample` "
-        "takes nutpie where that is installed, else PyMC's own NUTS. Ours: `infer_labels` as it "
-        "comes, 4 chains of 500 draws after 100, with modes, compression of the spectrum and all "
-        "checks, seconds per star in a block of 32 on all cores; median over these. Smallest of "
-        "the labels' bulk and tail ESS."
+        f"but for {DRAWS} draws after {DRAWS} of warm-up (half of its own, to save time), 4 "
+        "chains, one run, the chains on all cores; `pm.sample` takes nutpie where that is "
+        "installed, else PyMC's own NUTS. Ours: `infer_labels` as it comes, 4 chains of 500 draws "
+        "after 100, with modes, compression of the spectrum and all checks, seconds per star in a "
+        "block of 32 on all cores; median over these. Smallest of the labels' bulk and tail ESS."
     )
     for j in (0, 15):
         say(f"inference: training with {j} factors")
