@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bayes_cannon import report_figures as figures
+from bayes_cannon import report_physics as physics
 from bayes_cannon import report_tables as tables
 from bayes_cannon.report_aspcap import aspcap
 from bayes_cannon.report_mystery import mystery
@@ -39,8 +40,9 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "gradients", "Gradient spectra",
         "Where each label acts: a label's gradient should be large at the lines of its own element "
-        "and small elsewhere.",
-        figures.gradients, needs=("cannon",),
+        "and small elsewhere. Line by line, its extremum should lie on the line or, where the "
+        "line's core is saturated, on its flank.",
+        physics.gradient_spectra, needs=("cannon",),
     ),
     Section(
         "scatter", "Intrinsic scatter",
@@ -59,6 +61,18 @@ SECTIONS: tuple[Section, ...] = (
         "Points should follow the line of equality over the whole range, and the differences below "
         "should show no trend; error bars should be as long as the points scatter.",
         figures.one_to_one,
+    ),
+    Section(
+        "kiel", "Kiel diagram",
+        "Stars should lie along the isochrones of their [Fe/H], metal-poor ones to the left "
+        "(hotter) of metal-rich ones at the same log g.",
+        physics.kiel,
+    ),
+    Section(
+        "sequences", "Spectra along sequences",
+        "Lines should deepen steadily with [Fe/H] and up the giant branch; a dashed spectrum is "
+        "outside what the model was trained on.",
+        physics.sequences, needs=("cannon",),
     ),
     Section(
         "tables", "Tables 1 and 2",

@@ -183,6 +183,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "report_aspcap",
         "report_mystery",
+        "report_physics",
     ),
     ("report_sections",),
     ("report",),
