@@ -52,7 +52,7 @@ def kiel(inputs: ReportInputs) -> Iterator[Item]:
     if stars:
         draw = partial(plot_kiel_stars, inputs.result, stars, aspcap=inputs.aspcap)
         yield Drawing("kiel-stars", draw, "Chosen stars in the Kiel diagram",
-                      "The same for a few stars, in panels as wide as their posteriors.")  # fmt: skip
+                      "The same for a few stars, seen closely.")  # fmt: skip
 
 
 def sequences(inputs: ReportInputs) -> Iterator[Item]:
