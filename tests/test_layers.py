@@ -187,9 +187,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("report_sections",),
     ("report",),
-    (
-        "demo",
-    ),
+    ("demo",),
     ("cli",),
     ("__main__",),
 )
