@@ -8,6 +8,7 @@ from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import offset_copy
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.cannon import Cannon
@@ -38,6 +39,8 @@ Window = tuple[float, float] | None
 _KINDS = ("atomic", "brackett", "oh", "co_head")
 """Kinds of lines that are named."""
 _NAMES_ABOVE = 74
+_LEGEND_BELOW = 38
+"""Points between the axes and the legend, for ticks and label."""
 _COLORS = (0.0, 0.75)
 """Part of the colour map that is dark enough on white."""
 
@@ -204,5 +207,8 @@ def _explain(ax: Axes, cannon: Cannon, sequence: LabelSequence, *, named: bool) 
         )  # fmt: skip
     if sequence.source:
         handles.append(Line2D([], [], ls="", label=f"isochrone: {sequence.source}"))
-    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(handles),
-              fontsize=8.5, frameon=False)  # fmt: skip
+    below = offset_copy(
+        ax.transAxes, fig=ax.get_figure(root=True), y=-_LEGEND_BELOW, units="points"
+    )
+    ax.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below,
+              ncols=len(handles), fontsize=8.5, frameon=False)  # fmt: skip

@@ -180,6 +180,7 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="round (0: without factors)", ylabel="bound minus its last value (nat)")
     if rise.min() < -1e3:
         ax.set_yscale("symlog", linthresh=10)
+        ax.set_ylim(3 * float(rise.min()), max(30.0, 3 * float(rise.max())))
     ax.set_title(title_of("Rise of the log density during training", simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return ax
