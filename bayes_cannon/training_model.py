@@ -74,11 +74,12 @@ def _pixel_priors(
 
 
 def _observe(model_flux: Any, log_s: Any, flux: NDArray[Any], ivar: NDArray[Any]) -> None:
-    """Gaussian likelihood over the pixels that can be used."""
+    """Gaussian likelihood over the pixels that can be used, whose values may be swapped."""
     good = np.nonzero(ivar > 0)
     variance = 1 / np.asarray(ivar[good], dtype=np.float64)
     sigma = pt.sqrt(pm.Data("variance", variance) + pt.exp(2 * log_s)[good[1]])
-    pm.Normal("flux", model_flux[good], sigma, observed=np.asarray(flux[good], dtype=np.float64))
+    seen = pm.Data("observed_flux", np.asarray(flux[good], dtype=np.float64))
+    pm.Normal("flux", model_flux[good], sigma, observed=seen)
 
 
 def build_training_model(

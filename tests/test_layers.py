@@ -73,6 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "fits_table",
         "map_fit",
         "plots_common",
+        "sbc",
         "scores",
         "skyserver",
         "telescope",
@@ -95,6 +96,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "result_tables",
         "simulation_settings",
         "training_model",
+        "training_draws",
         "truth_file",
     ),
     (
@@ -106,7 +108,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "label_model",
         "gradient_lines",
         "plots_check",
+        "closed_form_sbc",
         "plots_corner",
+        "plots_sbc",
         "plots_kiel",
         "plots_training",
         "residuals",
@@ -132,6 +136,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "aspcap_comparison",
         "calibration",
+        "training_sbc",
         "download",
         "label_modes",
         "own_files",
@@ -172,6 +177,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "report_parts",
+        "label_sbc",
         "run",
     ),
     (
