@@ -55,7 +55,7 @@ sbc: $(STAMP)  ## run the long simulation-based calibration
 	$(PY) benchmarks/sbc.py
 
 notebooks: $(STAMP)  ## execute the notebooks in place
-	$(VENV)/bin/jupyter-execute --inplace notebooks/*.ipynb
+	$(PY) -m tests.notebook_runner
 
 # Upgrades within the limits of pyproject.toml in an environment of its own.
 lock:  ## write requirements.lock anew with the newest versions allowed

@@ -45,10 +45,12 @@ def plot_ranks(ranks: Ranks, *, title: str, n_columns: int = 4) -> Figure:
         ax.stairs(counts, edges, color=colour, lw=1.6)
         ax.set_title(f"{name}, p = {p:.2g}", fontsize=10)
     axes[0, 0].set_ylim(bottom=0)
-    axes[0, 0].set_xlim(0, ranks.n_kept + 1)
+    axes[0, 0].set(xlim=(0, ranks.n_kept + 1), xticks=[0, 25, 50, 75])
     for ax in axes.flat[len(ranks.names) :]:
         ax.set_visible(False)
     figure.supxlabel(f"rank of the true value among {ranks.n_kept} draws", fontsize=11)
     figure.supylabel("simulations", fontsize=11)
-    figure.suptitle(f"{title}: {ranks.n_simulations} simulations", fontsize=12)
+    figure.suptitle(
+        f"{title[:1].upper()}{title[1:]}: {ranks.n_simulations} simulations", fontsize=12
+    )
     return figure
