@@ -29,7 +29,7 @@ from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
 from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
 
-__all__ = ["MapFit", "block_size", "fit_map"]
+__all__ = ["MapFit", "fit_map"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -107,7 +107,7 @@ class _Problem:
         return PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
 
 
-def block_size(n_stars: int, n_coef: int) -> int:
+def _block_size(n_stars: int, n_coef: int) -> int:
     """Pixels per block: the work arrays of a block stay below 100 MB."""
     per_pixel = 8 * (10 * n_stars + 8 * n_coef**2)
     return int(np.clip(100e6 // per_pixel, 16, 256))
@@ -139,7 +139,7 @@ def _fit_pixels(
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
 
-    each_block(work, block_size(len(design.mean), n), n_pixels)
+    each_block(work, _block_size(len(design.mean), n), n_pixels)
     return out
 
 

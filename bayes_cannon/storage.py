@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import errno
-import io
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
-from bayes_cannon.digests import ContentDigest
 from bayes_cannon.errors import FileFormatError, OutputExistsError
+from bayes_cannon.hdf5_sink import Hdf5Sink
 
 __all__ = [
     "check_output", "part_path", "read_tree", "reason_of", "sweep_parts", "told_writing",
     "write_atomically", "write_tree",
 ]  # fmt: skip
 
-_DIGEST = "content_sha256"
+_SEALED = "sealed"
+_SEAL = b"\nbayes_cannon seal, sha256 of all before it: "
+_SEAL_BYTES = len(_SEAL) + 65
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _LONGEST = 100
+_PIECE = 1 << 20
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -158,68 +160,6 @@ def _name(part: Path, target: Path, *, overwrite: bool) -> None:
     os.replace(part, target)
 
 
-class _Sink(io.RawIOBase):
-    """An unbuffered file for HDF5 that remembers the first failed write and goes on as if fine.
-
-    HDF5 cannot close a file after a failed write: it ends the whole process by a segmentation
-    fault. Here it never hears of one, and the writer asks for `failure` at the end.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("xb+", buffering=0)
-        self._place = self._end = 0
-        self.failure: OSError | None = None
-
-    def readable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._place
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._end}[whence]
-        self._place = start + offset
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        content = os.pread(self._file.fileno(), len(memoryview(buffer)), self._place)
-        memoryview(buffer)[: len(content)] = content
-        self._place += len(content)
-        return len(content)
-
-    def write(self, content: Any) -> int:
-        left = memoryview(content).cast("B")
-        size, place = len(left), self._place
-        try:
-            while self.failure is None and len(left):
-                done = os.pwrite(self._file.fileno(), left, place)
-                left, place = left[done:], place + done
-        except OSError as error:
-            self.failure = error
-        self._place += size
-        self._end = max(self._end, self._place)
-        return size
-
-    def truncate(self, size: int | None = None) -> int:
-        self._end = self._place if size is None else size
-        try:
-            if self.failure is None:
-                os.ftruncate(self._file.fileno(), self._end)
-        except OSError as error:
-            self.failure = error
-        return self._end
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def write_tree(
     tree: xr.DataTree,
     path: str | os.PathLike[str],
@@ -228,16 +168,17 @@ def write_tree(
     version: int,
     overwrite: bool = False,
 ) -> Path:
-    """Write a DataTree as NetCDF-4; the root's attributes hold format, version and a digest.
+    """Write a DataTree as NetCDF-4; the root's attributes hold format and version.
+
+    The file ends with a seal, a line with the digest of all before it, which other readers of
+    NetCDF do not see: HDF5 itself may hang or crash on a damaged file.
 
     Raises
     ------
     OutputExistsError
         As `write_atomically`.
     """
-    digest = ContentDigest()
-    digest.tree(tree)
-    tree.attrs.update({"format": format_name, "format_version": version, _DIGEST: digest.hex})
+    tree.attrs.update({"format": format_name, "format_version": version, _SEALED: 1})
     encoding = {
         node.path: {
             str(name): {"zlib": True, "complevel": 1, "shuffle": True}
@@ -249,7 +190,7 @@ def write_tree(
 
     def write(part: Path) -> None:
         part.unlink(missing_ok=True)
-        sink = _Sink(part)
+        sink = Hdf5Sink(part)
         try:
             tree.to_netcdf(sink, engine="h5netcdf", encoding=encoding)
         except Exception:
@@ -259,6 +200,10 @@ def write_tree(
             sink.close()
         if sink.failure is not None:
             raise sink.failure
+        with part.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        with part.open("ab") as end:
+            end.write(_SEAL + digest.encode() + b"\n")
 
     return write_atomically(path, write, overwrite=overwrite)
 
@@ -274,6 +219,7 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
     source = Path(path)
     if not source.exists():
         raise FileFormatError(f"{source} does not exist.")
+    sealed = _is_sealed(source)
     try:
         with xr.open_datatree(source, engine="h5netcdf") as opened:
             tree = opened.load()
@@ -290,14 +236,32 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
             f"{source} has format version {tree.attrs['format_version']}, newer than {version}; "
             "upgrade bayes_cannon to read it."
         )
-    written = tree.attrs.pop(_DIGEST, None)
-    digest = ContentDigest()
-    digest.tree(tree)
-    if written not in (None, digest.hex):
-        raise FileFormatError(
-            f"{source} is damaged: it does not hold what was written into it; make it again."
-        )
+    if tree.attrs.pop(_SEALED, False) and not sealed:
+        raise FileFormatError(f"{source} is damaged: its end is not its own; make it again.")
     return tree
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether a file ends with a seal; one whose content is another than was sealed is damaged."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _SEAL_BYTES))
+            end = file.read()
+            if not end.startswith(_SEAL):
+                return False
+            file.seek(0)
+            digest, left = hashlib.sha256(), size - _SEAL_BYTES
+            while piece := file.read(min(left, _PIECE)):
+                digest.update(piece)
+                left -= len(piece)
+    except OSError as error:
+        raise FileFormatError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if end[len(_SEAL) :].strip() != digest.hexdigest().encode():
+        raise FileFormatError(
+            f"{path} is damaged: it does not hold what was written into it; make it again."
+        )
+    return True
 
 
 def _version(tree: xr.DataTree) -> int:

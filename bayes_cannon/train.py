@@ -252,7 +252,7 @@ def train(
     if settings.folds == 0:
         return cannon
     return _with_model_error(
-        cannon, stars, design, ivar, free, folds=settings.folds, seed=seed, progress=progress
+        cannon, stars, design, ivar, free, settings=settings, seed=seed, progress=progress
     )
 
 
@@ -263,20 +263,20 @@ def _with_model_error(
     ivar: NDArray[Any],
     free: NDArray[np.bool_] | None,
     *,
-    folds: int,
+    settings: TrainingSettings,
     seed: int,
     progress: Progress | None,
 ) -> Cannon:
     n_complete, needed = int(stars.labels.complete.sum()), stars_needed(stars.labels.n_labels)
-    if n_complete < max(needed, folds):
+    if n_complete < max(needed, settings.folds):
         _log.warning(
             "%d training stars with all labels are too few to learn the model error (%d are "
             "needed): results will have no calibrated posterior.", n_complete, needed,
         )  # fmt: skip
         return cannon
     found = cross_validate(
-        cannon, stars.spectra, design, ivar=ivar, free=free, folds=folds, seed=seed,
-        progress=progress,
+        cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
+        priors=settings.priors, progress=progress,
     )  # fmt: skip
     if progress is not None:
         progress("model error", 0.0)

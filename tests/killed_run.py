@@ -25,7 +25,7 @@ class Changes:
         sys.addaudithook(self)
 
     def __call__(self, event: str, args: tuple) -> None:
-        if event not in ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir"):
+        if event not in ("open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"):
             return
         if event == "open" and not (isinstance(args[2], int) and args[2] & 3):
             return
@@ -33,7 +33,8 @@ class Changes:
             return
         if len(self.names) == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
-        self.names.append(f"{event} {Path(str(args[1 if event == 'os.rename' else 0])).name}")
+        place = args[1 if event in ("os.rename", "os.link") else 0]
+        self.names.append(f"{event} {Path(str(place)).name}")
 
 
 def attempt(folder: Path, fatal: int = -1) -> bool:

@@ -219,16 +219,10 @@ def test_inference_adds_the_calibrated_group(monkeypatch):
     assert "calibrated_posterior" not in without.children
 
 
-@pytest.mark.slow
-def test_library_giants_are_covered():
-    """300 held-out giants of the library, green chip alone, against their true labels.
-
-    Formal intervals cover a third of the stars; calibrated ones 0.60 to 0.80 and 0.90 to 0.995 for
-    each label (binomial standard errors 0.027 and 0.013, and what differs from survey to survey).
-    Three seeds gave 0.62 to 0.75 and 0.93 to 0.99; false alarm below 1 % per label, seed fixed.
-    """
+def library_coverage(split):
+    """Coverage of 300 held-out giants of the library, green chip alone, by their true labels."""
     library, window = load_library(), ((246, 2300),)
-    order = np.random.default_rng(4).permutation(600)
+    order = np.random.default_rng(split).permutation(600)
     seen, held = order[:300], order[300:]
     labels, _ = library_labels(library, index=seen, seed=1)
     spectra = observe(library, seen, seed=2, windows=window)
@@ -238,10 +232,26 @@ def test_library_giants_are_covered():
     settings = InferenceSettings(method="laplace", n_khat=0)
     new = observe(library, held, seed=4, windows=window)
     table = coverage(infer_labels(cannon, new, settings=settings, seed=1), truth)
-    formal, found = (table[table["KIND"] == kind] for kind in ("formal", "calibrated"))
-    assert np.mean(formal["COVER_68"]) < 0.5
-    np.testing.assert_array_less(0.60, found["COVER_68"])
-    np.testing.assert_array_less(found["COVER_68"], 0.80)
-    np.testing.assert_array_less(0.90, found["COVER_95"])
-    np.testing.assert_array_less(found["COVER_95"], 0.995)
-    assert np.mean(found["RMS"] / formal["RMS"]) < 1.0
+    return tuple(table[table["KIND"] == kind] for kind in ("formal", "calibrated"))
+
+
+@pytest.mark.slow
+def test_library_giants_are_covered():
+    """Two splits of the library, 600 stars in all.
+
+    Formal intervals cover half of the stars; calibrated ones 0.62 to 0.78 and 0.92 to 0.99 for
+    each label (binomial standard errors 0.019 and 0.009, and what differs from split to split).
+    Three splits gave 0.66 to 0.76 and 0.94 to 0.97 on average; false alarm below 1 % per label,
+    seeds fixed.
+    """
+    formal, found = zip(*(library_coverage(split) for split in (4, 6)), strict=True)
+
+    def mean(tables, name):
+        return np.mean([table[name] for table in tables], axis=0)
+
+    assert 0.45 < np.mean(mean(formal, "COVER_68")) < 0.62
+    np.testing.assert_array_less(0.62, mean(found, "COVER_68"))
+    np.testing.assert_array_less(mean(found, "COVER_68"), 0.78)
+    np.testing.assert_array_less(0.92, mean(found, "COVER_95"))
+    np.testing.assert_array_less(mean(found, "COVER_95"), 0.99)
+    assert np.mean(mean(found, "RMS") / mean(formal, "RMS")) < 1.0

@@ -134,7 +134,7 @@ def test_file_without_its_arrays_is_said(tmp_path):
     path = make_cannon().save(tmp_path / "cannon.nc")
     with h5py.File(path, "r+") as file:
         del file["pixels/theta"]
-        del file.attrs["content_sha256"]  # as files without it were written
+        del file.attrs["sealed"]  # as files without a seal were written
     with pytest.raises(FileFormatError, match="lacks parts of a trained model"):
         Cannon.load(path)
 

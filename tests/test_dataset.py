@@ -572,7 +572,7 @@ def test_load_refuses_files_that_lack_parts(tmp_path: Path, name: str) -> None:
     path = made(["a"]).save(tmp_path / "d.nc")
     with h5py.File(path, "r+") as file:
         del file[name]
-        del file.attrs["content_sha256"]  # as files without it were written
+        del file.attrs["sealed"]  # as files without a seal were written
     with pytest.raises(FileFormatError, match="lacks parts of a training set"):
         TrainingSet.load(path)
 
@@ -581,6 +581,6 @@ def test_load_refuses_values_that_cannot_be(tmp_path: Path) -> None:
     path = made(["a", "b"]).save(tmp_path / "d.nc")
     with h5py.File(path, "r+") as file:
         file["ivar"][0, 0] = -1
-        del file.attrs["content_sha256"]  # as files without it were written
+        del file.attrs["sealed"]  # as files without a seal were written
     with pytest.raises(FileFormatError, match=r"lacks parts.*negative ivar"):
         TrainingSet.load(path)

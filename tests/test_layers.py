@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "digests",
         "errors",
         "figure_files",
+        "hdf5_sink",
         "label_ops",
         "model_error_op",
         "packing",
