@@ -24,7 +24,7 @@ __all__ = ["ModelErrorSettings", "fit_model_error", "prepare_differences", "star
 
 _LOG = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
-_LEARNING_POWER = 0.3
+_LEARNING_POWER = 1.0
 """Model errors fall as the number of training stars to this power."""
 
 
