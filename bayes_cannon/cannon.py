@@ -255,7 +255,11 @@ def _to_tree(cannon: Cannon) -> xr.DataTree:
             "wavelength": ("pixel", cannon.wavelength, {"units": "Angstrom", "medium": "vacuum"}),
             "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
         },
-        attrs={"mu_s": cannon.hyper.mu_s, "omega_s": cannon.hyper.omega_s},
+        attrs={
+            "mu_s": cannon.hyper.mu_s,
+            "omega_s": cannon.hyper.omega_s,
+            "redundancy": cannon.hyper.redundancy,
+        },
     )
     training = xr.Dataset(
         {
@@ -306,6 +310,7 @@ def _from_tree(tree: xr.DataTree) -> Cannon:
         pixels["coef_population"].values,
         float(pixels.attrs["mu_s"]),
         float(pixels.attrs["omega_s"]),
+        float(pixels.attrs["redundancy"]),
     )
     arrays = {k: pixels[k].values for k in ("theta", "loadings", "coef_cov", "scatter")}
     return Cannon(

@@ -27,6 +27,7 @@ from bayes_cannon.packing import packed_size
 from bayes_cannon.pixel_fit import Design, PixelFit, fit_pixels, given_scatter
 from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
+from bayes_cannon.redundancy import enough_stars, pixels_per_independent_one
 from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
 
 __all__ = ["MapFit", "fit_map"]
@@ -91,6 +92,11 @@ class _Problem:
     labels: Design
     free: NDArray[np.bool_] | None
     priors: TrainingPriors
+    redundancy: float = 1.0
+
+    def for_redundancy(self, redundancy: float) -> _Problem:
+        """Return the problem with its prior of correlations adapted."""
+        return replace(self, priors=self.priors.against(redundancy), redundancy=redundancy)
 
     def thin(self, step: int) -> _Problem:
         free = None if self.free is None else self.free[::step]
@@ -195,10 +201,11 @@ def _learn(
     return hyper, start
 
 
-def _fit_without_factors(problem: _Problem) -> tuple[PixelFit, Hyperparameters]:
+def _fit_without_factors(problem: _Problem) -> MapFit:
     """Learn the hyperparameters on part of the pixels, then on all, then fit all."""
     start = first_scatter(problem.flux, problem.ivar, problem.labels.mean)
     start = np.where(np.isfinite(start), start, problem.priors.log_scatter_mean)
+    problem = problem.for_redundancy(_first_redundancy(problem, start))
     wide = 0.1**2 * np.eye(problem.labels.n_coef)
     hyper = Hyperparameters(wide, float(start.mean()), 1.0)
     step = max(1, problem.flux.shape[1] // _FEW_PIXELS)
@@ -208,7 +215,19 @@ def _fit_without_factors(problem: _Problem) -> tuple[PixelFit, Hyperparameters]:
         hyper, start = _update(problem, fit, hyper), fit.log_scatter
     else:
         hyper, start = _learn(problem, problem.labels, hyper, start)
-    return _fit_pixels(problem, problem.labels, hyper, start, max_steps=0), hyper
+    fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=0)
+    return _result(problem, fit, hyper, None, (), converged=bool(fit.converged.all()))
+
+
+def _first_redundancy(problem: _Problem, log_scatter: FloatArray) -> float:
+    """Pixels per independent one in what a plain regression on the features leaves."""
+    stars = enough_stars(len(problem.flux))
+    x = problem.labels.mean[stars].astype(np.float32)
+    ivar = problem.ivar[stars]
+    residual = np.where(ivar > 0, problem.flux[stars] - 1, 0).astype(np.float32)
+    residual -= x @ np.linalg.lstsq(x, residual, rcond=None)[0]
+    weight = ivar / (1 + ivar * np.exp(2 * log_scatter).astype(np.float32))
+    return pixels_per_independent_one(residual, weight, n_features=x.shape[1])
 
 
 def fit_map(
@@ -255,8 +274,7 @@ def fit_map(
     tell = progress or (lambda stage, done: None)
     tell("pixels", 0.0)
     if start is None:
-        fit, hyper = _fit_without_factors(problem)
-        start = _result(problem, fit, hyper, None, (), converged=bool(fit.converged.all()))
+        start = _fit_without_factors(problem)
     if n_factors == 0:
         return start
     return _fit_with_factors(problem, start, n_factors, seed, tolerance, tell)
@@ -272,6 +290,7 @@ def _result(
     converged: bool,
 ) -> MapFit:
     bound = _bound(problem, fit, hyper, factors)
+    hyper = replace(hyper, redundancy=problem.redundancy)
     return MapFit(
         fit.mean, np.asarray(fit.cov, dtype=np.float32), fit.log_scatter, fit.log_scatter_sd,
         hyper, factors, (*history, bound), converged,
@@ -323,6 +342,11 @@ def _fit_with_factors(
     k = problem.labels.n_coef
     residual, weight = _residuals(problem, start)
     factors = initial_factors(residual, weight, n_factors, np.random.default_rng(seed))
+    some = enough_stars(len(residual))
+    redundancy = pixels_per_independent_one(
+        residual[some], weight[some], n_features=k, n_factors=n_factors
+    )
+    problem = problem.for_redundancy(redundancy)
     del residual, weight
     covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
     covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2

@@ -40,8 +40,9 @@ class TrainingPriors:
     log_scatter_spread : float
         HalfNormal scale of omega_s, the standard deviation of log s over pixels.
     correlation_shape : float
-        Shape of the LKJ prior of the correlations between coefficients, at least 1; 2 (shape - 1)
-        is about the number of pixels with no correlation that it is worth.
+        Shape of the LKJ prior of the correlations between coefficients, at least 1, where pixels
+        are independent; 2 (shape - 1) is about the number of pixels with no correlation that it is
+        worth. The fit raises it where they are not (`against`).
     """
 
     coef_scale: float = 1.0
@@ -49,7 +50,7 @@ class TrainingPriors:
     log_scatter_mean: float = float(np.log(0.01))
     log_scatter_mean_sd: float = 2.0
     log_scatter_spread: float = 1.0
-    correlation_shape: float = 10.0
+    correlation_shape: float = 50.0
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.correlation_shape) and self.correlation_shape >= 1):
@@ -60,6 +61,10 @@ class TrainingPriors:
             value = getattr(self, name)
             if not (np.isfinite(value) and value > 0):
                 raise InvalidDataError(f"{name} must be positive and finite, not {value}.")
+
+    def against(self, redundancy: float) -> TrainingPriors:
+        """Priors that are worth as much against pixels of which only one in `redundancy` counts."""
+        return replace(self, correlation_shape=1 + (self.correlation_shape - 1) * redundancy)
 
     def scales(self, n_terms: int, n_factors: int) -> FloatArray:
         """HalfNormal scale of every coefficient's tau, shape (n_terms + n_factors,)."""
@@ -76,11 +81,15 @@ class Hyperparameters:
         T: covariance over pixels of the coefficients, terms first, then factors.
     mu_s, omega_s : float
         Mean and standard deviation over pixels of log s.
+    redundancy : float
+        Pixels per independent one (`redundancy.pixels_per_independent_one`), to which the prior of
+        the correlations was adapted.
     """
 
     covariance: FloatArray
     mu_s: float
     omega_s: float
+    redundancy: float = 1.0
 
     def __post_init__(self) -> None:
         shape = np.shape(self.covariance)

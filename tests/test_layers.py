@@ -54,6 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "allstar_download",
         "factors",
         "first_scatter",
+        "redundancy",
         "fetch",
         "fits_image",
         "isochrones",

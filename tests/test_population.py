@@ -1,5 +1,7 @@
 """The population of the coefficients: its mode, held coefficients, and why it has correlations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -11,7 +13,74 @@ from bayes_cannon.pixel_fit import Design, given_scatter
 from bayes_cannon.pixel_kernels import posterior, weigh
 from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
+from bayes_cannon.redundancy import pixels_per_independent_one
 from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, covariance_mode
+
+
+def noise(n_stars, n_pixels, seed=4):
+    return np.random.default_rng(seed).normal(size=(n_stars, n_pixels)).astype(np.float32)
+
+
+def test_independent_pixels_all_count():
+    white = noise(300, 4000)
+    found = pixels_per_independent_one(white, np.ones_like(white), n_features=0)
+    assert found == pytest.approx(1, abs=0.1)
+
+
+def test_pixels_that_repeat_one_another_count_once():
+    repeated = np.repeat(noise(300, 400), 10, axis=1)
+    weight = np.full_like(repeated, 25.0)  # scale and the stars' own brightness do not matter
+    repeated *= np.linspace(0.1, 3, 300, dtype=np.float32)[:, None]
+    found = pixels_per_independent_one(repeated, weight, n_features=0)
+    assert found == pytest.approx(10, rel=0.1)
+
+
+def test_a_pattern_counts_until_a_factor_explains_it():
+    white = noise(300, 3000) + 2 * noise(300, 1, seed=5) * noise(1, 3000, seed=6)
+    ones = np.ones_like(white)
+    assert pixels_per_independent_one(white, ones, n_features=0) > 300
+    explained = pixels_per_independent_one(white, ones, n_features=0, n_factors=1)
+    assert explained == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("n_stars", [0, 1, 6])
+def test_with_too_few_stars_to_tell_all_pixels_count_as_one(n_stars):
+    white = noise(n_stars, 50)
+    found = pixels_per_independent_one(white, np.ones_like(white), n_features=5)
+    assert found == 50
+
+
+def test_stars_without_a_single_good_pixel_do_not_matter():
+    white = noise(200, 2000)
+    weight = np.ones_like(white)
+    weight[::2] = 0
+    found = pixels_per_independent_one(white, weight, n_features=0)
+    assert found == pytest.approx(1, abs=0.1)
+
+
+def test_prior_of_correlations_keeps_its_worth_against_pixels_that_repeat():
+    priors = TrainingPriors(correlation_shape=30.0)
+    assert priors.against(1.0) == priors
+    assert priors.against(50.0).correlation_shape == 1 + 29 * 50
+
+
+def test_few_factors_do_not_turn_what_moves_all_pixels_into_coefficients():
+    # One pattern in all pixels, no factor to take it: by chance it goes with the features, which
+    # are nearly collinear, and all pixels' coefficients are off the same way.
+    rng = np.random.default_rng(8)
+    n_stars, n_pixels = 60, 600
+    x = rng.normal(size=n_stars)
+    features = np.stack([np.ones(n_stars), x, x + 0.1 * rng.normal(size=n_stars)], axis=1)
+    theta = 0.02 * rng.normal(size=(n_pixels, 3))
+    pattern = 0.05 * rng.normal(size=(n_stars, 1)) * rng.normal(size=n_pixels)
+    flux = 1 + features @ theta.T + pattern + 0.005 * rng.normal(size=(n_stars, n_pixels))
+    ivar = np.full(flux.shape, 0.005**-2.0)
+    fit = fit_map(flux, ivar, Design.exact(features))
+    assert fit.hyper.redundancy > 100
+    wrong = replace(TrainingPriors(), correlation_shape=1 + 49 / fit.hyper.redundancy)
+    naive = fit_map(flux, ivar, Design.exact(features), priors=wrong)
+    learnt, by_chance = (f.hyper.correlation[np.tril_indices(3, -1)] for f in (fit, naive))
+    assert np.all(np.abs(learnt) < 0.1 * np.abs(by_chance))
 
 
 def covariance(n, seed=1, scale=1.0):

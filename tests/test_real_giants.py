@@ -49,26 +49,35 @@ def unweighted_fit(training: TrainingSet, held_out: TrainingSet) -> np.ndarray:
     )
 
 
+def scatter(difference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Root mean square and robust scatter."""
+    return (
+        np.sqrt(np.mean(difference**2, axis=0)),
+        1.4826 * np.median(np.abs(difference), axis=0),
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not FILE.exists(), reason="the real giants are not here")
 def test_real_giants_are_recovered_better_than_by_an_unweighted_fit(giants, record_property):
-    order = np.random.default_rng(1).permutation(671)
-    training, held_out = giants.select(np.sort(order[:400])), giants.select(np.sort(order[400:]))
-    cannon = train(training, settings=TrainingSettings(n_factors=5, folds=0), seed=1)
-    assert cannon.basis.n_terms == 10
-    settings = InferenceSettings(method="laplace", min_pixels=20)
-    result = infer_labels(cannon, held_out.spectra, settings=settings, seed=1)
-    found = np.stack(
-        [result["posterior"][n].mean(("chain", "draw")).values for n in cannon.names], axis=1
-    )
-    difference = found - held_out.labels.values
-    plain = unweighted_fit(training, held_out) - held_out.labels.values
-    rms, plain_rms = (np.sqrt(np.mean(d**2, axis=0)) for d in (difference, plain))
-    robust, plain_robust = (1.4826 * np.median(np.abs(d), axis=0) for d in (difference, plain))
+    ours, plain = [], []
+    for split in (1, 2, 3):
+        order = np.random.default_rng(split).permutation(671)
+        training, held_out = (giants.select(np.sort(o)) for o in (order[:400], order[400:]))
+        cannon = train(training, settings=TrainingSettings(folds=0), seed=1)
+        assert cannon.basis.n_terms == 10
+        settings = InferenceSettings(method="laplace", min_pixels=20)
+        posterior = infer_labels(cannon, held_out.spectra, settings=settings, seed=1)["posterior"]
+        found = [posterior[n].mean(("chain", "draw")).values for n in cannon.names]
+        ours.append(scatter(np.stack(found, axis=1) - held_out.labels.values))
+        plain.append(scatter(unweighted_fit(training, held_out) - held_out.labels.values))
+    rms, robust = np.mean(ours, axis=0)
+    plain_rms, plain_robust = np.mean(plain, axis=0)
     record_property("rms", rms.tolist())
     logging.getLogger(__name__).info(
-        "271 real giants: rms %s, robust %s; unweighted rms %s, robust %s",
+        "3 x 271 real giants: rms %s, robust %s; unweighted rms %s, robust %s",
         rms, robust, plain_rms, plain_robust,
     )  # fmt: skip
-    assert np.all(rms < plain_rms)
-    assert np.all(robust <= [164, 0.34, 0.15])
+    assert np.all(rms < 0.95 * plain_rms)
+    # Most of it is the catalogue's own errors, which no fit takes away.
+    assert np.all(robust < 1.05 * plain_robust)
