@@ -23,7 +23,7 @@ from bayes_cannon.training_priors import Hyperparameters
 __all__ = ["Cannon", "Gradient", "Prediction"]
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 FloatArray = NDArray[np.float64]
 
 
@@ -232,7 +232,7 @@ class Cannon:
         Raises
         ------
         FileFormatError
-            If the file is missing, damaged, of another kind or of a newer format version.
+            If the file is missing, damaged, of another kind or of another format version.
         """
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:

@@ -96,6 +96,8 @@ def corner_grid(
             if i == n - 1:
                 ax.set_xlabel(texts[k], fontsize=11)
                 ax.tick_params(axis="x", rotation=45)
+                for text in ax.get_xticklabels():
+                    text.set(ha="right", rotation_mode="anchor")
             else:
                 ax.tick_params(axis="x", labelbottom=False)
             if k == i:

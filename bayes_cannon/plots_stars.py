@@ -188,10 +188,11 @@ def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
     """Bias, rms and robust scatter in the upper left corner."""
     robust = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
     rms, bias = float(np.sqrt(np.mean(difference**2))), float(difference.mean())
-    digits = 0 if unit == "K" else 3
+    digits = 1 if unit == "K" else 3
+    signed = f"{round(bias, digits) + 0.0:+.{digits}f}".replace("-", "−")
     text = "\n".join(
         (
-            f"bias {bias:+.{digits}f} {unit}",
+            f"bias {signed} {unit}",
             f"rms {rms:.{digits}f} {unit}",
             f"robust {robust:.{digits}f} {unit}",
         )

@@ -214,7 +214,7 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
     Raises
     ------
     FileFormatError
-        If the file is missing, damaged, of another kind, or of a newer version.
+        If the file is missing, damaged, of another kind, or of another version.
     """
     source = Path(path)
     if not source.exists():
@@ -235,6 +235,11 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
         raise FileFormatError(
             f"{source} has format version {tree.attrs['format_version']}, newer than {version}; "
             "upgrade bayes_cannon to read it."
+        )
+    if _version(tree) < version:
+        raise FileFormatError(
+            f"{source} has format version {tree.attrs.get('format_version', 'none')}, older than "
+            f"{version}; make it again with this version of bayes_cannon."
         )
     if tree.attrs.pop(_SEALED, False) and not sealed:
         raise FileFormatError(f"{source} is damaged: its end is not its own; make it again.")

@@ -99,13 +99,20 @@ def test_folder_that_cannot_be_is_said(tmp_path):
         make_cannon().save(tmp_path / "file" / "cannon.nc")
 
 
-def test_newer_format_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (99, r"format version 99.*upgrade bayes_cannon"),
+        (1, r"format version 1, older than \d; make it again"),
+    ],
+)
+def test_other_formats_are_refused(tmp_path, version, message):
     path = make_cannon().save(tmp_path / "cannon.nc")
     import h5py
 
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 99
-    with pytest.raises(FileFormatError, match=r"format version 99.*upgrade bayes_cannon"):
+        file.attrs["format_version"] = version
+    with pytest.raises(FileFormatError, match=message):
         Cannon.load(path)
 
 

@@ -462,7 +462,7 @@ def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None
     bars = top.containers[0].lines[2][1].get_segments()  # vertical ones
     np.testing.assert_allclose([np.ptp(b[:, 1]) / 2 for b in bars], table["TEFF_ERR"][known])
     row = comparison(table, labels)[1]
-    for value in (f"bias {row['BIAS']:+.3f}", f"rms {row['RMS']:.3f} dex"):
+    for value in (f"bias {row['BIAS']:+.3f}".replace("-", "−"), f"rms {row['RMS']:.3f} dex"):
         assert value in texts(figure.axes[2])[0]
     assert f"robust {row['ROBUST_SCATTER']:.3f} dex" in texts(figure.axes[2])[0]
     assert bottom.get_xlabel() == r"ASPCAP: $T_\mathrm{eff}$ (K)"
