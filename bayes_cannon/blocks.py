@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 from bayes_cannon.cores import available_cores
 
@@ -13,6 +14,12 @@ __all__ = ["each_block"]
 
 _MAX_THREADS = 8
 """Blocks worked on at a time; bounds the memory."""
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Libraries with threads of their own; looking for them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
@@ -28,6 +35,6 @@ def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
         for block in blocks:
             work(block)
         return
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(work, blocks):
             pass

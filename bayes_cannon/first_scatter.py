@@ -29,7 +29,8 @@ def first_scatter(flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray) -> Floa
     """
     n_stars, n_pixels = flux.shape
     some = ivar[:, :: max(1, n_pixels // 200)]
-    typical = np.array([np.median(row[row > 0]) if (row > 0).any() else 1.0 for row in some])
+    typical = some.sum(axis=1, dtype=np.float64) / np.maximum((some > 0).sum(axis=1), 1)
+    typical = np.where(typical > 0, typical, 1.0)
     weight = 1 / (1 / typical + 0.01**2)
     weighted = (x * weight[:, None]).astype(np.float32)
     gram = x.T @ (x * weight[:, None])

@@ -171,7 +171,7 @@ def _population(
     """One round of EM at the scatters of a fit, over every step-th pixel."""
     gram, right = fit.gram[::step], fit.right[::step]
     prior = problem.prior(hyper).rows(slice(None, None, step))
-    size = 256
+    size = min(256, -(-len(right) // 8))
     seconds = np.zeros((-(-len(right) // size), *prior.covariance.shape))
 
     def work(rows: slice) -> None:
@@ -211,11 +211,11 @@ def _fit_without_factors(problem: _Problem) -> MapFit:
     step = max(1, problem.flux.shape[1] // _FEW_PIXELS)
     if step > 1:
         hyper, _ = _learn(problem.thin(step), problem.labels, hyper, start[::step])
-        fit = _fit_pixels(problem, problem.labels, hyper, start, finish=False)
+        fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=1, finish=False)
         hyper, start = _update(problem, fit, hyper), fit.log_scatter
     else:
         hyper, start = _learn(problem, problem.labels, hyper, start)
-    fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=0)
+    fit = _fit_pixels(problem, problem.labels, hyper, start, max_steps=2)
     return _result(problem, fit, hyper, None, (), converged=bool(fit.converged.all()))
 
 
@@ -225,7 +225,7 @@ def _first_redundancy(problem: _Problem, log_scatter: FloatArray) -> float:
     x = problem.labels.mean[stars].astype(np.float32)
     ivar = problem.ivar[stars]
     residual = np.where(ivar > 0, problem.flux[stars] - 1, 0).astype(np.float32)
-    residual -= x @ np.linalg.lstsq(x, residual, rcond=None)[0]
+    residual -= x @ (np.linalg.pinv(x.astype(np.float64)).astype(np.float32) @ residual)
     weight = ivar / (1 + ivar * np.exp(2 * log_scatter).astype(np.float32))
     return pixels_per_independent_one(residual, weight, n_features=x.shape[1])
 

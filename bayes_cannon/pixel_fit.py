@@ -33,7 +33,7 @@ __all__ = ["Design", "PixelFit", "fit_pixels", "given_scatter", "log_marginal"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
-_LAST_TRIES = 4
+_LAST_TRIES = 8
 """Further steps in float64 for pixels that the search left off their mode."""
 
 

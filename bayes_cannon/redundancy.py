@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 __all__ = ["enough_stars", "pixels_per_independent_one"]
 
-_STARS = 400
+_STARS = 250
 
 
 def enough_stars(n_stars: int) -> slice:

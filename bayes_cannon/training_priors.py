@@ -148,7 +148,7 @@ def covariance_mode(second: FloatArray, n: float, scale: FloatArray, shape: floa
 
     With ``e = 2 (shape - 1)`` and ``Q = diag(e / tau**2 + 1 / scale**2)`` the mode fulfils
     ``second = (n - e) T + T Q T``; for given Q that is solved by an eigendecomposition, and tau
-    is iterated.
+    is iterated, with the steps that would be Newton's if T were diagonal.
 
     Parameters
     ----------
@@ -172,12 +172,12 @@ def covariance_mode(second: FloatArray, n: float, scale: FloatArray, shape: floa
         # The form without cancellation for either sign of the gap.
         x = 2 * values / (gap + wide) if gap > 0 else 0.5 * (wide - gap)
         covariance = (vectors * np.maximum(x, 1e-300)) @ vectors.T / np.outer(root, root)
-        new = np.maximum(np.diag(covariance), 1e-20)
-        still = np.max(np.abs(new - variance) / variance) < 1e-9
-        variance = new
-        if still:
+        step = np.log(np.maximum(np.diag(covariance), 1e-20) / variance)
+        if np.max(np.abs(step)) < 1e-7:
             break
-    floor = 1e-10 * np.diag(variance)  # a coefficient that is zero everywhere
+        stretch = 1 + extra / (n + 2 * variance / scale**2)
+        variance = variance * np.exp(np.clip(stretch * step, -3.0, 3.0))
+    floor = 1e-10 * np.diag(np.maximum(variance, 1e-20))  # a coefficient that is zero everywhere
     return np.asarray(0.5 * (covariance + covariance.T) + floor)
 
 
