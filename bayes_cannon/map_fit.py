@@ -64,7 +64,9 @@ class MapFit:
     hyper : Hyperparameters
     factors : StarFactors or None
     bound : tuple of float
-        Log density (its variational bound where there are factors) after every round.
+        Log density (its variational bound where there are factors) after every round, of the model
+        with exact labels. It cannot fall, but where labels have errors: the factors then leave to
+        these what they explain, and the last rounds may lose a little.
     converged : bool
     """
 
@@ -351,7 +353,7 @@ def _fit_with_factors(
     covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
     covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2
     hyper = replace(start.hyper, covariance=covariance)
-    u, history, converged = start.log_scatter, [start.bound[0]], False
+    u, history, converged = start.log_scatter, list[float](), False
     for round_ in range(_MAX_FACTOR_ROUNDS):
         tell("factors", round_ / _MAX_FACTOR_ROUNDS)
         factors, hyper = _expanded(problem, factors, hyper, first=round_ == 0)

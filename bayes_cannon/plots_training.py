@@ -165,7 +165,7 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
-    """Bound on the log density after every round of the fit: it must not fall.
+    """Bound on the log density (exact labels) after every round of the fit; see `MapFit`.
 
     Raises
     ------
@@ -175,9 +175,9 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     bound = _history(cannon.history, "bound", "it was not recorded")
     ax = new_axes(ax, (7, 4.2))
     rise = bound - bound[-1]
-    ax.plot(np.arange(bound.size), rise, color=BLUE, marker="o", label="bound after each round")
+    ax.plot(np.arange(1, bound.size + 1), rise, color=BLUE, marker="o", label="bound after each round")
     ax.axhline(0, color=GREY, lw=0.8, ls=":", label="last round")
-    ax.set(xlabel="round (0: without factors)", ylabel="bound minus its last value (nat)")
+    ax.set(xlabel="round", ylabel="bound minus its last value (nat)")
     if rise.min() < -1e3:
         ax.set_yscale("symlog", linthresh=10)
         ax.set_ylim(3 * float(rise.min()), max(30.0, 3 * float(rise.max())))

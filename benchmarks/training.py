@@ -71,7 +71,7 @@ def _against_scipy(flux, ivar, features, *, quick):
     return (
         f"{N_STARS} library stars × {N_PIXELS} pixels × {features.shape[1]} terms; shortest of "
         f"{len(per_turn)} turns. The pixel-by-pixel times are **extrapolated** from {n_subset} "
-        f"random pixels, fitted in the same run. With 15 factors {len(with_factors.bound) - 2} "
+        f"random pixels, fitted in the same run. With 15 factors {len(with_factors.bound) - 1} "
         "rounds. Median ratio of the scatters to the optimiser's: "
         f"{short(np.median(agreement))}.\n\n" + table(head, rows)
     )

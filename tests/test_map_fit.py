@@ -97,7 +97,7 @@ def test_bound_of_the_marginal_density_rises_at_every_round(survey):
     assert rounds.size >= 4
     # The factors are worked out in single precision.
     assert np.all(np.diff(rounds) > -1e-7 * abs(rounds[0]))
-    assert rounds[-1] > rounds[0] + 1000
+    assert rounds[-1] > rounds[0] + 100
 
 
 def test_factors_raise_the_marginal_density(survey, fitted):
