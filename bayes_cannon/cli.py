@@ -204,8 +204,12 @@ def train(
     ] = 0.5,
     snr_min: Annotated[float, typer.Option(help="Train on stars at least this bright.")] = 0.0,
     latent_labels: Annotated[
-        bool, typer.Option("--latent-labels", help="Account for errors of the training labels.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--latent-labels/--exact-labels",
+            help="Whether training labels are off by their errors.",
+        ),
+    ] = True,
     window: Annotated[
         list[str] | None, typer.Option(help="Confine a label: NAME=low:high in Å, vacuum.")
     ] = None,

@@ -88,10 +88,14 @@ def population_moments(labels: Labels, basis: PolynomialBasis) -> tuple[FloatArr
     ell = basis.standardize(labels.values)
     complete = np.isfinite(ell).all(axis=1)
     error = np.nan_to_num(labels.errors / basis.scale)
+    if complete.sum() < basis.n_labels + 2:  # too few to tell how labels go together
+        variance = np.nanvar(ell, axis=0)
+        noise = np.nanmean(np.where(np.isfinite(ell), error**2, np.nan), axis=0)
+        return np.nanmean(ell, axis=0), np.diag(np.maximum(variance - noise, 0.01 * variance))
     ell, error = ell[complete], error[complete]
     observed = np.atleast_2d(np.cov(ell, rowvar=False))
     # At least a hundredth of the observed variance is real in every direction.
-    floor = 0.01 * float(np.linalg.eigvalsh(observed)[0])
+    floor = max(0.01 * float(np.linalg.eigvalsh(observed)[0]), 1e-6)
     return ell.mean(axis=0), nearest_positive(observed - np.diag((error**2).mean(axis=0)), floor)
 
 

@@ -175,7 +175,9 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     bound = _history(cannon.history, "bound", "it was not recorded")
     ax = new_axes(ax, (7, 4.2))
     rise = bound - bound[-1]
-    ax.plot(np.arange(1, bound.size + 1), rise, color=BLUE, marker="o", label="bound after each round")
+    ax.plot(
+        np.arange(1, bound.size + 1), rise, color=BLUE, marker="o", label="bound after each round"
+    )
     ax.axhline(0, color=GREY, lw=0.8, ls=":", label="last round")
     ax.set(xlabel="round", ylabel="bound minus its last value (nat)")
     if rise.min() < -1e3:

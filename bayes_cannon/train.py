@@ -60,8 +60,8 @@ class TrainingSettings:
     missing : {"impute", "drop"}
         A star that lacks a label: treat the label as one with a wide prior, or leave the star out.
     latent_labels : bool
-        Treat every label as uncertain by its error (see `label_errors`); measured to help only
-        some labels, so off by default.
+        Treat every label as uncertain by its error (see `label_errors`), which undoes most of the
+        attenuation of the coefficients; labels without an error count as exact.
     priors : TrainingPriors
         Of the hyperparameters.
     folds : int
@@ -75,7 +75,7 @@ class TrainingSettings:
     degree: int = 2
     snr_min: float = 0.0
     missing: Literal["impute", "drop"] = "impute"
-    latent_labels: bool = False
+    latent_labels: bool = True
     priors: TrainingPriors = field(default_factory=TrainingPriors)
     folds: int = 5
 
@@ -91,7 +91,7 @@ class TrainingSettings:
 
 
 def label_design(
-    labels: Labels, basis: PolynomialBasis, *, latent_labels: bool = False
+    labels: Labels, basis: PolynomialBasis, *, latent_labels: bool = True
 ) -> tuple[Design, FloatArray | None]:
     """Features of the training labels, their means where a label is missing or uncertain.
 
@@ -103,6 +103,7 @@ def label_design(
         Packed covariance of v; None where all labels are taken as exact.
     """
     incomplete = ~labels.complete
+    latent_labels = latent_labels and bool(np.any(labels.errors > 0))
     if not (latent_labels or incomplete.any()):
         ell = basis.standardize(labels.values)
         error = np.nan_to_num(labels.errors / basis.scale)

@@ -24,16 +24,16 @@ def section(*, quick: bool) -> Iterator[str]:
         f"{len(seeds)} seeds. rms: of held-out stars against the truth, divided by that of the "
         "model trained on the true labels. Slope: of the derivative of the flux (at the mean "
         "label) over pixels, regressed on that of the model trained on the true labels; below 1 "
-        "is attenuation. Ignored: the catalogue's errors set to zero before training. Default: "
-        "errors are integrated out of the factors (without factors nothing differs). Calibrated: "
-        "`latent_labels=True` besides."
+        "is attenuation. Ignored: the catalogue's errors set to zero before training. Exact: "
+        "`latent_labels=False`, in which errors are integrated out of the factors alone (without "
+        "factors nothing differs). Default: features at their mean given the catalogue besides."
     )
     for j in factors:
         yield f"**{j} factors.**\n\n" + _table(seeds, j)
 
 
 def _table(seeds, n_factors):
-    ways = ("ignored", "default", "calibrated") if n_factors else ("default", "calibrated")
+    ways = ("ignored", "exact", "default") if n_factors else ("ignored", "default")
     found = {(scale, way): [] for scale in (1, 3, 5) for way in ways}
     for seed in seeds:
         _one(seed, n_factors, found)
@@ -59,7 +59,7 @@ def _one(seed, n_factors, found):
     for scale, way in found:
         noisy, _ = library_set(seed=seed, error_scale=scale)
         stars = _without_errors(noisy, noisy.labels.values) if way == "ignored" else noisy
-        cannon = _train(stars, seed, n_factors=n_factors, latent_labels=way == "calibrated")
+        cannon = _train(stars, seed, n_factors=n_factors, latent_labels=way == "default")
         slope = np.sum(cannon.gradient(middle).value * gradient, axis=1)
         slope /= np.sum(gradient**2, axis=1)
         found[scale, way].append((slope, _rms(cannon, test, truth) / best))

@@ -227,7 +227,7 @@ def library_coverage(split):
     labels, _ = library_labels(library, index=seen, seed=1)
     spectra = observe(library, seen, seed=2, windows=window)
     dataset = TrainingSet(spectra, labels, settings={})
-    cannon = train(dataset, settings=TrainingSettings(n_factors=6), seed=1)
+    cannon = train(dataset, settings=TrainingSettings(n_factors=15), seed=1)
     _, truth = library_labels(library, index=held, seed=3)
     settings = InferenceSettings(method="laplace", n_khat=0)
     new = observe(library, held, seed=4, windows=window)
@@ -239,9 +239,9 @@ def library_coverage(split):
 def test_library_giants_are_covered():
     """Two splits of the library, 600 stars in all.
 
-    Formal intervals cover half of the stars; calibrated ones 0.62 to 0.78 and 0.92 to 0.99 for
+    Formal intervals cover 58 % of the stars; calibrated ones 0.62 to 0.78 and 0.92 to 0.99 for
     each label (binomial standard errors 0.019 and 0.009, and what differs from split to split).
-    Three splits gave 0.66 to 0.76 and 0.94 to 0.97 on average; false alarm below 1 % per label,
+    Four splits gave 0.64 to 0.72 and 0.94 to 0.98 on average; false alarm below 1 % per label,
     seeds fixed.
     """
     formal, found = zip(*(library_coverage(split) for split in (4, 6)), strict=True)
@@ -249,7 +249,7 @@ def test_library_giants_are_covered():
     def mean(tables, name):
         return np.mean([table[name] for table in tables], axis=0)
 
-    assert 0.45 < np.mean(mean(formal, "COVER_68")) < 0.62
+    assert 0.5 < np.mean(mean(formal, "COVER_68")) < 0.62
     np.testing.assert_array_less(0.62, mean(found, "COVER_68"))
     np.testing.assert_array_less(mean(found, "COVER_68"), 0.78)
     np.testing.assert_array_less(0.92, mean(found, "COVER_95"))
