@@ -24,7 +24,7 @@ __all__ = ["ModelErrorSettings", "fit_model_error", "prepare_differences", "star
 
 _LOG = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
-_LEARNING_POWER = 0.5
+_LEARNING_POWER = 0.4
 """Standard deviations of model errors fall as the number of training stars to this power.
 
 Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5

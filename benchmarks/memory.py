@@ -3,6 +3,7 @@
 python memory.py arrays N_STARS N_PIXELS N_FACTORS       fit_map on synthetic arrays
 python memory.py train N_STARS N_FACTORS|auto            train on library spectra
 python memory.py infer N_STARS                           infer_run on every fourth pixel
+python memory.py prepare N_STARS                         simulate a survey, then prepare it
 """
 
 from __future__ import annotations
@@ -85,8 +86,31 @@ def _infer(n_stars: int) -> dict[str, Any]:
     return {"seconds": seconds, "peak": peak(), "data": before}
 
 
+def _prepare(n_stars: int) -> dict[str, Any]:
+    from bayes_cannon.preparing import prepare
+    from bayes_cannon.survey import open_survey
+
+    with tempfile.TemporaryDirectory() as folder:
+        # In another process: what writing takes must not count as what reading takes.
+        code = (
+            "import sys; from bayes_cannon.simulate import simulate_survey; "
+            "simulate_survey(sys.argv[1], n_stars=int(sys.argv[2]))"
+        )
+        start = time.perf_counter()
+        out = str(Path(folder) / "survey")
+        subprocess.run([sys.executable, "-c", code, out, str(n_stars)], check=True)
+        simulate = time.perf_counter() - start
+        survey = open_survey(out)
+        before, start = peak(), time.perf_counter()
+        prepare(survey)
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": peak(), "data": before, "simulate": simulate}
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "infer":
+    if sys.argv[1] == "prepare":
+        print(json.dumps(_prepare(int(sys.argv[2]))))
+    elif sys.argv[1] == "infer":
         print(json.dumps(_infer(int(sys.argv[2]))))
     elif sys.argv[1] == "arrays":
         print(json.dumps(_arrays(*map(int, sys.argv[2:5]))))

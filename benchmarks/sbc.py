@@ -1,4 +1,4 @@
-"""Simulation-based calibration at length; writes `sbc.md` and `sbc.png` beside this file.
+"""Simulation-based calibration at length; writes `sbc.md` and figures beside this file.
 
     .venv/bin/python benchmarks/sbc.py                  # everything, as in `make sbc`
     .venv/bin/python benchmarks/sbc.py --scale 0.1      # a tenth of the simulations
@@ -54,15 +54,15 @@ def label_model(scale):
     n = max(int(1000 * scale), 100)
     new, labels = simulate_stars(cannon, spectra.ivar, n, priors, rng)
 
-    def ranks(model, count, **change):
+    def ranks(model, count, ivar=new.ivar, **change):
         settings = dataclasses.replace(NUTS, **change)
-        some = new.select(np.arange(count))
+        some = dataclasses.replace(new, ivar=ivar).select(np.arange(count))
         return rank_labels(model, some, labels[:count], settings=settings, priors=priors, seed=1)
 
     few = max(n // 2, 100)
     yield "label model, NUTS", True, ranks(cannon, n)
-    wrong = dataclasses.replace(cannon, scatter=cannon.scatter**2)
-    yield "label model, wrong: variance of the scatter for its sd", False, ranks(wrong, few)
+    told = new.ivar.astype(np.float64) ** 2
+    yield "label model, wrong: variance of the noise for its sd", False, ranks(cannon, few, told)
     yield (
         "label model, wrong: no uncertainty of the coefficients", False,
         ranks(cannon, few, coefficient_uncertainty=False),
