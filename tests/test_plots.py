@@ -237,6 +237,17 @@ def test_model_figure_draws_prediction_and_residuals(
     assert entries == ["model ± 1 sd", "observed", "model", "flagged pixels, not used"]
 
 
+def test_model_figure_says_whether_star_or_model_is_simulated(
+    cannon: Cannon, spectra: NormalizedSpectra, labels: Labels
+) -> None:
+    real = replace(spectra, simulated=False)
+    mixed = title(plots.plot_model(cannon, real, STAR, labels.values[3]))
+    assert "(model trained on simulated stars)" in mixed
+    assert "(simulated)" not in mixed
+    plain = title(plots.plot_model(replace(cannon, simulated=False), real, STAR, labels.values[3]))
+    assert "simulated" not in plain
+
+
 def test_model_figure_wants_the_models_pixels(
     cannon: Cannon, spectra: NormalizedSpectra, labels: Labels
 ) -> None:
