@@ -37,7 +37,7 @@ demo: $(STAMP)  ## run the whole way on the shipped library, into runs/demo
 	$(VENV)/bin/bayes-cannon demo runs/demo --overwrite
 
 test: lint  ## check style and types, run the whole test suite
-	$(PY) -m pytest -n auto --dist loadfile --cov --durations=10 $(PYTEST_FLAGS)
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --durations=10 $(PYTEST_FLAGS)
 
 lint: $(STAMP)  ## check style and types
 	$(PY) -m ruff check .

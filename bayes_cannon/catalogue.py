@@ -24,6 +24,7 @@ from bayes_cannon.labels import Labels, label_unit
 from bayes_cannon.posterior_moments import (
     group_of,
     is_simulated,
+    model_is_simulated,
     moments_of,
     posterior_names,
 )
@@ -131,6 +132,7 @@ def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
     table["LABEL_COV"] = main.cov
     table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
     table.meta.update(LABELS=",".join(names), KIND=kind, SIMULATE=is_simulated(result))
+    table.meta["SIMMODEL"] = model_is_simulated(result)
     return table
 
 
@@ -206,6 +208,8 @@ def _write_fits(table: Table, path: Path) -> None:
         hdu.header[key] = value
     if table.meta.get("SIMULATE"):
         hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
+    elif table.meta.get("SIMMODEL"):
+        hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 

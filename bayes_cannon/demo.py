@@ -143,8 +143,7 @@ def _report(
     _print_coverage(covered)
     star = mystery.table[0]
     values = ", ".join(
-        f"{n} {star[n]:.5g} ± {star[f'{n}_ERR']:.2g} (formal {star[f'{n}_FORMAL_ERR']:.2g})"
-        for n in cannon.names
+        f"{n} {_measured(star[n], star[f'{n}_ERR'], star[f'{n}_FORMAL_ERR'])}" for n in cannon.names
     )
     OUT.print(f"\nmystery star {star['APOGEE_ID']}: {values}")
     summary = {
@@ -166,10 +165,16 @@ def _json(value: object) -> object:
     return str(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
 
 
+def _measured(value: float, error: float, formal: float) -> str:
+    """A label with its errors, all to the second digit of the error."""
+    digits = max(0, 1 - int(np.floor(np.log10(error)))) if np.isfinite(error) and error > 0 else 3
+    return f"{value:.{digits}f} ± {error:.{digits}f} (formal {formal:.{digits}f})"
+
+
 def _print_table(against: Table) -> None:
     from rich.table import Table as Grid
 
-    grid = Grid(box=None)
+    grid = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("label", no_wrap=True)
     columns = ("bias", "rms", "robust", "error", "formal")
     for name in (*columns, *(p.name for p in PUBLISHED)):
@@ -177,7 +182,7 @@ def _print_table(against: Table) -> None:
     for row in against:
         own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
         others = [p.scatter.get(row["LABEL"], np.nan) for p in PUBLISHED]
-        text = [f"{v:.3g}" if np.isfinite(v) else "–" for v in (*own, *others)]
+        text = [f"{v:.2g}" if np.isfinite(v) else "–" for v in (*own, *others)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
 

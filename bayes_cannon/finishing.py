@@ -28,20 +28,22 @@ class Finishing:
         The model error, where it was measured.
     seed : int
         Of the calibrated draws, together with the stars' ids.
-    simulated : bool
+    simulated, model_simulated : bool
+        Whether the spectra are, and whether those are that the model was trained on.
     """
 
     reference: LabelReference
     error: ErrorModel | None
     seed: int
     simulated: bool
+    model_simulated: bool
 
     @classmethod
     def from_cannon(cls, cannon: Cannon, *, seed: int, simulated: bool) -> Finishing:
         """Take it from a trained model."""
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
-        return cls(LabelReference.from_cannon(cannon), error, seed, simulated)
+        return cls(LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated)
 
 
 def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
@@ -53,4 +55,5 @@ def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
     for name in ("posterior", "calibrated_posterior"):
         if name in tree.children:
             tree[name].attrs["simulated"] = int(finishing.simulated)
+            tree[name].attrs["model_simulated"] = int(finishing.model_simulated)
     return tree

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -17,7 +18,8 @@ from bayes_cannon.labels import label_tex, label_unit
 
 __all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
            "corner_grid", "label_text", "mark_lines", "name_inside", "new_axes", "new_figure",
-           "plain_log_ticks", "row_of", "star_text", "title_of", "with_gaps", "within"]  # fmt: skip
+           "plain_log_ticks", "row_of", "star_text", "table_title", "title_of", "with_gaps",
+           "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -39,9 +41,17 @@ def new_figure(size: tuple[float, float]) -> Figure:
     return plt.figure(figsize=size, layout="constrained")
 
 
-def title_of(text: str, *, simulated: bool) -> str:
-    """Title of a figure; says where its data are simulated."""
-    return f"{text} (simulated)" if simulated else text
+def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> str:
+    """Title of a figure; says where its data are simulated, or else the model's training stars."""
+    if simulated:
+        return f"{text} (simulated)"
+    return f"{text} (model trained on simulated stars)" if model_simulated else text
+
+
+def table_title(text: str, table: Table) -> str:
+    """Title of a figure of a catalogue table, by the marks in its header."""
+    simulated, model_simulated = (bool(table.meta.get(key)) for key in ("SIMULATE", "SIMMODEL"))
+    return title_of(text, simulated=simulated, model_simulated=model_simulated)
 
 
 def star_text(star: str) -> str:

@@ -28,6 +28,7 @@ from bayes_cannon.plots_common import (
     new_axes,
     row_of,
     star_text,
+    table_title,
     title_of,
 )
 from bayes_cannon.plots_posterior import (
@@ -36,7 +37,7 @@ from bayes_cannon.plots_posterior import (
     posterior_handle,
     star_draws,
 )
-from bayes_cannon.posterior_moments import group_of, is_simulated
+from bayes_cannon.posterior_moments import group_of, is_simulated, model_is_simulated
 
 __all__ = ["SIX_GYR", "plot_kiel", "plot_kiel_stars"]
 
@@ -116,7 +117,7 @@ def plot_kiel(
     _finish(ax, x, y)
     _cite(ax, chosen)
     text = f"Kiel diagram, {int(known.sum())} stars"
-    ax.set_title(title_of(text, simulated=bool(table.meta.get("SIMULATE"))))
+    ax.set_title(table_title(text, table))
     ax.legend(handles=handles, loc="upper left", fontsize=9, framealpha=0.9)
     return ax
 
@@ -186,8 +187,11 @@ def plot_kiel_stars(
                   title="contours: 39 and 86 % of the draws; thin lines: red clump\n"
                   f"isochrones: {chosen.source}",
                   title_fontsize=8.5)  # fmt: skip
-    title = "Posteriors in the Kiel diagram"
-    figure.suptitle(title_of(title, simulated=is_simulated(result)), fontsize=12)
+    title = title_of(
+        "Posteriors in the Kiel diagram",
+        simulated=is_simulated(result), model_simulated=model_is_simulated(result),
+    )  # fmt: skip
+    figure.suptitle(title, fontsize=12)
     return figure
 
 

@@ -253,8 +253,9 @@ def plot_model(
         f"{label_tex(n)} {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−")
         for n, v, u in zip(cannon.names, values, cannon.basis.units, strict=True)
     )
-    title = title_of(f"{star_text(star)} and the model at its labels", simulated=spectra.simulated)
-    if cannon.simulated and not spectra.simulated:
-        title += " (model trained on simulated stars)"
+    title = title_of(
+        f"{star_text(star)} and the model at its labels",
+        simulated=spectra.simulated, model_simulated=cannon.simulated,
+    )  # fmt: skip
     figure.suptitle(f"{title}\n{shown}", fontsize=11)
     return figure

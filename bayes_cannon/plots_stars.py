@@ -22,7 +22,7 @@ from bayes_cannon.plots_common import (
     ORANGE,
     PURPLE,
     label_text,
-    title_of,
+    table_title,
 )
 
 __all__ = ["plot_one_to_one"]
@@ -88,7 +88,7 @@ def plot_one_to_one(
     n_stars = int(max(p.known.sum() for p in pairs.values()))
     text = f"Labels against {reference_name}, {n_stars} stars"
     figure = _page(names, pairs, reference_name, handles)
-    figure.suptitle(title_of(text, simulated=bool(table.meta.get("SIMULATE"))), fontsize=13)
+    figure.suptitle(table_title(text, table), fontsize=13)
     return figure
 
 

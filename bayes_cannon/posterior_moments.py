@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["Moments", "group_of", "is_simulated", "moments_of", "posterior_names"]
+__all__ = ["Moments", "group_of", "is_simulated", "model_is_simulated", "moments_of",
+           "posterior_names"]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 _BLOCK = 512
@@ -63,6 +64,11 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
 def is_simulated(result: xr.DataTree) -> bool:
     """Whether the attribute ``simulated`` of the result, or of its posterior, is set."""
     return bool(int(result.attrs.get("simulated", result["posterior"].attrs.get("simulated", 0))))
+
+
+def model_is_simulated(result: xr.DataTree) -> bool:
+    """Whether the model was trained on simulated stars: ``model_simulated`` of the posterior."""
+    return bool(int(result["posterior"].attrs.get("model_simulated", 0)))
 
 
 def _blocks(n_stars: int) -> Iterator[slice]:

@@ -256,6 +256,12 @@ def _render(figure: Figure | Axes) -> bytes:
     return png.getvalue()
 
 
+def _banner(inputs: ReportInputs) -> str:
+    if inputs.simulated:
+        return "SIMULATED: no star of this run is real"
+    return "The model was trained on SIMULATED stars" if inputs.model_simulated else ""
+
+
 def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:
     n, names = len(inputs.table), ", ".join(shown_label(name) for name in inputs.names)
     release = (inputs.summary.get("model") or {}).get("dataset", {}).get("release", "")
@@ -267,7 +273,7 @@ def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:
             "as two PyMC models",
             f"Run in the folder {inputs.folder.resolve().name}, report of {made}",
         ],
-        banner="SIMULATED: no star of this run is real" if inputs.simulated else "",
+        banner=_banner(inputs),
         chapters=chapters,
         footer=f"Made by bayes_cannon {__version__}. Wavelengths are in vacuum and in the rest "
         "frame of the star.",

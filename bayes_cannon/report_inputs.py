@@ -20,7 +20,12 @@ from bayes_cannon.catalogue import catalogue
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.labels import Labels, label_unit
-from bayes_cannon.posterior_moments import group_of, is_simulated, posterior_names
+from bayes_cannon.posterior_moments import (
+    group_of,
+    is_simulated,
+    model_is_simulated,
+    posterior_names,
+)
 from bayes_cannon.run_store import open_run
 from bayes_cannon.spectra import NormalizedSpectra
 
@@ -91,6 +96,11 @@ class ReportInputs:
     def simulated(self) -> bool:
         """Whether the spectra are."""
         return is_simulated(self.result) or bool(self.table.meta.get("SIMULATE"))
+
+    @property
+    def model_simulated(self) -> bool:
+        """Whether the spectra are that the model was trained on."""
+        return model_is_simulated(self.result) or bool(self.table.meta.get("SIMMODEL"))
 
     @property
     def kind(self) -> str:

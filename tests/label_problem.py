@@ -30,6 +30,7 @@ class TrainedStandIn:
     used: np.ndarray
     training: Labels
     model_error: None = None
+    simulated: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,8 @@ FROM_ARCHIVE = "5_real_apogee_fields"
 """The notebook that downloads."""
 MYSTERY = "mystery_spec_wiped.fits"
 REAL_MYSTERY = Path(__file__).resolve().parents[2] / "shared" / "real" / MYSTERY
-_OF_THE_USER = ("BAYES_CANNON_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+# With a back end of matplotlib's named, the figures would not be drawn into the notebook.
+_OF_THE_USER = ("BAYES_CANNON_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "MPLBACKEND")
 
 
 def execute(

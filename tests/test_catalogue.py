@@ -11,6 +11,7 @@ from astropy.table import Table
 
 from bayes_cannon.catalogue import PUBLISHED, catalogue, comparison, write_catalogue
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
+from bayes_cannon.fitsfile import is_simulated
 from bayes_cannon.labels import Labels
 
 NAMES = ("TEFF", "LOGG", "MG_FE")
@@ -156,6 +157,18 @@ def test_files_hold_the_table(tmp_path: Path, *, simulated: bool) -> None:
     assert header["TCOMM10"].endswith("[dex]")
     assert ("SIMULATED" in str(header.get("HISTORY", ""))) is simulated
     assert str(table["LOGG"].unit) == "dex"  # writing leaves the table as it was
+
+
+def test_a_real_star_says_that_its_model_is_of_simulated_ones(tmp_path: Path) -> None:
+    result = make_result()
+    result["posterior"].attrs["model_simulated"] = 1
+    table = catalogue(result)
+    assert (table.meta["SIMULATE"], table.meta["SIMMODEL"]) == (False, True)
+    fits_file, ecsv = write_catalogue(table, tmp_path)
+    header = fits.getheader(fits_file, 1)
+    assert "trained on SIMULATED" in str(header["HISTORY"])
+    assert not is_simulated(header)
+    assert Table.read(ecsv).meta["SIMMODEL"] is True
 
 
 def test_existing_files_are_not_overwritten_unasked(tmp_path: Path) -> None:

@@ -81,6 +81,7 @@ def test_real_mystery_spectrum_goes_from_fits_to_corner_plot(stages, tmp_path, r
     table = Table.read(tmp_path / "run" / "catalogue.ecsv")
     # A model of synthetic spectra on a real one: only the region of label space is asked for.
     assert 3800 < table["TEFF"][0] < 5200
+    assert (table.meta["SIMULATE"], table.meta["SIMMODEL"]) == (False, True)
     assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 1
 
 

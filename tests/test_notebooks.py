@@ -28,6 +28,10 @@ def outputs(notebook):
     return [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
 
 
+def has_figures(notebook):
+    return any("image/png" in o.get("data", {}) for o in outputs(notebook))
+
+
 def printed(notebook):
     return "".join(o.get("text", "") for o in outputs(notebook))
 
@@ -38,6 +42,7 @@ def printed(notebook):
 )
 def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
     notebook = execute(path, tmp_path, SMALL)
+    assert has_figures(notebook)
     if MYSTERY in str(notebook.cells) and REAL_MYSTERY.exists():
         assert "a real spectrum" in printed(notebook)
 
@@ -66,7 +71,7 @@ def test_notebook_is_committed_with_its_figures_and_calls_the_package(path):
     notebook = nbformat.read(path, as_version=4)
     code = [c for c in notebook.cells if c.cell_type == "code"]
     assert all(c.execution_count for c in code)
-    assert any("image/png" in o.get("data", {}) for o in outputs(notebook))
+    assert has_figures(notebook)
     assert not any(o.output_type == "error" for o in outputs(notebook))
     assert not any("def " in c.source for c in code)
 

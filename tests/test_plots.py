@@ -399,6 +399,11 @@ def test_corner_shows_both_posteriors_with_units(result: xr.DataTree, labels: La
     entries = [t.get_text() for t in figure.legends[0].get_texts()]
     assert entries == ["formal posterior", "calibrated posterior", "truth", "ASPCAP ± 1 sd"]
     assert title(figure) == "Labels of S003 (simulated)"
+    real = result.copy()
+    real.attrs["simulated"] = 0
+    real["posterior"].attrs["model_simulated"] = 1
+    mixed = title(plots.plot_corner(real, STAR))
+    assert mixed == "Labels of S003 (model trained on simulated stars)"
     wide = result["calibrated_posterior"]["TEFF"].values[..., 3]
     low, middle, high = np.quantile(wide, [0.16, 0.5, 0.84])
     shown = axes[0, 0].get_title()

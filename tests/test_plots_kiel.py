@@ -70,6 +70,9 @@ def test_stars_are_where_their_labels_are(table: Table) -> None:
     assert ax.get_ylabel() == r"$\log g$ (dex)"
     assert ax.get_title() == f"Kiel diagram, {N_STARS} stars (simulated)"
     assert any("[Fe/H] (dex)" in a.get_ylabel() for a in ax.figure.axes)
+    real = table.copy()
+    real.meta.update(SIMULATE=False, SIMMODEL=True)
+    assert plot_kiel(real).get_title().endswith("(model trained on simulated stars)")
 
 
 def test_error_bars_are_calibrated_where_known(table: Table, truth: Labels) -> None:
@@ -154,6 +157,11 @@ def test_panels_show_the_catalogues_value(result: xr.DataTree, truth: Labels) ->
     assert "ASPCAP ± 1 sd" in [t.get_text() for t in legend.get_texts()]
     assert "Choi et al. 2016" in legend.get_title().get_text()
     assert "(simulated)" in figure.get_suptitle()
+    real = result.copy()
+    real.attrs["simulated"] = 0
+    real["posterior"].attrs["model_simulated"] = 1
+    mixed = plot_kiel_stars(real, stars).get_suptitle()
+    assert "(model trained on simulated stars)" in mixed
 
 
 def test_stars_without_values(table: Table) -> None:

@@ -20,7 +20,9 @@ from bayes_cannon.errors import InvalidDataError, LabelError, NoStarsError, Outp
 from bayes_cannon.infer import infer_labels
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_sampler import LabelSampler
+from bayes_cannon.posterior_moments import model_is_simulated
 from bayes_cannon.priors import LabelPrior
+from bayes_cannon.report import write_report
 from bayes_cannon.run import infer_run, write_summary
 from bayes_cannon.run_corners import corner_files, draw_corners
 from bayes_cannon.run_digest import fingerprint
@@ -66,6 +68,19 @@ def test_files_of_a_run(finished):
         table = Table.read(folder / f"catalogue.{kind}")
         assert [str(s).strip() for s in table["APOGEE_ID"]] == SPECTRA.star_id.tolist()
         assert np.ma.asarray(table["LABEL_COV"]).shape == (11, 2, 2)
+
+
+def test_real_stars_and_a_model_of_simulated_ones_are_told_apart(tmp_path, finished):
+    assert CANNON.simulated
+    assert finished.table.meta["SIMULATE"]
+    real = replace(SPECTRA, simulated=False)
+    run = infer_run(CANNON, real, tmp_path / "run", settings=QUICK, seed=1)
+    assert (run.table.meta["SIMULATE"], run.table.meta["SIMMODEL"]) == (False, True)
+    assert model_is_simulated(open_run(run.folder))
+    report = write_report(run.folder, cannon=CANNON, sections=[])
+    page = report.path.read_text()
+    assert "The model was trained on SIMULATED stars" in page
+    assert "no star of this run is real" not in page
 
 
 def test_a_star_without_pixels_is_one_flagged_row(finished):

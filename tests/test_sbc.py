@@ -148,15 +148,15 @@ def test_stars_are_drawn_from_the_model(stars):
 
 @pytest.mark.slow
 def test_label_model_is_calibrated_and_a_wrong_one_is_seen(stars):
-    """NUTS on 300 stars; the scatter's variance in place of its standard deviation is found out."""
+    """NUTS on 300 stars; the noise's variance in place of its standard deviation is found out."""
     cannon, priors, spectra, labels = stars
     ranks = rank_labels(cannon, spectra, labels, settings=NUTS, priors=priors, seed=1)
     assert ranks.names == cannon.basis.names
     np.testing.assert_array_less(ALARM, ranks.p_values())
     np.testing.assert_array_less(0.95, ranks.contraction)
-    wrong = dataclasses.replace(cannon, scatter=cannon.scatter**2)
-    some = spectra.select(np.arange(120))
-    broken = rank_labels(wrong, some, labels[:120], settings=NUTS, priors=priors, seed=1)
+    few = spectra.select(np.arange(220))
+    told = dataclasses.replace(few, ivar=few.ivar**2)
+    broken = rank_labels(cannon, told, labels[:220], settings=NUTS, priors=priors, seed=1)
     assert broken.p_values().min() < 1e-3
 
 
