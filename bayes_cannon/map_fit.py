@@ -25,27 +25,35 @@ from bayes_cannon.factors import (
 from bayes_cannon.first_scatter import first_scatter
 from bayes_cannon.packing import packed_size
 from bayes_cannon.pixel_fit import Design, PixelFit, fit_pixels, given_scatter
+from bayes_cannon.pixel_kernels import LANES
 from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
 from bayes_cannon.redundancy import enough_stars, pixels_per_independent_one
-from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, update_hyperparameters
+from bayes_cannon.training_priors import (
+    Hyperparameters,
+    TrainingPriors,
+    extrapolate,
+    update_hyperparameters,
+)
 
 __all__ = ["MapFit", "fit_map"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
-_HYPER_TOLERANCE = 0.01
+_HYPER_TOLERANCE = 0.005
 _MAX_HYPER_ROUNDS = 8
 _INNER_ROUNDS = 25
-"""Rounds of EM of the coefficients' population at fixed scatters, without factors."""
+"""Pairs of rounds of EM of the coefficients' population at fixed scatters, without factors."""
 _FACTOR_INNER_ROUNDS = 4
-"""The same in each of the rounds with factors, which go on from one another."""
+"""Rounds of it in each of the rounds with factors, which go on from one another."""
 _SOME_PIXELS = 1500
 """Pixels that are enough for the rounds of EM before the one that counts."""
 _FEW_PIXELS = 750
 """Pixels that are enough for a first guess of the hyperparameters."""
 _MAX_FACTOR_ROUNDS = 12
 _SCATTER_ROUNDS = 2
+_NOT_WORTH_THREADS = 1e7
+"""Pixels times cubed coefficients: about 2 ms of small matrices."""
 _LOADING_SCALE = 0.02
 """First guess of tau of the loadings."""
 
@@ -147,23 +155,29 @@ def _fit_pixels(
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
 
-    each_block(work, _block_size(len(design.mean), n), n_pixels)
+    each_block(work, min(_block_size(len(design.mean), n), -(-n_pixels // 4)), n_pixels)
     return out
 
 
 def _update(
-    problem: _Problem, fit: PixelFit, hyper: Hyperparameters, rounds: int = _INNER_ROUNDS
+    problem: _Problem, fit: PixelFit, hyper: Hyperparameters, rounds: int | None = None
 ) -> Hyperparameters:
     """Hyperparameters from a fit that was made with `hyper`.
 
     EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
-    the fit, on part of the pixels, before the round that counts.
+    the fit, on part of the pixels, before the round that counts. Without a limit to the `rounds`
+    each pair of them is extrapolated, which may lower the bound on the way.
     """
     step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
-    for _ in range(rounds):
-        old, hyper = hyper, _population(problem, fit, hyper, step)
-        if hyper.moved(old) < _HYPER_TOLERANCE:
+    for _ in range(_INNER_ROUNDS if rounds is None else rounds):
+        start, hyper = hyper, _population(problem, fit, hyper, step)
+        if hyper.moved(start) < _HYPER_TOLERANCE:
             break
+        if rounds is None:
+            first, hyper = hyper, _population(problem, fit, hyper, step)
+            if hyper.moved(first) < _HYPER_TOLERANCE:
+                break
+            hyper = extrapolate(start, first, hyper)
     return _population(problem, fit, hyper, 1)
 
 
@@ -173,7 +187,8 @@ def _population(
     """One round of EM at the scatters of a fit, over every step-th pixel."""
     gram, right = fit.gram[::step], fit.right[::step]
     prior = problem.prior(hyper).rows(slice(None, None, step))
-    size = min(256, -(-len(right) // 8))
+    small = right.size * right.shape[1] ** 2 < _NOT_WORTH_THREADS
+    size = len(right) if small else LANES * max(1, min(4, len(right) // (8 * LANES)))
     seconds = np.zeros((-(-len(right) // size), *prior.covariance.shape))
 
     def work(rows: slice) -> None:
@@ -198,7 +213,7 @@ def _learn(
         new, start = _update(problem, fit, hyper), fit.log_scatter
         moved = new.moved(hyper)
         hyper = new
-        if moved < _HYPER_TOLERANCE:
+        if moved < 2 * _HYPER_TOLERANCE:  # of two rounds at least
             break
     return hyper, start
 

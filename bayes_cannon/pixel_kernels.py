@@ -1,8 +1,8 @@
 r"""Compiled inner loops of `pixel_fit`: weights of a block of pixels, and small matrices.
 
 What NumPy would do in a dozen sweeps over memory, and LAPACK in thousands of calls for matrices of
-20 by 20, is done here pixel by pixel in the processor's cache. Compiled once and kept on disk
-where that is possible; they release the interpreter's lock.
+20 by 20, is done here in the processor's cache, the small matrices of many pixels side by side.
+Compiled once and kept on disk where that is possible; they release the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["posterior", "weigh"]
+__all__ = ["LANES", "posterior", "weigh"]
 
+LANES = 64
+"""Matrices worked on side by side: what processors do four or eight at a time is then pixels."""
 _GROUP = 6
 """Weights multiplied before a logarithm is taken; the product stays within float64."""
 
 
 def _compile(function: Callable[..., Any]) -> Any:
     """Compile without the lock; where no folder for the result can be written, for this process."""
+    # NumPy's way of dividing by zero: a check of every division would keep loops from being done
+    # several elements at a time.
     fast = {"reassoc", "contract", "arcp", "nsz"}
     try:
-        return numba.njit(cache=True, nogil=True, fastmath=fast)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
     except RuntimeError:
-        return numba.njit(nogil=True, fastmath=fast)(function)
+        return numba.njit(nogil=True, error_model="numpy", fastmath=fast)(function)
 
 
 @_compile
@@ -71,52 +75,61 @@ def weigh(
 
 
 @_compile
-def _invert(m: Any, column: Any, x: Any, c: Any) -> None:
-    """Cholesky factor and inverse of a positive definite matrix.
-
-    Every inner loop adds a multiple of one row to another, which processors do four or eight
-    elements at a time; sums along a row, which they do not, are left out.
+def _factorize(m: Any, count: int) -> None:
+    """Cholesky factors L of positive definite matrices, the diagonal's reciprocals on the diagonal.
 
     Parameters
     ----------
-    m : (n, n)
-        Lower triangle of the matrix; its Cholesky factor L afterwards.
-    column : (n,)
-        For use inside.
-    x, c : (n, n)
-        Filled with the lower triangles of L^-1 and of the inverse.
+    m : (n, n, n_lanes)
+        Lower triangles of the matrices, one in each of the first `count` lanes; replaced. NaN or
+        infinite on the diagonal where a matrix is not positive definite.
     """
-    n = m.shape[0]
-    for k in range(n):
-        m[k, k] = np.sqrt(m[k, k])
-        for i in range(k + 1, n):
-            column[i] = m[i, k] / m[k, k]
-            m[i, k] = column[i]
-        for i in range(k + 1, n):
-            factor, row = column[i], m[i]
+    for k in range(len(m)):
+        scale = m[k, k]
+        for q in range(count):
+            scale[q] = 1 / np.sqrt(scale[q])
+        for i in range(k + 1, len(m)):
+            factor = m[i, k]
+            for q in range(count):
+                factor[q] *= scale[q]
             for j in range(k + 1, i + 1):
-                row[j] -= factor * column[j]
-    for i in range(n):
-        row = x[i]
+                target, row = m[i, j], m[j, k]
+                for q in range(count):
+                    target[q] -= factor[q] * row[q]
+
+
+@_compile
+def _invert_factor(m: Any, x: Any, count: int) -> None:
+    """Fill the lower triangles of `x` with L^-1, from what `_factorize` leaves in `m`."""
+    for i in range(len(m)):
+        scale = m[i, i]
         for j in range(i):
-            row[j] = 0.0
+            x[i, j, :count] = 0.0
         for k in range(i):
-            factor, above = m[i, k], x[k]
+            factor = m[i, k]
             for j in range(k + 1):
-                row[j] -= factor * above[j]
-        scale = 1 / m[i, i]
+                target, above = x[i, j], x[k, j]
+                for q in range(count):
+                    target[q] -= factor[q] * above[q]
         for j in range(i):
-            row[j] *= scale
-        row[i] = scale
-    for i in range(n):
+            target = x[i, j]
+            for q in range(count):
+                target[q] *= scale[q]
+        x[i, i, :count] = scale[:count]
+
+
+@_compile
+def _square(x: Any, c: Any, count: int) -> None:
+    """Fill the lower triangles of `c` with X' X, of lower triangular X."""
+    for i in range(len(x)):
         for j in range(i + 1):
-            c[i, j] = 0.0
-    for k in range(n):
-        below = x[k]
-        for i in range(k + 1):
-            factor, row = below[i], c[i]
+            c[i, j, :count] = 0.0
+        for k in range(i, len(x)):
+            factor = x[k, i]
             for j in range(i + 1):
-                row[j] += factor * below[j]
+                target, row = c[i, j], x[k, j]
+                for q in range(count):
+                    target[q] += factor[q] * row[q]
 
 
 @_compile
@@ -144,37 +157,47 @@ def posterior(
         -1, or the first pixel whose matrix is not positive definite.
     """
     n_pixels, n = h.shape
-    m, x, c = np.zeros((n, n)), np.zeros((n, n)), np.zeros((n, n))
-    d, column = np.empty(n), np.empty(n)
-    for p in range(n_pixels):
-        prior = precision[p] if precision.shape[0] > 1 else precision[0]
+    width = min(LANES, n_pixels)
+    m, x = np.zeros((n, n, width)), np.zeros((n, n, width))
+    d = np.empty((n, width))
+    for first in range(0, n_pixels, LANES):
+        count = min(LANES, n_pixels - first)
         # Scaled to a unit diagonal, the factorisation is accurate for any weights.
-        for i in range(n):
-            d[i] = 1 / np.sqrt(a[p, i * (i + 1) // 2 + i] + prior[i, i])
-        for i in range(n):
-            for j in range(i + 1):
-                m[i, j] = (a[p, i * (i + 1) // 2 + j] + prior[i, j]) * d[i] * d[j]
-        _invert(m, column, x, c)
-        total, trace = 0.0, 0.0
-        for i in range(n):
-            if not m[i, i] > 0:
-                return p
-            total += np.log(m[i, i]) - np.log(d[i])
-            mean[p, i] = 0.0
-        log_det[p] = 2 * total
-        for i in range(n):
-            start = i * (i + 1) // 2
-            for j in range(i + 1):
-                value = c[i, j] * d[i] * d[j]
-                cov[p, start + j] = value
-                mean[p, i] += value * h[p, j]
-                if i != j:
-                    mean[p, j] += value * h[p, i]
-        for i in range(n):
-            start = i * (i + 1) // 2
-            row = 0.5 * (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
-            for j in range(i):
-                row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
-            trace += 2 * row - 2 * mean[p, i] * h2[p, i]
-        spread[p] = trace
+        for q in range(count):
+            p = first + q
+            prior = precision[p] if precision.shape[0] > 1 else precision[0]
+            for i in range(n):
+                start = i * (i + 1) // 2
+                d[i, q] = 1 / np.sqrt(a[p, start + i] + prior[i, i])
+                for j in range(i + 1):
+                    m[i, j, q] = (a[p, start + j] + prior[i, j]) * d[i, q] * d[j, q]
+        _factorize(m, count)
+        _invert_factor(m, x, count)
+        for q in range(count):
+            total = 0.0
+            for i in range(n):
+                if not 0 < m[i, i, q] < np.inf:
+                    return first + q
+                total -= np.log(m[i, i, q] * d[i, q])
+            log_det[first + q] = 2 * total
+        _square(x, m, count)
+        for q in range(count):
+            p = first + q
+            mean[p] = 0.0
+            for i in range(n):
+                start = i * (i + 1) // 2
+                for j in range(i + 1):
+                    value = m[i, j, q] * d[i, q] * d[j, q]
+                    cov[p, start + j] = value
+                    mean[p, i] += value * h[p, j]
+                    if i != j:
+                        mean[p, j] += value * h[p, i]
+            trace = 0.0
+            for i in range(n):
+                start = i * (i + 1) // 2
+                row = 0.5 * (cov[p, start + i] + mean[p, i] ** 2) * a2[p, start + i]
+                for j in range(i):
+                    row += (cov[p, start + j] + mean[p, i] * mean[p, j]) * a2[p, start + j]
+                trace += 2 * row - 2 * mean[p, i] * h2[p, i]
+            spread[p] = trace
     return -1

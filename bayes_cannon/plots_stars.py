@@ -106,7 +106,7 @@ def _page(
         top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
     )  # fmt: skip
     for i, name in enumerate(names):
-        grid = cells[divmod(i, n_columns)].subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.02)
+        grid = cells[divmod(i, n_columns)].subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.08)
         top, bottom = np.asarray(grid.subplots(sharex=True), dtype=object)
         _draw_pair(top, bottom, name, pairs[name], reference_name)
     at = (0.5, 0.05 / height) if full else (1 - 0.5 * 4.2 / width, 0.25)

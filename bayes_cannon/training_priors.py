@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["Hyperparameters", "TrainingPriors", "covariance_mode", "update_hyperparameters"]
+__all__ = ["Hyperparameters", "TrainingPriors", "covariance_mode", "extrapolate",
+           "update_hyperparameters"]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
+_LONGEST = 20.0
+"""Longest extrapolation, in steps."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,30 @@ class Hyperparameters:
             np.sqrt(np.mean((self.correlation - other.correlation) ** 2)),
         ]
         return float(max(change.max(), *rest))
+
+
+def extrapolate(
+    start: Hyperparameters, first: Hyperparameters, second: Hyperparameters
+) -> Hyperparameters:
+    """Where two rounds of EM from `start` lead to, by the squared extrapolation of EM.
+
+    Varadhan & Roland (2008, Scand. J. Statist. 35, 335), their third step length, for the logarithm
+    of the covariance: whatever is added to that, its exponential is a covariance.
+    """
+    unit = np.outer(start.tau, start.tau)
+    at, one, two = (_log(h.covariance / unit) for h in (start, first, second))
+    step = one - at
+    bend = two - one - step
+    length = np.linalg.norm(step) / max(float(np.linalg.norm(bend)), 1e-300)
+    length = np.clip(length, 1.0, _LONGEST)
+    values, vectors = np.linalg.eigh(at + 2 * length * step + length**2 * bend)
+    covariance = (vectors * np.exp(values)) @ vectors.T * unit
+    return replace(second, covariance=0.5 * (covariance + covariance.T))
+
+
+def _log(covariance: FloatArray) -> FloatArray:
+    values, vectors = np.linalg.eigh(covariance)
+    return np.asarray((vectors * np.log(np.maximum(values, 1e-30))) @ vectors.T)
 
 
 def _half_normal_mode(n: float, squares: float, scale: float) -> float:

@@ -10,11 +10,17 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.map_fit import fit_map
 from bayes_cannon.packing import pack, unpack
 from bayes_cannon.pixel_fit import Design, given_scatter
-from bayes_cannon.pixel_kernels import posterior, weigh
+from bayes_cannon.pixel_kernels import LANES, posterior, weigh
 from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
 from bayes_cannon.redundancy import pixels_per_independent_one
-from bayes_cannon.training_priors import Hyperparameters, TrainingPriors, covariance_mode
+from bayes_cannon.training_priors import (
+    Hyperparameters,
+    TrainingPriors,
+    covariance_mode,
+    extrapolate,
+    update_hyperparameters,
+)
 
 
 def noise(n_stars, n_pixels, seed=4):
@@ -112,6 +118,67 @@ def test_population_is_the_mode_for_few_and_many_pixels(n_pixels):
     np.testing.assert_allclose(chol, np.abs(found.x) * np.sign(chol), rtol=0.02, atol=1e-3)
 
 
+def test_extrapolation_ends_a_geometric_approach():
+    """Logarithms that approach their limit by a constant factor are there at once."""
+    target = Hyperparameters(covariance(4), -4.0, 0.3)
+
+    def approach(distance):
+        values, vectors = np.linalg.eigh(target.covariance)
+        moved = values * np.exp(distance)
+        return replace(target, covariance=(vectors * moved) @ vectors.T)
+
+    def relative(hyper, unit):
+        return np.linalg.slogdet(hyper.covariance / unit)[1]
+
+    rounds = [approach(0.9**k) for k in range(3)]
+    found = extrapolate(*rounds)
+    unit = np.outer(rounds[0].tau, rounds[0].tau)
+    left = abs(relative(found, unit) - relative(target, unit))
+    assert left < 0.02 * abs(relative(rounds[2], unit) - relative(target, unit))
+    assert (found.mu_s, found.omega_s) == (target.mu_s, target.omega_s)
+
+
+def test_extrapolation_is_a_covariance_whatever_the_rounds_were():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        rounds = []
+        for _ in range(3):
+            x = rng.normal(size=(6, 5)) * 10.0 ** rng.uniform(-6, 1, 5)
+            rounds.append(Hyperparameters(x.T @ x + 1e-20 * np.eye(5), 0.0, 1.0))
+        found = extrapolate(*rounds)
+        assert np.isfinite(found.covariance).all()
+        assert np.all(found.tau > 0)
+        assert np.linalg.eigvalsh(found.correlation).min() > -1e-6
+
+
+def test_extrapolated_rounds_come_to_where_many_plain_ones_do():
+    """Coefficients that are mostly noise: there a round of EM moves little."""
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(60, 5))
+    gram = np.repeat(pack((x.T @ x)[None]), 300, axis=0) * 900.0
+    true = np.array([0.05, 0.02, 0.004, 0.002, 0.001])
+    theta = rng.normal(size=(300, 5)) * true
+    noise_part = rng.normal(size=(300, 60)) @ x * 30.0
+    right = np.einsum("pij,pj->pi", unpack(gram), theta) + noise_part
+    scatter, sd = np.full(300, -5.0), np.full(300, 0.1)
+
+    def em(hyper):
+        prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
+        moments = second_moment(*given_scatter(gram, right, prior), prior)
+        return update_hyperparameters(moments, scatter, sd, TrainingPriors(), 5)
+
+    plain = few = fast = em(Hyperparameters(0.01 * np.eye(5), -5.0, 1.0))
+    for _ in range(3000):
+        plain = em(plain)
+    for _ in range(30):
+        few = em(few)
+    for _ in range(10):
+        first = em(fast)
+        fast = em(extrapolate(fast, first, em(first)))
+    assert few.moved(plain) > 0.05, "plain rounds are slow here"
+    assert fast.moved(plain) < 0.7 * few.moved(plain), "for the same number of rounds"
+
+
 def test_population_stays_positive_definite_with_fewer_pixels_than_coefficients():
     x = np.random.default_rng(2).normal(size=(5, 21))
     found = covariance_mode(x.T @ x, 5, np.ones(21), 10.0)
@@ -147,7 +214,7 @@ def test_coefficients_held_at_zero_count_as_missing():
 
 @pytest.mark.parametrize("n", [1, 5, 21])
 def test_compiled_posterior_is_that_of_linear_algebra(n):
-    rng, p = np.random.default_rng(n), 19
+    rng, p = np.random.default_rng(n), 2 * LANES + 3
     x = rng.normal(size=(p, n, n + 3))
     a, a2 = x @ x.transpose(0, 2, 1), 0.1 * x @ x.transpose(0, 2, 1)
     h, h2, prior = rng.normal(size=(p, n)), rng.normal(size=(p, n)), covariance(n)[None]
