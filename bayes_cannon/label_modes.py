@@ -1,7 +1,11 @@
 r"""The best mode of each star's labels, the Gaussian there, and the spectrum compressed there.
 
 Every star is searched from several starts. The coefficients' variance, which depends on the
-labels, is refreshed at each star's mode until the labels stop moving.
+labels, is refreshed at each star's mode until the labels stop moving. How it changes around the
+mode is left out on purpose: a star that the model fits badly is drawn to labels of larger variance
+by it. Taken into the compressed likelihood to second order, it brings the stars of high k-hat in
+the demo survey from 30 to 12 of 299, but their rms error in log g from 0.127 to 0.153 dex. So k-hat
+marks the stars to which it matters.
 """
 
 from __future__ import annotations
