@@ -34,7 +34,7 @@ from bayes_cannon.aspcap_tables import error_table, pull_table, star_table, word
 from bayes_cannon.catalogue import catalogue
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.labels import Labels, label_unit, two_digits
 from bayes_cannon.posterior_moments import group_of, moments_of, posterior_names
 
 __all__ = ["AspcapComparison", "aspcap_comparison"]
@@ -157,17 +157,13 @@ class AspcapComparison:
     def _found(self, kind: str) -> str:
         rows = self.pulls[self.pulls["KIND"] == kind]
         parts = [
-            f"{r['LABEL']} {_number(r['ERR'])} {r['UNIT']} (ASPCAP {_number(r['ASPCAP_ERR'])}; "
+            f"{r['LABEL']} {two_digits(r['ERR'])} {r['UNIT']} (ASPCAP {two_digits(r['ASPCAP_ERR'])}; "
             f"pulls' standard deviation {r['PULL_SD']:.2f}, "
             f"{100 * r['COVER_68']:.0f} % within 68 %)"
             for r in rows
             if r["N"]
         ]
         return f"Median {kind} errors: {', '.join(parts)}." if parts else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
 
 
 def aspcap_comparison(

@@ -8,6 +8,7 @@ from rich.table import Table as Grid
 
 from bayes_cannon.check import LEVELS, Check
 from bayes_cannon.cli_progress import OUT
+from bayes_cannon.labels import two_digits
 
 __all__ = ["print_check"]
 
@@ -47,14 +48,9 @@ def _cells(row: Row) -> list[str]:
         f"{100 * row[f'COVER_{100 * v:g}']:.0f}±{100 * row[f'COVER_{100 * v:g}_SE']:.0f}"
         for v in LEVELS
     ]
-    numbers = [_short(row[n]) for n in ("RMS", "SD", "PULL_SD")]
+    numbers = [two_digits(row[n]) for n in ("RMS", "SD", "PULL_SD")]
     p = "<.001" if row["PIT_P"] < 0.001 else f"{row['PIT_P']:.3f}"
     return [str(row["KIND"]), str(row["LABEL"]), *numbers, *covers, p, str(row["VERDICT"])]
-
-
-def _short(value: float) -> str:
-    """Two significant digits without an exponent."""
-    return f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
 
 
 def _print_bins(check: Check) -> None:

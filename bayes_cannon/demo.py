@@ -17,6 +17,7 @@ from bayes_cannon.catalogue import PUBLISHED, comparison
 from bayes_cannon.cli_progress import OUT, counting, stages
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.labels import two_digits
 from bayes_cannon.preparing import prepare, prepare_spectra
 from bayes_cannon.report import write_report
 from bayes_cannon.run import Run, infer_run, write_summary
@@ -182,7 +183,7 @@ def _print_table(against: Table) -> None:
     for row in against:
         own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
         others = [p.scatter.get(row["LABEL"], np.nan) for p in PUBLISHED]
-        text = [f"{v:.2g}" if np.isfinite(v) else "–" for v in (*own, *others)]
+        text = [two_digits(v) if np.isfinite(v) else "–" for v in (*own, *others)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
 

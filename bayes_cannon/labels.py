@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.errors import LabelError
 from bayes_cannon.spectra import name_some
 
-__all__ = ["DEFAULT_LABELS", "Labels", "label_tex", "label_unit"]
+__all__ = ["DEFAULT_LABELS", "Labels", "label_tex", "label_unit", "two_digits"]
 
 DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
 """The five labels of the package: names of the allStar catalogue's columns."""
@@ -31,6 +31,15 @@ _PLAIN = {
 def label_unit(name: str) -> str:
     """Unit of a catalogue label: ``'K'``, ``'km/s'`` or ``'dex'``."""
     return _PLAIN.get(name.upper(), ("", "dex"))[1]
+
+
+def two_digits(value: float) -> str:
+    """An error as text: two digits, or all of those before the point.
+
+    >>> two_digits(0.01234), two_digits(123.4)
+    ('0.012', '123')
+    """
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
 
 
 def label_tex(name: str) -> str:

@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from bayes_cannon.catalogue import catalogue
 from bayes_cannon.label_flags import MEANINGS, LabelFlag
-from bayes_cannon.labels import label_unit
+from bayes_cannon.labels import label_unit, two_digits
 from bayes_cannon.result_tables import row_of_star
 
 __all__ = ["StarStory", "mystery_story"]
@@ -106,8 +106,9 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
         calibrated = bool(np.isfinite(row["ERR"]))
         error = row["ERR"] if calibrated else row["FORMAL_ERR"]
         digits = 0 if row["UNIT"] == "K" else 3
-        formal = f", formal ± {row['FORMAL_ERR']:.2g}" if calibrated else ""
-        parts.append(f"{row['LABEL']} {row['MEAN']:.{digits}f} ± {error:.2g} {row['UNIT']}{formal}")
+        formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
+        value = f"{row['MEAN']:.{digits}f} ± {two_digits(error)}"
+        parts.append(f"{row['LABEL']} {value} {row['UNIT']}{formal}")
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 
 
