@@ -157,8 +157,8 @@ class AspcapComparison:
     def _found(self, kind: str) -> str:
         rows = self.pulls[self.pulls["KIND"] == kind]
         parts = [
-            f"{r['LABEL']} {two_digits(r['ERR'])} {r['UNIT']} (ASPCAP {two_digits(r['ASPCAP_ERR'])}; "
-            f"pulls' standard deviation {r['PULL_SD']:.2f}, "
+            f"{r['LABEL']} {two_digits(r['ERR'])} {r['UNIT']} "
+            f"(ASPCAP {two_digits(r['ASPCAP_ERR'])}; pulls' standard deviation {r['PULL_SD']:.2f}, "
             f"{100 * r['COVER_68']:.0f} % within 68 %)"
             for r in rows
             if r["N"]
