@@ -12,14 +12,18 @@ if TYPE_CHECKING:
 # that came last would keep the other processes waiting.
 LONG_MODULES = (
     "test_notebooks",
-    "test_demo",
-    "test_run",
-    "test_cli",
     "test_advi",
-    "test_calibration",
+    "test_demo",
     "test_faults",
+    "test_run",
+    "test_calibration",
+    "test_cli",
+    "test_sbc",
     "test_report",
-    "test_readme",
+    "test_training_model",
+    "test_real_giants",
+    "test_label_model",
+    "test_pixel_fit",
 )
 
 
