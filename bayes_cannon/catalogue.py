@@ -131,8 +131,8 @@ def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
     _add_checks(table, group_of(result, "star_stats"))
     table["LABEL_COV"] = main.cov
     table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
-    table.meta.update(LABELS=",".join(names), KIND=kind, SIMULATE=is_simulated(result))
-    table.meta["SIMMODEL"] = model_is_simulated(result)
+    marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
+    table.meta.update(LABELS=",".join(names), KIND=kind, **marks)
     return table
 
 

@@ -8,6 +8,7 @@ Compiled once and kept on disk where that is possible; they release the interpre
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -26,10 +27,11 @@ def _compile(function: Callable[..., Any]) -> Any:
     # NumPy's way of dividing by zero: a check of every division would keep loops from being done
     # several elements at a time.
     fast = {"reassoc", "contract", "arcp", "nsz"}
+    compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath=fast)
     try:
-        return numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fast)(function)
+        return compiler(cache=True)(function)
     except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy", fastmath=fast)(function)
+        return compiler()(function)
 
 
 @_compile

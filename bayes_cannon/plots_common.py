@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex, label_unit
+from bayes_cannon.posterior_moments import is_simulated, model_is_simulated
 
 __all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
            "corner_grid", "label_text", "mark_lines", "name_inside", "new_axes", "new_figure",
-           "plain_log_ticks", "row_of", "star_text", "table_title", "title_of", "with_gaps",
-           "within"]  # fmt: skip
+           "plain_log_ticks", "result_title", "row_of", "star_text", "table_title", "title_of",
+           "with_gaps", "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
@@ -46,6 +48,12 @@ def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> st
     if simulated:
         return f"{text} (simulated)"
     return f"{text} (model trained on simulated stars)" if model_simulated else text
+
+
+def result_title(text: str, result: xr.DataTree) -> str:
+    """Title of a figure of posteriors, by their attributes."""
+    simulated, model_simulated = is_simulated(result), model_is_simulated(result)
+    return title_of(text, simulated=simulated, model_simulated=model_simulated)
 
 
 def table_title(text: str, table: Table) -> str:

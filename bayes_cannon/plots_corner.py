@@ -18,9 +18,9 @@ from bayes_cannon.plots_common import (
     GREEN,
     corner_grid,
     label_text,
+    result_title,
     row_of,
     star_text,
-    title_of,
 )
 from bayes_cannon.plots_posterior import (
     POSTERIOR_STYLES,
@@ -28,7 +28,7 @@ from bayes_cannon.plots_posterior import (
     posterior_handle,
     star_draws,
 )
-from bayes_cannon.posterior_moments import is_simulated, model_is_simulated, posterior_names
+from bayes_cannon.posterior_moments import posterior_names
 
 __all__ = ["plot_corner"]
 
@@ -96,11 +96,7 @@ def plot_corner(
     note = "contours: 39 and 86 % of the draws\nnumbers, dotted: median, 16 to 84 %"
     figure.legend(handles=handles, title=note, loc="upper right", fontsize=10.5,
                   bbox_to_anchor=(0.985, 0.94), title_fontsize=9.5, alignment="left")  # fmt: skip
-    title = title_of(
-        f"Labels of {star_text(star)}",
-        simulated=is_simulated(result), model_simulated=model_is_simulated(result),
-    )  # fmt: skip
-    figure.suptitle(title, fontsize=13)
+    figure.suptitle(result_title(f"Labels of {star_text(star)}", result), fontsize=13)
     return figure
 
 

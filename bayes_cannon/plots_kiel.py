@@ -26,10 +26,10 @@ from bayes_cannon.plots_common import (
     GREY,
     label_text,
     new_axes,
+    result_title,
     row_of,
     star_text,
     table_title,
-    title_of,
 )
 from bayes_cannon.plots_posterior import (
     POSTERIOR_STYLES,
@@ -37,7 +37,7 @@ from bayes_cannon.plots_posterior import (
     posterior_handle,
     star_draws,
 )
-from bayes_cannon.posterior_moments import group_of, is_simulated, model_is_simulated
+from bayes_cannon.posterior_moments import group_of
 
 __all__ = ["SIX_GYR", "plot_kiel", "plot_kiel_stars"]
 
@@ -187,11 +187,7 @@ def plot_kiel_stars(
                   title="contours: 39 and 86 % of the draws; thin lines: red clump\n"
                   f"isochrones: {chosen.source}",
                   title_fontsize=8.5)  # fmt: skip
-    title = title_of(
-        "Posteriors in the Kiel diagram",
-        simulated=is_simulated(result), model_simulated=model_is_simulated(result),
-    )  # fmt: skip
-    figure.suptitle(title, fontsize=12)
+    figure.suptitle(result_title("Posteriors in the Kiel diagram", result), fontsize=12)
     return figure
 
 
