@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.errors import SingularPixelsError
 from bayes_cannon.packing import pack, pack_outer, packed_weights, unpack
 from bayes_cannon.pixel_kernels import posterior, weigh
 from bayes_cannon.pixel_prior import PixelPrior
@@ -136,10 +137,21 @@ class _Pass:
 
 def given_scatter(
     gram: NDArray[Any], right: FloatArray, prior: PixelPrior
-) -> tuple[FloatArray, FloatArray]:
-    """Mean and packed covariance of the coefficients of pixels, from A (packed) and h."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Coefficients of pixels at fixed scatters, from A (packed) and h.
+
+    Returns
+    -------
+    mean : (n_pixels, n_coef)
+    cov : (n_pixels, n_coef (n_coef + 1) / 2)
+        Packed.
+    log_density : (n_pixels,)
+        That part of log p(flux | s) which depends on the prior of the coefficients.
+    """
     gram, none = np.asarray(gram, dtype=np.float64), np.zeros_like(right)
-    return _solve(gram, right, np.zeros_like(gram), none, prior)[:2]
+    mean, cov, log_det, _ = _solve(gram, right, np.zeros_like(gram), none, prior)
+    held = right if prior.free is None else np.where(prior.free, right, 0.0)
+    return mean, cov, 0.5 * (np.einsum("pk,pk->p", held, mean) - log_det)
 
 
 def _products(
@@ -162,12 +174,23 @@ def _solve(
         a2, h2 = np.where(both, a2, 0.0), np.where(prior.free, h2, 0.0)
     mean, cov = np.empty_like(h), np.empty_like(a)
     log_det, spread = np.empty(len(h)), np.empty(len(h))
-    broken = posterior(a, h, prior.precision, a2, h2, mean, cov, log_det, spread)
-    if broken >= 0:
-        raise np.linalg.LinAlgError(f"the coefficients of pixel {broken} of a block are singular")
+    if posterior(a, h, prior.precision, a2, h2, mean, cov, log_det, spread) >= 0:
+        raise SingularPixelsError(_singular(a, h, prior.precision))
     if held:
         cov = np.where(both, cov, 0.0)
     return mean, cov, log_det + prior.log_det, spread
+
+
+def _singular(a: FloatArray, h: FloatArray, precision: FloatArray) -> list[int]:
+    """Pixels whose A + T^-1 is not positive definite, one by one."""
+    found = []
+    for p in range(len(h)):
+        own, right = a[p : p + 1], h[p : p + 1]
+        prior = precision[p : p + 1] if len(precision) > 1 else precision
+        room = np.empty_like(right), np.empty_like(own), np.empty(1), np.empty(1)
+        if posterior(own, right, prior, own, right, *room) >= 0:
+            found.append(p)
+    return found
 
 
 def _evaluate(

@@ -317,7 +317,7 @@ def _record(
     seed: int,
     *,
     converged: bool,
-) -> dict[str, object]:
+) -> dict[str, dict[str, object]]:
     names = ("pymc", "pytensor", "arviz", "nutpie", "numpy", "scipy", "xarray")
     training = asdict(settings) | {
         "chosen_factors": n_factors,
@@ -331,13 +331,43 @@ def _record(
     return {"dataset": dict(stars.settings), "training": training, "versions": versions}
 
 
+def _left_out(
+    wavelength: FloatArray, good: NDArray[np.int64], needed: int, fitted: NDArray[np.bool_]
+) -> dict[str, int]:
+    """Count the pixels that inference will not use, by the reason; says which on the log."""
+    reasons = {
+        "no good value in any training star": good == 0,
+        f"good values in fewer than {needed} training stars": (good > 0) & (good < needed),
+        "fluxes or errors too extreme for their coefficients to be worked out": (good >= needed)
+        & ~fitted,
+    }
+    for reason, where in reasons.items():
+        if where.any():
+            _log.warning(
+                "%d of %d pixels (%s Å) are left out: %s.",
+                where.sum(), where.size, _ranges(wavelength, where), reason,
+            )  # fmt: skip
+    return {reason: int(where.sum()) for reason, where in reasons.items() if where.any()}
+
+
+def _ranges(wavelength: FloatArray, where: NDArray[np.bool_], limit: int = 3) -> str:
+    """First few runs of pixels in words, such as ``15100.2, 15150.0-15160.3, …``."""
+    edges = np.flatnonzero(np.diff(np.r_[0, where.astype(np.int8), 0]))
+    runs = list(zip(edges[::2], edges[1::2] - 1, strict=True))
+    shown = [
+        f"{wavelength[a]:.1f}" if a == b else f"{wavelength[a]:.1f}-{wavelength[b]:.1f}"
+        for a, b in runs[:limit]
+    ]
+    return ", ".join(shown) + (", …" if len(runs) > limit else "")
+
+
 def _freeze(
     stars: TrainingSet,
     basis: PolynomialBasis,
     fit: MapFit,
     held_out: NDArray[np.str_],
     history: dict[str, FloatArray],
-    record: dict[str, object],
+    record: dict[str, dict[str, object]],
 ) -> Cannon:
     spectra = stars.spectra
     theta = fit.mean[:, : basis.n_terms].copy()
@@ -346,6 +376,8 @@ def _freeze(
     for a in range(0, len(spectra), 512):
         good += (spectra.ivar[a : a + 512] > 0).sum(axis=0)
     needed = max(3, min(2 * basis.n_terms, len(spectra) // 2))
+    used = (good >= needed) & fit.fitted
+    record["training"]["pixels_left_out"] = _left_out(spectra.wavelength, good, needed, fit.fitted)
     n_factors = fit.mean.shape[1] - basis.n_terms
     factors = fit.factors.mean if fit.factors is not None else np.zeros((len(spectra), n_factors))
     return Cannon(
@@ -357,7 +389,7 @@ def _freeze(
         coef_cov=fit.cov,
         scatter=fit.scatter,
         log_scatter_sd=fit.log_scatter_sd,
-        used=good >= needed,
+        used=used,
         hyper=fit.hyper,
         training=stars.labels,
         held_out=held_out,

@@ -176,6 +176,26 @@ def test_pixels_that_few_stars_have_are_not_used(simple):
     assert np.flatnonzero(~cannon.used).tolist() == [5, 6]
 
 
+def test_pixels_left_out_are_told_and_recorded(caplog):
+    data, *_ = make_set(n_stars=60)
+    spectra = data.spectra
+    flux, ivar = spectra.flux.copy(), spectra.ivar.copy()
+    ivar[:, [3, 4, 5, 20]] = 0
+    ivar[1:, 50] = 0
+    flux[7, 60] = 1e25
+    odd = TrainingSet(replace(spectra, flux=flux, ivar=ivar), data.labels)
+    with caplog.at_level("WARNING"):
+        cannon = train(odd, settings=settings())
+    assert np.flatnonzero(~cannon.used).tolist() == [3, 4, 5, 20, 50, 60]
+    assert cannon.settings["training"]["pixels_left_out"] == {
+        "no good value in any training star": 4,
+        "good values in fewer than 20 training stars": 1,
+        "fluxes or errors too extreme for their coefficients to be worked out": 1,
+    }
+    said = [record.getMessage() for record in caplog.records]
+    assert any("4 of 80 pixels (15203.8-15206.3, 15225.3 Å) are left out" in m for m in said)
+
+
 def test_latent_labels_undo_the_attenuation():
     dataset, basis, theta = make_set(n_stars=1500, n_pixels=40)
     rng = np.random.default_rng(1)
