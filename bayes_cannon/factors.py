@@ -32,6 +32,8 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
+_RIDGE = 1e-6
+"""Variance of a feature below which the factors keep what it predicts of them."""
 _BLOCK = 256
 """Stars per block of the E step."""
 
@@ -250,7 +252,12 @@ def standardised(factors: StarFactors, features: FloatArray) -> tuple[StarFactor
         What multiplies the coefficients [theta, loading] of a pixel, so that the model stays the
         same.
     """
-    slope = np.linalg.lstsq(features, factors.mean, rcond=None)[0]
+    # A feature that hardly varies, or follows from others, must not be given a wild slope: the
+    # model stays the same with any.
+    n_terms = features.shape[1]
+    ridge = np.sqrt(_RIDGE * len(features)) * np.eye(n_terms)
+    padded = np.concatenate([factors.mean, np.zeros((n_terms, factors.n_factors))])
+    slope = np.linalg.lstsq(np.concatenate([features, ridge]), padded, rcond=None)[0]
     shift = features @ slope
     centred = factors.mean - shift
     second = centred.T @ centred / len(centred) + factors.cov.mean(axis=0)

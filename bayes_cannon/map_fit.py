@@ -480,7 +480,7 @@ def _expanded(
     n_terms = problem.labels.n_coef
     gain = factors.divergence - new.divergence
     gain += moved.log_prior(problem.priors, n_terms) - hyper.log_prior(problem.priors, n_terms)
-    return (new, moved) if gain > 0 else (factors, hyper)
+    return (new, moved) if gain > 0 and moved.usable else (factors, hyper)
 
 
 def _fit_with_factors(
