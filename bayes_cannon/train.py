@@ -331,7 +331,8 @@ def _train(
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":
-        fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
+        with numerical_stage("ADVI", "train with method = 'map'"):
+            fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
         history["elbo"] = elbo
     record = _record(stars, settings, factors, windows, seed, converged=fit.converged)
     cannon = _freeze(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
