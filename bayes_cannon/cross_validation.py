@@ -29,6 +29,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
+from bayes_cannon.numerical import numerical_stage
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.priors import LabelPrior, LabelPriors
 from bayes_cannon.spectra import NormalizedSpectra
@@ -95,6 +96,7 @@ def assign_folds(star_id: NDArray[np.str_], folds: int, *, seed: int) -> NDArray
     return out
 
 
+@numerical_stage("cross-validation", "look for extreme fluxes, errors or labels")
 def cross_validate(
     cannon: Cannon,
     spectra: NormalizedSpectra,
@@ -135,6 +137,8 @@ def cross_validate(
     ------
     InvalidDataError
         If stars and model do not belong together, or on an impossible number of folds.
+    FitError
+        If a fold cannot be fitted.
     """
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
