@@ -13,6 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar_download import catalogue_columns
+from bayes_cannon.columns import one_or_more
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.sdss import Release, check_field, check_star
 from bayes_cannon.spectra import name_some
@@ -29,7 +30,7 @@ _LONGEST_NAME = 120
 
 def names(given: Sequence[str]) -> tuple[str, ...]:
     """Several names, or a single one, as a tuple."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    return one_or_more(given)
 
 
 def _unique(given: Sequence[str], check: Callable[[str], str]) -> tuple[str, ...]:
