@@ -95,7 +95,7 @@ class TrainingSet:
                 f"spectra of {self.spectra.n_stars} stars and labels of {self.labels.n_stars}: "
                 "they must be of the same stars in the same order."
             )
-        info = {name: _info_column(column) for name, column in self.info.items()}
+        info = {name: _info_column(column) for name, column in (self.info or {}).items()}
         wrong = [name for name, c in info.items() if c.shape != (self.spectra.n_stars,)]
         if wrong:
             raise InvalidDataError(

@@ -14,21 +14,26 @@ from astropy.utils.masked import Masked
 from bayes_cannon.continuum import ContinuumSettings
 from bayes_cannon.cuts import Cuts
 from bayes_cannon.dataset import TrainingSet
+from bayes_cannon.download import download_survey
 from bayes_cannon.errors import (
     BayesCannonWarning,
+    DownloadError,
     FileFormatError,
     InvalidDataError,
     LabelError,
     NoStarsError,
 )
 from bayes_cannon.labels import Labels
+from bayes_cannon.library import load_library
 from bayes_cannon.own_files import read_spectrum
 from bayes_cannon.own_spectra import (
     spectra_from_arrays,
     training_set_from_arrays,
     training_set_from_table,
 )
+from bayes_cannon.simulate import simulate_survey
 from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.survey import open_survey
 
 N = 8
 W = np.linspace(5000.0, 5100.0, 51)
@@ -492,6 +497,7 @@ def test_one_star_of_every_shape():
         assert spectra_from_arrays(W, flux, error=0.01, star_id="A").star_id.tolist() == ["A"]
 
 
+STAR = "2M00000001+0000001"
 DATASET = training_set_from_arrays(W, FLUX, {"TEFF": TEFF}, error=ERROR)
 
 
@@ -524,11 +530,40 @@ def test_splits_with_numbers_of_every_kind():
         (lambda: Cuts(star_bad="3"), "star_bad must be bit numbers"),
         (lambda: Cuts(star_bad=True), "star_bad must be bit numbers"),
         (lambda: Cuts(aspcap_bad=2.5), "aspcap_bad must be bit numbers"),
+        (lambda: NormalizedSpectra(IDS, W, FLUX, ERROR, chips=5), "chips must be pairs of pixel"),
+        (lambda: NormalizedSpectra(IDS, W, FLUX, [["a"] * 51] * N), "must hold numbers"),
+        (lambda: simulate_survey("x", n_stars="6"), "n_stars must be a whole number"),
+        (lambda: simulate_survey("x", n_stars=6, seed=None), "seed must be a whole number"),
+        (lambda: simulate_survey("x", n_stars=6, seed=-1), "seed must be at least 0"),
+        (lambda: simulate_survey("x", settings={"snr": 1}), "must be a SimulationSettings"),
+        (lambda: simulate_survey(None), "a path must be text"),
+        (lambda: load_library(3), "a path must be text"),
+        (lambda: open_survey(None), "a path must be text"),
+        (lambda: open_survey(".", labels=5), "names must be text"),
+        (lambda: download_survey("x", stars=5), "names must be text"),
+        (lambda: download_survey("x", stars=[STAR], labels=5), "names must be text"),
+        (lambda: download_survey("x", stars=[STAR], limit="3"), "limit must be a whole number"),
+        (lambda: download_survey("x", stars=[STAR], streams="4"), "streams must be a whole"),
     ],
 )
 def test_impossible_arguments_are_said_to_be(call, match):
     with pytest.raises(InvalidDataError, match=match):
         call()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"release": 17}, "unknown release '17'"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"snr_min": "a"}, "snr_min must be a number or None, got 'a'"),
+        ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts or a function of the table, not dict"),
+    ],
+)
+def test_downloads_say_what_their_arguments_must_be(options, match, tmp_path):
+    with pytest.raises(DownloadError, match=match):
+        download_survey(tmp_path / "x", stars=[STAR], **options)
+    assert not (tmp_path / "x").exists()
 
 
 def test_settings_of_many_kinds():
