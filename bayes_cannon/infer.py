@@ -17,7 +17,7 @@ from bayes_cannon.finishing import Finishing, finish_block
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.posterior_tree import join_blocks
 from bayes_cannon.priors import LabelPrior, LabelPriors
-from bayes_cannon.spectra import NormalizedSpectra, same_grid
+from bayes_cannon.spectra import NormalizedSpectra, require_medium, same_grid
 from bayes_cannon.star_block import sample_block
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def infer_blocks(
     settings = settings or InferenceSettings()
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "

@@ -31,7 +31,7 @@ from bayes_cannon.plots_common import (
     with_gaps,
     within,
 )
-from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, require_medium
 
 __all__ = ["plot_continuum", "plot_model", "plot_spectrum"]
 
@@ -211,7 +211,7 @@ def plot_model(
         If the star is not there, the grids differ, or the window holds no pixel.
     """
     row = row_of(spectra.star_id, star)
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
