@@ -71,7 +71,7 @@ class Cannon:
     basis : PolynomialBasis
         Labels, their units and scaling, terms.
     wavelength : (n_pixels,) float64
-        Vacuum Å, rest frame.
+        In Å, rest frame.
     chips : tuple of (start, stop)
         Pixel ranges of the chips.
     theta : (n_pixels, n_terms) float64
@@ -101,6 +101,8 @@ class Cannon:
     settings : mapping of str
         How it was made: plain strings and numbers, under ``dataset``, ``training``, ``versions``.
     simulated : bool
+    medium : str
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in.
     """
 
     basis: PolynomialBasis
@@ -120,6 +122,7 @@ class Cannon:
     model_error: xr.DataTree | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     simulated: bool = False
+    medium: str = "vacuum"
 
     def __post_init__(self) -> None:
         p, t, j = self.n_pixels, self.basis.n_terms, self.loadings.shape[1]
@@ -248,6 +251,7 @@ class Cannon:
 
 def _to_tree(cannon: Cannon) -> xr.DataTree:
     basis, labels = cannon.basis, cannon.training
+    angstrom = {"units": "Angstrom", "medium": cannon.medium}
     pixels = xr.Dataset(
         {
             "theta": (("pixel", "term"), cannon.theta),
@@ -256,7 +260,7 @@ def _to_tree(cannon: Cannon) -> xr.DataTree:
             "scatter": ("pixel", cannon.scatter),
             "log_scatter_sd": ("pixel", cannon.log_scatter_sd),
             "used": ("pixel", cannon.used.astype(np.int8)),
-            "wavelength": ("pixel", cannon.wavelength, {"units": "Angstrom", "medium": "vacuum"}),
+            "wavelength": ("pixel", cannon.wavelength, angstrom),
             "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
         },
         attrs={
@@ -332,4 +336,5 @@ def _from_tree(tree: xr.DataTree) -> Cannon:
         model_error=model_error,
         settings=json.loads(tree.attrs["settings"]),
         simulated=bool(tree.attrs["simulated"]),
+        medium=str(pixels["wavelength"].attrs.get("medium", "vacuum")),
     )

@@ -24,7 +24,9 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.air import in_medium
 from bayes_cannon.apogee import WAVELENGTH
+from bayes_cannon.columns import numbers_of, whole_number
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.resources import data_path
 from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, name_some
@@ -67,8 +69,8 @@ class ContinuumSettings:
     degree : int
         Degree of the Chebyshev series, 2 to 5.
     pixels : str or tuple of float
-        ``"published"``, or vacuum wavelengths (Å) of continuum pixels. Each is matched to the
-        nearest pixel of a spectrum's grid, so that other grids work.
+        ``"published"``, or wavelengths (Å, in vacuum or air as the grid) of continuum pixels.
+        Each is matched to the nearest pixel of a spectrum's grid, so that other grids work.
     min_pixels : int or None
         A chip with fewer good continuum pixels than this is masked in that star;
         None stands for ``3 * (degree + 1)``.
@@ -90,6 +92,9 @@ class ContinuumSettings:
                 f"the degree of the continuum must be 2 to 5, not {self.degree}: a higher one "
                 "runs away at the edges of the chips."
             )
+        object.__setattr__(self, "degree", int(self.degree))
+        if self.min_pixels is not None:
+            object.__setattr__(self, "min_pixels", whole_number(self.min_pixels, "min_pixels"))
         if self.min_pixels is not None and self.min_pixels <= self.degree:
             raise InvalidDataError(
                 f"min_pixels is {self.min_pixels}, but a continuum of degree {self.degree} needs "
@@ -101,7 +106,11 @@ class ContinuumSettings:
                     f"continuum pixels are 'published' or wavelengths, not {self.pixels!r}."
                 )
             return
-        pixels = tuple(float(w) for w in self.pixels)
+        given = numbers_of(self.pixels, "continuum pixels")
+        wavelengths = np.atleast_1d(given.values * given.factor_to("Angstrom", "continuum pixels"))
+        if wavelengths.ndim != 1:
+            raise InvalidDataError("continuum pixels must be a list of wavelengths (Å).")
+        pixels = tuple(float(w) for w in wavelengths)
         if not pixels or not all(math.isfinite(w) and w > 0 for w in pixels):
             raise InvalidDataError("continuum pixels must be one or more positive wavelengths (Å).")
         object.__setattr__(self, "pixels", pixels)
@@ -113,10 +122,15 @@ class ContinuumSettings:
 
     @property
     def wavelengths(self) -> FloatArray:
-        """Wavelengths of the continuum pixels, vacuum Å."""
+        """Wavelengths of the continuum pixels, Å: the published ones in vacuum."""
         if isinstance(self.pixels, str):
             return np.asarray(WAVELENGTH[published_pixels()])
         return np.asarray(self.pixels)
+
+    def wavelengths_in(self, medium: str) -> FloatArray:
+        """`wavelengths` for a grid in vacuum or air: those of a user are as the grid."""
+        given = self.wavelengths
+        return in_medium(given, medium) if isinstance(self.pixels, str) else given
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,13 +244,13 @@ def divide_by_continuum(
 ) -> tuple[NormalizedSpectra, ContinuumFit]:
     """Do what `normalize` does, without the warning."""
     settings = settings or ContinuumSettings()
-    pixels = match_pixels(spectra.wavelength, settings.wavelengths)
+    pixels = match_pixels(spectra.wavelength, settings.wavelengths_in(spectra.medium))
     inside = [pixels[(pixels >= a) & (pixels < b)] for a, b in spectra.chips]
     if not any(p.size for p in inside):
         raise InvalidDataError(
             f"none of the {settings.wavelengths.size} continuum pixels lies on the grid "
             f"{spectra.wavelength[0]:.1f}-{spectra.wavelength[-1]:.1f} Å inside a chip; "
-            "give ContinuumSettings wavelengths (vacuum Å) of this grid."
+            "give ContinuumSettings wavelengths (Å) of this grid."
         )
     shape = (spectra.n_stars, len(spectra.chips))
     fit = ContinuumFit(
@@ -339,6 +353,7 @@ def normalized_like(
         snr=spectra.snr,
         chips=spectra.chips,
         simulated=spectra.simulated,
+        medium=spectra.medium,
     )
 
 

@@ -20,6 +20,7 @@ from bayes_cannon.allstar_download import (
     write_catalogue,
 )
 from bayes_cannon.archive_copy import ArchiveCopy, MissingSpectrum, check_space
+from bayes_cannon.columns import whole_number
 from bayes_cannon.download_select import MOST_STREAMS, Request, names, select_spectra
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.fetch import fetch_file
@@ -36,6 +37,7 @@ from bayes_cannon.skyserver import query_catalogue, query_url
 from bayes_cannon.spectra import name_some
 from bayes_cannon.storage import reason_of
 from bayes_cannon.transfer import DownloadProgress
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["DownloadReport", "MissingSpectrum", "download_survey"]
 
@@ -168,16 +170,17 @@ def download_survey(
             f"unknown source of the catalogue {catalogue_source!r}; "
             "there are 'skyserver' and 'allstar-file'."
         )
+    streams = whole_number(streams, "streams")
     if not 1 <= streams <= MOST_STREAMS:
         raise DownloadError(f"streams must be 1 to {MOST_STREAMS}, got {streams}.")
     request = Request(
-        find_release(release), names(fields), names(stars), names(labels), limit, snr_min, cuts
+        find_release(str(release)), names(fields), names(stars), names(labels), limit, snr_min, cuts
     )
     client = HttpClient(settings)
     root, sky = sas_root(sas_url), skyserver_root(skyserver_url)
-    with _alone_in(Path(out)) as folder:
+    with _alone_in(user_path(out)) as folder:
         if allstar is not None:
-            source, table = Path(allstar).name, _rows_of_file(allstar, request)
+            source, table = user_path(allstar).name, _rows_of_file(allstar, request)
         elif catalogue_source == "allstar-file":
             source = allstar_url(root, request.release)
             table = _rows_of_file(_cached_allstar(source, request.release, client), request)
@@ -267,7 +270,7 @@ def _rows_of_sql(root: str, request: Request, client: HttpClient) -> Table:
 
 def _cached_allstar(url: str, release: Release, client: HttpClient) -> Path:
     """The whole allStar file, fetched once; its name in the cache means that it was checked."""
-    cache = Path(os.environ.get("BAYES_CANNON_CACHE") or pooch.os_cache("bayes_cannon"))
+    cache = user_path(os.environ.get("BAYES_CANNON_CACHE") or pooch.os_cache("bayes_cannon"))
     path = cache / f"allStar-{release.apred}-{release.aspcap}.fits"
     with _alone_in(cache):
         if path.exists():
