@@ -220,7 +220,7 @@ class Cannon:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write as NetCDF; see `load`."""
-        tree = _to_tree(self)
+        tree, path = _to_tree(self), Path(path).expanduser()
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
@@ -234,6 +234,7 @@ class Cannon:
         FileFormatError
             If the file is missing, damaged, of another kind or of another format version.
         """
+        path = Path(path).expanduser()
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return _from_tree(tree)

@@ -53,7 +53,8 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
     FileFormatError
         If there is no run, or it is damaged or of a newer format.
     """
-    path = Path(folder) / "posterior.zarr"
+    folder = Path(folder).expanduser()
+    path = folder / "posterior.zarr"
     if not path.exists():
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
     _refuse_codecs(path)
@@ -72,7 +73,7 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
         raise FileFormatError(f"{path} has a newer format; upgrade bayes_cannon to read it.")
     ordered = xr.DataTree.from_dict(groups)
     ordered.attrs.update(tree.attrs)
-    return _only_done(ordered, Path(folder))
+    return _only_done(ordered, folder)
 
 
 def _refuse_codecs(store: Path) -> None:

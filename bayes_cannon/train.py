@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,12 +21,14 @@ from bayes_cannon.factors import join_design
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_errors import (
     LatentLabels,
+    SpectrumLabels,
     calibrated_design,
     combine_labels,
     label_variance,
 )
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
+from bayes_cannon.missing_labels import labels_from_spectra
 from bayes_cannon.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.spectra import name_some
@@ -57,8 +60,10 @@ class TrainingSettings:
         Of the polynomial, 1 to 3.
     snr_min : float
         Train on stars at least this bright.
-    missing : {"impute", "drop"}
-        A star that lacks a label: treat the label as one with a wide prior, or leave the star out.
+    missing : {"auto", "impute", "drop"}
+        A star that lacks a label: infer it from the star's spectrum by a model of the complete
+        stars (see `missing_labels`), or leave the star out. ``"auto"`` imputes where enough stars
+        are complete for that.
     latent_labels : bool
         Treat every label as uncertain by its error (see `label_errors`), which undoes most of the
         attenuation of the coefficients; labels without an error count as exact.
@@ -74,7 +79,7 @@ class TrainingSettings:
     n_factors: int | Literal["auto"] = "auto"
     degree: int = 2
     snr_min: float = 0.0
-    missing: Literal["impute", "drop"] = "impute"
+    missing: Literal["auto", "impute", "drop"] = "auto"
     latent_labels: bool = True
     priors: TrainingPriors = field(default_factory=TrainingPriors)
     folds: int = 5
@@ -82,8 +87,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.method not in ("map", "advi"):
             raise FitError(f"unknown method {self.method!r}; choose 'map' or 'advi'.")
-        if self.missing not in ("impute", "drop"):
-            raise FitError(f"missing must be 'impute' or 'drop', not {self.missing!r}.")
+        if self.missing not in ("auto", "impute", "drop"):
+            raise FitError(f"missing must be 'auto', 'impute' or 'drop', not {self.missing!r}.")
         if self.n_factors != "auto" and self.n_factors < 0:
             raise FitError(f"factors must be 'auto' or a number from 0, not {self.n_factors!r}.")
         if self.folds < 0 or self.folds == 1:
@@ -91,9 +96,15 @@ class TrainingSettings:
 
 
 def label_design(
-    labels: Labels, basis: PolynomialBasis, *, latent_labels: bool = True
+    labels: Labels,
+    basis: PolynomialBasis,
+    *,
+    latent_labels: bool = True,
+    spectrum: SpectrumLabels | None = None,
 ) -> tuple[Design, FloatArray | None]:
     """Features of the training labels, their means where a label is missing or uncertain.
+
+    `spectrum` holds what the spectra say of stars that lack a label.
 
     Returns
     -------
@@ -109,7 +120,7 @@ def label_design(
         error = np.nan_to_num(labels.errors / basis.scale)
         slopes = basis.jacobian(ell) * error[:, None, :]
         return replace(Design.exact(basis.features(ell)), slopes=slopes), None
-    latent = combine_labels(labels, basis)
+    latent = combine_labels(labels, basis, spectrum)
     if not latent_labels:
         ell = np.where(incomplete[:, None], latent.mean, basis.standardize(labels.values))
         error = np.nan_to_num(labels.errors / basis.scale)
@@ -162,7 +173,7 @@ def free_coefficients(
 
 def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> TrainingSet:
     bright = ~(dataset.spectra.snr < settings.snr_min)
-    keep = bright & (dataset.labels.complete | (settings.missing == "impute"))
+    keep = bright & (dataset.labels.complete | (settings.missing != "drop"))
     keep &= np.isfinite(dataset.labels.values).any(axis=1)
     if not keep.all():
         _log.info(
@@ -225,7 +236,14 @@ def train(
     spectra, labels = stars.spectra, stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
     _enough(len(labels), basis, labels.star_id)
-    design, variance = label_design(labels, basis, latent_labels=settings.latent_labels)
+    inner = replace(settings, method="map", missing="drop", folds=0)
+    spectrum = labels_from_spectra(
+        stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
+        n_factors=settings.n_factors,
+    )  # fmt: skip
+    design, variance = label_design(
+        labels, basis, latent_labels=settings.latent_labels, spectrum=spectrum
+    )
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar
     if variance is not None:

@@ -68,6 +68,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "star_facts",
         "whitening",
     ),
+    ("arguments",),
+    ("label_units",),
     (
         "apstar_layout",
         "catalogue",
@@ -152,6 +154,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cross_validation",
         "inference_settings",
         "label_checks",
+        "missing_labels",
+        "model_priors",
         "own_spectra",
         "plots_comparison",
         "plots_disagreement",
