@@ -209,8 +209,10 @@ def _restored(group: xr.Dataset) -> xr.Dataset:
     return out.transpose(*(d for d in DIMS if d in out.dims), ...)
 
 
-def as_table(given: Any) -> Table | None:
+def as_table(given: Any, *, whole: bool = True) -> Table | None:
     """A catalogue's table if it is one, from `catalogue` or read back; else None.
+
+    It must have all columns of its labels if `whole` is true.
 
     Raises
     ------
@@ -218,8 +220,8 @@ def as_table(given: Any) -> Table | None:
         If it is a table without the columns of a catalogue.
     """
     table = _as_astropy(given)
-    if table is None:
-        return None
+    if table is None or not whole:
+        return table
     names = str(table.meta.get("LABELS", "")).split(",")
     if _ID not in table.colnames or any(n not in table.colnames for n in names):
         raise InvalidDataError(

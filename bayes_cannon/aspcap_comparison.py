@@ -215,8 +215,8 @@ def aspcap_comparison(
     if not usable.any():
         raise InvalidDataError(
             f"none of {star_id.size} stars has both a posterior and a label with error in the "
-            "catalogue, so that pulls cannot be taken; give labels with errors (columns NAME_ERR "
-            "of the training set's table, label_errors= of arrays, or aspcap= here)."
+            "catalogue; pass the labels of these stars with their errors (aspcap=, or columns "
+            "NAME_ERR of the table that the dataset is made of)."
         )
     own_snr = _snr_of(star_id, aspcap, snr)
     units = tuple(units_of_table(table, names).values())

@@ -186,7 +186,7 @@ def _frame(
 
 
 def _place(cannon: Cannon, labels: ArrayLike | None) -> FloatArray:
-    return cannon.label_mean if labels is None else np.asarray(labels, dtype=np.float64)
+    return cannon.label_mean if labels is None else cannon.label_values(labels)
 
 
 def _known_lines(name: str) -> Table:

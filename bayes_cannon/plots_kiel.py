@@ -95,7 +95,7 @@ def plot_kiel(
         If no star has both, stars are chosen without a result or are not in it, or an isochrone
         has no giants.
     """
-    given = as_table(table)
+    given = as_table(table, whole=False)
     table = catalogue(table) if given is None else given
     result = None if result is None else as_result(result)
     teff, logg = (_values(table, name) for name in _AXES)
