@@ -113,12 +113,13 @@ def write_report(
     OutputExistsError
         If the report cannot be written, or `out` is a file of another kind.
     """
-    target = Path(run) / "report.html" if out is None else Path(out)
+    run = Path(run).expanduser()
+    target = run / "report.html" if out is None else Path(out).expanduser()
     _refuse_others(target, overwrite=overwrite)
     inputs = load_inputs(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
     )
-    maker = _Maker(inputs, Path(run) / "figures" if out is None else None)
+    maker = _Maker(inputs, run / "figures" if out is None else None)
     chapters: list[Chapter] = []
     for number, section in enumerate(sections, 1):
         chapter = maker.chapter(section)

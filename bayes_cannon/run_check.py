@@ -72,7 +72,7 @@ def run_check(
     OutputExistsError
         If the folder holds something else, or a check and `overwrite` is false.
     """
-    out = Path(folder)
+    out = Path(folder).expanduser()
     _refuse_others(out, overwrite=overwrite)
     true = None if truth is None else read_truth(truth, cannon.names)
     if run is None:
