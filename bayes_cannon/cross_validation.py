@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.cannon import Cannon
-from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.compression import Compressed, PixelModel, pixels_needed
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
@@ -41,7 +41,6 @@ FloatArray = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 5e-3
 """Of the folds' fits, see `fit_map`."""
-_MIN_PIXELS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +186,7 @@ def _predict(
     for a in range(0, test.size, 64):
         rows = test[a : a + 64]
         flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
-        enough = np.sum(ivar > 0, axis=1) >= min(_MIN_PIXELS, pixels.n_pixels)
+        enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
         rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
         if rows.size == 0:
             continue

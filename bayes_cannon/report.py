@@ -114,12 +114,13 @@ def write_report(
     OutputExistsError
         If the report cannot be written, or `out` is a file of another kind.
     """
-    target = user_path(run) / "report.html" if out is None else user_path(out)
+    run = user_path(run)
+    target = run / "report.html" if out is None else user_path(out)
     _refuse_others(target, overwrite=overwrite)
     inputs = load_inputs(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
     )
-    maker = _Maker(inputs, user_path(run) / "figures" if out is None else None)
+    maker = _Maker(inputs, run / "figures" if out is None else None)
     chapters: list[Chapter] = []
     for number, section in enumerate(sections, 1):
         chapter = maker.chapter(section)

@@ -54,7 +54,8 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
     FileFormatError
         If there is no run, or it is damaged or of a newer format.
     """
-    path = user_path(folder) / "posterior.zarr"
+    folder = user_path(folder)
+    path = folder / "posterior.zarr"
     if not path.exists():
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
     _refuse_codecs(path)
@@ -73,7 +74,7 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
         raise FileFormatError(f"{path} has a newer format; upgrade bayes_cannon to read it.")
     ordered = xr.DataTree.from_dict(groups)
     ordered.attrs.update(tree.attrs)
-    return _only_done(ordered, user_path(folder))
+    return _only_done(ordered, folder)
 
 
 def _refuse_codecs(store: Path) -> None:
