@@ -24,6 +24,7 @@ from bayes_cannon.label_errors import (
     combine_labels,
     label_variance,
 )
+from bayes_cannon.label_moments import require_independent
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
 from bayes_cannon.model_error_fit import fit_model_error, stars_needed
@@ -225,6 +226,7 @@ def train(
     spectra, labels = stars.spectra, stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
     _enough(len(labels), basis, labels.star_id)
+    require_independent(labels.names, basis.standardize(labels.values))
     design, variance = label_design(labels, basis, latent_labels=settings.latent_labels)
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar

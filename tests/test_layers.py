@@ -58,6 +58,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "fetch",
         "fits_image",
         "isochrones",
+        "label_moments",
         "labels",
         "library",
         "lines",

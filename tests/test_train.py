@@ -254,14 +254,30 @@ def test_constant_label_is_refused(simple):
         train(replace(dataset, labels=labels), settings=settings())
 
 
-def test_perfectly_correlated_labels_do_not_break_the_fit(simple):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_labels_that_follow_from_one_another_are_refused_by_name(simple, rounded):
     dataset, *_ = simple
     values = dataset.labels.values.copy()
     values[:, 1] = 1e-3 * values[:, 0]
+    if rounded:
+        values = values.astype(np.float32).astype(np.float64)
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
-    cannon = train(replace(dataset, labels=labels), settings=settings())
-    assert np.isfinite(cannon.theta).all()
-    assert np.isfinite(cannon.coef_cov).all()
+    with pytest.raises(LabelError, match=r"TEFF and LOGG follow from one another.* leave LOGG out"):
+        train(replace(dataset, labels=labels), settings=settings())
+    values = dataset.labels.values.copy()
+    values[:, 2] = values[:, 0] / 300 + values[:, 1]
+    values[:20, 0] = np.nan
+    labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
+    with pytest.raises(LabelError, match=r"TEFF, LOGG and FE_H follow .* leave one of them out"):
+        train(replace(dataset, labels=labels), settings=settings())
+
+
+def test_labels_that_go_together_closely_can_be_trained(simple):
+    dataset, *_ = simple
+    values = dataset.labels.values.copy()
+    values[:, 2] = values[:, 1] + 0.01 * values[:, 2]  # correlation 0.99997
+    labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
+    assert np.isfinite(train(replace(dataset, labels=labels), settings=settings()).theta).all()
 
 
 def test_priors_are_checked_and_used(simple):
