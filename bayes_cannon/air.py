@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["air_to_vacuum", "vacuum_to_air"]
+__all__ = ["air_to_vacuum", "in_medium", "vacuum_to_air"]
 
 FloatArray = NDArray[np.float64]
 
@@ -81,3 +81,16 @@ def air_to_vacuum(air: ArrayLike) -> FloatArray:
     for _ in range(_ITERATIONS):
         vacuum = array * _refraction(vacuum)
     return vacuum
+
+
+def in_medium(vacuum: ArrayLike, medium: str) -> FloatArray:
+    """Vacuum wavelengths as they are in ``'vacuum'`` or in ``'air'``.
+
+    Raises
+    ------
+    InvalidDataError
+        On another medium, and as `vacuum_to_air`.
+    """
+    if medium not in ("vacuum", "air"):
+        raise InvalidDataError(f"the medium of wavelengths is 'vacuum' or 'air', not {medium!r}.")
+    return vacuum_to_air(vacuum) if medium == "air" else np.asarray(vacuum, dtype=np.float64)

@@ -44,7 +44,8 @@ class Catalogue:
     ----------
     table : astropy.table.Table
         Columns in use, in native byte order. Labels, their errors and other numbers are float64
-        with NaN for what is missing; flags are int64; text has no blanks around it.
+        with NaN for what is missing; flags are int64, masked where the file has none; text has no
+        blanks around it.
     release : str
         ``'dr17'`` and the like; '' where unknown.
     path : Path

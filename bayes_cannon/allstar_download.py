@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError, LabelError
 from bayes_cannon.sdss import Release, Spectrum
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "CatalogueColumn",
@@ -275,7 +276,7 @@ def read_allstar_rows(
     LabelError
         If it lacks a label.
     """
-    source = Path(path)
+    source = user_path(path)
     row, start, n_rows = _open_table(source)
     found = row.names or ()
     _check_columns(source, row, labels)

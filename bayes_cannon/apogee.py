@@ -33,6 +33,7 @@ from bayes_cannon.bits import BAD_BITS, PixelBits, resolve_bits
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.spectra import ObservedSpectra, name_some
 from bayes_cannon.star_facts import StarFacts, name_from_path, read_facts, unique_star_ids
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "ASPCAP_WINDOWS", "BAD_BITS", "CHIPS_8575", "WAVELENGTH", "ApStar", "AspcapStar", "FileProblem",
@@ -244,7 +245,7 @@ def read_spectra(
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
-    files = [Path(path) for path in paths]
+    files = [user_path(path) for path in paths]
     names = _check_names(star_ids, len(files))
     _check_choice(visit, weighting, mask_row)
     bits = resolve_bits(bad_bits)

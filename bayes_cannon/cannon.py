@@ -18,6 +18,7 @@ from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_moments import label_moments
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.storage import read_tree, write_tree
 from bayes_cannon.training_priors import Hyperparameters
 
@@ -71,7 +72,7 @@ class Cannon:
     basis : PolynomialBasis
         Labels, their units and scaling, terms.
     wavelength : (n_pixels,) float64
-        Vacuum Å, rest frame.
+        In Å, rest frame.
     chips : tuple of (start, stop)
         Pixel ranges of the chips.
     theta : (n_pixels, n_terms) float64
@@ -101,6 +102,8 @@ class Cannon:
     settings : mapping of str
         How it was made: plain strings and numbers, under ``dataset``, ``training``, ``versions``.
     simulated : bool
+    medium : str
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in.
     """
 
     basis: PolynomialBasis
@@ -120,6 +123,7 @@ class Cannon:
     model_error: xr.DataTree | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     simulated: bool = False
+    medium: str = "vacuum"
 
     def __post_init__(self) -> None:
         p, t, j = self.n_pixels, self.basis.n_terms, self.loadings.shape[1]
@@ -205,6 +209,14 @@ class Cannon:
         variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
         return Gradient(dv @ self.theta.T, np.sqrt(np.maximum(variance, 0.0)))
 
+    def require_medium(self, spectra: NormalizedSpectra) -> None:
+        """Raise `InvalidDataError` where spectra are in air and the model in vacuum, or so."""
+        if spectra.medium != self.medium:
+            raise InvalidDataError(
+                f"the wavelengths of the spectra are in {spectra.medium}, those of the trained "
+                f"model in {self.medium}; give spectra as its training set was (medium=)."
+            )
+
     def term_cov(self, pixel: int) -> FloatArray:
         """Covariance of all coefficients of one pixel, shape (n_coef, n_coef)."""
         return unpack(self.coef_cov[pixel].astype(np.float64))
@@ -248,6 +260,7 @@ class Cannon:
 
 def _to_tree(cannon: Cannon) -> xr.DataTree:
     basis, labels = cannon.basis, cannon.training
+    angstrom = {"units": "Angstrom", "medium": cannon.medium}
     pixels = xr.Dataset(
         {
             "theta": (("pixel", "term"), cannon.theta),
@@ -256,7 +269,7 @@ def _to_tree(cannon: Cannon) -> xr.DataTree:
             "scatter": ("pixel", cannon.scatter),
             "log_scatter_sd": ("pixel", cannon.log_scatter_sd),
             "used": ("pixel", cannon.used.astype(np.int8)),
-            "wavelength": ("pixel", cannon.wavelength, {"units": "Angstrom", "medium": "vacuum"}),
+            "wavelength": ("pixel", cannon.wavelength, angstrom),
             "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
         },
         attrs={
@@ -332,4 +345,5 @@ def _from_tree(tree: xr.DataTree) -> Cannon:
         model_error=model_error,
         settings=json.loads(tree.attrs["settings"]),
         simulated=bool(tree.attrs["simulated"]),
+        medium=str(pixels["wavelength"].attrs.get("medium", "vacuum")),
     )

@@ -30,6 +30,7 @@ from bayes_cannon.posterior_moments import (
 )
 from bayes_cannon.published import PUBLISHED, PublishedResult
 from bayes_cannon.storage import check_output, write_atomically
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "PUBLISHED",
@@ -172,7 +173,7 @@ def write_catalogue(
     OutputExistsError
         If one of them exists and `overwrite` is false, or the folder cannot be written.
     """
-    paths = (Path(folder) / "catalogue.fits", Path(folder) / "catalogue.ecsv")
+    paths = (user_path(folder) / "catalogue.fits", user_path(folder) / "catalogue.ecsv")
     for path in paths:
         check_output(path, overwrite=overwrite)
     write_atomically(paths[0], lambda part: _write_fits(table, part), overwrite=overwrite)

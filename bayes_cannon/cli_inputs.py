@@ -14,6 +14,8 @@ from bayes_cannon.errors import FileFormatError, NoStarsError
 from bayes_cannon.labels import Labels
 from bayes_cannon.preparing import prepare_spectra
 from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectrum_files import files_below, is_spectrum
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["spectra_files", "spectra_to_infer"]
 
@@ -54,6 +56,7 @@ def spectra_to_infer(
     NoStarsError
         If nothing is left to infer: no file can be used, or a dataset has no held-out star.
     """
+    inputs = [user_path(path) for path in inputs]
     datasets = [path for path in inputs if path.is_file() and _is_dataset(path)]
     if datasets:
         if len(inputs) > 1:
@@ -99,11 +102,14 @@ def _held_out(cannon: Cannon, dataset: TrainingSet, path: Path) -> np.ndarray:
 
 
 def spectra_files(inputs: Sequence[Path]) -> list[Path]:
-    """Files to read; one that does not exist is left to be found out like a broken one."""
+    """Files to read, links followed; one that is not there is found out later like a broken one."""
     paths: list[Path] = []
     empty: list[Path] = []
-    for path in inputs:
-        found = sorted(filter(_is_spectrum, path.rglob("*.fits*"))) if path.is_dir() else [path]
+    for given in inputs:
+        path = user_path(given)
+        found = [path]
+        if path.is_dir():
+            found = [path.joinpath(*parts) for parts in files_below(path, is_spectrum)]
         paths += found
         if not found:
             empty.append(path)
@@ -111,12 +117,6 @@ def spectra_files(inputs: Sequence[Path]) -> list[Path]:
     if not paths:
         raise NoStarsError(f"there is no apStar or asStar file below {', '.join(map(str, empty))}.")
     return paths
-
-
-def _is_spectrum(path: Path) -> bool:
-    return path.name.startswith(("apStar-", "asStar-")) and path.name.endswith(
-        (".fits", ".fits.gz")
-    )
 
 
 def _with_problems(
@@ -146,4 +146,5 @@ def _with_problems(
         snr=np.concatenate([spectra.snr, np.full(len(extra), np.nan)]),
         chips=spectra.chips,
         simulated=spectra.simulated,
+        medium=spectra.medium,
     )

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.air import in_medium
 from bayes_cannon.apogee import WAVELENGTH
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.resources import data_path
@@ -64,8 +65,8 @@ class ContinuumSettings:
     degree : int
         Degree of the Chebyshev series, 2 to 5.
     pixels : str or tuple of float
-        ``"published"``, or vacuum wavelengths (Å) of continuum pixels. Each is matched to the
-        nearest pixel of a spectrum's grid, so that other grids work.
+        ``"published"``, or wavelengths (Å, in vacuum or air as the grid) of continuum pixels.
+        Each is matched to the nearest pixel of a spectrum's grid, so that other grids work.
     min_pixels : int or None
         A chip with fewer good continuum pixels than this is masked in that star;
         None stands for ``3 * (degree + 1)``.
@@ -110,10 +111,15 @@ class ContinuumSettings:
 
     @property
     def wavelengths(self) -> FloatArray:
-        """Wavelengths of the continuum pixels, vacuum Å."""
+        """Wavelengths of the continuum pixels, Å: the published ones in vacuum."""
         if isinstance(self.pixels, str):
             return np.asarray(WAVELENGTH[published_pixels()])
         return np.asarray(self.pixels)
+
+    def wavelengths_in(self, medium: str) -> FloatArray:
+        """`wavelengths` for a grid in vacuum or air: those of a user are as the grid."""
+        given = self.wavelengths
+        return in_medium(given, medium) if isinstance(self.pixels, str) else given
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,13 +233,13 @@ def divide_by_continuum(
 ) -> tuple[NormalizedSpectra, ContinuumFit]:
     """Do what `normalize` does, without the warning."""
     settings = settings or ContinuumSettings()
-    pixels = match_pixels(spectra.wavelength, settings.wavelengths)
+    pixels = match_pixels(spectra.wavelength, settings.wavelengths_in(spectra.medium))
     inside = [pixels[(pixels >= a) & (pixels < b)] for a, b in spectra.chips]
     if not any(p.size for p in inside):
         raise InvalidDataError(
             f"none of the {settings.wavelengths.size} continuum pixels lies on the grid "
             f"{spectra.wavelength[0]:.1f}-{spectra.wavelength[-1]:.1f} Å inside a chip; "
-            "give ContinuumSettings wavelengths (vacuum Å) of this grid."
+            "give ContinuumSettings wavelengths (Å) of this grid."
         )
     shape = (spectra.n_stars, len(spectra.chips))
     fit = ContinuumFit(
@@ -335,6 +341,7 @@ def normalized_like(
         snr=spectra.snr,
         chips=spectra.chips,
         simulated=spectra.simulated,
+        medium=spectra.medium,
     )
 
 

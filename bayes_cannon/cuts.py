@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -13,7 +15,9 @@ from bayes_cannon.allstar import Catalogue
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import DEFAULT_LABELS, label_unit
 
-__all__ = ["CutResult", "CutStep", "Cuts", "apply_cuts"]
+__all__ = ["CutResult", "CutStep", "Cuts", "apply_cuts", "log_steps"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,23 @@ class Cuts:
             if not np.isfinite(limit):
                 raise InvalidDataError(f"{name} must be finite, got {limit}; None cuts nothing.")
         for name in ("aspcap_bad", "star_bad"):
-            bits = tuple(getattr(self, name))
-            if not all(isinstance(b, int | np.integer) and 0 <= b <= 62 for b in bits):
+            given = getattr(self, name)
+            given = () if given is None else given
+            bits = (given,) if isinstance(given, int | np.integer) else _listed(name, given)
+            if not all(_is_bit(b) for b in bits):
                 raise InvalidDataError(f"{name} must be bit numbers from 0 to 62, got {bits}.")
             object.__setattr__(self, name, tuple(int(b) for b in bits))
+
+
+def _is_bit(value: object) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and 0 <= int(value) <= 62  # type: ignore[call-overload]
+
+
+def _listed(name: str, given: object) -> tuple[Any, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidDataError(f"{name} must be bit numbers from 0 to 62, got {given!r}.")
+    return tuple(given)
 
 
 @dataclass(frozen=True)
@@ -200,9 +217,14 @@ def _flag_cut(catalogue: Catalogue, name: str, column: str, bits: Sequence[int])
     if column not in catalogue.table.colnames:
         return _Cut(name, f"not applied: no column {column}", None)
     wanted = np.int64(sum(1 << bit for bit in set(bits)))
-    flags = np.asarray(catalogue.table[column], dtype=np.int64)
+    given = np.ma.asarray(catalogue.table[column])
+    flags = np.ma.filled(given, 0).astype(np.int64)
     listed = ", ".join(str(b) for b in sorted(set(bits)))
-    return _Cut(name, f"{column} bit {listed}", (flags & wanted) != 0)
+    unknown = int(np.ma.getmaskarray(given).sum())
+    text = f"{column} bit {listed}"
+    if unknown:
+        text += f" ({unknown} rows without a value stay)"
+    return _Cut(name, text, (flags & wanted) != 0)
 
 
 def _limit_cut(
@@ -217,7 +239,7 @@ def _limit_cut(
     """Cut on the value of a column; the limits themselves pass."""
     if column not in catalogue.table.colnames:
         return _Cut(name, f"not applied: no column {column}", None)
-    values = np.asarray(catalogue.table[column], dtype=np.float64)
+    values = np.ma.filled(np.ma.asarray(catalogue.table[column], dtype=np.float64), np.nan)
     unit = "" if column == "SNR" else f" {label_unit(column)}"
     passes = np.full(values.shape, True)
     if smallest is not None:
@@ -228,3 +250,13 @@ def _limit_cut(
     if unknown_passes:
         return _Cut(name, text, ~(passes | unknown))
     return _Cut(name, f"{text}, or unknown", ~passes)
+
+
+def log_steps(steps: Sequence[CutStep]) -> None:
+    """Say on the log how many stars each step removed."""
+    for step in steps:
+        if step.removed:
+            _log.info(
+                "%s (%s): %d stars left out, %d remain",
+                step.name, step.description, step.removed, step.remaining,
+            )  # fmt: skip

@@ -79,12 +79,22 @@ class TrainingSet:
     info: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.spectra, NormalizedSpectra):
+            raise InvalidDataError(
+                f"a training set needs NormalizedSpectra, not {type(self.spectra).__name__}; "
+                "divide observed spectra by their continuum first (bayes_cannon.normalize)."
+            )
+        if not isinstance(self.labels, Labels):
+            raise InvalidDataError(
+                f"labels must be a Labels, not {type(self.labels).__name__}; "
+                "training_set_from_arrays takes tables and mappings."
+            )
         if not np.array_equal(self.spectra.star_id, self.labels.star_id):
             raise InvalidDataError(
                 f"spectra of {self.spectra.n_stars} stars and labels of {self.labels.n_stars}: "
                 "they must be of the same stars in the same order."
             )
-        info = {name: np.asarray(column) for name, column in self.info.items()}
+        info = {name: _info_column(column) for name, column in self.info.items()}
         wrong = [name for name, c in info.items() if c.shape != (self.spectra.n_stars,)]
         if wrong:
             raise InvalidDataError(
@@ -133,6 +143,10 @@ class TrainingSet:
         InvalidDataError
             If the fraction is out of range, or one of the parts would be empty.
         """
+        if not _is_number(fraction, int | float | np.number):
+            raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
+        if not (_is_number(seed, int | np.integer) and seed >= 0):
+            raise InvalidDataError(f"the seed must be a whole number from 0 on, got {seed!r}.")
         if not 0.0 < fraction < 1.0:
             raise InvalidDataError(
                 f"the fraction of a split must be inside 0 to 1, not {fraction}."
@@ -186,6 +200,22 @@ class TrainingSet:
             raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
 
 
+def _is_number(value: object, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _info_column(column: Any) -> NDArray[Any]:
+    """A column as a plain array; where it is masked, '' or NaN."""
+    if hasattr(column, "to_numpy") and not isinstance(column, np.ndarray):
+        column = column.to_numpy()
+    if not np.ma.is_masked(column):
+        return np.asarray(column)
+    masked = np.ma.asarray(column)
+    if masked.dtype.kind in "SU":
+        return np.asarray(masked.filled(""))
+    return np.ma.filled(masked.astype(np.float64), np.nan)
+
+
 def _to_tree(dataset: TrainingSet) -> xr.DataTree:
     spectra, labels = dataset.spectra, dataset.labels
     texts = {
@@ -196,7 +226,7 @@ def _to_tree(dataset: TrainingSet) -> xr.DataTree:
         "label_units": labels.units,
         "chips": spectra.chips,
     }
-    angstrom = {"units": "Angstrom", "medium": "vacuum"}
+    angstrom = {"units": "Angstrom", "medium": spectra.medium}
     whole = xr.Dataset(
         {
             "star_id": ("star", spectra.star_id.astype(object)),
@@ -235,6 +265,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         snr=whole["snr"].values,
         chips=tuple((int(a), int(b)) for a, b in text("chips")),
         simulated=bool(tree.attrs["simulated"]),
+        medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
     )
     labels = Labels(
         tuple(text("label_names")),

@@ -25,6 +25,7 @@ from bayes_cannon.simulate import simulate_survey
 from bayes_cannon.survey import open_survey
 from bayes_cannon.train import train
 from bayes_cannon.truth_file import read_truth
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["run_demo"]
 
@@ -53,7 +54,7 @@ def run_demo(
     overwrite
         Replace an earlier demo.
     """
-    folder = Path(out)
+    folder = user_path(out)
     _clear(folder, overwrite=overwrite)
     clock = _Clock()
     with counting("simulating spectra") as progress:

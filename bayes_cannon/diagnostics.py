@@ -30,7 +30,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack, pack_outer, packed_weights
 from bayes_cannon.residuals import ResidualBlock, checked_labels, residual_blocks
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, same_grid
 
 __all__ = ["Diagnostics", "FitQuality", "ResidualCorrelation", "diagnose", "fit_quality",
            "residual_correlation"]  # fmt: skip
@@ -113,9 +113,11 @@ class Diagnostics:
     quality : FitQuality
     correlation : ResidualCorrelation
     wavelength : (n_pixels,) float64
-        Vacuum Å.
+        In Å.
     n_factors : int
     simulated : bool
+    medium : str
+        ``'vacuum'`` or ``'air'``.
     """
 
     quality: FitQuality
@@ -123,6 +125,7 @@ class Diagnostics:
     wavelength: FloatArray
     n_factors: int
     simulated: bool = False
+    medium: str = "vacuum"
 
 
 def _leverages(
@@ -306,9 +309,8 @@ def diagnose(cannon: Cannon, spectra: NormalizedSpectra, labels: Labels) -> Diag
     """
     if not np.array_equal(spectra.star_id, labels.star_id):
         raise InvalidDataError("spectra and labels must be of the same stars in the same order.")
-    if spectra.n_pixels != cannon.n_pixels or not np.allclose(
-        spectra.wavelength, cannon.wavelength, rtol=1e-7
-    ):
+    cannon.require_medium(spectra)
+    if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra's grid of {spectra.n_pixels} pixels is not the model's of "
             f"{cannon.n_pixels}; prepare them with the same settings."
@@ -323,4 +325,5 @@ def diagnose(cannon: Cannon, spectra: NormalizedSpectra, labels: Labels) -> Diag
         cannon.wavelength,
         cannon.n_factors,
         spectra.simulated,
+        cannon.medium,
     )

@@ -36,6 +36,7 @@ from bayes_cannon.skyserver import query_catalogue, query_url
 from bayes_cannon.spectra import name_some
 from bayes_cannon.storage import reason_of
 from bayes_cannon.transfer import DownloadProgress
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["DownloadReport", "MissingSpectrum", "download_survey"]
 
@@ -175,9 +176,9 @@ def download_survey(
     )
     client = HttpClient(settings)
     root, sky = sas_root(sas_url), skyserver_root(skyserver_url)
-    with _alone_in(Path(out)) as folder:
+    with _alone_in(user_path(out)) as folder:
         if allstar is not None:
-            source, table = Path(allstar).name, _rows_of_file(allstar, request)
+            source, table = user_path(allstar).name, _rows_of_file(allstar, request)
         elif catalogue_source == "allstar-file":
             source = allstar_url(root, request.release)
             table = _rows_of_file(_cached_allstar(source, request.release, client), request)
@@ -267,7 +268,7 @@ def _rows_of_sql(root: str, request: Request, client: HttpClient) -> Table:
 
 def _cached_allstar(url: str, release: Release, client: HttpClient) -> Path:
     """The whole allStar file, fetched once; its name in the cache means that it was checked."""
-    cache = Path(os.environ.get("BAYES_CANNON_CACHE") or pooch.os_cache("bayes_cannon"))
+    cache = user_path(os.environ.get("BAYES_CANNON_CACHE") or pooch.os_cache("bayes_cannon"))
     path = cache / f"allStar-{release.apred}-{release.aspcap}.fits"
     with _alone_in(cache):
         if path.exists():

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_cannon.user_paths import user_path
+
 __all__ = ["save_figure"]
 
 
@@ -16,7 +18,7 @@ def save_figure(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int
     """Save a figure (or the figure of some axes) and close it; folders are made."""
     owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     assert owner is not None
-    target = Path(path)
+    target = user_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     owner.savefig(target, dpi=dpi)
     plt.close(owner)

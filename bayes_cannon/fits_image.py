@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.fitsfile import AGAIN, BLOCK, open_bytes, plain_size
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["FitsImage", "Header", "ImageFile", "open_images", "read_hdu", "unscaled"]
 
@@ -153,7 +154,7 @@ def open_images(path: str | os.PathLike[str], n_hdus: int) -> Iterator[ImageFile
     FileFormatError
         If the file is missing, no FITS file, damaged or cut short, or has fewer HDUs.
     """
-    source = Path(path)
+    source = user_path(path)
     with open_bytes(source) as stream:
         size = plain_size(source, stream)
         hdus: list[FitsImage] = []

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError
+from bayes_cannon.fill_values import known_values
 from bayes_cannon.fits_image import unscaled
 from bayes_cannon.fitsfile import FitsFile, open_bytes
 
-__all__ = ["FitsTable", "find_table", "known_values", "read_columns"]
+__all__ = ["FitsTable", "find_table", "read_columns"]
 
 _CHUNK_BYTES = 16_000_000
 
@@ -58,7 +59,8 @@ class FitsTable:
         kind
             ``'text'``: without blanks around it; ``'flag'`` and ``'count'``: int64, the sign bit
             of a shorter flag being its highest bit; ``'number'`` and ``'error'``: float64 with
-            NaN for what is missing (see `known_values`); ``'extra'``: as it is.
+            NaN for what is missing (see `known_values`); ``'extra'``: as it is. Whole numbers
+            that are missing (the column's TNULL) are masked, and 0 below the mask.
 
         Raises
         ------
@@ -68,8 +70,11 @@ class FitsTable:
         column = self._column(name)
         if column.format.lstrip("0123456789")[:1] in ("P", "Q"):
             raise self._wrong(name, "values of one length")
+        missing = _missing(column, raw)
         if kind in ("extra", "text"):
             plain = _plain(column, raw)
+            if missing.any():
+                return np.ma.array(np.where(missing, 0, plain), mask=missing)
             if kind == "text" and plain.dtype.kind != "U":
                 raise self._wrong(name, "text")
             return plain
@@ -78,16 +83,20 @@ class FitsTable:
         values = _plain(column, raw)
         if kind in ("number", "error"):
             numbers = values.astype(np.float64)
-            if column.null is not None and raw.dtype.kind in "iu":
-                numbers[raw == int(column.null)] = np.nan
+            numbers[missing] = np.nan
             return known_values(numbers, positive=kind == "error")
         if values.dtype.kind == "f":
+            missing = missing | np.isnan(values)
+            values = np.where(missing, 0, values)
             if not np.all(np.isfinite(values) & (values == np.round(values))):
                 raise self._wrong(name, "whole numbers")
             values = values.astype(np.int64)
         if kind == "flag":
             values = values.view(f"u{values.dtype.itemsize}")
-        return values.astype(np.int64)
+        plain = values.astype(np.int64)
+        if not missing.any():
+            return plain
+        return np.ma.array(np.where(missing, 0, plain), mask=missing)
 
     def _column(self, name: str) -> Any:
         return self.hdu.columns[self.names[name]]
@@ -159,6 +168,13 @@ def read_columns(source: FitsTable, names: Iterable[str]) -> dict[str, NDArray[A
     }
 
 
+def _missing(column: Any, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column of whole numbers holds its TNULL."""
+    if column.null is None or raw.dtype.kind not in "iu":
+        return np.zeros(raw.shape, dtype=np.bool_)
+    return np.asarray(raw == int(column.null))
+
+
 def _plain(column: Any, raw: NDArray[Any]) -> NDArray[Any]:
     """Undo the way FITS stores a column: byte order, scaling, logical values, padded text."""
     native = raw.astype(raw.dtype.newbyteorder("="))
@@ -167,14 +183,3 @@ def _plain(column: Any, raw: NDArray[Any]) -> NDArray[Any]:
     if column.format.endswith("L"):
         return np.asarray(native == ord("T"))
     return unscaled(native, column.bscale or 1, column.bzero or 0)
-
-
-def known_values(values: ArrayLike, *, positive: bool = False) -> NDArray[np.float64]:
-    """Numbers with NaN for what the archive writes where it has none.
-
-    Missing are values that are not finite or at most -999 (-9999, -9999.99, -999.99); with
-    `positive`, as for errors, also those that are not positive.
-    """
-    numbers = np.asarray(values, dtype=np.float64)
-    known = np.isfinite(numbers) & (numbers > (0.0 if positive else -999.0))
-    return np.where(known, numbers, np.nan)

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol, cast
 from astropy.io import fits
 
 from bayes_cannon.errors import BayesCannonError, FileFormatError
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "AGAIN", "BLOCK", "CardSource", "FitsFile", "card_number", "card_text", "is_simulated",
@@ -37,7 +38,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         If there is no such file, it may not be read, or its first bytes are not those of FITS;
         also in place of every error of reading that happens while it is open.
     """
-    source = Path(path)
+    source = user_path(path)
     try:
         _require_file(source)
         with source.open("rb") as raw:
@@ -110,11 +111,12 @@ def open_fits(path: str | os.PathLike[str]) -> Iterator[FitsFile]:
     FileFormatError
         As `open_bytes`, and if the file was cut short.
     """
-    with open_bytes(path) as stream, warnings.catch_warnings():
+    source = user_path(path)
+    with open_bytes(source) as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        size = plain_size(Path(path), stream)
+        size = plain_size(source, stream)
         with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
-            yield FitsFile(Path(path), hdus, size)
+            yield FitsFile(source, hdus, size)
 
 
 class CardSource(Protocol):

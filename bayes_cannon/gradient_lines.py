@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.air import in_medium
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.lines import lines_of
@@ -68,8 +69,12 @@ class LineGroup:
                 f"and {len(self.vacuum)} wavelengths."
             )
 
+    def places(self, medium: str) -> FloatArray:
+        """Wavelengths of the lines (Å) in ``'vacuum'`` or ``'air'``, shape (n_lines,)."""
+        return in_medium(self.vacuum, medium)
 
-def line_groups(label: str) -> tuple[LineGroup, ...]:
+
+def line_groups(label: str, *, medium: str = "vacuum") -> tuple[LineGroup, ...]:
     """Return the known lines of a label in pages of at most nine, a species after the other.
 
     Magnesium begins with its triplet at 15745, 15753 and 15770 Å, silicon with the four lines
@@ -79,6 +84,8 @@ def line_groups(label: str) -> tuple[LineGroup, ...]:
     ----------
     label
         Name of a label of the catalogue, see `bayes_cannon.lines.lines_of`.
+    medium
+        Whether names and titles give wavelengths in ``'vacuum'`` or ``'air'``.
 
     Returns
     -------
@@ -90,7 +97,7 @@ def line_groups(label: str) -> tuple[LineGroup, ...]:
     LabelError
         If the name is not that of a label.
     """
-    table = lines_of(label)
+    table = lines_of(label, medium=medium)
     groups: list[LineGroup] = []
     for species in dict.fromkeys(table["species"].tolist()):
         rows = table[table["species"] == species]
@@ -100,7 +107,7 @@ def line_groups(label: str) -> tuple[LineGroup, ...]:
         rest = rows[~first]
         n_pages = -(-len(rest) // _MOST_LINES)
         for page in np.array_split(np.arange(len(rest)), n_pages) if n_pages else ():
-            low, high = (float(rest["vacuum"][page[i]]) for i in (0, -1))
+            low, high = (float(rest[medium][page[i]]) for i in (0, -1))
             pages.append((f"{species}, {low:.0f}–{high:.0f} Å", rest[page]))
         groups += [_group(title, label, part) for title, part in pages]
     return tuple(groups)
@@ -131,7 +138,7 @@ def gradient_extrema(
     label
         Label with respect to which the gradient is taken.
     vacuum : (n_lines,) float
-        Vacuum wavelengths of the lines, Å.
+        Vacuum wavelengths of the lines, Å, also for a model whose wavelengths are in air.
     at : (n_labels,) float
         Labels at which it is taken; the training mean where left out.
     search
@@ -141,8 +148,9 @@ def gradient_extrema(
     -------
     astropy.table.Table
         A row for each line: ``vacuum``; ``extremum``, by a parabola through three pixels, and
-        ``offset`` from the line (Å); ``value`` and ``sd`` of the gradient in that pixel, per unit
-        of the label. NaN where the model has no extremum near the line, in a gap say.
+        ``offset`` from the line (Å), both in the medium of the model; ``value`` and ``sd`` of the
+        gradient in that pixel, per unit of the label. NaN where the model has no extremum near the
+        line, in a gap say.
 
     Raises
     ------
@@ -161,14 +169,14 @@ def gradient_extrema(
     value = np.where(cannon.used, gradient.value[k], np.nan)
     extrema = _local_extrema(cannon.wavelength, value)
     rows = []
-    for line in lines:
+    for given, line in zip(lines, in_medium(lines, cannon.medium), strict=True):
         pixel = _belonging(cannon.wavelength[extrema], value[extrema], line, search)
         if pixel is None:
-            rows.append((line, *(np.nan,) * 4))
+            rows.append((given, *(np.nan,) * 4))
             continue
         i = int(extrema[pixel])
         place = _vertex(cannon.wavelength[i - 1 : i + 2], value[i - 1 : i + 2])
-        rows.append((line, place, place - line, value[i], gradient.sd[k, i]))
+        rows.append((given, place, place - line, value[i], gradient.sd[k, i]))
     columns = ("vacuum", "extremum", "offset", "value", "sd")
     table = Table(rows=rows, names=columns, dtype=(float,) * 5)
     for column in columns[:3]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xarray as xr
 
 from bayes_cannon.compression import PixelModel
@@ -18,7 +17,7 @@ from bayes_cannon.finishing import Finishing, finish_block
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.posterior_tree import join_blocks
 from bayes_cannon.priors import LabelPrior, LabelPriors
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, same_grid
 from bayes_cannon.star_block import sample_block
 
 if TYPE_CHECKING:
@@ -97,9 +96,8 @@ def infer_blocks(
     settings = settings or InferenceSettings()
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
-    if spectra.n_pixels != cannon.wavelength.size or not np.allclose(
-        spectra.wavelength, cannon.wavelength, rtol=1e-9
-    ):
+    cannon.require_medium(spectra)
+    if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "
             f"model ({cannon.wavelength.size} pixels); prepare them as its training set was."

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.resources import data_path
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["ELEMENTS", "Library", "load_library"]
 
@@ -126,7 +127,7 @@ def load_library(path: str | Path | None = None) -> Library:
     FileFormatError
         If the file is missing, damaged or lacks an array.
     """
-    return _shipped() if path is None else _read_library(Path(path))
+    return _shipped() if path is None else _read_library(user_path(path))
 
 
 @cache

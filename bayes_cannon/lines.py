@@ -18,7 +18,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.air import air_to_vacuum, vacuum_to_air
+from bayes_cannon.air import air_to_vacuum, in_medium, vacuum_to_air
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.resources import data_path
 
@@ -93,17 +93,17 @@ def _all_lines() -> Table:
     return table
 
 
-def _name(species: str, transition: str, vacuum: float, kind: str) -> str:
+def _name(species: str, transition: str, wavelength: float, kind: str) -> str:
     if kind == "brackett":
         return f"Br {transition.partition('-')[0]}"
     if kind == "co_head":
         return f"CO {transition.replace('-', '–')}"
     if kind == "13co":
-        return f"¹³CO {vacuum:.1f}"
-    return f"{species} {vacuum:.1f}"
+        return f"¹³CO {wavelength:.1f}"
+    return f"{species} {wavelength:.1f}"
 
 
-def lines_of(label: str) -> Table:
+def lines_of(label: str, *, medium: str = "vacuum") -> Table:
     """Return the lines that a label of the catalogue acts on most directly.
 
     An abundance (``MG_FE``, ``FE_H``, ``SI_M``) gives the atomic lines of its element; ``C_FE``
@@ -116,6 +116,8 @@ def lines_of(label: str) -> Table:
     ----------
     label
         Name of a catalogue column, in any case.
+    medium
+        Whether the lines' names give wavelengths in ``'vacuum'`` or ``'air'``.
 
     Returns
     -------
@@ -130,7 +132,7 @@ def lines_of(label: str) -> Table:
     """
     name = label.upper()
     top, _, bottom = name.partition("_")
-    table = load_lines()
+    table = _named(load_lines(), medium)
     if name == "M_H":
         return table[table["kind"] == "atomic"]
     if name in _WITHOUT_LINES:
@@ -148,22 +150,45 @@ def lines_of(label: str) -> Table:
     raise LabelError(f"{label!r} is not a label with lines; {hint}")
 
 
-def lines_in(low: float, high: float, *, kinds: str | Iterable[str] | None = None) -> Table:
-    """Return the lines with vacuum wavelengths in [low, high] Å: rows of `load_lines`.
+def lines_in(
+    low: float, high: float, *, kinds: str | Iterable[str] | None = None, medium: str = "vacuum"
+) -> Table:
+    """Return the lines with wavelengths in [low, high] Å: rows of `load_lines`.
+
+    With `medium` ``'air'`` the range, and what counts of the lines, are in air.
 
     Raises
     ------
     InvalidDataError
-        If `low` is not below `high`, or on an unknown kind.
+        If `low` is not below `high`, or on an unknown kind or medium.
     """
     if not low < high:
         raise InvalidDataError(f"the range must run upwards, got {low:g} to {high:g} Å.")
-    table = load_lines(kinds)
-    return table[(table["vacuum"] >= low) & (table["vacuum"] <= high)]
+    table = _named(load_lines(kinds), medium)
+    place = _column_of(medium)
+    return table[(table[place] >= low) & (table[place] <= high)]
+
+
+def _named(table: Table, medium: str) -> Table:
+    """Lines with names that give their wavelengths in a medium."""
+    columns = ("species", "transition", _column_of(medium), "kind")
+    if medium != "vacuum":
+        table["name"] = np.array([_name(*row) for row in table[columns].iterrows()], dtype=np.str_)
+    return table
+
+
+def _column_of(medium: str) -> str:
+    """Column of the list with wavelengths in a medium."""
+    in_medium(5000.0, medium)
+    return medium
 
 
 def nearest_lines(
-    wavelength: ArrayLike, tolerance: float = 0.6, *, kinds: str | Iterable[str] | None = None
+    wavelength: ArrayLike,
+    tolerance: float = 0.6,
+    *,
+    kinds: str | Iterable[str] | None = None,
+    medium: str = "vacuum",
 ) -> Table:
     """Name the line nearest to each of many wavelengths.
 
@@ -173,17 +198,20 @@ def nearest_lines(
     Parameters
     ----------
     wavelength : (n,) float
-        Vacuum wavelengths, Å, in any order.
+        Wavelengths, Å, in any order.
     tolerance
         Largest distance, Å.
     kinds
         Kinds to choose among; left out, all.
+    medium
+        What the wavelengths are in: ``'vacuum'`` or ``'air'``.
 
     Returns
     -------
     astropy.table.Table
         n rows in the order given: ``wavelength``, ``name``, ``species``, ``kind`` (empty strings
-        where no line is near), ``vacuum`` and ``offset`` = wavelength − vacuum (Å; NaN there).
+        where no line is near), ``vacuum`` and ``offset``, the wavelength less that of the line in
+        the same medium (Å; NaN there).
 
     Raises
     ------
@@ -195,10 +223,11 @@ def nearest_lines(
         raise InvalidDataError("wavelengths must be a one-dimensional array of finite numbers.")
     if not tolerance > 0:
         raise InvalidDataError(f"tolerance must be positive, got {tolerance:g} Å.")
-    lines = load_lines(kinds)
+    lines = _named(load_lines(kinds), medium)
     vacuum = np.asarray(lines["vacuum"])
     reach = tolerance + np.asarray(lines["precision"])
-    distance = np.abs(values[:, None] - vacuum)
+    places = np.asarray(lines[_column_of(medium)])
+    distance = np.abs(values[:, None] - places)
     distance[distance > reach] = np.inf
     best = distance.argmin(axis=1)
     found = np.isfinite(distance[np.arange(values.size), best])
@@ -206,7 +235,7 @@ def nearest_lines(
     for column in ("name", "species", "kind"):
         result[column] = np.where(found, np.asarray(lines[column])[best], "")
     result["vacuum"] = np.where(found, vacuum[best], np.nan)
-    result["offset"] = result["wavelength"] - result["vacuum"]
+    result["offset"] = result["wavelength"] - np.where(found, places[best], np.nan)
     for column in ("wavelength", "vacuum", "offset"):
         result[column].unit = "Angstrom"
     return result
@@ -220,6 +249,7 @@ def explain_peaks(
     tolerance: float = 0.6,
     separation: float = 2.0,
     kinds: str | Iterable[str] | None = None,
+    medium: str = "vacuum",
 ) -> Table:
     """Find the strongest peaks of a quantity over wavelength and name the lines nearest to them.
 
@@ -229,12 +259,12 @@ def explain_peaks(
     Parameters
     ----------
     wavelength : (n_pixels,) float
-        Vacuum, Å, increasing.
+        Å, increasing.
     values : (n_pixels,) float
         NaN where unknown.
     n
         Largest number of peaks.
-    tolerance, kinds
+    tolerance, kinds, medium
         As in `nearest_lines`.
     separation
         Smallest distance (Å) between two peaks; the weaker of a closer pair is left out.
@@ -261,7 +291,7 @@ def explain_peaks(
     if n < 1:
         raise InvalidDataError(f"n must be at least 1, got {n}.")
     pixels = _strongest_peaks(grid, np.abs(array), n, separation)
-    result = nearest_lines(grid[pixels], tolerance, kinds=kinds)
+    result = nearest_lines(grid[pixels], tolerance, kinds=kinds, medium=medium)
     result.add_column(pixels, name="pixel", index=0)
     result.add_column(array[pixels], name="value", index=2)
     return result

@@ -1,44 +1,66 @@
-"""Checked arrays of a user's own spectra and labels, and normalisation on any grid."""
+"""Checked arrays of a user's own spectra, and normalisation on any grid."""
 
 from __future__ import annotations
 
+import logging
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.columns import Numbers, names_of, numbers_of
 from bayes_cannon.continuum import ContinuumSettings, divide_by_continuum
-from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.labels import Labels
-from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, name_some
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, check_medium, name_some
 
-__all__ = [
-    "Chips",
-    "GivenSpectra",
-    "as_numbers",
-    "check_star_ids",
-    "make_labels",
-    "require_labels",
-]
+__all__ = ["Chips", "GivenSpectra", "Normalised", "check_star_ids"]
 
 FloatArray = NDArray[np.float64]
 Chips = Sequence[tuple[float, float]]
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_log = logging.getLogger(__name__)
 _NORMAL = (0.02, 5.0)  # medians of normalised flux, generously
+_LARGEST = 1e37  # float32 reaches 3e38
+
+
+@dataclass(frozen=True, eq=False)
+class Normalised:
+    """Normalised spectra, and what was found on the way.
+
+    Attributes
+    ----------
+    spectra : NormalizedSpectra
+        Of all stars; one that cannot be used has no good pixel.
+    masked_chips : (n_stars, n_chips) bool
+        Chips without a usable continuum.
+    reasons : dict of int to str
+        Why stars cannot be used, by their rows, where more is known than that no pixel is good.
+    """
+
+    spectra: NormalizedSpectra
+    masked_chips: NDArray[np.bool_]
+    reasons: dict[int, str]
 
 
 @dataclass(frozen=True, eq=False)
 class GivenSpectra:
-    """Spectra as given, checked: float64, bad pixels with flux 0 and ivar 0."""
+    """Spectra as given, checked: float64, in Å, bad pixels with flux 0 and ivar 0.
+
+    `n_masked` and `n_unusable` are the numbers of pixels of each star that a mask covers, and
+    whose flux, error or inverse variance is not a usable number.
+    """
 
     star_id: NDArray[np.str_]
     wavelength: FloatArray
     flux: FloatArray
     ivar: FloatArray
+    n_masked: NDArray[np.int64]
+    n_unusable: NDArray[np.int64]
+    medium: str = "vacuum"
 
     @classmethod
     def make(
@@ -48,49 +70,91 @@ class GivenSpectra:
         ivar: ArrayLike | None,
         error: ArrayLike | None,
         star_id: Sequence[str] | None,
+        medium: str = "vacuum",
     ) -> GivenSpectra:
         """Check arrays; a spectrum of one star becomes a row."""
         if (ivar is None) == (error is None):
             raise InvalidDataError("give either ivar or error, the spread of the flux.")
+        name = "error" if ivar is None else "ivar"
         grid = _grid(wavelength)
-        values = np.atleast_2d(np.asarray(flux, dtype=np.float64))
-        given = np.atleast_2d(np.asarray(error if ivar is None else ivar, dtype=np.float64))
-        if values.ndim != 2 or values.shape[1] != grid.size or given.shape != values.shape:
-            name = "error" if ivar is None else "ivar"
+        numbers, spread = (
+            numbers_of(flux, "flux"),
+            numbers_of(error if ivar is None else ivar, name),
+        )
+        values = np.atleast_2d(numbers.values)
+        shape = np.atleast_2d(spread.values).shape if spread.values.ndim else values.shape
+        if values.ndim != 2 or values.shape[1] != grid.size or shape != values.shape:
             raise InvalidDataError(
-                f"flux {values.shape} and {name} {given.shape} must both have shape "
+                f"flux {values.shape} and {name} {shape} must both have shape "
                 f"(n_stars, n_pixels), with the {grid.size} pixels of the wavelengths."
             )
+        scale, spread_scale = _scales(numbers, spread, name)
+        values = values * scale
+        given = np.broadcast_to(spread.values * spread_scale, values.shape)
+        masked = np.reshape(numbers.mask, values.shape) | np.broadcast_to(spread.mask, values.shape)
         ids = check_star_ids(star_id, values.shape[0])
-        if ivar is None:
-            _refuse(ids, ~(given > 0), "an error that is not positive", "make it infinite")
-            given = 1.0 / given**2
-        _refuse(ids, ~(np.isfinite(given) & (given >= 0)), "an ivar that cannot be", "set ivar = 0")
-        good = given > 0
-        _refuse(ids, good & ~np.isfinite(values), "flux that is not finite", "set ivar = 0")
-        return cls(ids, grid, np.where(good, values, 0.0), given)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            weight = given if ivar is not None else np.where(given > 0, given, np.nan) ** -2.0
+            usable = (weight >= 0) & (weight < _LARGEST * max(1.0, _level(values) ** -2.0))
+        declared = masked | (usable & (weight == 0))
+        finite = np.isfinite(values)
+        good = usable & finite & ~declared
+        odd = ~good & ~declared
+        if not good.any() and odd.any():
+            what = (
+                f"an {name} that cannot be" if (odd & finite).any() else "flux that is not finite"
+            )
+            raise InvalidDataError(
+                f"all {ids.size} stars ({name_some(ids)}) have {what}, in {odd.sum()} pixels: "
+                "errors are positive, inverse variances positive or 0 where a pixel is bad."
+            )
+        return cls(
+            ids, grid, np.where(good, values, 0.0), np.where(good, weight, 0.0),
+            masked.sum(axis=1), odd.sum(axis=1), check_medium(medium),
+        )  # fmt: skip
+
+    def about_pixels(self) -> str:
+        """What was left out of the pixels, as text; empty where nothing was."""
+        parts = [
+            f"{n.sum()} pixels of {(n > 0).sum()} stars ({name_some(self.star_id[n > 0])}) {what}"
+            for n, what in (
+                (self.n_masked, "are masked"),
+                (self.n_unusable, "have no usable flux or error"),
+            )
+            if n.any()
+        ]
+        return "; ".join(parts)
 
     def normalized(
-        self, chips: Chips, continuum: ContinuumSettings | None, *, simulated: bool
-    ) -> tuple[NormalizedSpectra, NDArray[np.bool_]]:
-        """Normalised spectra, and which chips of which stars have no usable continuum."""
+        self, chips: Chips | None, continuum: ContinuumSettings | None, *, simulated: bool
+    ) -> Normalised:
+        """Normalised spectra of all stars."""
+        if said := self.about_pixels():
+            _log.info("not used: %s", said)
+        if continuum is not None and not isinstance(continuum, ContinuumSettings):
+            raise InvalidDataError(
+                f"continuum must be a ContinuumSettings or None, not {type(continuum).__name__}."
+            )
         ranges = _pixel_ranges(self.wavelength, chips)
         median = _median(self.flux, self.ivar)
         # Fluxes in erg s⁻¹ cm⁻² Å⁻¹ have inverse variances beyond the range of float32.
         scale = np.where(median > 0, median, 1.0)[:, None] if continuum else 1.0
+        reasons = {} if continuum else _not_normal(self.star_id, median)
+        ivar = self.ivar * scale**2
+        ivar[list(reasons)] = 0.0
         observed = ObservedSpectra(
             star_id=self.star_id,
             wavelength=self.wavelength,
-            flux=(self.flux / scale).astype(np.float32),
-            ivar=(self.ivar * scale**2).astype(np.float32),
+            flux=(np.where(ivar > 0, self.flux, 0.0) / scale).astype(np.float32),
+            ivar=ivar.astype(np.float32),
             snr=_median(self.flux * np.sqrt(self.ivar), self.ivar),
             chips=ranges,
-            simulated=simulated,
+            simulated=bool(simulated),
+            medium=self.medium,
         )
         if continuum is not None:
             spectra, fit = divide_by_continuum(observed, continuum)
-            return spectra, fit.masked_chips
-        _require_normal(self.star_id, median)
+            return Normalised(spectra, fit.masked_chips, reasons)
         inside = np.zeros(self.wavelength.size, dtype=np.bool_)
         for start, stop in ranges:
             inside[start:stop] = True
@@ -102,16 +166,17 @@ class GivenSpectra:
             ivar=np.where(used, observed.ivar, np.float32(0.0)),
             snr=observed.snr,
             chips=ranges,
-            simulated=simulated,
+            simulated=observed.simulated,
+            medium=self.medium,
         )
-        return spectra, np.zeros((len(spectra), len(ranges)), dtype=np.bool_)
+        return Normalised(spectra, np.zeros((len(spectra), len(ranges)), np.bool_), reasons)
 
 
 def check_star_ids(given: Sequence[str] | None, n_stars: int) -> NDArray[np.str_]:
     """One name a star, all different."""
     if given is None:
         return np.array([f"star-{i + 1}" for i in range(n_stars)], dtype=np.str_)
-    names = np.atleast_1d(np.asarray(given, dtype=np.str_))
+    names = names_of(given)
     if names.shape != (n_stars,):
         raise InvalidDataError(f"{names.size} names for {n_stars} stars; give one for each.")
     unique, counts = np.unique(names, return_counts=True)
@@ -124,7 +189,21 @@ def check_star_ids(given: Sequence[str] | None, n_stars: int) -> NDArray[np.str_
 
 
 def _grid(wavelength: ArrayLike) -> FloatArray:
-    grid = np.asarray(wavelength, dtype=np.float64)
+    """Wavelengths in Å, checked."""
+    given = numbers_of(wavelength, "wavelength")
+    if given.mask.any():
+        raise InvalidDataError(
+            f"{given.mask.sum()} of {given.mask.size} wavelengths are masked (the first at pixel "
+            f"{int(np.argmax(given.mask.ravel()))}); a pixel needs its wavelength: mask its flux."
+        )
+    if given.unit is not None and given.unit.physical_type != "length":
+        raise InvalidDataError(
+            f"wavelength is in {given.unit}, which is not a length; convert it to Å with astropy "
+            "(quantity.to('Angstrom', equivalencies=u.spectral())) and sort by it."
+        )
+    grid = given.values * given.factor_to(u.AA, "wavelength")
+    if grid.ndim == 2 and grid.shape[0] == 1:
+        grid = grid[0]
     if grid.ndim != 1 or grid.size < 2:
         raise InvalidDataError(
             f"wavelength must have shape (n_pixels,), the same for all stars, not {grid.shape}."
@@ -139,22 +218,40 @@ def _grid(wavelength: ArrayLike) -> FloatArray:
     return grid
 
 
-def _refuse(ids: NDArray[np.str_], wrong: NDArray[np.bool_], what: str, remedy: str) -> None:
-    """Raise if any value of any star is wrong."""
-    stars = wrong.any(axis=1)
-    if stars.any():
+def _scales(flux: Numbers, spread: Numbers, name: str) -> tuple[float, float]:
+    """What to multiply flux and its spread by: both in the flux's unit, or plain numbers."""
+    unit: Any = u.dimensionless_unscaled if flux.unit is None else flux.unit
+    if not isinstance(unit, u.UnitBase) or unit.is_equivalent(u.mag):
+        raise InvalidDataError(f"flux is in {unit}, a logarithmic unit; convert it to a flux.")
+    plain = unit.is_equivalent(u.dimensionless_unscaled)
+    wanted: Any = u.dimensionless_unscaled if plain else unit
+    scale = flux.factor_to(wanted, "flux")
+    if spread.unit is None and scale != 1.0:
         raise InvalidDataError(
-            f"{stars.sum()} of {ids.size} stars ({name_some(ids[stars])}) have {what}, in "
-            f"{wrong.sum()} pixels; {remedy} where a pixel is bad."
+            f"flux is in {unit} and {name} has no unit; give {name} its unit too."
         )
+    power = 1 if name == "error" else -2
+    return scale, spread.factor_to(wanted**power, name)
 
 
-def _pixel_ranges(grid: FloatArray, chips: Chips) -> tuple[tuple[int, int], ...]:
+def _level(flux: FloatArray) -> float:
+    """Size of the flux: median of what is not 0; 1 without any."""
+    size = np.abs(flux[np.isfinite(flux) & (flux != 0)])
+    return float(np.median(size)) if size.size else 1.0
+
+
+def _pixel_ranges(grid: FloatArray, chips: Chips | None) -> tuple[tuple[int, int], ...]:
     """Wavelength ranges as half-open pixel ranges; a shared edge belongs to the redder one."""
-    if not len(chips):
+    if chips is None or not len(chips):
         return ((0, grid.size),)
-    edges = [float(edge) for chip in chips for edge in chip]
-    if edges != sorted(edges) or not all(math.isfinite(e) for e in edges):
+    given = numbers_of(chips, "chips")
+    values = given.values * given.factor_to(u.AA, "chips")
+    if values.shape == (2,):
+        values = values[None]
+    edges = values.ravel().tolist()
+    if values.ndim != 2 or values.shape[1] != 2 or not all(math.isfinite(e) for e in edges):
+        raise InvalidDataError(f"chips {chips!r} must be ordered (low, high) ranges in Å.")
+    if edges != sorted(edges):
         raise InvalidDataError(f"chips {tuple(chips)} must be ordered (low, high) ranges in Å.")
     start = np.searchsorted(grid, edges[::2], side="left")
     stop = np.searchsorted(grid, edges[1::2], side="right")
@@ -174,53 +271,28 @@ def _median(values: FloatArray, ivar: FloatArray) -> FloatArray:
     )
 
 
-def _require_normal(star_id: NDArray[np.str_], median: FloatArray) -> None:
-    """Spectra that need no continuum must be near 1."""
+def _not_normal(star_id: NDArray[np.str_], median: FloatArray) -> dict[int, str]:
+    """Stars whose flux, said to be normalised, is not near 1: their rows, and why.
+
+    Raises
+    ------
+    InvalidDataError
+        If these are most of the stars.
+    """
     low, high = _NORMAL
     odd = (median < low) | (median > high)
-    if odd.any():
+    lit = median > 0
+    if lit.any() and 2 * (odd & lit).sum() > lit.sum():
         raise InvalidDataError(
             f"the median flux of {odd.sum()} of {odd.size} stars ({name_some(star_id[odd])}) is "
             "far from 1: they are not normalised; give `continuum`, a ContinuumSettings."
         )
-
-
-def make_labels(
-    star_id: NDArray[np.str_],
-    values: Mapping[str, ArrayLike],
-    errors: Mapping[str, ArrayLike] | None,
-    units: Mapping[str, str] | None,
-) -> Labels:
-    """Labels of all stars, NaN where unknown."""
-    names, errors, units = tuple(values), dict(errors or {}), dict(units or {})
-    odd = [name for name in names if not _NAME.fullmatch(name)]
-    if odd or not names:
-        raise LabelError(
-            f"labels need names of letters, digits and _, like FE_H: {', '.join(odd) or 'none'}."
+    if odd.any() and not lit.any():
+        raise InvalidDataError(
+            f"the median flux of all {odd.sum()} stars ({name_some(star_id[odd])}) with good "
+            "pixels is 0 or negative; give spectra with flux."
         )
-    unknown = [name for name in (*errors, *units) if name not in names]
-    if unknown:
-        raise LabelError(f"errors or units of {', '.join(unknown)}, which is not a label.")
-    columns = [as_numbers(values[name]) for name in names]
-    wrong = [n for n, c in zip(names, columns, strict=True) if c.shape != star_id.shape]
-    if wrong:
-        raise LabelError(f"{', '.join(wrong)} must have shape ({star_id.size},), one value a star.")
-    spreads = [np.broadcast_to(as_numbers(errors.get(n, np.nan)), star_id.shape) for n in names]
-    plain = Labels(names, np.array(columns).T, np.array(spreads).T, star_id)
-    given = tuple(units.get(n, u) for n, u in zip(names, plain.units, strict=True))
-    return Labels(names, plain.values, plain.errors, star_id, given)
-
-
-def require_labels(labels: Labels, *, allowed: bool) -> None:
-    """Raise if a star lacks a label, unless that is allowed."""
-    lacking = ~labels.complete
-    if lacking.any() and not allowed:
-        raise LabelError(
-            f"{lacking.sum()} of {len(labels)} stars ({name_some(labels.star_id[lacking])}) lack "
-            "labels; leave them out, or set allow_missing_labels."
-        )
-
-
-def as_numbers(column: object) -> FloatArray:
-    """Values of a column or array as float64; NaN where they are masked."""
-    return np.ma.filled(np.ma.asarray(column).astype(np.float64), np.nan)
+    return {
+        int(row): f"its median flux is {median[row]:.3g}, not near 1 like that of the other stars"
+        for row in np.flatnonzero(odd)
+    }

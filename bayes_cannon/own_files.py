@@ -1,34 +1,78 @@
-"""Files of a user's own spectra, read one after the other onto one grid."""
+"""Files of a user's own spectra, and tables of them, whatever their form."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from astropy.io.registry import IORegistryError
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.dataset import StarProblem
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
-from bayes_cannon.own_arrays import GivenSpectra, as_numbers
+from bayes_cannon.own_arrays import GivenSpectra
+from bayes_cannon.spectra import same_grid
+from bayes_cannon.user_paths import is_fits_name, user_path
 
-__all__ = ["Reader", "read_files", "read_spectrum"]
+__all__ = ["Reader", "read_files", "read_spectrum", "read_table"]
 
 FloatArray = NDArray[np.float64]
 Reader = Callable[[Path], tuple[ArrayLike, ArrayLike, ArrayLike]]
 """Reads one file: wavelength, flux and inverse variance, each of shape (n_pixels,)."""
 
 
-def read_spectrum(path: Path) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Read a table with columns WAVELENGTH, FLUX, and IVAR or ERROR, capitals or not.
-
-    Pixels where flux or spread is not a number, or the spread not positive, are bad.
+def read_table(path: str | os.PathLike[str], format: str | None = None) -> Table:
+    """Read a table from any file that astropy can read.
 
     Parameters
     ----------
     path
-        A FITS table or any text table that astropy recognises; ECSV is best.
+        A file, whose form is found out from its ending and content; what astropy does not
+        recognise, as a ``.txt`` or ``.dat`` file, is tried as text with a line of names.
+    format
+        Name of the form as astropy has it (``'ascii'``, ``'ascii.csv'``, ``'fits'``, …), where it
+        is known.
+
+    Raises
+    ------
+    FileFormatError
+        If it cannot be read.
+    """
+    source = user_path(path)
+    if not source.is_file():
+        raise FileFormatError(f"{source} does not exist, or is a folder.")
+    try:
+        try:
+            return Table.read(source, format=format)
+        except IORegistryError:
+            if format is not None or is_fits_name(source.name):
+                raise
+            return Table.read(source, format="ascii")
+    except Exception as error:  # astropy's readers raise of many kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        hint = "" if format else "; name its form with format= (as of astropy's Table.read)"
+        raise FileFormatError(f"{source} cannot be read as a table: {first}{hint}.") from error
+
+
+def read_spectrum(
+    path: str | os.PathLike[str], format: str | None = None
+) -> tuple[Any, FloatArray, FloatArray]:
+    """Read a table with columns WAVELENGTH, FLUX, and IVAR or ERROR, capitals or not.
+
+    Pixels that are masked, or where flux or spread is not a number, or the spread not positive or
+    infinite, are bad. Columns with units are converted: wavelengths to Å, the spread to the
+    unit of the flux.
+
+    Parameters
+    ----------
+    path
+        A FITS table or a text table, see `read_table`; ECSV is best.
+    format
+        See `read_table`.
 
     Returns
     -------
@@ -38,33 +82,40 @@ def read_spectrum(path: Path) -> tuple[FloatArray, FloatArray, FloatArray]:
     ------
     FileFormatError
         If there is no such table in the file.
+    InvalidDataError
+        On units that do not fit, or wavelengths that cannot be.
     """
-    try:
-        table = Table.read(path)
-    except Exception as error:  # astropy's readers raise of many kinds
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{path} cannot be read as a table: {first}") from error
-    columns = {name.upper(): name for name in table.colnames}
+    row = _read_row(user_path(path), format, "star")
+    return row.wavelength, row.flux[0], row.ivar[0]
+
+
+def _read_row(path: Path, format: str | None, name: str) -> GivenSpectra:
+    table = read_table(path, format)
+    columns: dict[str, Any] = {}
+    for column in table.colnames:
+        columns.setdefault(column.upper(), table[column])
     spread = next((name for name in ("IVAR", "ERROR") if name in columns), None)
     if spread is None or not {"WAVELENGTH", "FLUX"} <= columns.keys():
         raise FileFormatError(
-            f"{path} needs columns WAVELENGTH, FLUX, and IVAR or ERROR; "
-            f"it has {', '.join(table.colnames)}."
+            f"{path} needs columns WAVELENGTH, FLUX, and IVAR or ERROR; it has "
+            f"{', '.join(table.colnames[:8])}{', …' if len(table.colnames) > 8 else ''}. Give its "
+            "columns these names, or a reader."
         )
-    wavelength, flux, last = (
-        as_numbers(table[columns[name]]) for name in ("WAVELENGTH", "FLUX", spread)
-    )
-    good = np.isfinite(flux) & (last > 0)
-    if spread == "ERROR":
-        last = np.where(good, last, 1.0) ** -2
-    return wavelength, flux, np.where(good, last, 0.0)
+    last = columns[spread]
+    return GivenSpectra.make(
+        columns["WAVELENGTH"], columns["FLUX"], last if spread == "IVAR" else None,
+        last if spread == "ERROR" else None, [name],
+    )  # fmt: skip
 
 
 def read_files(
     paths: Sequence[Path],
     ids: NDArray[np.str_],
-    reader: Reader,
+    reader: Reader | None,
     progress: Callable[[int, int], None] | None,
+    *,
+    format: str | None = None,
+    medium: str = "vacuum",
 ) -> tuple[GivenSpectra, list[int], list[StarProblem]]:
     """Read one file after the other; all must be on the grid of the first that can be read.
 
@@ -87,9 +138,11 @@ def read_files(
     problems: list[StarProblem] = []
     for i, path in enumerate(paths):
         try:
-            wavelength, flux, ivar = reader(path)
-            row = GivenSpectra.make(wavelength, flux, ivar, None, [str(ids[i])])
-            if rows and not _same_grid(rows[0].wavelength, row.wavelength):
+            if reader is None:
+                row = _read_row(path, format, str(ids[i]))
+            else:
+                row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
+            if rows and not same_grid(rows[0].wavelength, row.wavelength):
                 raise InvalidDataError(
                     f"its wavelengths are not those of {paths[kept[0]].name}; "
                     "let the reader bring all spectra to one grid."
@@ -102,19 +155,26 @@ def read_files(
         if progress is not None:
             progress(i + 1, len(paths))
     if not rows:
-        first = f"; the first, {problems[0].star_id}: {problems[0].message}" if problems else ""
+        first = (
+            f"; the first, {problems[0].star_id}: {problems[0].message.rstrip('.')}"
+            if problems
+            else ""
+        )
         raise NoStarsError(f"none of {len(paths)} files holds a spectrum that can be used{first}.")
     pixels = GivenSpectra(
         ids[kept],
         rows[0].wavelength,
         np.concatenate([row.flux for row in rows]),
         np.concatenate([row.ivar for row in rows]),
+        np.concatenate([row.n_masked for row in rows]),
+        np.concatenate([row.n_unusable for row in rows]),
+        medium,
     )
     return pixels, kept, problems
 
 
-def _same_grid(first: FloatArray, other: FloatArray) -> bool:
-    """Whether two grids agree to a hundredth of a pixel."""
-    return first.shape == other.shape and bool(
-        np.all(np.abs(first - other) <= 0.01 * np.gradient(first))
-    )
+def _returned(given: Any) -> tuple[Any, Any, Any]:
+    """What a reader returned: three arrays."""
+    if not isinstance(given, tuple | list) or len(given) != 3:
+        raise InvalidDataError("the reader must return wavelength, flux and inverse variance.")
+    return given[0], given[1], given[2]

@@ -2,52 +2,55 @@
 
 Spectra come as arrays (`training_set_from_arrays`) or as files that a table lists together with
 the labels (`training_set_from_table`). They are in the stars' rest frame, all on one grid. A bad
-pixel has inverse variance 0, or an infinite error; its flux may then be anything, NaN included.
+pixel has inverse variance 0, an infinite error, or a mask in a masked array; its flux may then be
+anything, NaN included. Numbers that cannot be, as an error of 0, cost their pixel too, and the log
+says how many. Quantities and columns with units are converted.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from astropy.table import Table
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from bayes_cannon._version import __version__
+from bayes_cannon.columns import names_of, one_or_more
 from bayes_cannon.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.cuts import CutStep
+from bayes_cannon.cuts import CutStep, log_steps
 from bayes_cannon.dataset import Setting, StarProblem, TrainingSet
 from bayes_cannon.errors import (
     BayesCannonWarning,
+    InvalidDataError,
     LabelError,
     NoStarsError,
 )
 from bayes_cannon.labels import Labels
-from bayes_cannon.own_arrays import (
-    Chips,
-    GivenSpectra,
-    as_numbers,
-    check_star_ids,
-    make_labels,
-    require_labels,
-)
-from bayes_cannon.own_files import Reader, read_files, read_spectrum
-from bayes_cannon.spectra import NormalizedSpectra, name_some
+from bayes_cannon.own_arrays import Chips, GivenSpectra, check_star_ids
+from bayes_cannon.own_files import Reader, read_files, read_spectrum, read_table
+from bayes_cannon.own_labels import LabelTable, columns_of, make_labels, require_labels
+from bayes_cannon.spectra import NormalizedSpectra, check_medium, name_some
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "Reader",
     "read_spectrum",
+    "read_table",
     "spectra_from_arrays",
     "training_set_from_arrays",
     "training_set_from_table",
 ]
 
-FloatArray = NDArray[np.float64]
+_log = logging.getLogger(__name__)
 
 
 def spectra_from_arrays(
@@ -57,58 +60,73 @@ def spectra_from_arrays(
     ivar: ArrayLike | None = None,
     error: ArrayLike | None = None,
     star_id: Sequence[str] | None = None,
-    chips: Chips = (),
+    chips: Chips | None = (),
     continuum: ContinuumSettings | None = None,
     simulated: bool = False,
+    medium: str = "vacuum",
 ) -> NormalizedSpectra:
     """Normalised spectra from arrays, for `infer_labels`; a star without good pixels stays.
 
     Parameters
     ----------
     wavelength
-        Shape (n_pixels,), increasing, in Å, in the stars' rest frame.
+        Shape (n_pixels,), increasing, in the stars' rest frame; in Å, or with a unit of length.
     flux
         Shape (n_stars, n_pixels), or (n_pixels,) for one star.
     ivar, error
-        Inverse variance or standard deviation of the flux, of the same shape; one of the two.
+        Inverse variance or standard deviation of the flux, of the same shape or one number; one
+        of the two. With a unit it is converted to that of the flux.
     star_id
         A name for each star, all different; by default ``star-1``, ``star-2``, …
     chips
         Wavelength ranges (low, high) in Å that are normalised each on its own; pixels outside
         all of them are not used. By default one range with everything.
     continuum
-        How to normalise; give it the wavelengths of continuum pixels (vacuum or air, as the
+        How to normalise; give it the wavelengths of continuum pixels (in the `medium` of the
         grid). None: the spectra are normalised already.
     simulated
         Whether the spectra are simulated; figures and files then say so.
+    medium
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in. Nothing is converted
+        (`bayes_cannon.air.air_to_vacuum` does that); model, files, figures and line lists follow.
+
+    A star whose flux is 0, negative, or unlike that of normalised spectra where the others are
+    normalised, stays as a row without good pixels, and a warning says so.
 
     Raises
     ------
     InvalidDataError
-        On shapes that do not fit together, wavelengths that do not increase, values of good
-        pixels that are not numbers, chips without pixels, spectra that look as if they were not
-        normalised though no continuum is asked for.
+        On shapes that do not fit together, wavelengths that do not increase, units that do not
+        fit, errors of which none is positive, chips without pixels, most spectra looking as if
+        they were not normalised though no continuum is asked for.
     """
-    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id)
-    spectra, masked = pixels.normalized(chips, continuum, simulated=simulated)
-    warn_masked(spectra.star_id, masked)
-    return spectra
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
+    found = pixels.normalized(chips, continuum, simulated=simulated)
+    if found.reasons:
+        ids = pixels.star_id[list(found.reasons)]
+        _warn(
+            f"{ids.size} of {len(pixels.star_id)} stars ({name_some(ids)}) have no usable pixel; "
+            f"{ids[0]}: {next(iter(found.reasons.values()))}."
+        )
+    warn_masked(found.spectra.star_id, found.masked_chips)
+    return found.spectra
 
 
 def training_set_from_arrays(
     wavelength: ArrayLike,
     flux: ArrayLike,
-    labels: Mapping[str, ArrayLike],
+    labels: LabelTable,
     *,
     ivar: ArrayLike | None = None,
     error: ArrayLike | None = None,
     star_id: Sequence[str] | None = None,
-    label_errors: Mapping[str, ArrayLike] | None = None,
+    label_errors: LabelTable | None = None,
     units: Mapping[str, str] | None = None,
-    chips: Chips = (),
+    chips: Chips | None = (),
     continuum: ContinuumSettings | None = None,
     allow_missing_labels: bool = False,
     simulated: bool = False,
+    medium: str = "vacuum",
 ) -> TrainingSet:
     """Training set from arrays of spectra and labels.
 
@@ -117,15 +135,19 @@ def training_set_from_arrays(
 
     Parameters
     ----------
-    wavelength, flux, ivar, error, star_id, chips, continuum, simulated
+    wavelength, flux, ivar, error, star_id, chips, continuum, simulated, medium
         See `spectra_from_arrays`.
     labels
-        Values of each label by its name (letters, digits and ``_``), shape (n_stars,); NaN where
-        unknown.
+        Values of each label by its name (letters, digits and ``_``), shape (n_stars,); a mapping,
+        an astropy table or a pandas DataFrame. Unknown is what is NaN, masked, or a fill value
+        such as -9999 (see `bayes_cannon.fill_values`). ``NAME_ERR`` beside ``NAME`` holds errors.
+        A column ``STAR_ID`` of a table gives the names. Values with a unit are converted to that
+        of the label.
     label_errors
-        Standard deviations, one number or (n_stars,) a label; NaN, or left out, where unknown.
+        Standard deviations, one number or (n_stars,) a label; NaN, or left out, where unknown,
+        and where an error is a fill value or not positive though others of the label are.
     units
-        Units of labels whose names do not tell.
+        Units of labels whose names do not tell; left out, those of their columns.
     allow_missing_labels
         Take stars that lack some of the labels.
 
@@ -158,24 +180,34 @@ def training_set_from_arrays(
     >>> dataset.n_stars, dataset.labels.names, dataset.labels.units
     (40, ('TEFF',), ('K',))
     """
-    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id)
-    table = make_labels(pixels.star_id, labels, label_errors, units)
+    if isinstance(labels, Labels):
+        if star_id is not None:
+            labels = labels.select(check_star_ids(star_id, len(labels)))
+        columns, star_id = labels, labels.star_id
+    else:
+        columns = columns_of(labels)
+        ids = columns.pop("STAR_ID", None)
+        star_id = ids if star_id is None else star_id
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
+    table = make_labels(pixels.star_id, columns, label_errors, units)
     require_labels(table, allowed=allow_missing_labels)
     steps = [CutStep("arrays", "all spectra given", 0, len(table))]
     return _training_set(pixels, table, steps, (), chips, continuum, simulated=simulated)
 
 
 def training_set_from_table(
-    table: Table,
-    labels: Sequence[str],
+    table: Table | pd.DataFrame | str | os.PathLike[str],
+    labels: str | Sequence[str],
     *,
     folder: str | os.PathLike[str] = ".",
     reader: Reader | None = None,
     units: Mapping[str, str] | None = None,
-    chips: Chips = (),
+    chips: Chips | None = (),
     continuum: ContinuumSettings | None = None,
     allow_missing_labels: bool = False,
     simulated: bool = False,
+    medium: str = "vacuum",
+    format: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
@@ -187,17 +219,21 @@ def training_set_from_table(
     ----------
     table
         One row a star: column ``PATH``, a column for each label, and, where known, its error in
-        ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings.
+        ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings. An astropy
+        table, a pandas DataFrame, or the path of a file that `read_table` can read. Capitals in
+        names do not matter.
     labels
-        Names of the label columns.
+        Names of the label columns, or the name of one.
     folder
         Where paths that are not absolute begin.
+    format
+        Form of the files of spectra, as astropy names it; left out, it is found out.
     reader
         Takes the path of a file and returns wavelength, flux and inverse variance;
         default `read_spectrum`.
     progress
         Called with the number of files read and their total.
-    units, chips, continuum, allow_missing_labels, simulated
+    units, chips, continuum, allow_missing_labels, simulated, medium
         See `training_set_from_arrays`.
 
     Raises
@@ -205,13 +241,18 @@ def training_set_from_table(
     InvalidDataError, LabelError, NoStarsError
         As `training_set_from_arrays`; also if a column is not there.
     """
-    values, errors = _label_columns(table, labels)
-    paths = [Path(folder) / str(path) for path in table["PATH"]]
-    names = [str(n) for n in table["STAR_ID"]] if "STAR_ID" in table.colnames else None
-    ids = check_star_ids(names or [path.stem for path in paths], len(paths))
-    whole = make_labels(ids, values, errors, units)
+    if reader is not None and format is not None:
+        raise InvalidDataError("give either a reader, or the format that astropy reads.")
+    columns = _wanted_columns(table, one_or_more(labels))
+    base = user_path(folder)
+    paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
+    names = columns.pop("STAR_ID", None)
+    ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
+    whole = make_labels(ids, columns, None, units)
     require_labels(whole, allowed=allow_missing_labels)
-    pixels, kept, problems = read_files(paths, ids, reader or read_spectrum, progress)
+    pixels, kept, problems = read_files(
+        paths, ids, reader, progress, format=format, medium=check_medium(medium)
+    )
     steps = [
         CutStep("table", "all rows of the table", 0, len(paths)),
         CutStep("spectrum readable", "the file holds a spectrum", len(problems), len(kept)),
@@ -226,21 +267,28 @@ def _training_set(
     labels: Labels,
     steps: list[CutStep],
     problems: Sequence[StarProblem],
-    chips: Chips,
+    chips: Chips | None,
     continuum: ContinuumSettings | None,
     *,
     simulated: bool,
 ) -> TrainingSet:
     """Normalise, leave out stars without good pixels, and put spectra and labels together."""
-    spectra, masked = pixels.normalized(chips, continuum, simulated=simulated)
+    found = pixels.normalized(chips, continuum, simulated=simulated)
+    spectra = found.spectra
     usable = spectra.good.any(axis=1)
     why = "no pixel is good" if continuum is None else "no pixel is good and has a continuum"
-    empty = [StarProblem(s, "", why) for s in spectra.star_id[~usable].tolist()]
+    empty = [
+        StarProblem(str(spectra.star_id[row]), "", found.reasons.get(row, why))
+        for row in np.flatnonzero(~usable).tolist()
+    ]
     problems = (*problems, *empty)
     left = int(usable.sum())
-    steps = [*steps, CutStep("good pixels", "some pixels can be used", len(empty), left)]
+    said = pixels.about_pixels()
+    about = f"some pixels can be used ({said})" if said else "some pixels can be used"
+    steps = [*steps, CutStep("good pixels", about, len(empty), left)]
     _tell(problems, steps[0].remaining, left)
-    warn_masked(spectra.star_id[usable], masked[usable])
+    warn_masked(spectra.star_id[usable], found.masked_chips[usable])
+    log_steps(steps)
     return TrainingSet(
         spectra=spectra.select(usable),
         labels=labels.select(usable),
@@ -274,26 +322,46 @@ def _tell(problems: Sequence[StarProblem], n_stars: int, n_left: int) -> None:
     """Warn of stars that are left out; raise where none is left."""
     if not problems:
         return
-    first = f"{problems[0].star_id}: {problems[0].message}"
+    first = f"{problems[0].star_id}: {problems[0].message.rstrip('.')}"
     if n_left == 0:
         raise NoStarsError(f"none of {n_stars} stars can be used; the first, {first}.")
-    warnings.warn(
+    _warn(
         f"{len(problems)} of {n_stars} stars ({name_some([p.star_id for p in problems])}) are "
         f"left out; {first}.",
-        BayesCannonWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
-def _label_columns(
-    table: Table, labels: Sequence[str]
-) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Values and errors of labels from the columns of a table."""
-    lacking = [name for name in ("PATH", *labels) if name not in table.colnames]
+def _warn(text: str, stacklevel: int = 3) -> None:
+    warnings.warn(text, BayesCannonWarning, stacklevel=stacklevel)
+
+
+def _stem(path: Path) -> str:
+    """Name of a file without its ending, .gz and the like included."""
+    packed = path.suffix.lower() in (".gz", ".bz2", ".xz")
+    return Path(path.stem).stem if packed else path.stem
+
+
+def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
+    if isinstance(table, str | os.PathLike):
+        table = read_table(table)
+    given = columns_of(table, "the table")
+    found: dict[str, Any] = {}
+    by_capitals: dict[str, list[str]] = {}
+    for name in given:
+        by_capitals.setdefault(name.upper(), []).append(name)
+    lacking = []
+    for name in ("PATH", "STAR_ID", *labels, *(f"{label}_ERR" for label in labels)):
+        alike = [name] if name in given else by_capitals.get(name.upper(), [])
+        if len(alike) == 1:
+            found[name] = given[alike[0]]
+        elif alike:
+            raise LabelError(f"the table has several columns {name}: {', '.join(alike)}.")
+        elif name == "PATH" or name in labels:
+            lacking.append(name)
     if lacking:
         raise LabelError(
-            f"the table has no column {', '.join(lacking)}; it has {', '.join(table.colnames)}."
+            f"the table has no column {', '.join(lacking)}; it has {', '.join(given)}."
         )
-    values = {name: as_numbers(table[name]) for name in labels}
-    known = [name for name in labels if f"{name}_ERR" in table.colnames]
-    return values, {name: as_numbers(table[f"{name}_ERR"]) for name in known}
+    return found

@@ -18,15 +18,14 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex, label_unit
 from bayes_cannon.posterior_moments import is_simulated, model_is_simulated
 
-__all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "WAVELENGTH_LABEL",
+__all__ = ["BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY",
            "corner_grid", "label_text", "mark_lines", "name_inside", "new_axes", "new_figure",
            "plain_log_ticks", "result_title", "row_of", "star_text", "table_title", "title_of",
-           "with_gaps", "within"]  # fmt: skip
+           "wavelength_label", "with_gaps", "within"]  # fmt: skip
 
 # Okabe & Ito (2008), https://jfly.uni-koeln.de/color/
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
 PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#808080"
-WAVELENGTH_LABEL = "wavelength in vacuum, rest frame (Å)"
 
 FloatArray = NDArray[np.float64]
 _LONGEST_NAME = 40
@@ -60,6 +59,11 @@ def table_title(text: str, table: Table) -> str:
     """Title of a figure of a catalogue table, by the marks in its header."""
     simulated, model_simulated = (bool(table.meta.get(key)) for key in ("SIMULATE", "SIMMODEL"))
     return title_of(text, simulated=simulated, model_simulated=model_simulated)
+
+
+def wavelength_label(medium: str = "vacuum") -> str:
+    """Text of a wavelength axis, for wavelengths in vacuum or in air."""
+    return f"wavelength in {medium}, rest frame (Å)"
 
 
 def star_text(star: str) -> str:

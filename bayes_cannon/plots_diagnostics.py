@@ -12,10 +12,10 @@ from bayes_cannon.plots_common import (
     BLUE,
     GREY,
     ORANGE,
-    WAVELENGTH_LABEL,
     new_axes,
     star_text,
     title_of,
+    wavelength_label,
     with_gaps,
 )
 
@@ -36,7 +36,7 @@ def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axe
     median = float(np.nanmedian(chi2))
     ax.axhline(median, color=ORANGE, lw=1, label=f"median {median:.2f}")
     ax.set(xlim=(diagnostics.wavelength[0], diagnostics.wavelength[-1]), ylim=(0, None))
-    ax.set(xlabel=WAVELENGTH_LABEL, ylabel="reduced chi-square over stars")
+    ax.set(xlabel=wavelength_label(diagnostics.medium), ylabel="reduced chi-square over stars")
     n = diagnostics.quality.star_id.size
     ax.set_title(title_of(f"Fit of every pixel, {n} stars", simulated=diagnostics.simulated))
     ax.legend(loc="lower right", ncols=3)

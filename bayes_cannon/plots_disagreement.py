@@ -19,10 +19,10 @@ from bayes_cannon.plots_common import (
     GREY,
     ORANGE,
     SKY,
-    WAVELENGTH_LABEL,
     row_of,
     star_text,
     title_of,
+    wavelength_label,
     with_gaps,
     within,
 )
@@ -67,6 +67,7 @@ def plot_disagreements(
     InvalidDataError
         If a star is not there or lacks labels, the grids differ, or the window holds no pixel.
     """
+    cannon.require_medium(spectra)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
@@ -81,7 +82,7 @@ def plot_disagreements(
                            height_ratios=[2, 1.1] * len(names))[:, 0]  # fmt: skip
     for i, star in enumerate(names):
         _draw_star(axes[2 * i], axes[2 * i + 1], comparison, cannon, spectra, star, part)
-    axes[-1].set_xlabel(WAVELENGTH_LABEL)
+    axes[-1].set_xlabel(wavelength_label(cannon.medium))
     axes[-1].set_xlim(cannon.wavelength[part][0], cannon.wavelength[part][-1])
     handles = [h for ax in axes[:2] for h in ax.get_legend_handles_labels()[0]]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

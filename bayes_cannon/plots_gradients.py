@@ -26,10 +26,10 @@ from bayes_cannon.plots_common import (
     GREY,
     ORANGE,
     SKY,
-    WAVELENGTH_LABEL,
     mark_lines,
     name_inside,
     title_of,
+    wavelength_label,
     with_gaps,
     within,
 )
@@ -89,8 +89,8 @@ def plot_gradients(
         height = high - low
         ax.set_ylim(low - 0.08 * height, high + (0.55 if n_lines else 0.08) * height)
         ax.set_ylabel(f"{label_tex(name)}\nflux per {shown}")
-        _name_lines(ax, cannon.wavelength[part], curve, _known_lines(name), n_lines)
-    axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
+        _name_lines(ax, cannon, part, curve, _known_lines(name, cannon.medium), n_lines)
+    axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
     title = title_of("Gradients of the model flux", simulated=cannon.simulated)
     figure.suptitle(f"{title}\nat {_labels_text(cannon, at)}", fontsize=11)
     figure.legend(handles=_handles("known lines of the label"), loc="outside lower center", ncols=3)
@@ -106,7 +106,7 @@ def plot_line_group(
 ) -> Figure:
     """A page of lines: around each, the model spectrum and its gradient with the 95 % band.
 
-    The lines of the group are orange, at their vacuum wavelengths; others of the list are dotted.
+    The lines of the group are orange, at their wavelengths; others of the list are dotted.
     A triangle marks the extremum of the gradient that belongs to the line (`gradient_extrema`),
     and a number says how far from the line it is.
 
@@ -130,8 +130,9 @@ def plot_line_group(
     """
     at = _place(cannon, labels)
     extrema = gradient_extrema(cannon, group.label, group.vacuum, at=at)
+    places = group.places(cannon.medium).tolist()
     shown = [
-        i for i, line in enumerate(group.vacuum)
+        i for i, line in enumerate(places)
         if cannon.used[np.abs(cannon.wavelength - line) <= _NEAR].any()
     ]  # fmt: skip
     if not shown:
@@ -150,7 +151,7 @@ def plot_line_group(
     )  # fmt: skip
     flux, gradient = cannon.predict(at).flux, cannon.gradient(at)
     for place, i in enumerate(shown):
-        window = (group.vacuum[i] - half_width, group.vacuum[i] + half_width)
+        window = (places[i] - half_width, places[i] + half_width)
         axes = _line_panel(figure, grid[divmod(place, n_columns)], cannon, flux, window, group)
         _draw_extremum(axes, cannon, gradient, group, extrema, i, window)
         if place % n_columns == 0:
@@ -172,7 +173,7 @@ def _frame(
     if missing:
         title += f"; not among the model's pixels: {', '.join(missing)}"
     figure.suptitle(f"{title}\nat {_labels_text(cannon, at)}", fontsize=11, y=1 - 0.1 / height)
-    figure.supxlabel(WAVELENGTH_LABEL, fontsize=10, y=0.66 / height)
+    figure.supxlabel(wavelength_label(cannon.medium), fontsize=10, y=0.66 / height)
     own = [
         Line2D([], [], color=ORANGE, lw=1.2, label="line of the group"),
         Line2D([], [], color=BLACK, marker="^", ls="", ms=6, label="extremum"),
@@ -188,10 +189,10 @@ def _place(cannon: Cannon, labels: ArrayLike | None) -> FloatArray:
     return cannon.label_mean if labels is None else np.asarray(labels, dtype=np.float64)
 
 
-def _known_lines(name: str) -> Table:
+def _known_lines(name: str, medium: str) -> Table:
     """Lines of a label; none for one that is not a catalogue's."""
     try:
-        return lines_of(name)
+        return lines_of(name, medium=medium)
     except LabelError:
         return load_lines()[:0]
 
@@ -239,20 +240,21 @@ def _draw(
 
 
 def _name_lines(
-    ax: Axes, wavelength: FloatArray, curve: FloatArray, known: Table, n_lines: int
+    ax: Axes, cannon: Cannon, part: slice, curve: FloatArray, known: Table, n_lines: int
 ) -> None:
     """Dot the lines in the panel, and name those at which the curve is strongest."""
     low, high = ax.get_xlim()
-    known = known[(known["vacuum"] >= low) & (known["vacuum"] <= high)]
+    wavelength, medium = cannon.wavelength[part], cannon.medium
+    known = known[(known[medium] >= low) & (known[medium] <= high)]
     values = []
-    for line in known["vacuum"]:
+    for line in known[medium]:
         ax.axvline(float(line), color=GREY, lw=0.8, ls=":", zorder=0)
         near = curve[np.abs(wavelength - line) <= _NEAR]
         near = near[np.isfinite(near)]
         values.append(near[np.argmax(np.abs(near))] if near.size else np.nan)
     strength = np.abs(np.array(values, dtype=np.float64))
     rows = [i for i in np.argsort(-strength)[:n_lines] if np.isfinite(strength[i])]
-    name_inside(ax, known["vacuum"][rows], [values[i] for i in rows], known["name"][rows])
+    name_inside(ax, known[medium][rows], [values[i] for i in rows], known["name"][rows])
 
 
 def _around(cannon: Cannon, window: tuple[float, float]) -> slice:
@@ -275,17 +277,18 @@ def _line_panel(
     part = _around(cannon, window)
     top.plot(*with_gaps(cannon.wavelength[part], flux[part], cannon.used[part]), color=BLACK, lw=1)
     top.set_xlim(window)
-    known = lines_in(*window)
-    own = np.isclose(np.asarray(known["vacuum"])[:, None], group.vacuum, rtol=0, atol=0.002)
+    medium, places = cannon.medium, group.places(cannon.medium)
+    known = lines_in(*window, medium=medium)
+    own = np.isclose(np.asarray(known[medium])[:, None], places, rtol=0, atol=0.002)
     others = known[~own.any(axis=1)]
-    named = [*zip(others["vacuum"], others["name"], strict=True)]
-    named += [*zip(group.vacuum, group.names, strict=True)]
+    named = [*zip(others[medium], others["name"], strict=True)]
+    named += [*zip(places, group.names, strict=True)]
     mark_lines(top, [float(w) for w, _ in named], [str(n) for _, n in named], min_gap=0.06)
     for ax in (top, bottom):
-        for line in others["vacuum"]:
+        for line in others[medium]:
             ax.axvline(float(line), color=GREY, lw=0.8, ls=":", zorder=0)
-        for line in group.vacuum:
-            ax.axvline(line, color=ORANGE, lw=1.2, zorder=0)
+        for line in places:
+            ax.axvline(float(line), color=ORANGE, lw=1.2, zorder=0)
         ax.yaxis.set_major_locator(MaxNLocator(3, prune="both"))
         ax.tick_params(labelsize=8.5)
     top.tick_params(labelbottom=False)

@@ -17,10 +17,10 @@ from bayes_cannon.isochrones import Isochrone
 from bayes_cannon.lines import lines_in
 from bayes_cannon.plots_common import (
     GREY,
-    WAVELENGTH_LABEL,
     mark_lines,
     new_axes,
     title_of,
+    wavelength_label,
     with_gaps,
     within,
 )
@@ -103,9 +103,12 @@ def plot_sequence(
     heights = flux[:, used] + step * np.arange(n)[:, None]
     ax.set_ylim(float(heights.min(initial=0.9)) - 0.1 * step,
                 max(float(heights.max(initial=1.0)) + 0.05 * step, top))  # fmt: skip
-    ax.set(xlabel=WAVELENGTH_LABEL, ylabel=f"normalised flux, each {step:.2f} above the last")
-    lines = _deepest(w, np.where(used, flux, np.nan), n_lines)
-    mark_lines(ax, list(lines["vacuum"]), list(lines["name"]))
+    ax.set(
+        xlabel=wavelength_label(cannon.medium),
+        ylabel=f"normalised flux, each {step:.2f} above the last",
+    )
+    lines = _deepest(w, np.where(used, flux, np.nan), n_lines, cannon.medium)
+    mark_lines(ax, list(lines[cannon.medium]), list(lines["name"]))
     _explain(ax, cannon, sequence, named=len(lines) > 0)
     return ax
 
@@ -179,11 +182,11 @@ def _step(flux: FloatArray) -> float:
     return float(max(np.ceil(20 * depth) / 20, 0.05))
 
 
-def _deepest(wavelength: FloatArray, flux: FloatArray, n: int) -> Table:
+def _deepest(wavelength: FloatArray, flux: FloatArray, n: int, medium: str) -> Table:
     """Lines of the list among the pixels, at most n: those where a spectrum is deepest."""
-    lines = lines_in(float(wavelength[0]), float(wavelength[-1]), kinds=_KINDS)
+    lines = lines_in(float(wavelength[0]), float(wavelength[-1]), kinds=_KINDS, medium=medium)
     depth = []
-    for line in lines["vacuum"]:
+    for line in lines[medium]:
         near = flux[:, np.abs(wavelength - line) < 0.6]
         near = near[np.isfinite(near)]
         depth.append(1 - near.min() if near.size else -np.inf)

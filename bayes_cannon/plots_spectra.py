@@ -23,11 +23,11 @@ from bayes_cannon.plots_common import (
     ORANGE,
     PURPLE,
     SKY,
-    WAVELENGTH_LABEL,
     new_axes,
     row_of,
     star_text,
     title_of,
+    wavelength_label,
     with_gaps,
     within,
 )
@@ -120,7 +120,7 @@ def plot_spectrum(
         handles.append(Patch(color=GREY, alpha=0.15, lw=0, label="gap between chips"))
     shown = slice(part.start, part.stop)
     ax.set(xlim=(w[shown][0], w[shown][-1]), ylim=_limits(flux[shown][good[shown]]))
-    ax.set(xlabel=WAVELENGTH_LABEL, ylabel=_flux_label(spectra))
+    ax.set(xlabel=wavelength_label(spectra.medium), ylabel=_flux_label(spectra))
     snr = f", S/N {spectra.snr[row]:.0f} per pixel" if np.isfinite(spectra.snr[row]) else ""
     ax.set_title(title_of(f"{star_text(star)}{snr}", simulated=spectra.simulated))
     ax.legend(handles=handles, loc="lower right", ncols=len(handles), framealpha=0.9)
@@ -154,7 +154,7 @@ def plot_continuum(
     row, place = row_of(raw.star_id, star), row_of(fit.star_id, star)
     flat = row_of(normalized.star_id, star)
     w, flux = raw.wavelength, raw.flux[row].astype(np.float64)
-    pixels = match_pixels(w, (settings or ContinuumSettings()).wavelengths)
+    pixels = match_pixels(w, (settings or ContinuumSettings()).wavelengths_in(raw.medium))
     pixels = pixels[raw.good[row, pixels]]
     curve = fit.continuum(place)
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(12, 6.4), sharex=True, layout="constrained")
@@ -171,7 +171,7 @@ def plot_continuum(
     x, y = with_gaps(normalized.wavelength, normalized.flux[flat], normalized.good[flat])
     bottom.plot(x, y, color=BLACK, lw=0.6, label="normalised")
     bottom.axhline(1, color=ORANGE, lw=1, ls="--", label="continuum")
-    bottom.set(xlabel=WAVELENGTH_LABEL, ylabel="normalised flux", ylim=_limits(y))
+    bottom.set(xlabel=wavelength_label(raw.medium), ylabel="normalised flux", ylim=_limits(y))
     bottom.set(xlim=(w[0], w[-1]))
     bottom.legend(loc="lower left", ncols=2, framealpha=0.9)
     figure.suptitle(title_of(f"Continuum of {star_text(star)}", simulated=raw.simulated))
@@ -211,6 +211,7 @@ def plot_model(
         If the star is not there, the grids differ, or the window holds no pixel.
     """
     row = row_of(spectra.star_id, star)
+    cannon.require_medium(spectra)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
@@ -248,7 +249,7 @@ def plot_model(
             fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     _shade(bottom, w, ~good)
-    bottom.set(xlabel=WAVELENGTH_LABEL, ylabel="residual\n(sigma)")
+    bottom.set(xlabel=wavelength_label(cannon.medium), ylabel="residual\n(sigma)")
     shown = ", ".join(
         f"{label_tex(n)} {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−")
         for n, v, u in zip(cannon.names, values, cannon.basis.units, strict=True)

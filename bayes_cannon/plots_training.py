@@ -18,11 +18,11 @@ from bayes_cannon.plots_common import (
     BLUE,
     GREY,
     ORANGE,
-    WAVELENGTH_LABEL,
     mark_lines,
     name_inside,
     new_axes,
     title_of,
+    wavelength_label,
     with_gaps,
     within,
 )
@@ -35,9 +35,11 @@ _NAMES_ABOVE = 74
 """Points that the names of lines take above an axes."""
 
 
-def _peaks(wavelength: FloatArray, values: FloatArray, n: int) -> Table:
+def _peaks(wavelength: FloatArray, values: FloatArray, n: int, medium: str) -> Table:
     """The strongest peaks and the lines near them; empty names where the list knows none."""
-    return explain_peaks(wavelength, values, n) if n else Table({"wavelength": [], "name": []})
+    if n == 0:
+        return Table({"wavelength": [], "name": []})
+    return explain_peaks(wavelength, values, n, medium=medium)
 
 
 def plot_scatter(
@@ -63,10 +65,10 @@ def plot_scatter(
     spread = cannon.log_scatter_sd[part]
     low, high = (with_gaps(w, s * np.exp(sign * spread), used)[1] for sign in (-1, 1))
     ax.fill_between(x, low, high, color=BLUE, alpha=0.25, lw=0, label="one standard deviation")
-    ax.set(xlim=(w[0], w[-1]), xlabel=WAVELENGTH_LABEL)
+    ax.set(xlim=(w[0], w[-1]), xlabel=wavelength_label(cannon.medium))
     ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
     ax.set_ylabel("intrinsic scatter s\n(share of the continuum)")
-    peaks = _peaks(w, np.where(used, s, np.nan), n_lines)
+    peaks = _peaks(w, np.where(used, s, np.nan), n_lines, cannon.medium)
     mark_lines(ax, list(peaks["wavelength"]), [str(n) or "?" for n in peaks["name"]])
     known = "; ?: no line known" if n_lines and (peaks["name"] == "").any() else ""
     text = f"Scatter that labels and factors leave{known}"
@@ -124,10 +126,10 @@ def plot_loadings(
         low = min(float(loading[used].min(initial=0)), 0.0)
         high = max(float(loading[used].max(initial=1e-6)), 1e-6)
         ax.set_ylim(low - 0.05 * (high - low), high + 0.6 * (high - low))
-        peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines)
+        peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines, cannon.medium)
         named = peaks[peaks["name"] != ""][:n_lines]
         name_inside(ax, named["wavelength"], named["value"], named["name"])
-    axes[-1, 0].set_xlabel(WAVELENGTH_LABEL)
+    axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
     title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors, with the lines they follow"
     figure.suptitle(title_of(title, simulated=cannon.simulated))
     return figure

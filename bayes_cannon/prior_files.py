@@ -9,6 +9,7 @@ from typing import Any
 
 from bayes_cannon.errors import FileFormatError, LabelError
 from bayes_cannon.priors import LabelPrior
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["read_priors"]
 
@@ -45,7 +46,7 @@ def read_priors(path: str | os.PathLike[str]) -> dict[str, LabelPrior]:
     LabelError
         If the values do not make a prior.
     """
-    source = Path(path)
+    source = user_path(path)
     try:
         content = tomllib.loads(source.read_text(encoding="utf-8"))
     except OSError as error:

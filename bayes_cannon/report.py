@@ -28,6 +28,7 @@ from bayes_cannon.report_loading import PathLike, load_inputs
 from bayes_cannon.report_parts import Drawing, Section, shown_label
 from bayes_cannon.report_sections import SECTIONS
 from bayes_cannon.storage import write_atomically
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["Report", "write_report"]
 
@@ -113,12 +114,12 @@ def write_report(
     OutputExistsError
         If the report cannot be written, or `out` is a file of another kind.
     """
-    target = Path(run) / "report.html" if out is None else Path(out)
+    target = user_path(run) / "report.html" if out is None else user_path(out)
     _refuse_others(target, overwrite=overwrite)
     inputs = load_inputs(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
     )
-    maker = _Maker(inputs, Path(run) / "figures" if out is None else None)
+    maker = _Maker(inputs, user_path(run) / "figures" if out is None else None)
     chapters: list[Chapter] = []
     for number, section in enumerate(sections, 1):
         chapter = maker.chapter(section)
@@ -275,6 +276,7 @@ def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:
         ],
         banner=_banner(inputs),
         chapters=chapters,
-        footer=f"Made by bayes_cannon {__version__}. Wavelengths are in vacuum and in the rest "
-        "frame of the star.",
+        footer=f"Made by bayes_cannon {__version__}. Wavelengths are "
+        f"{f'in {inputs.cannon.medium} and ' if inputs.cannon else ''}in the rest frame of the "
+        "star.",
     )

@@ -28,6 +28,7 @@ from bayes_cannon.posterior_moments import (
 )
 from bayes_cannon.run_store import open_run
 from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["ReportInputs", "column", "open_finished", "read_catalogue", "read_summary"]
 
@@ -171,7 +172,7 @@ def open_finished(folder: str | os.PathLike[str]) -> tuple[xr.DataTree, Table, d
     FileFormatError
         If there is no run, or its files are damaged.
     """
-    path = Path(folder)
+    path = user_path(folder)
     result = open_run(path)
     posterior = group_of(result, "posterior")["star"].values.astype(np.str_)
     file = path / "catalogue.fits"

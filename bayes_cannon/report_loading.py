@@ -25,6 +25,7 @@ from bayes_cannon.run_progress import read_json
 from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.star_facts import name_from_path, unique_star_ids
 from bayes_cannon.truth_file import read_truth
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["PathLike", "load_inputs"]
 
@@ -91,7 +92,7 @@ def load_inputs(
     FileFormatError
         If the run, or a file that was given, is missing or damaged.
     """
-    folder = Path(run)
+    folder = user_path(run)
     result, table, summary = open_finished(folder)
     star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_).tolist()
     found = _Found(folder, summary, star_id, {}, [])
@@ -120,7 +121,7 @@ def _find_cannon(found: _Found, given: Cannon | PathLike | None) -> Cannon | Non
     if isinstance(given, Cannon):
         found.is_of_run("model", digest_of_model(given), "the model that was given", given=True)
         return given
-    path = Path(given) if given is not None else next(iter(_noted(found, "cannon")), None)
+    path = user_path(given) if given is not None else next(iter(_noted(found, "cannon")), None)
     if path is None:
         found.missing["cannon"] = _absent(found, "cannon", "the trained model", "--cannon FILE")
         return None
@@ -156,7 +157,7 @@ def _find_spectra(
     """Dataset, spectra of the run's stars, and the paths that they came from."""
     if given is not None:
         dataset = given if isinstance(given, TrainingSet) else TrainingSet.load(given)
-        source = [] if isinstance(given, TrainingSet) else [Path(given)]
+        source = [] if isinstance(given, TrainingSet) else [user_path(given)]
         spectra = _of_stars(found, dataset.spectra)
         what = "the dataset that was given"
         if spectra is None or spectra.n_stars < len(found.star_id):
@@ -223,7 +224,7 @@ def _find_survey(
     """Folder of the survey: the one given, else one beside the dataset named as that says."""
     named = "" if dataset is None else str(dataset.settings.get("survey", ""))
     guess = source[0].parent / named if source and named and Path(named).name == named else None
-    folder = guess if given is None else Path(given)
+    folder = guess if given is None else user_path(given)
     if folder is not None and folder.is_dir():
         return folder
     if given is not None:

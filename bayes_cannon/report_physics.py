@@ -29,13 +29,13 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
     assert cannon is not None
     yield from gradients(inputs)
     for name in cannon.names:
-        groups = line_groups(name)[:1]  # the page of the best lines
+        groups = line_groups(name, medium=cannon.medium)[:1]  # the page of the best lines
         for group in groups:
-            if all(reaches(cannon, (line - 5, line + 5)) for line in group.vacuum):
+            if all(reaches(cannon, (line - 5, line + 5)) for line in group.places(cannon.medium)):
                 yield Drawing(
                     f"lines-{name}", partial(plot_line_group, cannon, group),
                     f"Gradient with {name} at its lines",
-                    f"{group.title}, line by line, at vacuum wavelengths.",
+                    f"{group.title}, line by line, at their wavelengths in {cannon.medium}.",
                 )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from bayes_cannon.run import infer_run, write_summary
 from bayes_cannon.run_store import open_run
 from bayes_cannon.storage import check_output, write_atomically
 from bayes_cannon.truth_file import read_truth
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["run_check", "write_check"]
 
@@ -72,7 +73,7 @@ def run_check(
     OutputExistsError
         If the folder holds something else, or a check and `overwrite` is false.
     """
-    out = Path(folder)
+    out = user_path(folder)
     _refuse_others(out, overwrite=overwrite)
     true = None if truth is None else read_truth(truth, cannon.names)
     if run is None:
@@ -125,7 +126,7 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
         The folder: ``coverage.ecsv``, ``scores.ecsv``, ``summary.json``, and in ``figures/`` for
         each reference ``calibration-NAME.png`` and ``scores-NAME.png``.
     """
-    out = Path(folder)
+    out = user_path(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in zip(_TABLES, (check.coverage, check.bins), strict=True):
         _write_table(table, out / name, overwrite=overwrite)

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bayes_cannon.user_paths import user_path
+
 __all__ = ["describe_inputs", "find_input", "paths_of"]
 
 
@@ -28,10 +30,10 @@ def describe_inputs(
     inputs
         Paths by what they are: ``cannon``, ``spectra``.
     """
-    base = Path(folder).resolve()
+    base = user_path(folder).resolve()
     described: dict[str, list[dict[str, str]]] = {}
     for name, paths in inputs.items():
-        full = [Path(path).resolve() for path in paths]
+        full = [user_path(path).resolve() for path in paths]
         described[name] = [
             {"from_run": os.path.relpath(path, base), "path": str(path)} for path in full
         ]
@@ -49,7 +51,7 @@ def paths_of(
     entries = inputs.get(name) if isinstance(inputs, Mapping) else None
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) for e in entries):
         return []
-    base = Path(folder).resolve()
+    base = user_path(folder).resolve()
     return [
         (
             Path(os.path.normpath(base / str(entry.get("from_run", "")))),
@@ -63,6 +65,6 @@ def find_input(folder: str | os.PathLike[str], summary: Mapping[str, Any], name:
     """Files and folders that the run notes and that are still there, in order."""
     found = []
     for places in paths_of(folder, summary, name):
-        here = [path for path in places if path.exists() and path != Path(folder).resolve()]
+        here = [path for path in places if path.exists() and path != user_path(folder).resolve()]
         found += here[:1]
     return found

@@ -7,11 +7,11 @@ import fcntl
 import logging
 import os
 from contextlib import suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["LOCK_NAME", "FolderLock"]
 
@@ -38,7 +38,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.path = Path(folder) / LOCK_NAME
+        self.path = user_path(folder) / LOCK_NAME
         self._file = -1
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ from bayes_cannon.run_progress import (
     read_json,
     seconds_of,
 )
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["FORMAT", "FORMAT_VERSION", "ZARR_FORMAT", "datasets_of", "open_run"]
 
@@ -53,7 +54,7 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
     FileFormatError
         If there is no run, or it is damaged or of a newer format.
     """
-    path = Path(folder) / "posterior.zarr"
+    path = user_path(folder) / "posterior.zarr"
     if not path.exists():
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
     _refuse_codecs(path)
@@ -72,7 +73,7 @@ def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
         raise FileFormatError(f"{path} has a newer format; upgrade bayes_cannon to read it.")
     ordered = xr.DataTree.from_dict(groups)
     ordered.attrs.update(tree.attrs)
-    return _only_done(ordered, Path(folder))
+    return _only_done(ordered, user_path(folder))
 
 
 def _refuse_codecs(store: Path) -> None:

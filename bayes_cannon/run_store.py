@@ -38,6 +38,7 @@ from bayes_cannon.run_progress import (
 from bayes_cannon.run_read import FORMAT, FORMAT_VERSION, ZARR_FORMAT, datasets_of, open_run
 from bayes_cannon.spectra import name_some
 from bayes_cannon.storage import told_writing
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["RunStore", "open_run"]
 
@@ -81,7 +82,7 @@ class RunStore:
         simulated: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = user_path(folder)
         self.star_id, self.simulated = star_id, simulated
         self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite

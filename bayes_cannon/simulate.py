@@ -33,6 +33,7 @@ from bayes_cannon.simulation_settings import SimulationSettings, settings_as_tex
 from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.storage import part_path, sweep_parts, told_writing
 from bayes_cannon.telescope import BAD_ERROR, InstrumentSettings, expose
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "InstrumentSettings", "SimulationSettings", "library_labels", "observe", "simulate_survey",
@@ -88,7 +89,7 @@ def simulate_survey(
     InvalidDataError
         If the library does not have `n_stars` stars.
     """
-    out = Path(out)
+    out = user_path(out)
     _check_output(out, overwrite=overwrite)
     library = load_library()
     stars = draw_survey(library, n_stars, seed=seed, settings=settings)

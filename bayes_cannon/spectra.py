@@ -9,15 +9,38 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["NormalizedSpectra", "ObservedSpectra", "name_some"]
+__all__ = [
+    "MEDIA", "NormalizedSpectra", "ObservedSpectra", "check_medium", "index_of", "name_some",
+    "same_grid",
+]  # fmt: skip
+
+MEDIA = ("vacuum", "air")
+"""What wavelengths are in."""
 
 
 def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
     """Join the first few ids for a message: ``'a, b, c, …'``."""
     shown = ", ".join(str(i) for i in list(ids)[:limit])
     return shown + (", …" if len(ids) > limit else "")
+
+
+def check_medium(medium: str) -> str:
+    """Return ``'vacuum'`` or ``'air'``; else raise `InvalidDataError`."""
+    if str(medium) not in MEDIA:
+        raise InvalidDataError(f"the medium of wavelengths is 'vacuum' or 'air', not {medium!r}.")
+    return str(medium)
+
+
+def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two grids of wavelengths agree to a hundredth of a pixel."""
+    if first.shape != other.shape:
+        return False
+    if first.size < 2:
+        return bool(np.allclose(first, other, rtol=1e-7))
+    return bool(np.all(np.abs(first - other) <= 0.01 * np.gradient(first)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +54,18 @@ class _Spectra:
     snr: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     chips: tuple[tuple[int, int], ...] = ()
     simulated: bool = False
+    medium: str = "vacuum"
 
     def __post_init__(self) -> None:
-        star_id = np.atleast_1d(np.asarray(self.star_id, dtype=np.str_))
-        wavelength = np.ascontiguousarray(self.wavelength, dtype=np.float64)
-        flux = np.ascontiguousarray(np.atleast_2d(self.flux), dtype=np.float32)
-        ivar = np.ascontiguousarray(np.atleast_2d(self.ivar), dtype=np.float32)
+        star_id = names_of(self.star_id)
+        given = numbers_of(self.wavelength, "wavelength")
+        if given.mask.any():
+            raise InvalidDataError(
+                f"{given.mask.sum()} wavelengths are masked; a pixel needs its wavelength."
+            )
+        wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
+        flux, ivar = _pixels(self.flux, self.ivar)
+        check_medium(self.medium)
         shape = (star_id.size, wavelength.size)
         if wavelength.ndim != 1 or star_id.ndim != 1:
             raise InvalidDataError("wavelength and star_id must be one-dimensional arrays.")
@@ -61,7 +90,7 @@ class _Spectra:
                 "flux or ivar that is not finite, or negative ivar; "
                 "set ivar = 0 and flux = 1 where a pixel is bad."
             )
-        snr = np.atleast_1d(np.asarray(self.snr, dtype=np.float64))
+        snr = np.atleast_1d(numbers_of(self.snr, "snr").values)
         if snr.size == 0:
             snr = np.full(star_id.size, np.nan)
         if snr.shape != star_id.shape:
@@ -114,23 +143,7 @@ class _Spectra:
 
     def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
         """Return the row numbers of ids, of a mask, or of indices (checked)."""
-        array = np.atleast_1d(np.asarray(stars))
-        if array.size == 0:
-            return np.empty(0, dtype=np.intp)
-        if array.dtype.kind in "US":
-            order = np.argsort(self.star_id)
-            place = np.searchsorted(self.star_id, array, sorter=order)
-            found = order[np.minimum(place, self.n_stars - 1)]
-            unknown = self.star_id[found] != array
-            if unknown.any():
-                raise InvalidDataError(
-                    f"{unknown.sum()} star ids are not in these {self.n_stars} spectra: "
-                    f"{name_some(array[unknown])}."
-                )
-            return found
-        if array.dtype == bool and array.shape != (self.n_stars,):
-            raise InvalidDataError(f"a mask of stars must have shape ({self.n_stars},).")
-        return np.arange(self.n_stars)[array]
+        return index_of(self.star_id, stars)
 
     def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
         return type(self)(
@@ -141,7 +154,87 @@ class _Spectra:
             snr=self.snr[index],
             chips=self.chips,
             simulated=self.simulated,
+            medium=self.medium,
         )
+
+
+def _pixels(flux: Any, ivar: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flux and inverse variance of all pixels; what a mask covers has flux 1 and ivar 0."""
+    plain = type(flux) is type(ivar) is np.ndarray
+    if plain and flux.dtype.kind + ivar.dtype.kind == "ff":
+        return (
+            np.ascontiguousarray(np.atleast_2d(flux), dtype=np.float32),
+            np.ascontiguousarray(np.atleast_2d(ivar), dtype=np.float32),
+        )
+    unit, other = unit_of(flux, "flux"), unit_of(ivar, "ivar")
+    if (unit is not None or other is not None) and (
+        unit is None or other is None or unit**-2 != other
+    ):
+        raise InvalidDataError(
+            f"flux has the unit {unit} and ivar {other}; give both without units, or ivar in the "
+            "inverse square of the flux's."
+        )
+    try:
+        values, weights = as_masked(flux), as_masked(ivar)
+    except (TypeError, ValueError) as error:
+        raise InvalidDataError(f"flux and ivar must hold numbers: {error}.") from error
+    light, weight = np.atleast_2d(values.data), np.atleast_2d(weights.data)
+    if light.shape == weight.shape:
+        masked = np.ma.getmaskarray(values) | np.ma.getmaskarray(weights)
+        masked = np.reshape(masked, light.shape)
+        light, weight = np.where(masked, 1.0, light), np.where(masked, 0.0, weight)
+    return (
+        np.ascontiguousarray(light, dtype=np.float32),
+        np.ascontiguousarray(weight, dtype=np.float32),
+    )
+
+
+def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
+    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked)."""
+    n_stars = star_id.size
+    if isinstance(stars, slice):
+        return np.asarray(np.arange(n_stars)[stars], dtype=np.intp)
+    array = _choice(stars)
+    if array.size == 0:
+        return np.empty(0, dtype=np.intp)
+    if array.dtype.kind in "U":
+        order = np.argsort(star_id)
+        place = np.searchsorted(star_id, array, sorter=order)
+        found = order[np.minimum(place, n_stars - 1)]
+        unknown = star_id[found] != array
+        if unknown.any():
+            raise InvalidDataError(
+                f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
+                f"{name_some(array[unknown])}."
+            )
+        return np.asarray(found, dtype=np.intp)
+    if array.dtype == bool and array.shape != (n_stars,):
+        raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
+    if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):
+        raise InvalidDataError(f"star numbers run from 0 to {n_stars - 1}, got {name_some(array)}.")
+    return np.asarray(np.arange(n_stars)[array], dtype=np.intp)
+
+
+def _choice(stars: Any) -> NDArray[Any]:
+    """Which stars, as an array of bool, of whole numbers or of text."""
+    if hasattr(stars, "to_numpy") and not isinstance(stars, np.ndarray):
+        stars = stars.to_numpy()
+    if np.ma.is_masked(stars):
+        if stars.dtype != bool:
+            raise InvalidDataError("some of the stars to choose are masked; leave these out.")
+        stars = np.ma.filled(stars, False)
+    array = np.atleast_1d(np.asarray(stars))
+    if array.dtype.kind in "SO" and array.size:
+        if all(isinstance(v, bool | np.bool_) for v in array.ravel()):
+            return array.astype(np.bool_)
+        if not all(isinstance(v, int | np.integer) for v in array.ravel()):
+            return names_of(array)
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "biuU" and array.size:
+        raise InvalidDataError(
+            f"stars are chosen by numbers, ids or a mask, not by values of kind {array.dtype}."
+        )
+    return array
 
 
 class ObservedSpectra(_Spectra):
@@ -152,7 +245,7 @@ class ObservedSpectra(_Spectra):
     star_id : (n_stars,) str
         Unique name of each star.
     wavelength : (n_pixels,) float64
-        Vacuum wavelength in Å, in the star's rest frame, strictly increasing.
+        Wavelength in Å, in the star's rest frame, strictly increasing.
     flux : (n_stars, n_pixels) float32
         Flux; for APOGEE in 1e-17 erg s⁻¹ cm⁻² Å⁻¹. Finite everywhere.
     ivar : (n_stars, n_pixels) float32
@@ -163,11 +256,17 @@ class ObservedSpectra(_Spectra):
         Half-open pixel ranges, one per detector or per range that is normalised on its own.
     simulated : bool
         True where the spectra come from a simulation; figures and files say so.
+    medium : str
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in. Files, figures and line lists
+        follow it.
+
+    Masked pixels of masked arrays get ivar 0; wavelengths with a unit of length become Å.
 
     Raises
     ------
     InvalidDataError
-        On shapes that do not match, values that are not finite, negative ivar, repeated ids.
+        On masked wavelengths, units that do not fit, shapes that do not match, values that are
+        not finite, negative ivar, repeated ids.
     """
 
 

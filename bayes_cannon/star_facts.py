@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.fitsfile import CardSource, card_number, card_text, is_simulated
+from bayes_cannon.user_paths import without_fits_ending
 
 __all__ = ["StarFacts", "name_from_path", "read_facts", "release_name", "unique_star_ids"]
 
@@ -106,13 +107,13 @@ def _positive(value: float) -> float:
 
 
 def _match(path: Path) -> re.Match[str] | None:
-    return _NAME.fullmatch(path.name.removesuffix(".gz").removesuffix(".fits"))
+    return _NAME.fullmatch(without_fits_ending(path.name))
 
 
 def name_from_path(path: Path) -> str:
     """The star's id as the file's name has it; the whole name where it is of another kind."""
     match = _match(path)
-    return match["id"] if match else path.name.removesuffix(".gz").removesuffix(".fits")
+    return match["id"] if match else without_fits_ending(path.name)
 
 
 def release_name(apred: str) -> str:

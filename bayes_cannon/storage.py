@@ -14,6 +14,7 @@ import xarray as xr
 
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 from bayes_cannon.hdf5_sink import Hdf5Sink
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "check_output", "part_path", "read_tree", "reason_of", "sweep_parts", "told_writing",
@@ -37,7 +38,7 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     OutputExistsError
         If `path` exists and `overwrite` is false, is a folder, or is not writable.
     """
-    target = Path(path)
+    target = user_path(path)
     if target.is_dir():
         raise OutputExistsError(f"{target} is a folder; choose another path for the file.")
     if target.exists() and not overwrite:
@@ -216,7 +217,7 @@ def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -
     FileFormatError
         If the file is missing, damaged, of another kind, or of another version.
     """
-    source = Path(path)
+    source = user_path(path)
     if not source.exists():
         raise FileFormatError(f"{source} does not exist.")
     sealed = _is_sealed(source)

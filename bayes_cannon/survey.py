@@ -9,28 +9,25 @@ cannot lead out of the directory.
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar import Catalogue, read_allstar
 from bayes_cannon.errors import SurveyError
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.spectra import name_some
+from bayes_cannon.spectrum_files import SPECTRUM, files_below
+from bayes_cannon.user_paths import is_fits_name, user_path
 
 __all__ = ["RowProblem", "Survey", "open_survey"]
 
-# apStar-r12-<id>, asStar-dr17-<id>, apStar-dr17-<id>, apStar-1.3-apo25m-<id>; the commissioning
-# spectra apStarC-… and asStarC-… are not matched on purpose.
-_SPECTRUM = re.compile(
-    r"a[ps]Star-(?P<apred>[^-]+)-((?:apo25m|lco25m|apo1m)-)?(?P<id>.+)\.fits(\.gz)?"
-)
 _APRED = {"dr16": "r12", "dr15": "r8", "dr14": "r8", "dr13": "r6", "dr12": "r5"}
 
 Key = tuple[str, str, str]
@@ -113,10 +110,10 @@ def open_survey(path: str | os.PathLike[str], labels: Sequence[str] = DEFAULT_LA
     LabelError
         If a catalogue lacks one of the labels.
     """
-    folder = Path(path)
+    folder = user_path(path)
     if not folder.is_dir():
         raise SurveyError(f"{folder} is not a directory; give the directory that holds a survey.")
-    tables = sorted(p for p in folder.glob("allStar*.fits*") if _is_catalogue(p))
+    tables = sorted(p for p in folder.glob("allStar*") if _is_catalogue(p))
     if not tables:
         raise SurveyError(
             f"{folder} has no catalogue: put an allStar*.fits file at its top, "
@@ -142,7 +139,7 @@ def open_survey(path: str | os.PathLike[str], labels: Sequence[str] = DEFAULT_LA
 
 
 def _is_catalogue(path: Path) -> bool:
-    return path.is_file() and path.name.endswith((".fits", ".fits.gz"))
+    return path.is_file() and is_fits_name(path.name)
 
 
 def _column(catalogue: Catalogue, name: str) -> NDArray[np.str_]:
@@ -179,20 +176,13 @@ def _read_catalogues(
 
 
 def _stack(parts: Sequence[Catalogue]) -> Catalogue:
-    """Stack catalogues; a column that one of them lacks is filled with NaN, 0 or ''."""
+    """Stack catalogues; a column that one of them lacks is filled with NaN or '', or masked."""
     tables = [c.table.copy(copy_data=False) for c in parts]
     for part, table in zip(parts, tables, strict=True):
         if "RELEASE" not in table.colnames:
             table["RELEASE"] = np.full(len(table), part.release, dtype=np.str_)
     stacked = vstack(tables, join_type="outer", metadata_conflicts="silent")
-    table = Table(
-        {
-            name: stacked[name].filled(_filler(stacked[name].dtype))
-            if hasattr(stacked[name], "filled")
-            else stacked[name]
-            for name in stacked.colnames
-        }
-    )
+    table = Table({name: _filled(stacked[name]) for name in stacked.colnames})
     release = "+".join(dict.fromkeys(c.release for c in parts))
     return Catalogue(
         table=table,
@@ -202,25 +192,20 @@ def _stack(parts: Sequence[Catalogue]) -> Catalogue:
     )
 
 
-def _filler(dtype: np.dtype) -> object:
-    return {"f": np.nan, "U": "", "S": b"", "b": False}.get(dtype.kind, 0)
-
-
-def _walk(folder: Path, depth: int, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Parts of the paths of all visible files down to `depth` directories."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda e: e.name):
-            if entry.name.startswith("."):
-                continue
-            if entry.is_file():
-                yield (*above, entry.name)
-            elif depth and entry.is_dir() and os.access(entry.path, os.R_OK | os.X_OK):
-                yield from _walk(Path(entry.path), depth - 1, (*above, entry.name))
+def _filled(column: Any) -> Any:
+    """A column without its mask; whole numbers stay masked, and are 0 there."""
+    if not hasattr(column, "filled"):
+        return column
+    kind = column.dtype.kind
+    plain = column.filled({"f": np.nan, "U": "", "S": b"", "b": False}.get(kind, 0))
+    if kind in "iu" and np.any(column.mask):
+        return MaskedColumn(plain, mask=column.mask)
+    return plain
 
 
 def _find_spectra(folder: Path) -> list[str]:
     """All spectra in a survey, relative to it, those in other places than expected too."""
-    return ["/".join(parts) for parts in _walk(folder, depth=2) if _SPECTRUM.fullmatch(parts[-1])]
+    return ["/".join(parts) for parts in files_below(folder, SPECTRUM.fullmatch, depth=2)]
 
 
 def _match(
@@ -230,7 +215,7 @@ def _match(
     by_key: dict[Key, list[str]] = defaultdict(list)
     for name in found:
         parts = name.split("/")
-        match = _SPECTRUM.fullmatch(parts[-1])
+        match = SPECTRUM.fullmatch(parts[-1])
         if match and len(parts) == 3:
             by_key[parts[0], parts[1], match["id"]].append(name)
     by_star: dict[str, list[Key]] = defaultdict(list)

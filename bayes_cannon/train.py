@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
 Windows = Mapping[str, Sequence[tuple[float, float]]]
-"""Label name -> wavelength ranges (Å, vacuum) outside which its coefficients are zero."""
+"""Label name -> wavelength ranges (Å, as the spectra) outside which its coefficients are zero."""
 
 
 @dataclass(frozen=True)
@@ -399,4 +399,5 @@ def _freeze(
         history=history,
         settings=record,
         simulated=spectra.simulated,
+        medium=spectra.medium,
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["read_truth"]
 
@@ -36,7 +36,7 @@ def read_truth(path: str | os.PathLike[str], names: Sequence[str] = DEFAULT_LABE
     FileFormatError
         If the file is missing or is not such a table.
     """
-    file = Path(path)
+    file = user_path(path)
     file = file / "truth.ecsv" if file.is_dir() else file
     try:
         table = Table.read(file, format="ascii.ecsv")
