@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.label_moments import safe_inverse
+from bayes_cannon.label_moments import label_moments, safe_inverse
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_weights
 from bayes_cannon.pixel_fit import Design
@@ -87,17 +87,12 @@ def population_moments(labels: Labels, basis: PolynomialBasis) -> tuple[FloatArr
     cov : (n_labels, n_labels)
     """
     ell = basis.standardize(labels.values)
-    complete = np.isfinite(ell).all(axis=1)
     error = np.nan_to_num(labels.errors / basis.scale)
-    if complete.sum() < basis.n_labels + 2:  # too few to tell how labels go together
-        variance = np.nanvar(ell, axis=0)
-        noise = np.nanmean(np.where(np.isfinite(ell), error**2, np.nan), axis=0)
-        return np.nanmean(ell, axis=0), np.diag(np.maximum(variance - noise, 0.01 * variance))
-    ell, error = ell[complete], error[complete]
-    observed = np.atleast_2d(np.cov(ell, rowvar=False))
+    mean, observed = label_moments(ell)
+    noise = np.nanmean(np.where(np.isfinite(ell), error**2, np.nan), axis=0)
     # At least a hundredth of the observed variance is real in every direction.
     floor = max(0.01 * float(np.linalg.eigvalsh(observed)[0]), 1e-6)
-    return ell.mean(axis=0), nearest_positive(observed - np.diag((error**2).mean(axis=0)), floor)
+    return mean, nearest_positive(observed - np.diag(noise), floor)
 
 
 def excess_covariance(difference: FloatArray, explained: FloatArray) -> FloatArray:
