@@ -38,7 +38,7 @@ from bayes_cannon.training_priors import (
     update_hyperparameters,
 )
 
-__all__ = ["MapFit", "fit_map"]
+__all__ = ["MapFit", "fit_map", "only_pixels"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -370,7 +370,13 @@ def fit_map(
         pixels = None if fitted.all() else np.flatnonzero(fitted)
         part = problem if pixels is None else problem.only(pixels)
         try:
-            begin = _fit_without_factors(part) if start is None else _only(start, pixels)
+            begin = (
+                _fit_without_factors(part)
+                if start is None
+                else start
+                if pixels is None
+                else only_pixels(start, pixels)
+            )
             if n_factors > 0:
                 begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
         except SingularPixelsError as error:
@@ -398,10 +404,8 @@ def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(fitted)
 
 
-def _only(fit: MapFit, pixels: NDArray[np.intp] | None) -> MapFit:
+def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
     """Return the fit of some pixels."""
-    if pixels is None:
-        return fit
     return replace(
         fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
         log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],
@@ -476,7 +480,7 @@ def _expanded(
     n_terms = problem.labels.n_coef
     gain = factors.divergence - new.divergence
     gain += moved.log_prior(problem.priors, n_terms) - hyper.log_prior(problem.priors, n_terms)
-    return (new, moved) if gain > 0 else (factors, hyper)
+    return (new, moved) if gain > 0 and moved.usable else (factors, hyper)
 
 
 def _fit_with_factors(

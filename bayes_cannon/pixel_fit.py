@@ -34,6 +34,8 @@ __all__ = ["Design", "PixelFit", "fit_pixels", "given_scatter", "log_marginal"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
+_LARGE_WEIGHT = 1e10
+"""Cubes of larger weights are not safe in float32."""
 _LAST_TRIES = 8
 """Further steps in float64 for pixels that the search left off their mode."""
 
@@ -262,6 +264,8 @@ def _curvature(
     """Minus the second derivative of the marginal density in log s, from float32 residuals."""
     s2 = np.exp(2 * u)
     w = ivar / (1 + ivar * s2.astype(ivar.dtype))
+    if w.max(initial=0) > _LARGE_WEIGHT:
+        w, r = w.astype(np.float64), r.astype(np.float64)
     cube = w * w * w
     a3, h3 = _products((cube, cube * r), *design.at(cube.dtype))
     weights = packed_weights(design.n_coef)
@@ -277,7 +281,8 @@ def _curvature(
     second -= np.sum(at.cov * weights * a3, axis=1)
     z = (u - prior.log_scatter_mean) / prior.log_scatter_sd
     slope = at.slope + z / prior.log_scatter_sd  # of the likelihood alone
-    return np.asarray(prior.log_scatter_sd**-2 - (4 * s2**2 * second + 2 * slope))
+    curvature = prior.log_scatter_sd**-2 - (4 * s2**2 * second + 2 * slope)
+    return np.where(np.isfinite(curvature), curvature, at.information)
 
 
 def _skewness_shift(at: _Pass, sd: FloatArray, prior: PixelPrior) -> FloatArray:

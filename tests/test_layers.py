@@ -42,6 +42,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "mass_contours",
         "mist_files",
         "model_error",
+        "numerical",
         "pixel_fit",
         "population",
         "posterior_moments",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayes_cannon.choose_factors import choose_factors
+from bayes_cannon.choose_factors import _difference, choose_factors
 from bayes_cannon.errors import FitError
 from bayes_cannon.factors import StarFactors, join_design, predictive_density, star_factors
 from bayes_cannon.map_fit import fit_map
@@ -320,3 +320,55 @@ def test_nothing_to_fit_is_said():
         fit_map(flux, np.zeros_like(ivar), Design.exact(x))
     with pytest.raises(FitError, match="coefficients of 20 of 20 pixels"):
         fit_map(np.full_like(flux, 1e20), np.ones_like(ivar), Design.exact(x))
+
+
+def test_the_search_for_factors_says_that_it_ended_while_the_density_rose():
+    flux, ivar, x, *_ = make_survey(n_stars=200, n_factors=4, seed=6, strength=0.04)
+    design = Design.exact(x)
+    few = choose_factors(flux, ivar, design, candidates=(0, 1, 2, 3), seed=1)
+    assert few.n_factors == 3
+    assert few.rising
+    limited = choose_factors(flux, ivar, design, candidates=(0, 1, 2, 3, 4), most=2, seed=1)
+    assert limited.grid.tolist() == [0, 1, 2]
+    assert limited.rising
+    enough = choose_factors(flux, ivar, design, candidates=(0, 2, 4, 12, 20, 30), seed=1)
+    assert enough.n_factors == 4
+    assert not enough.rising
+    assert enough.grid[-1] == 12, "of more than ten factors one that does no better is enough"
+
+
+def test_odd_stars_do_not_hide_that_factors_are_needed():
+    """Three held-out stars of which a fit with factors makes less sense than one without."""
+    rng = np.random.default_rng(2)
+    gain, error = _difference(np.zeros(100), -5 + rng.normal(size=100))
+    assert gain == pytest.approx(5, abs=0.3)
+    odd = rng.normal(size=100) - 5
+    odd[:3] = 3000
+    cut, cut_error = _difference(np.zeros(100), odd)
+    assert cut == pytest.approx(5, abs=0.7)
+    assert cut_error < 3 * error
+    assert _difference(np.zeros(4), np.zeros(4)) == (0, 0)
+
+
+def test_precisions_that_rounding_made_indefinite_are_at_least_those_of_the_prior():
+    from bayes_cannon.factors import _inverse
+
+    broken = np.array([[[1e8, 1e8 + 5], [1e8 + 5, 1e8]], [[2.0, 0.5], [0.5, 3.0]]])
+    found = _inverse(broken)
+    values = np.linalg.eigvalsh(found)
+    assert np.all((values > 0) & (values <= 1))
+    np.testing.assert_allclose(found[1], np.linalg.inv(broken[1]))
+
+
+def test_scatters_without_residuals_have_a_finite_width():
+    """Weights whose cubes are beyond single precision."""
+    from bayes_cannon.pixel_fit import fit_pixels
+    from bayes_cannon.pixel_prior import PixelPrior
+
+    x = np.random.default_rng(1).normal(size=(30, 2))
+    flux, ivar = np.ones((30, 5), dtype=np.float32), np.full((30, 5), 1e30, dtype=np.float32)
+    prior = PixelPrior(1e-4 * np.eye(2), -16.0, 0.1)
+    fit = fit_pixels(flux, ivar, Design.exact(x), prior, np.full(5, -16.0))
+    assert np.isfinite(fit.log_scatter).all()
+    assert np.isfinite(fit.log_scatter_sd).all()
+    assert np.all(fit.log_scatter_sd > 0)
