@@ -30,11 +30,13 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.archive_flags import ASPCAP_BITS, STAR_BITS, flag_names
+from bayes_cannon.arguments import KnownLabels, as_result, as_table
 from bayes_cannon.aspcap_tables import error_table, pull_table, star_table, words
 from bayes_cannon.catalogue import catalogue
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels, label_unit, two_digits
+from bayes_cannon.label_units import known_labels, units_of_table
+from bayes_cannon.labels import Labels, two_digits
 from bayes_cannon.posterior_moments import group_of, moments_of, posterior_names
 
 __all__ = ["AspcapComparison", "aspcap_comparison"]
@@ -168,7 +170,7 @@ class AspcapComparison:
 
 def aspcap_comparison(
     result: xr.DataTree | Table,
-    aspcap: Labels | TrainingSet | None = None,
+    aspcap: KnownLabels | TrainingSet | None = None,
     *,
     snr: Mapping[str, float] | None = None,
     n_bins: int = 6,
@@ -196,11 +198,14 @@ def aspcap_comparison(
     """
     if n_bins < 1:
         raise InvalidDataError(f"at least one bin of S/N is needed, not {n_bins}.")
-    labels = aspcap.labels if isinstance(aspcap, TrainingSet) else aspcap
-    if isinstance(result, xr.DataTree):
-        table = catalogue(result, aspcap=labels)
+    given = as_table(result)
+    if given is None:
+        result = as_result(result)
+        table = catalogue(result, aspcap=aspcap)
     else:
-        table = result if labels is None else _with_catalogue(result, labels)
+        own = units_of_table(given, given.meta["LABELS"].split(","))
+        labels = known_labels(aspcap, own)
+        table = given if labels is None else _with_catalogue(given, labels)
     names = tuple(table.meta["LABELS"].split(","))
     star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_)
     mean, sd = _moments(result, table, names)
@@ -210,10 +215,11 @@ def aspcap_comparison(
     if not usable.any():
         raise InvalidDataError(
             f"none of {star_id.size} stars has both a posterior and a label with error in the "
-            "catalogue; pass the labels of these stars as aspcap=."
+            "catalogue; pass the labels of these stars with their errors (aspcap=, or columns "
+            "NAME_ERR of the table that the dataset is made of)."
         )
     own_snr = _snr_of(star_id, aspcap, snr)
-    units = tuple(str(table[n].unit or label_unit(n)) for n in names)
+    units = tuple(units_of_table(table, names).values())
     pulls = {k: (mean[k] - theirs) / np.hypot(sd[k], their_error) for k in mean}
     return AspcapComparison(
         names, units, star_id, own_snr, mean, sd, theirs, their_error,

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_moments import label_moments
 from bayes_cannon.labels import Labels
@@ -176,15 +176,16 @@ class Cannon:
         cov = label_moments(self.basis.standardize(self.training.values))[1]
         return cov * np.outer(self.basis.scale, self.basis.scale)
 
-    def predict(self, labels: ArrayLike) -> Prediction:
+    def predict(self, labels: ArrayLike | Mapping[str, ArrayLike] | Labels) -> Prediction:
         """Spectra of labels in physical units.
 
         Parameters
         ----------
         labels
-            Shape (..., n_labels), in the order of `names`.
+            Shape (..., n_labels), in the order of `names`; or a mapping of values by name, or
+            `Labels`.
         """
-        v = self._features(labels)
+        v = self.basis(self.label_values(labels))
         flux = v @ self.theta.T
         packed = pack_outer(v) * packed_weights(v.shape[-1])
         terms = packed_size(self.basis.n_terms)
@@ -193,7 +194,7 @@ class Cannon:
         coef_sd = np.sqrt(np.maximum(variance, 0.0))
         return Prediction(flux, coef_sd, np.sqrt(coef_sd**2 + extra))
 
-    def gradient(self, labels: ArrayLike) -> Gradient:
+    def gradient(self, labels: ArrayLike | Mapping[str, ArrayLike] | Labels) -> Gradient:
         """Derivative of the flux with respect to each label, per K or per dex.
 
         Parameters
@@ -201,8 +202,8 @@ class Cannon:
         labels
             Shape (..., n_labels): where to take it.
         """
-        self._features(labels)
-        dv = np.swapaxes(self.basis.jacobian(self.basis.standardize(labels)), -1, -2)
+        ell = self.basis.standardize(self.label_values(labels))
+        dv = np.swapaxes(self.basis.jacobian(ell), -1, -2)
         dv = dv / self.basis.scale[:, None]
         packed = pack_outer(dv) * packed_weights(dv.shape[-1])
         terms = packed_size(self.basis.n_terms)
@@ -225,18 +226,36 @@ class Cannon:
         """Return the same model with the result of its cross-validation."""
         return replace(self, model_error=model_error)
 
-    def _features(self, labels: ArrayLike) -> FloatArray:
-        values = np.asarray(labels, dtype=np.float64)
+    def label_values(self, labels: Any) -> FloatArray:
+        """Labels in the order of `names`, shape (..., n_labels), from an array or by name.
+
+        Raises
+        ------
+        InvalidDataError, LabelError
+            If they are not numbers, not as many as the model has labels, or one is missing.
+        """
+        if isinstance(labels, Labels):
+            return labels.only(self.names).values
+        if isinstance(labels, Mapping):
+            if lacking := [n for n in self.names if n not in labels]:
+                raise LabelError(f"{', '.join(lacking)} is not given; a spectrum needs all labels.")
+            labels = np.stack(np.broadcast_arrays(*(labels[n] for n in self.names)), axis=-1)
+        try:
+            values = np.asarray(labels, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(
+                f"labels must be numbers, in the order {', '.join(self.names)}, or by name."
+            ) from error
         if values.shape[-1:] != (self.basis.n_labels,):
             raise InvalidDataError(
                 f"labels have shape {values.shape}; "
                 f"the last axis must hold {', '.join(self.names)}."
             )
-        return self.basis(values)
+        return values
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write as NetCDF; see `load`."""
-        tree = _to_tree(self)
+        tree, path = _to_tree(self), Path(path).expanduser()
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
@@ -250,6 +269,7 @@ class Cannon:
         FileFormatError
             If the file is missing, damaged, of another kind or of another format version.
         """
+        path = Path(path).expanduser()
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return _from_tree(tree)

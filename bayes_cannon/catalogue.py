@@ -19,8 +19,10 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import KnownLabels, as_result, as_table
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.label_units import known_labels, units_of_result, units_of_table
+from bayes_cannon.labels import Labels
 from bayes_cannon.posterior_moments import (
     group_of,
     is_simulated,
@@ -74,15 +76,16 @@ def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels |
     return Labels(names, values, errors, star_id)
 
 
-def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
+def catalogue(result: xr.DataTree, *, aspcap: KnownLabels | None = None) -> Table:
     """Make the table of a survey, one row per star.
 
     Parameters
     ----------
     result
-        What `infer_labels` returned.
+        What `infer_labels` returned, whole or one star or chain of it; a run, or its folder.
     aspcap
-        The catalogue's labels; matched by star id, NaN for stars and labels it lacks.
+        The catalogue's labels, `Labels`, a `TrainingSet` or a table (see `arguments.as_labels`);
+        matched by star id, NaN for stars and labels it lacks. Their units are converted.
 
     Returns
     -------
@@ -98,8 +101,11 @@ def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
     Raises
     ------
     InvalidDataError
-        If the result lacks its posterior, or its per-star checks.
+        If the result lacks its posterior, or its per-star checks, or `aspcap` holds no labels.
+    LabelError
+        If the unit of a label of `aspcap` cannot be converted.
     """
+    result = as_result(result)
     names = posterior_names(result)
     posterior = group_of(result, "posterior")
     formal = moments_of(posterior, names)
@@ -108,13 +114,13 @@ def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
     kind = "calibrated" if has_calibrated else "formal"
     error = main.sd if has_calibrated else np.full_like(formal.sd, np.nan)
     star_id = posterior["star"].values.astype(np.str_)
-    units = tuple(str(posterior[n].attrs.get("units") or label_unit(n)) for n in names)
-    theirs = _aligned(star_id, names, aspcap)
+    units = units_of_result(result, names)
+    theirs = _aligned(star_id, names, known_labels(aspcap, units))
 
     table = Table()
     table["APOGEE_ID"] = star_id
     table["APOGEE_ID"].description = "name of the star"
-    for i, (name, unit) in enumerate(zip(names, units, strict=True)):
+    for i, (name, unit) in enumerate(units.items()):
         columns = {
             name: (main.mean[:, i], f"mean of the {kind} posterior"),
             f"{name}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
@@ -133,7 +139,7 @@ def catalogue(result: xr.DataTree, *, aspcap: Labels | None = None) -> Table:
     table["LABEL_COV"] = main.cov
     table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
     marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
-    table.meta.update(LABELS=",".join(names), KIND=kind, **marks)
+    table.meta.update(LABELS=",".join(names), UNITS=",".join(units.values()), KIND=kind, **marks)
     return table
 
 
@@ -202,11 +208,11 @@ def _write_fits(table: Table, path: Path) -> None:
         unit, text = table[name].unit, table[name].description or ""
         if unit is not None and str(unit) == "dex":
             text = f"{text} [dex]"
-        elif unit is not None:
-            hdu.header.set(f"TUNIT{number}", str(unit), after=f"TFORM{number}")
-        hdu.header[f"TCOMM{number}"] = text
+        elif unit is not None and str(unit):
+            hdu.header.set(f"TUNIT{number}", _ascii(str(unit)), after=f"TFORM{number}")
+        hdu.header[f"TCOMM{number}"] = _ascii(text)
     for key, value in table.meta.items():
-        hdu.header[key] = value
+        hdu.header[key] = _ascii(value) if isinstance(value, str) else value
     if table.meta.get("SIMULATE"):
         hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
     elif table.meta.get("SIMMODEL"):
@@ -214,7 +220,12 @@ def _write_fits(table: Table, path: Path) -> None:
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 
-def comparison(table: Table | xr.DataTree, reference: Labels) -> Table:
+def _ascii(text: str) -> str:
+    """Text as a header of FITS can hold it."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def comparison(table: Table | xr.DataTree, reference: KnownLabels) -> Table:
     """Compare labels with a reference (the catalogue's values, or the truth of a simulation).
 
     Parameters
@@ -222,7 +233,7 @@ def comparison(table: Table | xr.DataTree, reference: Labels) -> Table:
     table
         What `catalogue` made, or a result of inference.
     reference
-        Labels to compare with; matched by star id.
+        Labels to compare with (`Labels`, a `TrainingSet` or a table); matched by star id.
 
     Returns
     -------
@@ -237,8 +248,13 @@ def comparison(table: Table | xr.DataTree, reference: Labels) -> Table:
     InvalidDataError
         If no star or no label is in both.
     """
-    ours = catalogue(table) if isinstance(table, xr.DataTree) else table
-    names = tuple(n for n in ours.meta["LABELS"].split(",") if n in reference.names)
+    known = as_table(table)
+    ours = catalogue(table) if known is None else known
+    units = units_of_table(ours, ours.meta["LABELS"].split(","))
+    reference = known_labels(reference, units, "reference")
+    if reference is None:
+        raise InvalidDataError("there is no reference to compare with.")
+    names = tuple(n for n in units if n in reference.names)
     star_id = np.asarray(ours["APOGEE_ID"], dtype=np.str_)
     if not names or not np.isin(star_id, reference.star_id).any():
         raise InvalidDataError(
@@ -251,9 +267,14 @@ def comparison(table: Table | xr.DataTree, reference: Labels) -> Table:
         difference = _column(ours, name) - theirs.values[:, i]
         known = np.isfinite(difference)
         errors = (_column(ours, f"{name}_{kind}")[known] for kind in ("FORMAL_ERR", "ERR"))
-        unit = str(ours[name].unit or label_unit(name))
         rows.append(
-            (name, unit, int(known.sum()), *_summary(difference[known]), *map(_median, errors))
+            (
+                name,
+                units[name],
+                int(known.sum()),
+                *_summary(difference[known]),
+                *map(_median, errors),
+            )
         )
     columns = ("LABEL", "UNIT", "N", "BIAS", "RMS", "ROBUST_SCATTER", "FORMAL_ERR", "ERR")
     return Table(rows=rows, names=columns)

@@ -20,9 +20,10 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
+from bayes_cannon.arguments import KnownLabels, as_result
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels, label_unit
-from bayes_cannon.posterior_moments import group_of, is_simulated
+from bayes_cannon.label_units import known_labels, units_of_result
+from bayes_cannon.posterior_moments import group_of, is_simulated, posterior_names
 from bayes_cannon.scores import Scores, score
 
 __all__ = ["LEVELS", "TOLERANCES", "Check", "Tolerance", "check_calibration", "cover_error"]
@@ -101,7 +102,7 @@ def cover_error(cover: float, n: int) -> float:
 
 def check_calibration(
     result: xr.DataTree,
-    references: Mapping[str, Labels],
+    references: Mapping[str, KnownLabels],
     *,
     snr: Mapping[str, float] | None = None,
     tolerances: Sequence[Tolerance] = TOLERANCES,
@@ -137,18 +138,27 @@ def check_calibration(
     """
     if not references:
         raise InvalidDataError("there is nothing to check against: give at least one reference.")
+    if not isinstance(references, Mapping):
+        raise InvalidDataError(
+            'references must be given by name, like {"catalogue": labels}, not as an object of '
+            f"type {type(references).__name__}."
+        )
+    result = as_result(result)
+    units = units_of_result(result, posterior_names(result))
+    known = {name: known_labels(labels, units, name) for name, labels in references.items()}
     kinds = [kind for kind, group in _GROUPS.items() if group in result.children]
     judged = "calibrated" if "calibrated" in kinds else "formal"
     scores = {
         (name, kind): score(result, labels, group=_GROUPS[kind])
-        for name, labels in references.items()
+        for name, labels in known.items()
+        if labels is not None
         for kind in kinds
     }
     rows, failures, bins = [], [], []
     for (name, kind), found in scores.items():
         for i, label in enumerate(found.names):
             where = f"{name}, {kind}, {label}"
-            row, wrong = _row(found, i, where, tolerances if kind == judged else ())
+            row, wrong = _row(found, i, where, tolerances if kind == judged else (), units[label])
             rows.append({"REFERENCE": name, "KIND": kind, **row})
             failures += wrong
         for by, values in _places(result, found, snr):
@@ -161,7 +171,7 @@ def check_calibration(
 
 
 def _row(
-    found: Scores, i: int, where: str, tolerances: Sequence[Tolerance]
+    found: Scores, i: int, where: str, tolerances: Sequence[Tolerance], unit: str
 ) -> tuple[dict[str, object], list[str]]:
     """Row of one label, and what fails in it."""
     known = np.isfinite(found.pit[:, i])
@@ -174,7 +184,7 @@ def _row(
     off, pull = found.difference[known, i], found.pull[known, i]
     row: dict[str, object] = {
         "LABEL": label,
-        "UNIT": label_unit(label),
+        "UNIT": unit,
         "N": n,
         "BIAS": float(off.mean()),
         "RMS": float(np.sqrt(np.mean(off**2))),

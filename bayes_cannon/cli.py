@@ -1,6 +1,8 @@
 """The command ``bayes-cannon``.
 
-Every command ends with exit status 0, or with a one-line error and status 2.
+Every command ends with exit status 0, or with a one-line error and status 2 (a traceback too where
+``--verbose`` is given and the error is not one of the package's own). Status 1 says that a command
+did what it could, but not all is well: `infer` left stars without a posterior, `check` failed.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bayes_cannon._version import __version__
-from bayes_cannon.cli_errors import PlainFormatter, error_line, one_line
+from bayes_cannon.cli_errors import PlainFormatter, error_line, one_line, unexpected_line
 from bayes_cannon.errors import (
     BayesCannonError,
     BayesCannonWarning,
@@ -50,6 +53,14 @@ class Method(StrEnum):
 
     map = "map"
     advi = "advi"
+
+
+class Missing(StrEnum):
+    """What becomes of training stars that lack a label."""
+
+    auto = "auto"
+    impute = "impute"
+    drop = "drop"
 
 
 class Sampler(StrEnum):
@@ -210,6 +221,10 @@ def train(
             help="Whether training labels are off by their errors.",
         ),
     ] = True,
+    missing: Annotated[
+        Missing,
+        typer.Option(help="Stars that lack a label: infer it, leave them out, or what is better."),
+    ] = Missing.auto,
     window: Annotated[
         list[str] | None, typer.Option(help="Confine a label: NAME=low:high in Å, vacuum.")
     ] = None,
@@ -235,6 +250,7 @@ def train(
         degree=degree,
         snr_min=snr_min,
         latent_labels=latent_labels,
+        missing=missing.value,
     )
     with stages("training") as progress:
         cannon = train_model(
@@ -264,6 +280,12 @@ def infer(
     priors: Annotated[
         Path | None, typer.Option(help="TOML file of priors, a table for each label.")
     ] = None,
+    min_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Usable pixels that a star needs; default half of the model's, at most 100."
+        ),
+    ] = None,
     visit: Annotated[int | None, typer.Option(help="Visit, from 1, instead of all.")] = None,
     corner: Annotated[
         list[str] | None, typer.Option(help="Star that gets a corner plot, or all.")
@@ -277,20 +299,22 @@ def infer(
     """Sample the labels of held-out stars, or of the FITS files given.
 
     A run that was cut off goes on where it was; of a finished one, only what lacks is drawn.
+    Exit status 1 says that stars are left without a posterior.
     """
     from bayes_cannon.cannon import Cannon
     from bayes_cannon.cli_inputs import spectra_to_infer
     from bayes_cannon.cli_progress import OUT, counting
     from bayes_cannon.cores import available_cores
     from bayes_cannon.inference_settings import InferenceSettings
-    from bayes_cannon.prior_files import read_priors
-    from bayes_cannon.priors import LabelPriors
+    from bayes_cannon.model_priors import priors_of
     from bayes_cannon.run import infer_run
 
     # What can be wrong with the options is said before any file is read.
-    settings = InferenceSettings(method=method.value, draws=draws, chains=chains)
+    settings = InferenceSettings(
+        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels
+    )
     model = Cannon.load(cannon)
-    given = LabelPriors.for_labels(model.names, read_priors(priors) if priors else None)
+    given = priors_of(model, priors)
     with counting("spectra") as progress:
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
@@ -310,6 +334,8 @@ def infer(
         f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
         f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
+    if s["n_failed"]:
+        raise typer.Exit(1)
 
 
 @contextmanager
@@ -507,4 +533,9 @@ def main() -> None:
         sys.exit(1)
     except (BayesCannonError, OSError, MemoryError) as error:
         typer.echo(error_line(error), err=True)
+        sys.exit(2)
+    except Exception as error:  # no traceback, whatever happened, unless it was asked for
+        if logging.getLogger().isEnabledFor(logging.INFO):
+            traceback.print_exc()
+        typer.echo(unexpected_line(error), err=True)
         sys.exit(2)

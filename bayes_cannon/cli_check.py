@@ -19,7 +19,9 @@ def print_check(check: Check) -> None:
     for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
         rows = check.coverage[check.coverage["REFERENCE"] == reference]
         stars = f"{max(rows['N'])} held-out stars{simulated}"
-        OUT.print(f"\n{stars} against the {reference} (K, dex; per cent of stars):")
+        units = ", ".join(filter(None, dict.fromkeys(str(unit) for unit in rows["UNIT"])))
+        units = f"{units}; " if units else ""
+        OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
         OUT.print(_grid(rows))
     _print_bins(check)
     if check.judged == "formal":

@@ -8,7 +8,7 @@ from typing import override
 
 from bayes_cannon.errors import BayesCannonError
 
-__all__ = ["PlainFormatter", "error_line", "one_line"]
+__all__ = ["PlainFormatter", "error_line", "one_line", "unexpected_line"]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -34,6 +34,14 @@ def error_line(error: BaseException) -> str:
         remedy = "; make space, then run the same command again" if error.errno in _FULL else ""
         return one_line(f"error: {said}{place}{remedy}.")
     return one_line(f"error: {type(error).__name__}: {error}")
+
+
+def unexpected_line(error: BaseException) -> str:
+    """Say in one line that something happened that the package did not foresee."""
+    return one_line(
+        f"error: {type(error).__name__}: {error} (not foreseen; bayes-cannon --verbose COMMAND "
+        "shows where it happened, please report it)"
+    )
 
 
 class PlainFormatter(logging.Formatter):

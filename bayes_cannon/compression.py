@@ -28,16 +28,34 @@ from bayes_cannon.packing import pack_outer, packed_weights, unpack
 if TYPE_CHECKING:
     from bayes_cannon.cannon import Cannon
 
-__all__ = ["Compressed", "PixelModel", "compress", "extra_variance"]
+__all__ = ["Compressed", "PixelModel", "compress", "extra_variance", "pixels_needed"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
+_ENOUGH = 100
+"""Usable pixels that are enough for any model."""
 _TILE = {4: 8, 8: 16}
 """Stars per matrix product, by the bytes of a number.
 
 Linear algebra libraries sum in an order that depends on a row's place in its panel; with so few
 rows all panels are alike (on processors with AVX2 that takes no more than 8 rows of float32).
 """
+
+
+def pixels_needed(n_pixels: int, asked: int | None = None) -> int:
+    """Usable pixels that a star needs for a posterior.
+
+    Parameters
+    ----------
+    n_pixels
+        Pixels that the model uses.
+    asked
+        A number of the user's; left out, half of the model's pixels, and no more than 100.
+
+    >>> pixels_needed(7514), pixels_needed(90), pixels_needed(90, 10)
+    (100, 45, 10)
+    """
+    return min(_ENOUGH, (n_pixels + 1) // 2) if asked is None else asked
 
 
 @dataclass(frozen=True, eq=False)

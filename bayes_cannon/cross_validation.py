@@ -26,14 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.cannon import Cannon
-from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.compression import Compressed, PixelModel, pixels_needed
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.priors import LabelPrior, LabelPriors
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, name_some
 from bayes_cannon.training_priors import TrainingPriors
 
 __all__ = ["CrossValidation", "assign_folds", "cross_validate", "same_spectra"]
@@ -42,7 +42,6 @@ FloatArray = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
 _TOLERANCE = 5e-3
 """Of the folds' fits, see `fit_map`."""
-_MIN_PIXELS = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +216,7 @@ def _predict(
     for a in range(0, test.size, 64):
         rows = test[a : a + 64]
         flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
-        enough = np.sum(ivar > 0, axis=1) >= min(_MIN_PIXELS, pixels.n_pixels)
+        enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
         rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
         if rows.size == 0:
             continue

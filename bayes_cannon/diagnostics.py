@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import KnownLabels, as_labels, as_spectra
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack, pack_outer, packed_weights
 from bayes_cannon.residuals import ResidualBlock, checked_labels, residual_blocks
-from bayes_cannon.spectra import NormalizedSpectra, same_grid
+from bayes_cannon.spectra import same_grid
 
 __all__ = ["Diagnostics", "FitQuality", "ResidualCorrelation", "diagnose", "fit_quality",
            "residual_correlation"]  # fmt: skip
@@ -290,7 +290,7 @@ def _summarise(
     return ResidualCorrelation(pixels, edges, mean_abs, values[chosen], share, noise)
 
 
-def diagnose(cannon: Cannon, spectra: NormalizedSpectra, labels: Labels) -> Diagnostics:
+def diagnose(cannon: Cannon, spectra: Any, labels: KnownLabels | None = None) -> Diagnostics:
     """Chi-squares, leverages and residual correlation of stars with known labels.
 
     Parameters
@@ -298,15 +298,20 @@ def diagnose(cannon: Cannon, spectra: NormalizedSpectra, labels: Labels) -> Diag
     cannon
         The trained model.
     spectra
-        On the model's wavelength grid.
+        `NormalizedSpectra` on the model's wavelength grid, or a `TrainingSet`.
     labels
-        Of the same stars in the same order; stars that lack a label are left out.
+        Of the same stars in the same order; stars that lack a label are left out. Those of the
+        training set where left out.
 
     Raises
     ------
     InvalidDataError
         If spectra, labels and model do not belong together.
     """
+    labels = as_labels(spectra if labels is None else labels, "labels")
+    spectra = as_spectra(spectra)
+    if labels is None:
+        raise InvalidDataError("the labels of the stars are needed.")
     if not np.array_equal(spectra.star_id, labels.star_id):
         raise InvalidDataError("spectra and labels must be of the same stars in the same order.")
     cannon.require_medium(spectra)

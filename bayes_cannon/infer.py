@@ -6,43 +6,67 @@ flags and calibrated posteriors; `infer_labels` joins them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from bayes_cannon.compression import PixelModel
-from bayes_cannon.errors import InvalidDataError, LabelError, NoStarsError
+from bayes_cannon.arguments import as_path, as_seed, as_spectra
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.compression import PixelModel, pixels_needed
+from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.finishing import Finishing, finish_block
 from bayes_cannon.inference_settings import InferenceSettings
+from bayes_cannon.label_checks import StarStatus
+from bayes_cannon.model_priors import GivenPriors, priors_of
 from bayes_cannon.posterior_tree import join_blocks
-from bayes_cannon.priors import LabelPrior, LabelPriors
-from bayes_cannon.spectra import NormalizedSpectra, same_grid
+from bayes_cannon.spectra import NormalizedSpectra, name_some, same_grid
 from bayes_cannon.star_block import sample_block
-
-if TYPE_CHECKING:
-    from bayes_cannon.cannon import Cannon
 
 __all__ = [
     "Finishing",
     "InferenceSettings",
+    "as_model",
     "finish_block",
     "infer_blocks",
     "infer_labels",
     "join_blocks",
     "sample_block",
+    "warn_of_undone",
 ]
 
 Progress = Callable[[int, int], None]
 
 
+def as_model(given: Any) -> Cannon:
+    """A trained model; read from its file where a path is given.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is neither.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Cannon.load(as_path(given))
+    if not (hasattr(given, "basis") and hasattr(given, "theta")):
+        raise InvalidDataError(
+            "a trained model is needed, from train() or Cannon.load(), or the path of its file, "
+            f"not an object of type {type(given).__name__}."
+        )
+    model: Cannon = given
+    return model
+
+
 def infer_labels(
-    cannon: Cannon,
-    spectra: NormalizedSpectra,
+    cannon: Cannon | str | os.PathLike[str],
+    spectra: Any,
     *,
     settings: InferenceSettings | None = None,
-    priors: Mapping[str, LabelPrior] | LabelPriors | None = None,
-    seed: int,
+    priors: GivenPriors = None,
+    seed: int | None,
     progress: Progress | None = None,
 ) -> xr.DataTree:
     """Posterior of the labels of every star.
@@ -50,15 +74,17 @@ def infer_labels(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, or the path of its file.
     spectra
-        Normalised on the trained model's pixels.
+        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
     settings
         See `InferenceSettings`.
     priors
-        Priors by label, in place of the uniform defaults.
+        Priors by label, in place of the uniform defaults: a `LabelPrior`, or a pair (lower, upper)
+        of a uniform one; or the path of a TOML file. See `model_priors`.
     seed
-        Together with a star's id it fixes the star's draws.
+        Together with a star's id it fixes the star's draws. None takes a fresh one; it is in the
+        attribute ``seed`` of the groups.
     progress
         Called with the number of stars done and of all stars.
 
@@ -75,12 +101,58 @@ def infer_labels(
     NoStarsError
         If there is no star.
     InvalidDataError
-        If the spectra are not on the trained model's pixels.
+        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
+    LabelError
+        If there is a prior of a label that the model lacks.
+
+    Warns
+    -----
+    BayesCannonWarning
+        If stars are left without a posterior, default priors are widened, or a prior leaves out
+        all training stars.
     """
+    model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
-        cannon, spectra, settings=settings, priors=priors, seed=seed, progress=progress
-    )
-    return join_blocks(list(blocks))
+        model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
+        progress=progress,
+    )  # fmt: skip
+    result = join_blocks(list(blocks))
+    warn_of_undone(result, model, settings or InferenceSettings())
+    return result
+
+
+def warn_of_undone(
+    result: xr.DataTree, cannon: Cannon, settings: InferenceSettings
+) -> tuple[int, int]:
+    """Warn of stars without a posterior.
+
+    Returns
+    -------
+    tuple of int
+        How many have too few usable pixels, and how many failed.
+    """
+    stats = result["star_stats"].to_dataset()
+    star_id, status = stats["star"].values.astype(np.str_), stats["status"].values
+    few = (status & int(StarStatus.NO_PIXELS)) != 0
+    failed = (status & int(StarStatus.FAILED)) != 0
+    if few.any():
+        n_pixels = int(np.sum(cannon.used))
+        warnings.warn(
+            f"{few.sum()} of {few.size} stars ({name_some(star_id[few])}) have fewer than "
+            f"{pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the model's "
+            f"{n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or lower "
+            "min_pixels (--min-pixels).",
+            BayesCannonWarning,
+            stacklevel=3,
+        )
+    if failed.any():
+        warnings.warn(
+            f"{failed.sum()} of {failed.size} stars ({name_some(star_id[failed])}) get no "
+            "posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
+            BayesCannonWarning,
+            stacklevel=3,
+        )
+    return int(few.sum()), int(failed.sum())
 
 
 def infer_blocks(
@@ -88,12 +160,17 @@ def infer_blocks(
     spectra: NormalizedSpectra,
     *,
     settings: InferenceSettings | None = None,
-    priors: Mapping[str, LabelPrior] | LabelPriors | None = None,
+    priors: GivenPriors = None,
     seed: int,
     progress: Progress | None = None,
 ) -> Iterator[xr.DataTree]:
     """As `infer_labels`, one DataTree per block of stars, as they finish."""
     settings = settings or InferenceSettings()
+    if not isinstance(settings, InferenceSettings):
+        raise InvalidDataError(
+            f"settings must be InferenceSettings(...), not an object of type "
+            f"{type(settings).__name__}."
+        )
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     cannon.require_medium(spectra)
@@ -102,9 +179,7 @@ def infer_blocks(
             f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "
             f"model ({cannon.wavelength.size} pixels); prepare them as its training set was."
         )
-    if not isinstance(priors, LabelPriors):
-        priors = LabelPriors.for_labels(cannon.basis.names, priors)
-    _check_priors(cannon, priors)
+    priors = priors_of(cannon, priors)
     pixels = PixelModel.from_cannon(
         cannon, coefficient_uncertainty=settings.coefficient_uncertainty
     )
@@ -123,15 +198,3 @@ def infer_blocks(
             priors=priors, settings=settings, seed=seed, progress=step,
         )  # fmt: skip
         yield finish_block(block, finishing)
-
-
-def _check_priors(cannon: Cannon, priors: LabelPriors) -> None:
-    """Refuse priors that leave out the training stars (an age in Gyr under -2 to 2, say)."""
-    center = cannon.basis.center
-    outside = (center <= priors.lower) | (center >= priors.upper)
-    if outside.any():
-        names = [n for n, o in zip(cannon.basis.names, outside, strict=True) if o]
-        raise LabelError(
-            f"the prior of {', '.join(names)} leaves out the mean of the training labels; "
-            "give a prior that fits (priors={...}, or --priors FILE)."
-        )

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_modes import ModeSettings
 from bayes_cannon.label_sampler import NutsSettings
 
 __all__ = ["InferenceSettings"]
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number, of NumPy too."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidDataError(f"{name} must be a whole number, not {value!r}.")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,9 @@ class InferenceSettings:
         Search for the modes.
     rhat_limit, ess_limit : float
         A star beyond these, or with divergences, is sampled again once with ten times the warm-up.
-    min_pixels : int
-        Stars with fewer usable pixels get no posterior.
+    min_pixels : int or None
+        Stars with fewer usable pixels get no posterior; None: half of the model's pixels, and no
+        more than 100 (see `pixels_needed`).
     n_khat : int
         Draws on which k-hat is evaluated; 0 leaves it out.
     block_size : int
@@ -47,7 +57,7 @@ class InferenceSettings:
     modes: ModeSettings = field(default_factory=ModeSettings)
     rhat_limit: float = 1.01
     ess_limit: float = 400.0
-    min_pixels: int = 100
+    min_pixels: int | None = None
     n_khat: int = 200
     block_size: int = 64
     cores: int = 0
@@ -55,7 +65,11 @@ class InferenceSettings:
     def __post_init__(self) -> None:
         if self.method not in ("nuts", "laplace"):
             raise InvalidDataError(f"method must be 'nuts' or 'laplace', not {self.method!r}.")
-        if self.block_size < 1 or self.min_pixels < 1:
+        if self.min_pixels is not None:
+            object.__setattr__(self, "min_pixels", _whole(self.min_pixels, "min_pixels"))
+        for name in ("draws", "tune", "chains", "n_khat", "block_size", "cores"):
+            object.__setattr__(self, name, _whole(getattr(self, name), name))
+        if self.block_size < 1 or (self.min_pixels is not None and self.min_pixels < 1):
             raise InvalidDataError("block_size and min_pixels must be at least 1.")
         _ = self.nuts
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,8 +13,8 @@ from scipy.stats import binom
 
 from bayes_cannon.check import LEVELS, TOLERANCES, Check
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import label_tex, label_unit
-from bayes_cannon.plots_common import BLUE, GREY, ORANGE, new_figure, title_of
+from bayes_cannon.labels import label_tex
+from bayes_cannon.plots_common import BLUE, GREY, ORANGE, label_text, new_figure, title_of
 from bayes_cannon.scores import Scores
 
 __all__ = ["plot_calibration", "plot_scores"]
@@ -141,6 +143,7 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
     table = check.bins
     table = table[(table["REFERENCE"] == reference) & (table["KIND"] == kind)]
     names = check.scores[reference, kind].names
+    units = {str(r["LABEL"]): str(r["UNIT"]) for r in check.coverage}
     bys = list(dict.fromkeys(str(by) for by in table["BY"]))
     figure = new_figure((2.5 * len(names) + 0.6, 2.1 * len(bys) + 1.2))
     axes = figure.subplots(len(bys), len(names), squeeze=False, sharex="row", sharey=True)
@@ -152,7 +155,7 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
                 ax.errorbar(part["CENTER"], part[column], part[f"{column}_SE"], fmt=marker + "-",
                             ms=5, lw=1, color=colour)  # fmt: skip
             ax.margins(x=0.12)
-        row[len(names) // 2].set_xlabel(_bin_axis(by))
+        row[len(names) // 2].set_xlabel(_bin_axis(by, units))
         row[0].set_ylabel("score")
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(label_tex(name), fontsize=12)
@@ -166,7 +169,8 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
     return figure
 
 
-def _bin_axis(by: str) -> str:
+def _bin_axis(by: str, units: Mapping[str, str]) -> str:
     if by in _AXES:
         return f"{_AXES[by]} (median of a third of the stars)".replace("\n", " ")
-    return f"{label_tex(by)} ({label_unit(by)}), posterior mean (median of a third of the stars)"
+    text = label_text(by, units.get(by))
+    return f"{text}, posterior mean (median of a third of the stars)"

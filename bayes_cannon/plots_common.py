@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.label_units import with_unit
 from bayes_cannon.labels import label_tex, label_unit
 from bayes_cannon.posterior_moments import is_simulated, model_is_simulated
 
@@ -78,8 +79,8 @@ def star_text(star: str) -> str:
 
 
 def label_text(name: str, unit: str | None = None) -> str:
-    """Name and unit of a label, for an axis."""
-    return f"{label_tex(name)} ({unit or label_unit(name)})"
+    """Name and unit of a label, for an axis; no unit for ''."""
+    return with_unit(label_tex(name), label_unit(name) if unit is None else unit)
 
 
 def corner_grid(

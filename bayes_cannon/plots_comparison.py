@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import several
 from bayes_cannon.aspcap_comparison import AspcapComparison
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import label_tex, label_unit
+from bayes_cannon.label_units import with_unit
+from bayes_cannon.labels import label_tex
 from bayes_cannon.plots_common import (
     BLACK,
     BLUE,
@@ -63,7 +65,7 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
                     mec="white", mew=0.6)  # fmt: skip
         plain_log_ticks(ax, x=True, y=True)
         ax.set_xlabel("S/N per pixel")
-        ax.set_ylabel(f"error of {label_text(name)}")
+        ax.set_ylabel(f"error of {label_text(name, comparison.units[i])}")
     handles = [
         Line2D([], [], color=_STYLES[k][0], marker=_STYLES[k][1], ms=5, label=text)
         for k, text in _error_names(comparison).items()
@@ -133,7 +135,7 @@ def _pull_text(comparison: AspcapComparison, name: str, kind: str) -> str:
     )
 
 
-def plot_forest(comparison: AspcapComparison, stars: Sequence[str] | None = None) -> Figure:
+def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None = None) -> Figure:
     """Chosen stars: formal, calibrated and ASPCAP labels with one standard deviation.
 
     A column per label; every star's labels are drawn relative to its own posterior mean (the
@@ -151,7 +153,7 @@ def plot_forest(comparison: AspcapComparison, stars: Sequence[str] | None = None
     InvalidDataError
         If a star is not there, or none is given.
     """
-    names = list(comparison.stars["APOGEE_ID"][:10] if stars is None else stars)
+    names = several(comparison.stars["APOGEE_ID"][:10] if stars is None else stars)
     if not names:
         raise InvalidDataError("a forest plot needs at least one star.")
     rows = [comparison.row(str(star)) for star in names]
@@ -170,7 +172,7 @@ def plot_forest(comparison: AspcapComparison, stars: Sequence[str] | None = None
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
         for y in place[1:] - 0.5:
             ax.axhline(y, color=GREY, lw=0.4, alpha=0.5, zorder=0)
-        ax.set_xlabel(f"{label_tex(name)} less ours ({label_unit(name)})")
+        ax.set_xlabel(with_unit(f"{label_tex(name)} less ours", comparison.units[i]))
     snr = comparison.snr[rows]
     texts = [
         f"{star_text(str(s))}\nS/N {v:.0f}" if np.isfinite(v) else star_text(str(s))

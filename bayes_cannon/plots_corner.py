@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.arguments import KnownLabels, as_result, several
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.labels import Labels, label_tex, label_unit
+from bayes_cannon.label_units import known_labels, units_of_result
+from bayes_cannon.labels import Labels, label_tex
 from bayes_cannon.plots_common import (
     BLACK,
     GREEN,
@@ -43,8 +45,8 @@ def plot_corner(
     star: str,
     *,
     truth: ArrayLike | None = None,
-    aspcap: Labels | None = None,
-    names: Sequence[str] | None = None,
+    aspcap: KnownLabels | None = None,
+    names: str | Sequence[str] | None = None,
 ) -> Figure:
     """Corner plot of one star: formal and, where there is one, calibrated posterior.
 
@@ -72,8 +74,9 @@ def plot_corner(
     LabelError
         If a label is not in the result.
     """
+    result, star = as_result(result), str(star)
     known = posterior_names(result)
-    names = list(known if names is None else names)
+    names = list(known) if names is None else several(names)
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the result has {', '.join(known)}.")
     kinds = [kind for kind in POSTERIOR_STYLES if kind in result.children]
@@ -81,16 +84,17 @@ def plot_corner(
     true = None if truth is None else np.asarray(truth, dtype=np.float64)
     if true is not None and true.shape != (len(names),):
         raise InvalidDataError(f"truth has shape {true.shape}, expected ({len(names)},).")
-    theirs = _catalogue_point(aspcap, star, names)
+    units = units_of_result(result, names)
+    theirs = _catalogue_point(known_labels(aspcap, units), star, names)
     limits = _ranges(samples, true, theirs)
-    texts = [label_text(n) for n in names]
+    texts = [label_text(n, units[n]) for n in names]
     figure, axes = corner_grid(texts, limits, side=2.8 if len(names) < _FEW else 0.0)
     for kind in kinds:
         for i in range(len(names)):
             for k in range(i):
                 draw_contours(axes[i, k], samples[kind][:, [k, i]], POSTERIOR_STYLES[kind])
     for i, name in enumerate(names):
-        _draw_diagonal(axes[i, i], {k: samples[k][:, i] for k in kinds}, name)
+        _draw_diagonal(axes[i, i], {k: samples[k][:, i] for k in kinds}, name, units[name])
     handles = [posterior_handle(POSTERIOR_STYLES[kind]) for kind in kinds]
     handles += _mark_points(axes, true, theirs)
     note = "contours: 39 and 86 % of the draws\nnumbers, dotted: median, 16 to 84 %"
@@ -132,7 +136,7 @@ def _ranges(
     return list(zip((low - margin).tolist(), (high + margin).tolist(), strict=True))
 
 
-def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str) -> None:
+def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str, unit: str) -> None:
     """Histogram of each kind in bins of its own, and its median and interval as text."""
     tallest = 0.0
     for kind, values in columns.items():
@@ -148,23 +152,22 @@ def _draw_diagonal(ax: Axes, columns: dict[str, FloatArray], name: str) -> None:
             ax.axvline(at, color=style.color, lw=1.0, ls=":", zorder=1)
     ax.set_ylim(0, 1.1 * tallest)
     *others, main = columns
-    text = f"{label_tex(name)} = {_quantile_text(columns[main], name)}"
+    text = f"{label_tex(name)} = {_quantile_text(columns[main], unit)}"
     ax.set_title(text, fontsize=10.5, color=POSTERIOR_STYLES[main].color, pad=25 if others else 6)
     for kind in others:
         ax.annotate(
-            f"{POSTERIOR_STYLES[kind].name} {_quantile_text(columns[kind], name)}", (0.5, 1),
+            f"{POSTERIOR_STYLES[kind].name} {_quantile_text(columns[kind], unit)}", (0.5, 1),
             (0, 4), xycoords="axes fraction", textcoords="offset points", ha="center", va="bottom",
             fontsize=9, color=POSTERIOR_STYLES[kind].color,
         )  # fmt: skip
 
 
-def _quantile_text(values: FloatArray, name: str) -> str:
+def _quantile_text(values: FloatArray, unit: str) -> str:
     """Median and interval with their unit."""
     low, middle, high = np.quantile(values, [0.16, 0.5, 0.84])
-    unit = label_unit(name)
     digits = 0 if min(high - middle, middle - low) >= 3 else (1 if unit == "K" else 3)
     up, down = f"{high - middle:.{digits}f}", f"{middle - low:.{digits}f}"
-    return f"${middle:.{digits}f}^{{+{up}}}_{{-{down}}}$ {unit}"
+    return f"${middle:.{digits}f}^{{+{up}}}_{{-{down}}}$ {unit}".rstrip()
 
 
 def _mark_points(

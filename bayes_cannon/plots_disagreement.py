@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bayes_cannon.arguments import as_spectra, several
 from bayes_cannon.aspcap_comparison import AspcapComparison
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import label_tex, label_unit
+from bayes_cannon.labels import label_tex
 from bayes_cannon.plots_common import (
     BLACK,
     GREEN,
@@ -35,8 +37,8 @@ __all__ = ["plot_disagreements"]
 def plot_disagreements(
     comparison: AspcapComparison,
     cannon: Cannon,
-    spectra: NormalizedSpectra,
-    stars: Sequence[str] | None = None,
+    spectra: Any,
+    stars: str | Sequence[str] | None = None,
     *,
     window: tuple[float, float] = (16150.0, 16250.0),
 ) -> Figure:
@@ -67,13 +69,14 @@ def plot_disagreements(
     InvalidDataError
         If a star is not there or lacks labels, the grids differ, or the window holds no pixel.
     """
+    spectra = as_spectra(spectra)
     cannon.require_medium(spectra)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
             "them as its training set was."
         )
-    names = _complete(comparison)[:3] if stars is None else [str(s) for s in stars]
+    names = _complete(comparison)[:3] if stars is None else several(stars)
     if not names:
         raise InvalidDataError("no star has all labels in both; name stars with stars=.")
     part = within(cannon.wavelength, window)
@@ -129,8 +132,8 @@ def _draw_star(
         sigma = 1 / np.sqrt(np.where(good, block.weight[0], 1.0))
         chi2 = float(np.sum((block.after[0] / sigma)[good] ** 2) + np.sum(block.z_mean**2))
         values = ", ".join(
-            f"{label_tex(n)} {v:.{0 if label_unit(n) == 'K' else 2}f}"
-            for n, v in zip(cannon.names, labels, strict=True)
+            f"{label_tex(n)} {v:.{0 if unit == 'K' else 2}f}"
+            for n, v, unit in zip(cannon.names, labels, cannon.basis.units, strict=True)
         )
         found.append(f"at {kind} labels, {values}: $\\chi^2$ {chi2:.0f} of {good.sum()} pixels")
     residual, change = (flux[0] - models[0]) / sigma, (models[1] - models[0]) / sigma

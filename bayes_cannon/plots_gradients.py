@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.arguments import several
 from bayes_cannon.cannon import Cannon, Gradient
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.gradient_lines import LineGroup, gradient_extrema
@@ -48,7 +49,7 @@ def plot_gradients(
     cannon: Cannon,
     *,
     labels: ArrayLike | None = None,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     window: Window = (16000.0, 16200.0),
     n_lines: int = 8,
 ) -> Figure:
@@ -75,7 +76,7 @@ def plot_gradients(
     """
     at = _place(cannon, labels)
     gradient = cannon.gradient(at)
-    names = list(cannon.names if names is None else names)
+    names = list(cannon.names) if names is None else several(names)
     columns = [cannon.training.column(n) for n in names]
     part = within(cannon.wavelength, window)
     figure, axes = plt.subplots(
@@ -186,7 +187,7 @@ def _frame(
 
 
 def _place(cannon: Cannon, labels: ArrayLike | None) -> FloatArray:
-    return cannon.label_mean if labels is None else np.asarray(labels, dtype=np.float64)
+    return cannon.label_mean if labels is None else cannon.label_values(labels)
 
 
 def _known_lines(name: str, medium: str) -> Table:
@@ -206,12 +207,12 @@ def _range(curve: FloatArray) -> tuple[float, float]:
 
 def _step(unit: str) -> tuple[float, str]:
     """Step in a label whose change of flux is shown, as a number and as text."""
-    return (100.0, "100 K") if unit == "K" else (0.1, f"0.1 {unit}")
+    return (100.0, "100 K") if unit == "K" else (0.1, f"0.1 {unit}".rstrip())
 
 
 def _labels_text(cannon: Cannon, at: FloatArray) -> str:
     return ", ".join(
-        f"{label_tex(n)} = {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−")
+        f"{label_tex(n)} = {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−").rstrip()
         for n, v, u in zip(cannon.names, at, cannon.basis.units, strict=True)
     )
 

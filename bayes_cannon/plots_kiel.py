@@ -17,8 +17,11 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import KnownLabels, as_labels, as_result, as_table, several
+from bayes_cannon.catalogue import catalogue
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.isochrones import Isochrone, IsochroneSet, packaged_isochrones
+from bayes_cannon.label_units import units_of_result, units_of_table
 from bayes_cannon.labels import Labels
 from bayes_cannon.plots_common import (
     BLACK,
@@ -61,7 +64,7 @@ def plot_kiel(
     log10_age: float = SIX_GYR,
     feh: Sequence[float] = (0.0, -1.0),
     result: xr.DataTree | None = None,
-    stars: Sequence[str] = (),
+    stars: str | Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
     """Fitted Teff and log g coloured by [Fe/H], MIST isochrones, and posteriors of chosen stars.
@@ -92,6 +95,9 @@ def plot_kiel(
         If no star has both, stars are chosen without a result or are not in it, or an isochrone
         has no giants.
     """
+    given = as_table(table, whole=False)
+    table = catalogue(table) if given is None else given
+    result = None if result is None else as_result(result)
     teff, logg = (_values(table, name) for name in _AXES)
     known = np.isfinite(teff) & np.isfinite(logg)
     if not known.any():
@@ -124,9 +130,9 @@ def plot_kiel(
 
 def plot_kiel_stars(
     result: xr.DataTree,
-    stars: Sequence[str],
+    stars: str | Sequence[str],
     *,
-    aspcap: Labels | None = None,
+    aspcap: KnownLabels | None = None,
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
     feh: Sequence[float] = (0.0, -1.0),
@@ -152,6 +158,7 @@ def plot_kiel_stars(
     InvalidDataError
         Without stars, or if one is not in the result or has no posterior.
     """
+    result, aspcap = as_result(result), as_labels(aspcap)
     draws = _chosen_draws(result, stars)
     if not draws:
         raise InvalidDataError("choose at least one star to draw.")
@@ -195,14 +202,22 @@ def _values(table: Table, name: str) -> FloatArray:
     """Values of a column, NaN where masked."""
     if name not in table.colnames:
         raise LabelError(f"the table has no column {name}; a Kiel diagram needs {_AXES}.")
+    _check_unit(name, units_of_table(table, [name])[name])
     return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
 
 
+def _check_unit(name: str, unit: str) -> None:
+    """Refuse temperatures in another unit than those of the isochrones."""
+    if name == "TEFF" and unit != "K":
+        raise LabelError(f"a Kiel diagram needs TEFF in K, not in {unit or 'no unit'}; convert it.")
+
+
 def _chosen_draws(
-    result: xr.DataTree | None, stars: Sequence[str]
+    result: xr.DataTree | None, stars: str | Sequence[str]
 ) -> dict[str, dict[str, FloatArray]]:
     """Draws (n_draws, 2) of Teff and log g, by star and kind of posterior."""
-    if not len(stars):
+    stars = several(stars)
+    if not stars:
         return {}
     if result is None:
         raise InvalidDataError("posteriors of chosen stars need the result of inference.")
@@ -210,6 +225,8 @@ def _chosen_draws(
         raise InvalidDataError(f"at most {_MOST_STARS} stars can be told apart, not {len(stars)}.")
     if missing := [n for n in _AXES if n not in group_of(result, "posterior")]:
         raise InvalidDataError(f"the result has no {' and '.join(missing)}.")
+    for name, unit in units_of_result(result, _AXES).items():
+        _check_unit(name, unit)
     kinds = [kind for kind in POSTERIOR_STYLES if kind in result.children]
     return {
         str(star): {kind: star_draws(result, kind, _AXES, str(star)) for kind in kinds}

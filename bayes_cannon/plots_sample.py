@@ -12,10 +12,11 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar import Catalogue
+from bayes_cannon.arguments import KnownLabels, as_labels, several
 from bayes_cannon.cuts import Cuts, CutStep, apply_cuts
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.plots_common import (
     BLACK,
     BLUE,
@@ -174,11 +175,11 @@ def _draw_histogram(
 
 
 def plot_sample(
-    training: Labels | TrainingSet,
-    held_out: Labels | TrainingSet | None = None,
+    training: KnownLabels,
+    held_out: KnownLabels | None = None,
     *,
     cuts: Cuts | None = None,
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
     simulated: bool | None = None,
 ) -> Figure:
     """Corner plot of a sample's labels, with the cuts; training and held-out stars apart.
@@ -205,9 +206,13 @@ def plot_sample(
         If no star has all labels.
     """
     sets = {"training": training} | ({} if held_out is None else {"held-out": held_out})
-    labels = {k: s.labels if isinstance(s, TrainingSet) else s for k, s in sets.items()}
+    found = {k: as_labels(s, k) for k, s in sets.items()}
+    labels = {k: s for k, s in found.items() if s is not None}
+    if "training" not in labels:
+        raise InvalidDataError("the labels of training stars are needed.")
     known = labels["training"].names
-    names = list(known if names is None else names)
+    units = dict(zip(known, labels["training"].units, strict=True))
+    names = list(known) if names is None else several(names)
     if unknown := [n for n in names if any(n not in s.names for s in labels.values())]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; there are {', '.join(known)}.")
     points = {k: s.only(names).select(s.only(names).complete).values for k, s in labels.items()}
@@ -220,7 +225,7 @@ def plot_sample(
         simulated = any(isinstance(s, TrainingSet) and s.spectra.simulated for s in sets.values())
     lines = {n: getattr(cuts, _LIMITS[n]) for n in names if n in _LIMITS} if cuts else {}
     limits = _limits(everything, names, lines)
-    figure, axes = corner_grid([label_text(n) for n in names], limits)
+    figure, axes = corner_grid([label_text(n, units[n]) for n in names], limits)
     for color, (kind, values) in zip((BLUE, ORANGE), points.items(), strict=False):
         _draw_points(axes, values, limits, color, filled=kind == "training")
     _draw_cuts(axes, names, limits, lines)
@@ -235,7 +240,7 @@ def plot_sample(
     return figure
 
 
-def _cuts_of(training: Labels | TrainingSet) -> Cuts | None:
+def _cuts_of(training: KnownLabels) -> Cuts | None:
     """Cuts that a training set was made with, None where it does not say."""
     text = training.settings.get("cuts") if isinstance(training, TrainingSet) else None
     return Cuts(**json.loads(text)) if isinstance(text, str) else None

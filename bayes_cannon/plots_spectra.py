@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from bayes_cannon.arguments import as_spectra
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.continuum import ContinuumFit, ContinuumSettings, match_pixels
 from bayes_cannon.errors import InvalidDataError
@@ -69,7 +71,7 @@ def _limits(values: FloatArray) -> tuple[float, float]:
 
 
 def plot_spectrum(
-    spectra: ObservedSpectra | NormalizedSpectra,
+    spectra: Any,
     star: str,
     *,
     window: Window = None,
@@ -91,6 +93,8 @@ def plot_spectrum(
     InvalidDataError
         If the star is not there, or the window holds no pixel.
     """
+    if not isinstance(spectra, ObservedSpectra):
+        spectra = as_spectra(spectra)
     row = row_of(spectra.star_id, star)
     ax = new_axes(ax, (12, 4.2))
     part = within(spectra.wavelength, window)
@@ -180,9 +184,9 @@ def plot_continuum(
 
 def plot_model(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: Any,
     star: str,
-    labels: ArrayLike,
+    labels: Any,
     *,
     window: Window = (16000.0, 16200.0),
 ) -> Figure:
@@ -210,6 +214,7 @@ def plot_model(
     InvalidDataError
         If the star is not there, the grids differ, or the window holds no pixel.
     """
+    spectra = as_spectra(spectra)
     row = row_of(spectra.star_id, star)
     cannon.require_medium(spectra)
     if spectra.n_pixels != cannon.n_pixels:
@@ -217,7 +222,7 @@ def plot_model(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
             "them as its training set was."
         )
-    values = np.asarray(labels, dtype=np.float64)
+    values = cannon.label_values(labels)
     prediction = cannon.predict(values)
     part = within(cannon.wavelength, window)
     w, flux = cannon.wavelength[part], spectra.flux[row, part].astype(np.float64)

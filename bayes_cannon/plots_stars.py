@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import KnownLabels, as_table, several
+from bayes_cannon.catalogue import catalogue
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.label_units import known_labels, units_of_table, with_unit
+from bayes_cannon.labels import Labels
 from bayes_cannon.plots_common import (
     BLACK,
     BLUE,
@@ -34,11 +38,11 @@ _MANY = 700
 
 
 def plot_one_to_one(
-    table: Table,
+    table: Table | xr.DataTree,
     *,
-    reference: Labels | None = None,
+    reference: KnownLabels | None = None,
     reference_name: str = "ASPCAP",
-    names: Sequence[str] | None = None,
+    names: str | Sequence[str] | None = None,
 ) -> Figure:
     """Our labels against a reference, with residuals below, a pair of panels per label.
 
@@ -51,10 +55,10 @@ def plot_one_to_one(
     Parameters
     ----------
     table
-        What `catalogue` made.
+        What `catalogue` made, or a result of inference.
     reference
-        Labels to compare with, matched by star id (the truth of a simulation, say); left out, the
-        table's own columns of ASPCAP.
+        `Labels`, a `TrainingSet` or a table to compare with, matched by star id (the truth of a
+        simulation, say); left out, the table's own columns of ASPCAP.
     reference_name
         Name of the reference, for the axes.
     names
@@ -67,11 +71,15 @@ def plot_one_to_one(
     InvalidDataError
         If no star has both values of any label.
     """
+    given = as_table(table)
+    table = catalogue(table) if given is None else given
     known = table.meta["LABELS"].split(",")
-    names = list(known if names is None else names)
+    names = list(known) if names is None else several(names)
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the table has {', '.join(known)}.")
-    pairs = {name: _pair(table, name, reference) for name in names}
+    units = units_of_table(table, known)
+    theirs_known = known_labels(reference, units, "reference")
+    pairs = {name: _pair(table, name, theirs_known, units[name]) for name in names}
     if not any(p.known.any() for p in pairs.values()):
         raise InvalidDataError(
             f"no star of the table has both its labels and those of {reference_name}."
@@ -123,6 +131,7 @@ class _Pair:
     error: FloatArray
     their_error: FloatArray
     calibrated: bool
+    unit: str
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -133,7 +142,7 @@ def _column(table: Table, name: str) -> FloatArray:
     return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
 
 
-def _pair(table: Table, name: str, reference: Labels | None) -> _Pair:
+def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair:
     error = _column(table, f"{name}_ERR")
     calibrated = bool(np.isfinite(error).any())
     if not calibrated:
@@ -148,18 +157,18 @@ def _pair(table: Table, name: str, reference: Labels | None) -> _Pair:
         if name in reference.names:
             theirs[found] = reference[name][np.array(rows)[found]]
             their_error[found] = reference.error(name)[np.array(rows)[found]]
-    return _Pair(_column(table, name), theirs, error, their_error, calibrated)
+    return _Pair(_column(table, name), theirs, error, their_error, calibrated, unit)
 
 
 def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str) -> None:
     known = pair.known
     x, y = pair.theirs[known], pair.ours[known]
     x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
-    unit = label_unit(name)
-    top.set_ylabel(f"ours: {label_text(name)}")
+    unit = pair.unit
+    top.set_ylabel(f"ours: {label_text(name, unit)}")
     top.tick_params(axis="x", labelbottom=False)
-    bottom.set_xlabel(f"{reference_name}: {label_text(name)}")
-    bottom.set_ylabel(f"difference\n({unit})")
+    bottom.set_xlabel(f"{reference_name}: {label_text(name, unit)}")
+    bottom.set_ylabel(with_unit("difference\n", unit).replace("\n ", "\n").rstrip())
     for ax in (top, bottom):
         ax.yaxis.set_label_coords(-0.17, 0.5)
     bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
@@ -192,9 +201,9 @@ def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
     signed = f"{round(bias, digits) + 0.0:+.{digits}f}".replace("-", "−")
     text = "\n".join(
         (
-            f"bias {signed} {unit}",
-            f"rms {rms:.{digits}f} {unit}",
-            f"robust {robust:.{digits}f} {unit}",
+            f"bias {signed} {unit}".rstrip(),
+            f"rms {rms:.{digits}f} {unit}".rstrip(),
+            f"robust {robust:.{digits}f} {unit}".rstrip(),
         )
     )
     ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=9.5,

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["Moments", "group_of", "is_simulated", "model_is_simulated", "moments_of",
+__all__ = ["DIMS", "Moments", "group_of", "is_simulated", "model_is_simulated", "moments_of",
            "posterior_names"]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
+DIMS = ("chain", "draw", "star")
+"""Dimensions of the draws of a label."""
 _BLOCK = 512
 """Stars whose draws are in memory at one time."""
 
@@ -27,6 +29,11 @@ def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
     InvalidDataError
         If it is not there.
     """
+    if not isinstance(result, xr.DataTree):
+        raise InvalidDataError(
+            f"a result of infer_labels or open_run is needed, not an object of type "
+            f"{type(result).__name__}."
+        )
     if name not in result.children:
         raise InvalidDataError(
             f"the result has no group {name!r} (it has {', '.join(result.children) or 'none'}); "
@@ -47,11 +54,12 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
         If there is no posterior, or none of its variables has these dims.
     """
     posterior = group_of(result, "posterior")
-    names = tuple(
-        str(n) for n, v in posterior.data_vars.items() if set(v.dims) == {"chain", "draw", "star"}
-    )
+    names = tuple(str(n) for n, v in posterior.data_vars.items() if set(v.dims) == set(DIMS))
     if not names:
-        raise InvalidDataError("the posterior has no variable with dims (chain, draw, star).")
+        raise InvalidDataError(
+            "the posterior has no variable with dims (chain, draw, star); select one star by "
+            "result.sel(star=[...]), which keeps the dimension."
+        )
     if (
         "constant_data" in result.children
         and "label_name" in result["constant_data"].to_dataset().coords
@@ -107,6 +115,8 @@ def moments_of(group: xr.Dataset, names: tuple[str, ...]) -> Moments:
         part = group[list(names)].isel(star=block).transpose("star", "chain", "draw")
         draws = np.stack([part[name].values for name in names], axis=-1).astype(np.float64)
         draws = draws.reshape(draws.shape[0], -1, n)
+        if draws.shape[1] < 2:
+            raise InvalidDataError("one draw has no standard deviation; keep at least two.")
         sound = np.flatnonzero(np.isfinite(draws).all(axis=(1, 2)))
         place, draws = block.start + sound, draws[sound]
         mean[place] = draws.mean(axis=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bayes_cannon.errors import FileFormatError, LabelError
-from bayes_cannon.priors import LabelPrior
+from bayes_cannon.priors import LabelPrior, as_prior
 from bayes_cannon.user_paths import user_path
 
 __all__ = ["read_priors"]
@@ -37,7 +37,8 @@ def read_priors(path: str | os.PathLike[str]) -> dict[str, LabelPrior]:
         lower = 0
 
     Distributions are ``uniform`` (lower, upper), ``normal`` (mean, sd) and ``truncated``
-    (mean, sd and one or both of lower and upper).
+    (mean, sd and one or both of lower and upper). A pair stands for a uniform
+    prior too: ``TEFF = [3500, 5500]``, above the tables.
 
     Raises
     ------
@@ -57,8 +58,16 @@ def read_priors(path: str | os.PathLike[str]) -> dict[str, LabelPrior]:
 
 
 def _parse(source: Path, name: str, entry: Any) -> LabelPrior:
+    if isinstance(entry, list):
+        try:
+            return as_prior(entry, name)
+        except LabelError as error:
+            raise LabelError(f"{source}: {error}") from error
     if not isinstance(entry, dict):
-        raise FileFormatError(f"{source}: {name} must be a table such as [TEFF], not {entry!r}.")
+        raise FileFormatError(
+            f"{source}: {name} must be a table such as [TEFF], or a pair [lower, upper], not "
+            f"{entry!r}."
+        )
     values = dict(entry)
     kind = values.pop("distribution", None)
     if kind not in _DISTRIBUTIONS:

@@ -12,9 +12,11 @@ unconstrained coordinate u on the whole line:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +25,14 @@ from scipy.stats import norm, truncnorm
 
 from bayes_cannon.errors import LabelError
 
-__all__ = ["LabelPrior", "LabelPriors", "UnconstrainedPoint", "default_prior"]
+__all__ = [
+    "LabelPrior",
+    "LabelPriors",
+    "UnconstrainedPoint",
+    "as_prior",
+    "default_prior",
+    "known_range",
+]
 
 FloatArray = NDArray[np.float64]
 _WIDE = {
@@ -33,6 +42,11 @@ _WIDE = {
     "VMACRO": (0.0, 500.0),
     "VSINI": (0.0, 500.0),
 }
+_ABUNDANCE = (-2.0, 2.0)
+_RATIO = re.compile(
+    "(LI|CI?|N|O|NA|MG|AL|SI|P|S|K|CA|TI(II)?|V|CR|MN|FE|CO|NI|CU|ZN|GE|RB|SR|Y|ZR|BA|LA|CE|ND|SM"
+    "|EU|YB|M|ALPHA)_(H|FE|M)"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ class LabelPrior:
     sd: float = np.inf
 
     def __post_init__(self) -> None:
+        for name in ("lower", "upper", "mean", "sd"):
+            object.__setattr__(self, name, _number(getattr(self, name), name))
         if not self.lower < self.upper:
             raise LabelError(
                 f"a prior needs lower < upper, got lower = {self.lower}, upper = {self.upper}."
@@ -112,13 +128,82 @@ class LabelPrior:
         return float(high + np.log1p(-np.exp(low - high))) if high > low else -np.inf
 
 
-def default_prior(name: str) -> LabelPrior:
-    """Uniform prior of a label: Teff 0 to 10000 K, log g 0 to 10, abundances -2 to 2 dex.
+def _number(value: Any, name: str) -> float:
+    """A plain number from one of NumPy or pandas."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iuf" or getattr(value, "unit", None) is not None:
+        raise LabelError(
+            f"{name} of a prior must be a number in the unit of the label, not {value!r}."
+        )
+    return float(array.reshape(()))
 
-    Velocities are given wide ranges; the ratio of iron or of all metals to hydrogen is an
-    abundance like the others. A label of an unknown kind gets -2 to 2.
+
+def as_prior(given: Any, name: str) -> LabelPrior:
+    """Prior of a label from what a user may give for one.
+
+    Parameters
+    ----------
+    given
+        A `LabelPrior`; a pair (lower, upper), uniform between; or a mapping with some of
+        ``lower``, ``upper``, ``mean`` and ``sd``, as in a TOML file of priors.
+    name
+        The label, for messages.
+
+    Raises
+    ------
+    LabelError
+        If it is none of these, or its numbers do not make a prior.
+
+    Examples
+    --------
+    >>> as_prior((4000, 6000), "TEFF") == LabelPrior.uniform(4000, 6000)
+    True
     """
-    return LabelPrior.uniform(*_WIDE.get(name.upper(), (-2.0, 2.0)))
+    if isinstance(given, LabelPrior):
+        return given
+    try:
+        if isinstance(given, Mapping):
+            numbers = {str(k): v for k, v in given.items() if k != "distribution"}
+            if numbers and numbers.keys() <= {"lower", "upper", "mean", "sd"}:
+                if numbers.keys() & {"mean", "sd"} and not {"mean", "sd"} <= numbers.keys():
+                    raise LabelError("a normal needs both mean and sd.")
+                return LabelPrior(**numbers)
+        elif not isinstance(given, str | bytes) and np.shape(given) == (2,):
+            lower, upper = given
+            return LabelPrior.uniform(lower, upper)
+    except LabelError as error:
+        raise LabelError(f"prior of {name}: {error}") from error
+    except (TypeError, ValueError):
+        pass
+    raise LabelError(
+        f"the prior of {name} must be a pair (lower, upper), or made by LabelPrior.uniform, "
+        f"LabelPrior.normal or LabelPrior.truncated, not {given!r}."
+    )
+
+
+def known_range(name: str) -> tuple[float, float] | None:
+    """Usual range of a label of a known kind; None for any other.
+
+    Teff 0 to 10000 K, log g 0 to 10, velocities from 0 to 50 or 500 km/s; an abundance, that is a
+    ratio of an element, of all metals or of the alpha elements to hydrogen, iron or all metals,
+    -2 to 2 dex.
+
+    >>> known_range("FE_H"), known_range("ALPHA_M"), known_range("AGE"), known_range("A_K")
+    ((-2.0, 2.0), (-2.0, 2.0), None, None)
+    """
+    upper = name.upper()
+    if upper in _WIDE:
+        return _WIDE[upper]
+    return _ABUNDANCE if _RATIO.fullmatch(upper) else None
+
+
+def default_prior(name: str) -> LabelPrior:
+    """Uniform prior of a label over its usual range, see `known_range`.
+
+    A label of an unknown kind gets -2 to 2; `bayes_cannon.model_priors` knows the training stars
+    and does better.
+    """
+    return LabelPrior.uniform(*(known_range(name) or _ABUNDANCE))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from bayes_cannon.aspcap_comparison import AspcapComparison, aspcap_comparison
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots import plot_disagreements, plot_errors, plot_forest, plot_pulls
 from bayes_cannon.report_figures import reaches
 from bayes_cannon.report_html import Column, Grid, Note, Text
@@ -26,7 +27,15 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
         return
     known = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
     reference = inputs.aspcap if inputs.dataset is None else inputs.dataset
-    found = aspcap_comparison(inputs.result, reference, snr=known)
+    try:
+        found = aspcap_comparison(inputs.result, reference, snr=known)
+    except InvalidDataError:  # no star with a posterior has a label with an error
+        yield Note(
+            "No star with a posterior has a catalogue label with an error, so that there are no "
+            "pulls; give errors of the labels (columns NAME_ERR) when the dataset is made.",
+            gone=True,
+        )
+        return
     yield Text(found.describe().partition(" Median formal errors")[0])
     if np.isfinite(found.snr).any():
         yield Drawing("aspcap-errors", partial(plot_errors, found), "Errors against S/N",

@@ -19,7 +19,8 @@ from bayes_cannon.cannon import Cannon
 from bayes_cannon.catalogue import catalogue
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import FileFormatError
-from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.label_units import units_of_result, units_of_table
+from bayes_cannon.labels import Labels
 from bayes_cannon.posterior_moments import (
     group_of,
     is_simulated,
@@ -89,6 +90,11 @@ class ReportInputs:
         return posterior_names(self.result)
 
     @cached_property
+    def units(self) -> dict[str, str]:
+        """Unit of each label."""
+        return units_of_result(self.result, self.names)
+
+    @cached_property
     def star_id(self) -> NDArray[np.str_]:
         """Stars of the table, shape (n_stars,)."""
         return np.asarray(self.table["APOGEE_ID"], dtype=np.str_)
@@ -129,7 +135,7 @@ class ReportInputs:
         if not np.isfinite(values).any():
             return None
         errors = np.where(np.isfinite(errors) & (errors > 0), errors, np.nan)
-        return Labels(self.names, values, errors, self.star_id)
+        return Labels(self.names, values, errors, self.star_id, tuple(self.units.values()))
 
     @cached_property
     def unlabelled(self) -> NDArray[np.bool_]:
@@ -227,10 +233,10 @@ def read_catalogue(path: Path) -> Table:
     if lacking := [n for n in needed if n not in table.colnames]:
         raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
     table["APOGEE_ID"] = _text(table["APOGEE_ID"])
-    for name in names:
+    for name, unit in units_of_table(table, names).items():
         for suffix in ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR"):
             if f"{name}{suffix}" in table.colnames:
-                table[f"{name}{suffix}"].unit = label_unit(name)
+                table[f"{name}{suffix}"].unit = unit
     return table
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.check import LEVELS, Check
 from bayes_cannon.label_flags import MEANINGS, LabelFlag, describe_flag
-from bayes_cannon.labels import label_unit
+from bayes_cannon.label_units import with_unit
 from bayes_cannon.published import PUBLISHED
 from bayes_cannon.report_html import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.report_inputs import ReportInputs, column
@@ -22,15 +22,15 @@ _MOST_ROWS = 1500
 _STAR = Column("star", kind="id")
 
 
-def _form(name: str, *, error: bool = False) -> str:
-    """Format of a label, or of its error."""
-    if label_unit(name) == "K":
+def _form(unit: str, *, error: bool = False) -> str:
+    """Format of a label in some unit, or of its error."""
+    if unit == "K":
         return ",.0f" if not error else ".1f"
     return ".4f" if error else ".3f"
 
 
-def _with_unit(name: str) -> str:
-    return f"{shown_label(name)} ({label_unit(name)})"
+def _with_unit(name: str, unit: str) -> str:
+    return with_unit(shown_label(name), unit)
 
 
 def summary(inputs: ReportInputs) -> Iterator[Item]:
@@ -137,7 +137,9 @@ def _one_star(inputs: ReportInputs, chosen: Chosen) -> Grid:
         *(Column(f"formal error, {name.partition(': ')[2]}", ".3g") for name in quoted),
     )  # fmt: skip
     keys = ("OURS", "ERR", "FORMAL_ERR", "ASPCAP", "ASPCAP_ERR", "DIFFERENCE", "PULL", *quoted)
-    rows = [(_with_unit(str(r["LABEL"])), *(float(r[k]) for k in keys)) for r in found]
+    rows = [
+        (_with_unit(str(r["LABEL"]), str(r["UNIT"])), *(float(r[k]) for k in keys)) for r in found
+    ]
     return Grid(f"{chosen.star}: {chosen.why}.", columns, rows)
 
 
@@ -153,7 +155,7 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
         references["the truth of the simulation"] = inputs.truth
     for what, reference in references.items():
         rows = [
-            (_with_unit(str(r["LABEL"])), int(r["N"]), *(float(r[k]) for k in keys))
+            (_with_unit(str(r["LABEL"]), str(r["UNIT"])), int(r["N"]), *(float(r[k]) for k in keys))
             for r in scatter_table(inputs.table, reference)
         ]
         yield Grid(
@@ -192,8 +194,10 @@ def coverage_table(check: Check) -> Grid:
 def all_stars(inputs: ReportInputs) -> Iterator[Item]:
     """Every star with its labels and what was found about it."""
     columns: list[Column] = [_STAR, Column("S/N", ".0f")]
-    for name in inputs.names:
-        columns += [Column(_with_unit(name), _form(name)), Column("±", _form(name, error=True))]
+    for name, unit in inputs.units.items():
+        columns += [
+            Column(_with_unit(name, unit), _form(unit)), Column("±", _form(unit, error=True)),
+        ]  # fmt: skip
     columns += [Column("χ² p", ".3f"), Column("ESS", ",.0f"), Column("flags", kind="wide")]
     values, errors = inputs.values(), inputs.errors
     p, ess = (column(inputs.table, n) for n in ("CHI2_P", "ESS_MIN"))

@@ -13,9 +13,11 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.arguments import KnownLabels, as_table
 from bayes_cannon.catalogue import catalogue, comparison
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels, label_unit
+from bayes_cannon.label_units import known_labels, units_of_table
+from bayes_cannon.labels import Labels
 from bayes_cannon.published import PUBLISHED, PublishedResult
 
 __all__ = ["row_of_star", "scatter_table", "star_table"]
@@ -46,7 +48,7 @@ def star_table(
     result: xr.DataTree | Table,
     star: str | None = None,
     *,
-    aspcap: Labels | None = None,
+    aspcap: KnownLabels | None = None,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
     """Table 1: the labels of one star beside ASPCAP's, with all errors.
@@ -76,7 +78,8 @@ def star_table(
     InvalidDataError
         If the star is not there, or none is named among several.
     """
-    table = catalogue(result, aspcap=aspcap) if isinstance(result, xr.DataTree) else result
+    given = as_table(result)
+    table = catalogue(result, aspcap=aspcap) if given is None else given
     row = table[row_of_star(table, star)]
     names = table.meta["LABELS"].split(",")
     columns = {
@@ -86,11 +89,13 @@ def star_table(
         "ASPCAP": "_ASPCAP",
         "ASPCAP_ERR": "_ASPCAP_ERR",
     }
-    out = Table({"LABEL": names, "UNIT": [label_unit(n) for n in names]})
+    units = units_of_table(table, names)
+    out = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
         out[column] = [_number(row[f"{n}{suffix}"]) for n in names]
-    if isinstance(result, Table) and aspcap is not None:
-        _put_catalogue(out, aspcap, str(row["APOGEE_ID"]))
+    theirs = known_labels(aspcap, units)
+    if given is not None and theirs is not None:
+        _put_catalogue(out, theirs, str(row["APOGEE_ID"]))
     out["DIFFERENCE"] = out["OURS"] - out["ASPCAP"]
     own = np.where(np.isfinite(out["ERR"]), out["ERR"], out["FORMAL_ERR"])
     out["PULL"] = out["DIFFERENCE"] / np.hypot(own, out["ASPCAP_ERR"])
@@ -112,7 +117,7 @@ def _put_catalogue(out: Table, aspcap: Labels, star: str) -> None:
 
 def scatter_table(
     result: xr.DataTree | Table,
-    reference: Labels,
+    reference: KnownLabels,
     *,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
@@ -141,7 +146,8 @@ def scatter_table(
     InvalidDataError
         If no star or no label is in both.
     """
-    table = catalogue(result) if isinstance(result, xr.DataTree) else result
+    given = as_table(result)
+    table = catalogue(result) if given is None else given
     out = comparison(table, reference)
     for other in published:
         _add_published(out, other.name, other, other.scatter)

@@ -17,19 +17,30 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import (
+    KnownLabels,
+    as_labels,
+    as_path,
+    as_seed,
+    as_spectra,
+    several,
+)
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.catalogue import catalogue, comparison, write_catalogue
+from bayes_cannon.compression import pixels_needed
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.figure_files import save_figure
-from bayes_cannon.infer import infer_blocks
+from bayes_cannon.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_flags import REMARKS
 from bayes_cannon.labels import Labels
+from bayes_cannon.model_priors import GivenPriors, priors_of
 from bayes_cannon.plots_stars import plot_one_to_one
-from bayes_cannon.priors import LabelPrior, LabelPriors
+from bayes_cannon.priors import LabelPriors
 from bayes_cannon.run_corners import corner_files, draw_corners
 from bayes_cannon.run_digest import digest_of_labels, fingerprint
 from bayes_cannon.run_inputs import describe_inputs
+from bayes_cannon.run_progress import read_json
 from bayes_cannon.run_store import RunStore, open_run
 from bayes_cannon.spectra import NormalizedSpectra, name_some
 from bayes_cannon.storage import told_writing
@@ -62,15 +73,15 @@ class Run:
 
 
 def infer_run(
-    cannon: Cannon,
-    spectra: NormalizedSpectra,
+    cannon: Cannon | str | os.PathLike[str],
+    spectra: Any,
     folder: str | os.PathLike[str],
     *,
     settings: InferenceSettings | None = None,
-    priors: Mapping[str, LabelPrior] | LabelPriors | None = None,
-    seed: int = 0,
-    aspcap: Labels | None = None,
-    corner: Sequence[str] = (),
+    priors: GivenPriors = None,
+    seed: int | None = 0,
+    aspcap: KnownLabels | None = None,
+    corner: str | Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
     overwrite: bool = False,
@@ -84,11 +95,11 @@ def infer_run(
     Parameters
     ----------
     cannon, spectra, settings, priors, seed
-        As for `infer_labels`.
+        As for `infer_labels`; with a seed of None a run that is there goes on with its own.
     folder
         Where to write.
     aspcap
-        The catalogue's labels, for comparison.
+        The catalogue's labels, for comparison: `Labels`, a `TrainingSet`, or a table.
     corner
         Ids of the stars that get a corner plot.
     inputs
@@ -114,12 +125,14 @@ def infer_run(
     FileFormatError
         If the descriptions in a run that is there are damaged.
     """
+    cannon, spectra, aspcap = as_model(cannon), as_spectra(spectra), as_labels(aspcap)
+    folder, corner = as_path(folder), several(corner)
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     spectra.index_of(list(corner))
     settings = settings or InferenceSettings()
-    if not isinstance(priors, LabelPriors):
-        priors = LabelPriors.for_labels(cannon.basis.names, priors)
+    priors = priors_of(cannon, priors)
+    seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
     store = RunStore(
         folder, spectra.star_id, block_size=settings.block_size,
         digests=fingerprint(cannon, spectra, settings, priors, seed),
@@ -130,10 +143,14 @@ def infer_run(
         n_new = sum(rows.stop - rows.start for rows in pending)
         _sample(cannon, spectra, store, settings, priors, seed, progress)
         result = open_run(store.folder)
+        few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
         write_catalogue(table, store.folder, overwrite=True)
         summary = {
             **_counts(table),
+            "n_too_few_pixels": few,
+            "n_numerical_failures": failed,
+            "pixels_needed": pixels_needed(int(np.sum(cannon.used)), settings.min_pixels),
             **_times(store, spectra.n_stars, n_new),
             "method": settings.method,
             "seed": int(seed),
@@ -150,6 +167,12 @@ def infer_run(
             summary["inputs"] = describe_inputs(store.folder, inputs)
         write_summary(store.folder, summary)
     return Run(store.folder, result, table, summary)
+
+
+def _seed_of(folder: Path) -> int | None:
+    """Seed of the run that is in a folder; None where there is none."""
+    noted = str((read_json(folder / "progress" / "run.json") or {}).get("seed"))
+    return int(noted) if noted.isdecimal() else None
 
 
 def _sample(

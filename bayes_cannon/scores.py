@@ -18,8 +18,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+from bayes_cannon.arguments import KnownLabels, as_result
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.labels import Labels
+from bayes_cannon.label_units import known_labels, units_of_result
 from bayes_cannon.posterior_moments import group_of, posterior_names
 
 __all__ = ["Scores", "score"]
@@ -70,7 +71,9 @@ class Scores:
         return np.where(np.isnan(self.pit), np.nan, held)
 
 
-def score(result: xr.DataTree, reference: Labels, *, group: str = "calibrated_posterior") -> Scores:
+def score(
+    result: xr.DataTree, reference: KnownLabels, *, group: str = "calibrated_posterior"
+) -> Scores:
     """Compare posteriors with a reference, matched by star id.
 
     Parameters
@@ -87,7 +90,12 @@ def score(result: xr.DataTree, reference: Labels, *, group: str = "calibrated_po
     InvalidDataError
         If no star or no label is in both, or the result lacks the group.
     """
-    names = tuple(n for n in posterior_names(result) if n in reference.names)
+    result = as_result(result)
+    units = units_of_result(result, posterior_names(result))
+    reference = known_labels(reference, units, "reference")
+    if reference is None:
+        raise InvalidDataError("there is no reference to compare with.")
+    names = tuple(n for n in units if n in reference.names)
     draws = group_of(result, group)
     star_id = draws["star"].values.astype(np.str_)
     place = {star: i for i, star in enumerate(reference.star_id.tolist())}

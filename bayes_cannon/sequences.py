@@ -46,6 +46,8 @@ class LabelSequence:
         of a label that varies.
     source : str
         What to cite; empty where there is nothing.
+    units : tuple of str
+        Of the labels; worked out from their names where left out.
 
     Raises
     ------
@@ -59,6 +61,7 @@ class LabelSequence:
     values: FloatArray
     outside: NDArray[np.bool_]
     source: str = ""
+    units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         values = np.array(self.values, dtype=np.float64)
@@ -68,6 +71,8 @@ class LabelSequence:
             raise InvalidDataError(f"values have shape {values.shape}, expected {shape}.")
         if not np.isfinite(values).all():
             raise InvalidDataError("the labels of a sequence must be finite.")
+        units = tuple(self.units) or tuple(label_unit(n) for n in self.names)
+        object.__setattr__(self, "units", units)
         for name, array in (("values", values), ("outside", outside)):
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -79,8 +84,10 @@ class LabelSequence:
         """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``."""
         parts = []
         for name in self.varies:
-            unit, value = label_unit(name), self.values[row, self.names.index(name)]
-            number = f"{value:.0f} K" if unit == "K" else f"{value:.2f}"
+            k = self.names.index(name)
+            unit, value = self.units[k], self.values[row, k]
+            shown = "" if unit == "dex" else f" {unit}"
+            number = f"{value:.{0 if unit == 'K' else 2}f}{shown}".rstrip()
             parts.append(f"{label_tex(name)} = {number}".replace("-", "−"))
         return ", ".join(parts)
 
@@ -90,8 +97,10 @@ class LabelSequence:
         parts = []
         for k, name in enumerate(self.names):
             if name not in self.varies:
-                value, unit = self.values[0, k], label_unit(name)
-                parts.append(f"{label_tex(name)} = {value:.{0 if unit == 'K' else 2}f} {unit}")
+                value, unit = self.values[0, k], self.units[k]
+                parts.append(
+                    f"{label_tex(name)} = {value:.{0 if unit == 'K' else 2}f} {unit}".rstrip()
+                )
         return ", ".join(parts).replace("-", "−")
 
 
@@ -229,7 +238,11 @@ def _column(cannon: Cannon, name: str) -> int:
         raise LabelError(
             f"the sequence needs the label {name}; the model has {', '.join(cannon.names)}."
         )
-    return cannon.names.index(name)
+    k = cannon.names.index(name)
+    if name == "TEFF" and cannon.basis.units[k] != "K":
+        unit = cannon.basis.units[k] or "no unit"
+        raise LabelError(f"the sequence needs TEFF in K; the model has it in {unit}.")
+    return k
 
 
 def _start(cannon: Cannon, at: ArrayLike | None) -> FloatArray:
@@ -258,4 +271,6 @@ def _sequence(
     for name in varies:
         k = cannon.names.index(name)
         outside |= (values[:, k] < low[k]) | (values[:, k] > high[k])
-    return LabelSequence(title, cannon.names, tuple(varies), values, outside, source)
+    return LabelSequence(
+        title, cannon.names, tuple(varies), values, outside, source, cannon.basis.units
+    )

@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bayes_cannon.compression import Compressed, PixelModel
+from bayes_cannon.compression import Compressed, PixelModel, pixels_needed
 from bayes_cannon.cores import available_cores
 from bayes_cannon.errors import FitError
 from bayes_cannon.inference_settings import InferenceSettings
@@ -41,6 +41,8 @@ __all__ = ["sample_block"]
 
 FloatArray = NDArray[np.float64]
 _LOG = logging.getLogger(__name__)
+_OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
+"""What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +86,7 @@ def sample_block(
     sampler = LabelSampler.compile(pixels.basis, priors) if settings.method == "nuts" else None
     n_used = np.sum(ivar > 0, axis=1)
     results: list[StarResult] = [StarResult(StarStatus.NO_PIXELS)] * len(star_id)
-    usable = n_used >= settings.min_pixels
+    usable = n_used >= pixels_needed(pixels.n_pixels, settings.min_pixels)
 
     def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
         index, star = item
@@ -92,8 +94,8 @@ def sample_block(
             return index, StarResult(StarStatus.FAILED)
         try:
             return index, _infer_star(pixels, priors, sampler, star, settings, seed)
-        except (FitError, np.linalg.LinAlgError, FloatingPointError) as error:
-            _LOG.warning("%s: %s", star.star_id, error)
+        except _OF_ONE_STAR as error:
+            _LOG.warning("%s: no posterior: %s", star.star_id, error)
             return index, StarResult(StarStatus.FAILED)
 
     threads = settings.cores or available_cores()
@@ -122,7 +124,7 @@ def _prepare(
     out: dict[int, _Star | None] = dict.fromkeys(rows.tolist())
     try:
         groups = [(rows, fit_laplace(pixels, priors, flux[rows], ivar[rows], settings.modes))]
-    except np.linalg.LinAlgError:
+    except _OF_ONE_STAR:
         groups = []
         for row in rows:
             one = np.array([row])
@@ -130,7 +132,7 @@ def _prepare(
                 groups.append(
                     (one, fit_laplace(pixels, priors, flux[one], ivar[one], settings.modes))
                 )
-            except np.linalg.LinAlgError as error:
+            except _OF_ONE_STAR as error:
                 _LOG.warning("%s: no mode found: %s", star_id[row], error)
     for group, (laplace, data) in groups:
         for i, row in enumerate(group):

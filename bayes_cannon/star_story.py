@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.arguments import as_table
 from bayes_cannon.catalogue import catalogue
 from bayes_cannon.label_flags import MEANINGS, LabelFlag
-from bayes_cannon.labels import label_unit, two_digits
+from bayes_cannon.label_units import units_of_table
+from bayes_cannon.labels import two_digits
 from bayes_cannon.result_tables import row_of_star
 
 __all__ = ["StarStory", "mystery_story"]
@@ -67,12 +69,14 @@ def mystery_story(result: xr.DataTree | Table, star: str | None = None) -> StarS
     InvalidDataError
         If the star is not there, or none is named among several.
     """
-    table = catalogue(result) if isinstance(result, xr.DataTree) else result
+    given = as_table(result)
+    table = catalogue(result) if given is None else given
     row = table[row_of_star(table, star)]
     names = table.meta["LABELS"].split(",")
     columns = {"MEAN": "", "ERR": "_ERR", "FORMAL_ERR": "_FORMAL_ERR", "RATIO": "", "Q16": "_Q16",
                "Q50": "_Q50", "Q84": "_Q84"}  # fmt: skip
-    labels = Table({"LABEL": names, "UNIT": [label_unit(n) for n in names]})
+    units = units_of_table(table, names)
+    labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
         values = [np.ma.filled(np.ma.asarray(row[f"{n}{suffix}"], float), np.nan) for n in names]
         labels[column] = np.array(values, dtype=np.float64)
@@ -108,7 +112,7 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
         digits = 0 if row["UNIT"] == "K" else 3
         formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
         value = f"{row['MEAN']:.{digits}f} ± {two_digits(error)}"
-        parts.append(f"{row['LABEL']} {value} {row['UNIT']}{formal}")
+        parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 
 

@@ -7,6 +7,7 @@ import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from bayes_cannon.factors import join_design, most_factors
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_errors import (
     LatentLabels,
+    SpectrumLabels,
     calibrated_design,
     combine_labels,
     label_variance,
@@ -28,6 +30,7 @@ from bayes_cannon.label_errors import (
 from bayes_cannon.label_moments import require_independent
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map, only_pixels
+from bayes_cannon.missing_labels import labels_from_spectra
 from bayes_cannon.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.numerical import numerical_stage
 from bayes_cannon.pixel_fit import Design
@@ -60,8 +63,10 @@ class TrainingSettings:
         Of the polynomial, 1 to 3.
     snr_min : float
         Train on stars at least this bright.
-    missing : {"impute", "drop"}
-        A star that lacks a label: treat the label as one with a wide prior, or leave the star out.
+    missing : {"auto", "impute", "drop"}
+        A star that lacks a label: infer it from the star's spectrum by a model of the complete
+        stars (see `missing_labels`), or leave the star out. ``"auto"`` imputes where enough stars
+        are complete for that.
     latent_labels : bool
         Treat every label as uncertain by its error (see `label_errors`), which undoes most of the
         attenuation of the coefficients; labels without an error count as exact.
@@ -77,7 +82,7 @@ class TrainingSettings:
     n_factors: int | Literal["auto"] = "auto"
     degree: int = 2
     snr_min: float = 0.0
-    missing: Literal["impute", "drop"] = "impute"
+    missing: Literal["auto", "impute", "drop"] = "auto"
     latent_labels: bool = True
     priors: TrainingPriors = field(default_factory=TrainingPriors)
     folds: int = 5
@@ -85,8 +90,8 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if self.method not in ("map", "advi"):
             raise FitError(f"unknown method {self.method!r}; choose 'map' or 'advi'.")
-        if self.missing not in ("impute", "drop"):
-            raise FitError(f"missing must be 'impute' or 'drop', not {self.missing!r}.")
+        if self.missing not in ("auto", "impute", "drop"):
+            raise FitError(f"missing must be 'auto', 'impute' or 'drop', not {self.missing!r}.")
         if self.n_factors != "auto":
             n_factors = _whole(self.n_factors)
             if n_factors is None or n_factors < 0:
@@ -121,9 +126,15 @@ def _seed_or_new(seed: int | None) -> int:
 
 
 def label_design(
-    labels: Labels, basis: PolynomialBasis, *, latent_labels: bool = True
+    labels: Labels,
+    basis: PolynomialBasis,
+    *,
+    latent_labels: bool = True,
+    spectrum: SpectrumLabels | None = None,
 ) -> tuple[Design, FloatArray | None]:
     """Features of the training labels, their means where a label is missing or uncertain.
+
+    `spectrum` holds what the spectra say of stars that lack a label.
 
     Returns
     -------
@@ -139,7 +150,7 @@ def label_design(
         error = np.nan_to_num(labels.errors / basis.scale)
         slopes = basis.jacobian(ell) * error[:, None, :]
         return replace(Design.exact(basis.features(ell)), slopes=slopes), None
-    latent = combine_labels(labels, basis)
+    latent = combine_labels(labels, basis, spectrum)
     if not latent_labels:
         ell = np.where(incomplete[:, None], latent.mean, basis.standardize(labels.values))
         error = np.nan_to_num(labels.errors / basis.scale)
@@ -192,7 +203,7 @@ def free_coefficients(
 
 def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> TrainingSet:
     bright = ~(dataset.spectra.snr < settings.snr_min)
-    keep = bright & (dataset.labels.complete | (settings.missing == "impute"))
+    keep = bright & (dataset.labels.complete | (settings.missing != "drop"))
     keep &= np.isfinite(dataset.labels.values).any(axis=1)
     if not keep.all():
         _log.info(
@@ -303,7 +314,14 @@ def _train(
     progress: Progress | None,
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
-    design, variance = label_design(labels, basis, latent_labels=settings.latent_labels)
+    inner = replace(settings, method="map", missing="drop", folds=0)
+    spectrum = labels_from_spectra(
+        stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
+        n_factors=settings.n_factors,
+    )  # fmt: skip
+    design, variance = label_design(
+        labels, basis, latent_labels=settings.latent_labels, spectrum=spectrum
+    )
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar
     if variance is not None:

@@ -11,7 +11,13 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from bayes_cannon import star_block
 from bayes_cannon.compression import PixelModel
-from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
+from bayes_cannon.errors import (
+    BayesCannonWarning,
+    FitError,
+    InvalidDataError,
+    LabelError,
+    NoStarsError,
+)
 from bayes_cannon.infer import (
     Finishing,
     InferenceSettings,
@@ -478,7 +484,7 @@ def test_laplace_on_fifty_stars_is_nuts_within_the_noise_of_the_draws(giants):
         )
 
 
-def test_prior_without_the_training_stars_is_refused(problem):
+def test_prior_without_the_training_stars_is_taken_with_a_warning(problem):
     priors = {"TEFF": LabelPrior.uniform(0, 100)}
-    with pytest.raises(LabelError, match="prior of TEFF leaves out the mean"):
-        infer_labels(problem.cannon, problem.spectra, priors=priors, seed=1)
+    with pytest.warns(BayesCannonWarning, match="leaves out every training star: TEFF"):
+        infer_labels(problem.cannon, problem.spectra, priors=priors, seed=1, settings=LAPLACE)

@@ -76,6 +76,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "star_facts",
         "whitening",
     ),
+    ("arguments",),
+    ("label_units",),
     (
         "apstar_layout",
         "catalogue",
@@ -161,6 +163,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cross_validation",
         "inference_settings",
         "label_checks",
+        "missing_labels",
+        "model_priors",
         "own_spectra",
         "plots_comparison",
         "plots_disagreement",
