@@ -35,6 +35,11 @@ __all__ = ["ZOO", "Animal", "Outcome", "Survey", "faults", "take"]
 NAMES = ("TEFF", "LOGG", "FE_H")
 CENTER, SCALE = np.array([4700.0, 2.4, -0.2]), np.array([300.0, 0.6, 0.3])
 LABEL_ERRORS = np.array([15.0, 0.03, 0.01])
+WIDE = {
+    name: LabelPrior.uniform(mean - 6 * sd, mean + 6 * sd)
+    for name, mean, sd in zip(NAMES, CENTER, SCALE, strict=True)
+}
+"""Priors of animals that are sampled: the label model is compiled once for all of them."""
 MANY = 40
 """Test stars from which a coverage is judged."""
 FEW = 10
@@ -214,6 +219,8 @@ class Animal:
         Whether there are stars enough to learn the model error.
     method : "laplace" or "nuts"
         Of the inference.
+    n_factors : int
+        Where none are asked for.
     """
 
     name: str
@@ -226,6 +233,7 @@ class Animal:
     without_posterior: tuple[int, ...] = ()
     calibrated: bool = True
     method: str = "laplace"
+    n_factors: int = 5
 
 
 ZOO: dict[str, Animal] = {}
@@ -435,7 +443,7 @@ def two_stars() -> Survey:
     return survey(2)
 
 
-@animal()
+@animal(n_factors=2)
 def twelve_stars() -> Survey:
     return survey(12)
 
@@ -488,7 +496,7 @@ def stars_with_five_pixels() -> Survey:
     return replace(found, test_ivar=ivar, judged=judged)
 
 
-@animal()
+@animal(method="nuts")
 def stars_far_outside() -> Survey:
     def ell(rng: np.random.Generator, n: int) -> np.ndarray:
         t, a, f = rng.uniform(-1.6, 1.6, (3, n))
@@ -814,8 +822,9 @@ class _Told(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def take(one: Animal, *, n_factors: Any = 5, method: str | None = None) -> Outcome:
-    """Take a survey through arrays, training and inference."""
+def take(one: Animal, *, n_factors: Any = None, method: str | None = None) -> Outcome:
+    """Take a survey through arrays, training and inference, by default as the animal says."""
+    n_factors = one.n_factors if n_factors is None else n_factors
     start, told = time.perf_counter(), _Told()
     logger = logging.getLogger("bayes_cannon")
     logger.addHandler(told)
@@ -848,7 +857,8 @@ def _through(one: Animal, n_factors: Any, method: str) -> Outcome:
     cannon = train(stars, n_factors=n_factors, seed=1)
     draws = {"draws": 250, "chains": 2} if method == "laplace" else {"draws": 300, "chains": 2}
     settings = InferenceSettings(method=method, n_khat=0, **draws)
-    result = infer_labels(cannon, test, settings=settings, priors=found.priors, seed=1)
+    priors = found.priors or (WIDE if method == "nuts" and cannon.names == NAMES else None)
+    result = infer_labels(cannon, test, settings=settings, priors=priors, seed=1)
     return _judge(found, stars.labels, result, cannon.n_factors)
 
 
