@@ -49,6 +49,9 @@ STARS_AT_ONCE = 256
 """Bounds the float64 copies: 256 x 3100 pixels are 6 MB."""
 
 _LARGEST_CONDITION = 1e12
+_SHALLOWEST = 1e-3
+"""Fraction of its maximum in a chip to which a continuum may fall: closer to zero the division
+makes fluxes of any size."""
 
 
 def published_pixels() -> NDArray[np.int64]:
@@ -280,7 +283,8 @@ def _divide_chip(
     curve = coefficients @ basis.T
     good = spectra.ivar[rows, start:stop] > 0
     empty = ~good.any(axis=1)
-    fine = solved & ~empty & np.all((curve > 0) | ~good, axis=1)
+    top = np.max(curve, axis=1, where=good & np.isfinite(curve), initial=0.0)
+    fine = solved & ~empty & np.all((curve > _SHALLOWEST * top[:, None]) | ~good, axis=1)
     coefficients[~fine] = np.nan
     fit.coefficients[rows, chip] = coefficients
     fit.n_pixels_used[rows, chip] = used

@@ -27,7 +27,7 @@ from bayes_cannon.label_errors import (
     combine_labels,
     label_variance,
 )
-from bayes_cannon.label_moments import require_independent
+from bayes_cannon.label_moments import require_independent, safe_inverse
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.missing_labels import labels_from_spectra
@@ -349,10 +349,12 @@ def _train(
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":
-        fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
+        with numerical_stage("ADVI", "train with method = 'map'"):
+            fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
         history["elbo"] = elbo
     record = _record(stars, settings, factors, windows, seed, converged=fit.converged)
     cannon = _freeze(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
+    record["training"]["uninformative_labels"] = _uninformative(cannon, ivar)
     if settings.folds == 0:
         return cannon
     return _with_model_error(
@@ -447,6 +449,32 @@ def _record(
     versions = {name: importlib.metadata.version(name) for name in names}
     versions["bayes_cannon"] = __version__
     return {"dataset": dict(stars.settings), "training": training, "versions": versions}
+
+
+def _uninformative(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
+    """Labels of which a typical spectrum says less than that the star is like a training star.
+
+    Their formal error at the mean of the training labels, factors integrated out, is larger than
+    the spread of the training labels.
+    """
+    used = np.flatnonzero(cannon.used)
+    if used.size == 0:
+        return list(cannon.names)
+    typical = np.median(ivar[:, used], axis=0).astype(np.float64)
+    weight = typical / (1 + typical * cannon.scatter[used] ** 2)
+    slopes = cannon.theta[used] @ cannon.basis.jacobian(np.zeros(cannon.basis.n_labels))
+    both = np.concatenate([slopes, cannon.loadings[used]], axis=1)
+    prior = np.repeat([1e-12, 1.0], [cannon.basis.n_labels, cannon.n_factors])
+    cov = safe_inverse(both.T @ (weight[:, None] * both) + np.diag(prior))
+    error = np.sqrt(np.diag(cov)[: cannon.basis.n_labels])
+    found = [name for name, sd in zip(cannon.names, error, strict=True) if sd > 1]
+    if found:
+        _log.warning(
+            "spectra of typical quality say little about %s: the formal error is larger than the "
+            "spread of the training labels. Look at the labels and their errors, or leave %s out.",
+            ", ".join(found), "it" if len(found) == 1 else "them",
+        )  # fmt: skip
+    return found
 
 
 def _left_out(

@@ -178,6 +178,16 @@ def test_continuum_that_is_not_positive_masks_the_chip(spectra: ObservedSpectra)
     assert not normalized.good[1, slice(*CHIPS_8575[2])].any()
 
 
+def test_continuum_that_comes_close_to_zero_masks_the_chip(spectra: ObservedSpectra) -> None:
+    flux, chip = spectra.flux.copy(), slice(*CHIPS_8575[2])
+    ivar = spectra.ivar.copy()
+    flux[1, chip], ivar[1, chip] = np.linspace(1.0, 1e-5, chip.stop - chip.start), 1.0
+    with pytest.warns(BayesCannonWarning, match="1 in chip 2"):
+        normalized, fit = normalize(changed(spectra, flux=flux, ivar=ivar))
+    assert np.argwhere(fit.masked_chips).tolist() == [[1, 2]]
+    assert np.abs(normalized.flux).max() < 100
+
+
 def test_chip_without_data_is_counted_but_not_warned_of(spectra: ObservedSpectra) -> None:
     ivar = spectra.ivar.copy()
     ivar[3, slice(*CHIPS_8575[0])] = 0.0

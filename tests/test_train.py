@@ -365,3 +365,20 @@ def test_linear_algebra_that_fails_is_an_error_of_the_package(simple, monkeypatc
         FitError, match=r"training failed numerically \(Singular matrix\); look for"
     ):
         train(dataset, settings=settings())
+
+
+def test_labels_of_which_spectra_say_nothing_are_named(simple, caplog):
+    dataset, *_ = simple
+    assert train(dataset, settings=settings()).settings["training"]["uninformative_labels"] == []
+    # Labels of other stars: what is left of the coefficients is noise.
+    values = dataset.labels.values.copy()
+    values[:, 1] = np.random.default_rng(5).permutation(values[:, 1])
+    labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
+    errors = replace(labels, errors=dataset.labels.errors * [1, 1e4, 1])
+    with caplog.at_level("WARNING"):
+        cannon = train(replace(dataset, labels=errors), settings=settings())
+    assert cannon.settings["training"]["uninformative_labels"] == ["LOGG"]
+    assert "say little about LOGG" in caplog.text
+    nothing = replace(dataset.spectra, flux=np.ones_like(dataset.spectra.flux))
+    cannon = train(replace(dataset, spectra=nothing), settings=settings())
+    assert cannon.settings["training"]["uninformative_labels"] == list(NAMES)
