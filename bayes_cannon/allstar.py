@@ -18,10 +18,12 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.fits_table import FitsTable, find_table, read_columns
 from bayes_cannon.fitsfile import card_text, is_simulated, open_fits
 from bayes_cannon.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra import index_of
 from bayes_cannon.star_facts import release_name, unique_star_ids
 
 __all__ = ["Catalogue", "read_allstar"]
@@ -129,11 +131,8 @@ class Catalogue:
             )
 
     def select(self, rows: ArrayLike) -> Catalogue:
-        """Some of the rows, by integer indices or by a boolean mask of shape (n_rows,)."""
-        wanted = np.asarray(rows)
-        if wanted.dtype == bool and wanted.shape != (len(self),):
-            raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
-        index = np.arange(len(self))[wanted if wanted.size else np.empty(0, dtype=np.intp)]
+        """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names."""
+        index = index_of(self.star_id, rows)
         table = self.table[index]
         return Catalogue(table, self.release, self.path, self.simulated, self.star_id[index])
 
@@ -187,7 +186,7 @@ def read_allstar(
 
 
 def _upper(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(str(n).upper() for n in ((names,) if isinstance(names, str) else names))
+    return tuple(name.upper() for name in one_or_more(names))
 
 
 def _with_errors(labels: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["Numbers", "as_masked", "names_of", "numbers_of", "one_or_more", "unit_of"]
+__all__ = [
+    "Numbers",
+    "as_masked",
+    "names_of",
+    "numbers_of",
+    "one_or_more",
+    "unit_of",
+    "whole_number",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -88,18 +97,16 @@ def unit_of(given: Any, what: str) -> Any:
     InvalidDataError
         If it cannot be interpreted.
     """
-    unit = getattr(given, "unit", None)
-    if unit is None or callable(unit):
-        unit = getattr(given, "units", None)
+    unit = None if hasattr(given, "columns") else _attribute(given, ("unit", "units"))
     attributes = getattr(given, "attrs", None)
     if unit is None and isinstance(attributes, dict):
         unit = attributes.get("units", attributes.get("unit"))
-    if unit is None or callable(unit) or not str(unit).strip():
-        return None if unit != u.dimensionless_unscaled else unit
-    if isinstance(unit, u.UnrecognizedUnit):
-        unit = str(unit)
-    if isinstance(unit, u.UnitBase | u.FunctionUnitBase):
+    if isinstance(unit, u.UnitBase | u.FunctionUnitBase) and not isinstance(
+        unit, u.UnrecognizedUnit
+    ):
         return unit
+    if unit is None or not str(unit).strip():
+        return None
     try:
         return u.Unit(str(unit))
     except ValueError as error:
@@ -107,6 +114,15 @@ def unit_of(given: Any, what: str) -> Any:
             f"the unit {str(unit)!r} of {what} cannot be interpreted; give it a unit that "
             "astropy knows, such as nm, Angstrom, K, or none."
         ) from error
+
+
+def _attribute(given: Any, names: Sequence[str]) -> Any:
+    """The first attribute that is there and no method; None without."""
+    for name in names:
+        found = getattr(given, name, None)
+        if found is not None and not isinstance(found, MethodType | BuiltinMethodType):
+            return found
+    return None
 
 
 def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
@@ -125,7 +141,9 @@ def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     elif hasattr(given, "magnitude") and hasattr(given, "units"):
         given = given.magnitude
     if hasattr(given, "to_numpy") and not isinstance(given, np.ndarray):
-        given = given.to_numpy()
+        lacking = np.asarray(given.isna()) if hasattr(given, "isna") else False
+        plain = as_masked(given.to_numpy())
+        return np.ma.array(plain.data, mask=np.ma.getmaskarray(plain) | lacking)
     if isinstance(given, list | tuple) and any(isinstance(v, np.ma.MaskedArray) for v in given):
         given = np.ma.stack([as_masked(v) for v in given])
     array = np.ma.asarray(given)
@@ -181,6 +199,22 @@ def one_or_more(names: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(names, Iterable):
         raise InvalidDataError(f"names must be text or a list of text, not {names!r}.")
     return tuple(_name(name) for name in names)
+
+
+def whole_number(given: object, what: str, *, least: int | None = None) -> int:
+    """Return a whole number as int; 2.0 is one, and so are NumPy's.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none, or less than `least`.
+    """
+    kinds = int | float | np.integer | np.floating
+    if not isinstance(given, kinds) or isinstance(given, bool) or given != given // 1:
+        raise InvalidDataError(f"{what} must be a whole number, got {given!r}.")
+    if least is not None and given < least:
+        raise InvalidDataError(f"{what} must be at least {least}, got {given!r}.")
+    return int(given)
 
 
 def _name(value: Any) -> str:

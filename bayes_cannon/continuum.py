@@ -26,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.air import in_medium
 from bayes_cannon.apogee import WAVELENGTH
+from bayes_cannon.columns import numbers_of, whole_number
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.resources import data_path
 from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, name_some
@@ -91,6 +92,9 @@ class ContinuumSettings:
                 f"the degree of the continuum must be 2 to 5, not {self.degree}: a higher one "
                 "runs away at the edges of the chips."
             )
+        object.__setattr__(self, "degree", int(self.degree))
+        if self.min_pixels is not None:
+            object.__setattr__(self, "min_pixels", whole_number(self.min_pixels, "min_pixels"))
         if self.min_pixels is not None and self.min_pixels <= self.degree:
             raise InvalidDataError(
                 f"min_pixels is {self.min_pixels}, but a continuum of degree {self.degree} needs "
@@ -102,7 +106,11 @@ class ContinuumSettings:
                     f"continuum pixels are 'published' or wavelengths, not {self.pixels!r}."
                 )
             return
-        pixels = tuple(float(w) for w in self.pixels)
+        given = numbers_of(self.pixels, "continuum pixels")
+        wavelengths = np.atleast_1d(given.values * given.factor_to("Angstrom", "continuum pixels"))
+        if wavelengths.ndim != 1:
+            raise InvalidDataError("continuum pixels must be a list of wavelengths (Å).")
+        pixels = tuple(float(w) for w in wavelengths)
         if not pixels or not all(math.isfinite(w) and w > 0 for w in pixels):
             raise InvalidDataError("continuum pixels must be one or more positive wavelengths (Å).")
         object.__setattr__(self, "pixels", pixels)

@@ -69,6 +69,7 @@ class Cuts:
                 raise InvalidDataError(f"{name} must be a number or None, got {limit!r}.")
             if not np.isfinite(limit):
                 raise InvalidDataError(f"{name} must be finite, got {limit}; None cuts nothing.")
+            object.__setattr__(self, name, float(limit))
         for name in ("aspcap_bad", "star_bad"):
             given = getattr(self, name)
             given = () if given is None else given

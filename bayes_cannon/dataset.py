@@ -14,6 +14,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.columns import whole_number
 from bayes_cannon.cuts import CutStep
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.labels import Labels
@@ -94,7 +95,7 @@ class TrainingSet:
                 f"spectra of {self.spectra.n_stars} stars and labels of {self.labels.n_stars}: "
                 "they must be of the same stars in the same order."
             )
-        info = {name: _info_column(column) for name, column in self.info.items()}
+        info = {name: _info_column(column) for name, column in (self.info or {}).items()}
         wrong = [name for name, c in info.items() if c.shape != (self.spectra.n_stars,)]
         if wrong:
             raise InvalidDataError(
@@ -145,8 +146,7 @@ class TrainingSet:
         """
         if not _is_number(fraction, int | float | np.number):
             raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
-        if not (_is_number(seed, int | np.integer) and seed >= 0):
-            raise InvalidDataError(f"the seed must be a whole number from 0 on, got {seed!r}.")
+        seed = whole_number(seed, "the seed", least=0)
         if not 0.0 < fraction < 1.0:
             raise InvalidDataError(
                 f"the fraction of a split must be inside 0 to 1, not {fraction}."

@@ -20,6 +20,7 @@ from bayes_cannon.allstar_download import (
     write_catalogue,
 )
 from bayes_cannon.archive_copy import ArchiveCopy, MissingSpectrum, check_space
+from bayes_cannon.columns import whole_number
 from bayes_cannon.download_select import MOST_STREAMS, Request, names, select_spectra
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.fetch import fetch_file
@@ -169,10 +170,11 @@ def download_survey(
             f"unknown source of the catalogue {catalogue_source!r}; "
             "there are 'skyserver' and 'allstar-file'."
         )
+    streams = whole_number(streams, "streams")
     if not 1 <= streams <= MOST_STREAMS:
         raise DownloadError(f"streams must be 1 to {MOST_STREAMS}, got {streams}.")
     request = Request(
-        find_release(release), names(fields), names(stars), names(labels), limit, snr_min, cuts
+        find_release(str(release)), names(fields), names(stars), names(labels), limit, snr_min, cuts
     )
     client = HttpClient(settings)
     root, sky = sas_root(sas_url), skyserver_root(skyserver_url)

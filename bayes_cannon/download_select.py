@@ -13,6 +13,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar_download import catalogue_columns
+from bayes_cannon.columns import one_or_more, whole_number
+from bayes_cannon.cuts import Cuts
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.sdss import Release, check_field, check_star
 from bayes_cannon.spectra import name_some
@@ -29,7 +31,7 @@ _LONGEST_NAME = 120
 
 def names(given: Sequence[str]) -> tuple[str, ...]:
     """Several names, or a single one, as a tuple."""
-    return (given,) if isinstance(given, str) else tuple(given)
+    return one_or_more(given)
 
 
 def _unique(given: Sequence[str], check: Callable[[str], str]) -> tuple[str, ...]:
@@ -74,8 +76,18 @@ class Request:
     def __post_init__(self) -> None:
         if not self.fields and not self.stars:
             raise DownloadError("name at least one field or star to download.")
-        if self.limit is not None and self.limit < 1:
-            raise DownloadError(f"limit must be at least 1, got {self.limit}.")
+        if self.limit is not None:
+            object.__setattr__(self, "limit", whole_number(self.limit, "limit"))
+            if self.limit < 1:
+                raise DownloadError(f"limit must be at least 1, got {self.limit}.")
+        if self.snr_min is not None:
+            number = isinstance(self.snr_min, int | float | np.number)
+            if not number or isinstance(self.snr_min, bool) or not np.isfinite(self.snr_min):
+                raise DownloadError(f"snr_min must be a number or None, got {self.snr_min!r}.")
+        if self.cuts is not None and not isinstance(self.cuts, Cuts) and not callable(self.cuts):
+            raise DownloadError(
+                f"cuts must be a Cuts or a function of the table, not {type(self.cuts).__name__}."
+            )
         object.__setattr__(self, "fields", _unique(self.fields, check_field))
         object.__setattr__(self, "stars", _unique(self.stars, check_star))
         catalogue_columns(self.release, self.labels)

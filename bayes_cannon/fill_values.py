@@ -11,11 +11,13 @@ __all__ = ["is_fill_value", "known_label_values", "known_values"]
 
 FloatArray = NDArray[np.float64]
 
-_TINY = 1e-6
+_ROUNDING = 1e-7  # of float32
 _NINES = {
-    10.0**whole - 10.0**-places: whole + places for whole in range(1, 8) for places in range(5)
+    10.0**whole - 10.0**-places: whole + places
+    for whole in range(1, 7)
+    for places in range(7 - whole)
 }
-"""Numbers written with nines alone, 9 to 9999999.9999, and how many nines they have."""
+"""Numbers of at most six nines and no other digit, 9 to 999999, and how many nines they have."""
 _DEX = re.compile(r"LOGG|[A-Z0-9]+_(FE|H|M)")
 _IMPOSSIBLE = 99.0  # dex
 
@@ -53,10 +55,10 @@ def is_fill_value(values: ArrayLike, name: str = "") -> NDArray[np.bool_]:
     found = np.zeros(numbers.shape, dtype=np.bool_)
     dex = bool(_DEX.fullmatch(name.upper()))
     for size, nines in _NINES.items():
-        if nines >= 3:  # read from a float32 they are equal to seven digits
-            found |= np.abs(numbers + size) <= _TINY * size
+        if nines >= 3:
+            found |= np.abs(numbers + size) <= _ROUNDING * size
         if nines >= (3 if dex else 4):
-            found |= np.abs(numbers - size) <= _TINY * size
+            found |= np.abs(numbers - size) <= _ROUNDING * size
     if dex:
         found |= (numbers <= -_IMPOSSIBLE) | (numbers >= _IMPOSSIBLE)
     if name.upper() == "TEFF":

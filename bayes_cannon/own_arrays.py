@@ -24,6 +24,7 @@ Chips = Sequence[tuple[float, float]]
 
 _log = logging.getLogger(__name__)
 _NORMAL = (0.02, 5.0)  # medians of normalised flux, generously
+_ROUNDING = 1e-10  # of wavelengths
 _LARGEST = 1e37  # float32 reaches 3e38
 
 
@@ -242,19 +243,22 @@ def _level(flux: FloatArray) -> float:
 
 def _pixel_ranges(grid: FloatArray, chips: Chips | None) -> tuple[tuple[int, int], ...]:
     """Wavelength ranges as half-open pixel ranges; a shared edge belongs to the redder one."""
-    if chips is None or not len(chips):
+    if chips is None or np.size(np.asarray(chips, dtype=object)) == 0:
         return ((0, grid.size),)
     given = numbers_of(chips, "chips")
     values = given.values * given.factor_to(u.AA, "chips")
     if values.shape == (2,):
         values = values[None]
+    if values.ndim == 0:
+        raise InvalidDataError(f"chips {chips!r} must be ordered (low, high) ranges in Å.")
     edges = values.ravel().tolist()
     if values.ndim != 2 or values.shape[1] != 2 or not all(math.isfinite(e) for e in edges):
         raise InvalidDataError(f"chips {chips!r} must be ordered (low, high) ranges in Å.")
     if edges != sorted(edges):
         raise InvalidDataError(f"chips {tuple(chips)} must be ordered (low, high) ranges in Å.")
-    start = np.searchsorted(grid, edges[::2], side="left")
-    stop = np.searchsorted(grid, edges[1::2], side="right")
+    ends = np.array(edges)  # a pixel at an edge counts also where rounding parts them
+    start = np.searchsorted(grid, ends[::2] * (1 - _ROUNDING), side="left")
+    stop = np.searchsorted(grid, ends[1::2] * (1 + _ROUNDING), side="right")
     stop[:-1] = np.minimum(stop[:-1], start[1:])
     if np.any(stop - start < 2):
         raise InvalidDataError(

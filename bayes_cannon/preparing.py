@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
 from bayes_cannon.apogee import ASPCAP_WINDOWS
+from bayes_cannon.cannon import Cannon
+from bayes_cannon.columns import names_of, one_or_more
 from bayes_cannon.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.cuts import Cuts, CutStep, apply_cuts
+from bayes_cannon.cuts import Cuts, CutStep, apply_cuts, log_steps
 from bayes_cannon.dataset import Setting, StarProblem, TrainingSet
 from bayes_cannon.errors import InvalidDataError, NoStarsError
-from bayes_cannon.labels import DEFAULT_LABELS
+from bayes_cannon.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.reading import Progress, Treatment, Windows, read_treated
 from bayes_cannon.spectra import NormalizedSpectra
-from bayes_cannon.survey import Survey
+from bayes_cannon.survey import Survey, open_survey
+from bayes_cannon.user_paths import user_path
 
 __all__ = ["prepare", "prepare_spectra"]
 
@@ -30,9 +33,9 @@ _INFO = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG",
 
 
 def prepare(
-    survey: Survey,
+    survey: Survey | str | os.PathLike[str],
     *,
-    label_names: Sequence[str] = DEFAULT_LABELS,
+    label_names: str | Sequence[str] = DEFAULT_LABELS,
     cuts: Cuts = Cuts(),  # noqa: B008 (frozen)
     bad_bits: str | int = "default",
     continuum: ContinuumSettings = ContinuumSettings(),  # noqa: B008 (frozen)
@@ -48,9 +51,9 @@ def prepare(
     Parameters
     ----------
     survey
-        From `open_survey`.
+        From `open_survey`, or the path of its directory.
     label_names
-        Labels to keep; by default a star must have them all.
+        Labels to keep, or the name of one; by default a star must have them all.
     cuts
         Which stars to leave out.
     bad_bits
@@ -72,10 +75,20 @@ def prepare(
     InvalidDataError
         If the windows do not fit the spectra.
     """
+    names = tuple(name.upper() for name in one_or_more(label_names))
+    check_label_names(names)
+    for name, given, kind in (("cuts", cuts, Cuts), ("continuum", continuum, ContinuumSettings)):
+        if not isinstance(given, kind):
+            raise InvalidDataError(
+                f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
+                f"{kind.__name__}(...) takes its settings."
+            )
+    if not isinstance(survey, Survey):
+        survey = open_survey(user_path(survey), names)
     if allow_missing_labels:
         cuts = replace(cuts, require_labels=False)
     treatment = Treatment.make(bad_bits, continuum, windows)
-    result = apply_cuts(survey.catalogue, cuts, tuple(label_names))
+    result = apply_cuts(survey.catalogue, cuts, names)
     steps = list(result.rows)
     _require_stars(steps, len(survey))
     has_file = survey.files != ""
@@ -90,10 +103,11 @@ def prepare(
     problems += read.problems
     _require_stars(steps, len(survey), problems)
     warn_masked(star_id[rows[read.kept]], read.masked_chips)
+    log_steps(steps)
     kept = rows[read.kept]
     return TrainingSet(
         spectra=read.spectra(),
-        labels=survey.catalogue.labels(tuple(label_names)).select(kept),
+        labels=survey.catalogue.labels(names).select(kept),
         cut_steps=tuple(steps),
         problems=problems,
         settings=_settings(survey, cuts) | treatment.settings(),
@@ -102,9 +116,9 @@ def prepare(
 
 
 def prepare_spectra(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    like: TrainingSet | Mapping[str, Setting],
+    like: TrainingSet | Cannon | Mapping[str, Setting],
     star_ids: Sequence[str] | None = None,
     visit: int | None = None,
     progress: Progress | None = None,
@@ -114,9 +128,9 @@ def prepare_spectra(
     Parameters
     ----------
     paths
-        apStar or asStar files.
+        apStar or asStar files, or one of them.
     like
-        A training set, or the `settings` of one.
+        A training set, a model that was trained on it, or the `settings` of the set.
     star_ids
         Names to give the stars; by default those in the files, made unique where they repeat.
     visit
@@ -138,19 +152,37 @@ def prepare_spectra(
     InvalidDataError
         If `like` is not the settings of a training set, or names are missing or repeated.
     """
-    treatment = Treatment.from_settings(like.settings if isinstance(like, TrainingSet) else like)
-    names = None if star_ids is None else np.asarray(star_ids, dtype=np.str_)
-    if names is not None and names.shape != (len(paths),):
-        raise InvalidDataError(f"{names.size} star ids for {len(paths)} files; give one for each.")
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    files = [str(user_path(path)) for path in paths]
+    treatment = Treatment.from_settings(_settings_of(like))
+    names = None if star_ids is None else names_of(star_ids, "star_ids")
+    if names is not None and names.shape != (len(files),):
+        raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
     if names is not None and np.unique(names).size < names.size:
         raise InvalidDataError("star ids for the files must differ from each other.")
-    read = read_treated([str(p) for p in paths], names, treatment, visit=visit, progress=progress)
+    read = read_treated(files, names, treatment, visit=visit, progress=progress)
     if not read.kept.size:
         first = f"; the first: {read.problems[0].message}" if read.problems else "."
-        raise NoStarsError(f"none of {len(paths)} files holds a usable spectrum{first}")
+        raise NoStarsError(f"none of {len(files)} files holds a usable spectrum{first}")
     spectra = read.spectra()
     warn_masked(spectra.star_id, read.masked_chips)
     return spectra, read.problems
+
+
+def _settings_of(like: TrainingSet | Cannon | Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """How a training set was made."""
+    if isinstance(like, TrainingSet):
+        return like.settings
+    if isinstance(like, Cannon):
+        settings: Mapping[str, Setting] = like.settings.get("dataset") or {}
+        return settings
+    if not isinstance(like, Mapping):
+        raise InvalidDataError(
+            "like must be a training set, a trained model or the settings of one, not "
+            f"{type(like).__name__}; load a file first (TrainingSet.load)."
+        )
+    return like
 
 
 def _without_file(survey: Survey, star_id: NDArray[np.str_]) -> tuple[StarProblem, ...]:

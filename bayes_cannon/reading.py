@@ -39,7 +39,13 @@ class Treatment:
         cls, bad_bits: str | int, continuum: ContinuumSettings, windows: Windows | None
     ) -> Treatment:
         """Check the windows (None: everything) and put the mask bits into one number."""
-        ranges = tuple((int(a), int(b)) for a, b in (CHIPS_8575 if windows is None else windows))
+        try:
+            given = CHIPS_8575 if windows is None else windows
+            ranges = tuple((int(a), int(b)) for a, b in given)
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(
+                f"windows must be pairs of pixel numbers (start, stop), got {windows!r}."
+            ) from error
         edges = [edge for window in ranges for edge in window]
         ordered = edges == sorted(edges) and all(a < b for a, b in ranges)
         if not (ordered and edges and edges[0] >= 0 and edges[-1] <= WAVELENGTH.size):

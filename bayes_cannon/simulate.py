@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.apogee import ASPCAP_WINDOWS
 from bayes_cannon.bits import BAD_BITS
+from bayes_cannon.columns import whole_number
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
 from bayes_cannon.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.library import Library, load_library
@@ -90,6 +91,11 @@ def simulate_survey(
         If the library does not have `n_stars` stars.
     """
     out = user_path(out)
+    seed = whole_number(seed, "the seed", least=0)
+    if not isinstance(settings, SimulationSettings):
+        raise InvalidDataError(
+            f"settings must be a SimulationSettings, not {type(settings).__name__}."
+        )
     _check_output(out, overwrite=overwrite)
     library = load_library()
     stars = draw_survey(library, n_stars, seed=seed, settings=settings)

@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from bayes_cannon.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.library import Library
 from bayes_cannon.simulation_settings import DECOY_REASONS, SimulationSettings
@@ -136,7 +137,7 @@ def draw_survey(
         If the library does not have that many stars.
     """
     available = library.n_stars - 1
-    wanted = available if n_stars is None else int(n_stars)
+    wanted = available if n_stars is None else whole_number(n_stars, "n_stars")
     if not 1 <= wanted <= available:
         raise InvalidDataError(
             f"n_stars = {wanted}, but the library can give 1 to {available} stars "

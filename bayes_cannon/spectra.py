@@ -95,7 +95,14 @@ class _Spectra:
             snr = np.full(star_id.size, np.nan)
         if snr.shape != star_id.shape:
             raise InvalidDataError(f"snr has shape {snr.shape}, expected ({star_id.size},).")
-        chips = tuple((int(a), int(b)) for a, b in self.chips) or ((0, wavelength.size),)
+        try:
+            ranges: Any = self.chips
+            ranges = () if ranges is None else ranges
+            chips = tuple((int(a), int(b)) for a, b in ranges) or ((0, wavelength.size),)
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(
+                f"chips must be pairs of pixel numbers (start, stop), got {self.chips!r}."
+            ) from error
         edges = [edge for chip in chips for edge in chip]
         if edges != sorted(edges) or edges[0] < 0 or edges[-1] > wavelength.size:
             raise InvalidDataError(f"chips {chips} must be ordered [start, stop) ranges of pixels.")

@@ -20,6 +20,7 @@ from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar import Catalogue, read_allstar
+from bayes_cannon.columns import one_or_more
 from bayes_cannon.errors import SurveyError
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.spectra import name_some
@@ -90,7 +91,9 @@ class Survey:
         return len(self.catalogue)
 
 
-def open_survey(path: str | os.PathLike[str], labels: Sequence[str] = DEFAULT_LABELS) -> Survey:
+def open_survey(
+    path: str | os.PathLike[str], labels: str | Sequence[str] = DEFAULT_LABELS
+) -> Survey:
     """Read a survey's catalogue and find its spectra; the spectra themselves are not read yet.
 
     Parameters
@@ -110,6 +113,7 @@ def open_survey(path: str | os.PathLike[str], labels: Sequence[str] = DEFAULT_LA
     LabelError
         If a catalogue lacks one of the labels.
     """
+    labels = one_or_more(labels)
     folder = user_path(path)
     if not folder.is_dir():
         raise SurveyError(f"{folder} is not a directory; give the directory that holds a survey.")

@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import re
 import shutil
 import sys
@@ -13,10 +14,11 @@ from rich.console import Console
 
 from bayes_cannon import cli, cli_progress
 from bayes_cannon.apogee import ASPCAP_WINDOWS, WAVELENGTH
-from bayes_cannon.cli_inputs import spectra_to_infer
+from bayes_cannon.cli_inputs import spectra_files, spectra_to_infer
+from bayes_cannon.cuts import Cuts
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
-from bayes_cannon.preparing import prepare
+from bayes_cannon.preparing import prepare, prepare_spectra
 from bayes_cannon.simulate import simulate_survey
 from bayes_cannon.simulation_settings import SimulationSettings
 from bayes_cannon.star_facts import name_from_path
@@ -98,6 +100,86 @@ def test_compressed_files_in_folders(model, files, tmp_path):
     name = tmp_path / f"{files[0].name}.gz"
     name.write_bytes(gzip.compress(files[0].read_bytes()))
     assert spectra_to_infer(model, [tmp_path])[0].n_stars == 1
+
+
+def test_linked_folders_and_capital_endings(model, survey, files, tmp_path, caplog):
+    """What `prepare` finds is found here: of a real and two linked folders every file."""
+    mixed = tmp_path / "mixed"
+    folders = sorted({path.parent for path in files})
+    shutil.copytree(folders[0], mixed / "apo25m" / "real")
+    for k, folder in enumerate(folders[1:]):
+        (mixed / f"link-{k}").symlink_to(folder)
+    (mixed / "loop").symlink_to(mixed)
+    shutil.copy(files[0], mixed / files[0].with_suffix(".FITS").name.replace("-dr17-", "-dr17-X"))
+    found = spectra_files([mixed])
+    assert len(found) == len(files) + 1
+    assert {path.name for path in found} >= {path.name for path in files}
+    assert "loop is a link to a folder above it" in caplog.text
+    spectra, _ = spectra_to_infer(model, [mixed])
+    assert spectra.n_stars == len(files) + 1
+    assert spectra.good.any(axis=1).all()
+    links = tmp_path / "links"
+    links.symlink_to(survey / files[0].parts[-3])
+    assert spectra_files([links])
+    (tmp_path / "up").mkdir()
+    shutil.copy(files[0], tmp_path / "up" / f"{files[0].stem}.FITS")
+    capital, _ = spectra_to_infer(model, [tmp_path / "up"])
+    assert capital.star_id.tolist() == spectra_to_infer(model, [files[0]])[0].star_id.tolist()
+
+
+def test_a_survey_with_links_and_capitals(survey, tmp_path):
+    whole = prepare(open_survey(survey))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for part in survey.iterdir():
+        name = part.name.replace(".fits", ".FITS")
+        (copy / name).symlink_to(part)
+    again = prepare(copy, label_names=np.array(["teff", "LOGG", "FE_H", "MG_FE", "SI_FE"]))
+    assert again.star_id.tolist() == whole.star_id.tolist()
+    np.testing.assert_array_equal(again.spectra.flux, whole.spectra.flux)
+    np.testing.assert_array_equal(again.labels.values, whole.labels.values)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts, not dict"),
+        ({"cuts": None}, "cuts must be a Cuts, not NoneType"),
+        ({"continuum": 4}, "continuum must be a ContinuumSettings, not int"),
+        ({"windows": 5}, "windows must be pairs of pixel numbers"),
+        ({"windows": ["ab", "cd"]}, "windows must be pairs"),
+        ({"label_names": 5}, "names must be text"),
+        ({"bad_bits": None}, "does not say which pixels are bad"),
+    ],
+)
+def test_prepare_says_what_its_arguments_must_be(survey, options, match):
+    with pytest.raises(InvalidDataError, match=match):
+        prepare(survey, **options)
+
+
+def test_prepare_takes_one_label_and_says_what_is_left_out(survey, caplog):
+    with caplog.at_level(logging.INFO, logger="bayes_cannon"):
+        dataset = prepare(str(survey), label_names="TEFF", cuts=Cuts(snr_min=np.float32(100)))
+    assert dataset.labels.names == ("TEFF",)
+    (cut,) = [s for s in dataset.cut_steps if s.name == "snr"]
+    assert cut.removed > 0
+    assert f"snr (SNR < 100, or unknown): {cut.removed} stars left out, {cut.remaining} remain" in (
+        caplog.text
+    )
+
+
+def test_spectra_are_prepared_like_many_things(model, survey, files):
+    dataset = prepare(survey)
+    whole, problems = prepare_spectra(files[:2], like=dataset)
+    assert not problems
+    for like in (dataset.settings, model):
+        np.testing.assert_array_equal(prepare_spectra(files[:2], like=like)[0].flux, whole.flux)
+    one, _ = prepare_spectra(str(files[0]), like=dataset, star_ids=np.array(["A"], dtype=object))
+    assert one.star_id.tolist() == ["A"]
+    np.testing.assert_array_equal(one.flux[0], whole.flux[0])
+    for like in (files[0], None, [dataset]):
+        with pytest.raises(InvalidDataError, match="like must be a training set, a trained"):
+            prepare_spectra(files[:2], like=like)
 
 
 def test_files_of_one_star_get_different_names(model, files):

@@ -1,5 +1,7 @@
 """Cuts: each boundary, each flag, the order in which they are counted."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -164,3 +166,51 @@ def test_real_rows(real_dir) -> None:
     removed = {step.name: step.removed for step in result.rows if step.removed}
     assert removed == {"aspcap": 1, "snr": 2, "feh": 10}
     assert result.n_kept == 82
+
+
+# Flags without a value ---------------------------------------------------------------------
+
+
+def masked_catalogue(path: Path, *columns: str) -> Catalogue:
+    """30 rows of which every third lacks some columns; rows 0 to 9 have flags that exclude."""
+    n, bad = 30, np.arange(30) < 10
+    table = Table({"APOGEE_ID": [f"2M{i:02d}" for i in range(n)]}, masked=True)
+    values = {"TEFF": 4500.0, "LOGG": 2.0, "FE_H": 0.0, "MG_FE": 0.1, "SI_FE": 0.1, "SNR": 100.0}
+    for name, value in values.items():
+        table[name] = np.full(n, value)
+        table[f"{name}_ERR"] = np.full(n, 0.1)
+    for name, bit, kind in (
+        ("STARFLAG", 22, np.int64), ("ASPCAPFLAG", 23, np.int32), ("EXTRATARG", 4, np.int16),
+        ("NVISITS", 0, np.int16), ("MEANFIB", 0, np.int32),
+    ):  # fmt: skip
+        table[name] = np.where(bad, 1 << bit, 0).astype(kind)
+    for name in columns:
+        table[name].mask = np.arange(n) % 3 == 0
+    table.write(path)
+    return read_allstar(path, extra=["MEANFIB"])
+
+
+@pytest.mark.parametrize(
+    ("column", "cut"), [("STARFLAG", "star"), ("ASPCAPFLAG", "aspcap"), ("EXTRATARG", "duplicate")]
+)
+def test_rows_without_a_flag_stay_and_are_counted(column: str, cut: str, tmp_path: Path) -> None:
+    only = {"star_bad": (), "aspcap_bad": (), "drop_duplicates": False}
+    only |= {"star": {"star_bad": (0, 3, 18, 22)}, "aspcap": {"aspcap_bad": (23,)},
+             "duplicate": {"drop_duplicates": True}}[cut]  # fmt: skip
+    whole = apply_cuts(masked_catalogue(tmp_path / "allStar-a.fits"), Cuts(**only))
+    assert {s.name: s.removed for s in whole.rows if s.removed} == {cut: 10}
+    catalogue = masked_catalogue(tmp_path / "allStar-b.fits", column)
+    result = apply_cuts(catalogue, Cuts(**only))
+    assert {s.name: s.removed for s in result.rows if s.removed} == {cut: 6}
+    assert np.flatnonzero(~result.keep).tolist() == [1, 2, 4, 5, 7, 8]
+    (step,) = [s for s in result.rows if s.name == cut]
+    assert step.description.endswith("(10 rows without a value stay)")
+    np.testing.assert_array_equal(np.asarray(catalogue.table[column])[::3], 0)
+    assert catalogue.table[column].mask.tolist() == [i % 3 == 0 for i in range(30)]
+
+
+def test_counts_and_extra_columns_without_a_value_are_masked(tmp_path: Path) -> None:
+    table = masked_catalogue(tmp_path / "allStar-c.fits", "NVISITS", "MEANFIB").table
+    for name in ("NVISITS", "MEANFIB"):
+        assert table[name].mask.tolist() == [i % 3 == 0 for i in range(30)]
+        assert np.asarray(table[name]).tolist() == [int(i < 10 and i % 3 > 0) for i in range(30)]
