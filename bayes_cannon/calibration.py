@@ -15,6 +15,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.arguments import as_result
 from bayes_cannon.error_terms import ErrorTerms
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_sampler import star_seed
@@ -198,6 +199,7 @@ def coverage(result: xr.DataTree, truth: Labels, levels: Sequence[float] = (0.68
     """
     if any(not 0 < level < 1 for level in levels):
         raise InvalidDataError(f"levels must lie between 0 and 1, got {tuple(levels)}.")
+    result = as_result(result)
     kinds = {"formal": "posterior", "calibrated": "calibrated_posterior"}
     rows = []
     for kind, group in kinds.items():

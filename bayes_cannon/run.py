@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from bayes_cannon.arguments import (
     KnownLabels,
-    as_labels,
     as_path,
     as_seed,
     as_spectra,
@@ -33,6 +32,7 @@ from bayes_cannon.figure_files import save_figure
 from bayes_cannon.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_flags import REMARKS
+from bayes_cannon.label_units import known_labels
 from bayes_cannon.labels import Labels
 from bayes_cannon.model_priors import GivenPriors, priors_of
 from bayes_cannon.plots_stars import plot_one_to_one
@@ -125,7 +125,9 @@ def infer_run(
     FileFormatError
         If the descriptions in a run that is there are damaged.
     """
-    cannon, spectra, aspcap = as_model(cannon), as_spectra(spectra), as_labels(aspcap)
+    cannon, spectra = as_model(cannon), as_spectra(spectra)
+    units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
+    aspcap = known_labels(aspcap, units)
     folder, corner = as_path(folder), several(corner)
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
