@@ -34,8 +34,10 @@ SOME = (
 
 @pytest.fixture(autouse=True)
 def _few_draws(monkeypatch):
-    """A quarter of the usual draws of the model error: enough for a coverage."""
-    quick = functools.partial(ModelErrorSettings, draws=250, tune=250, chains=2, rhat_limit=1.1)
+    """A quarter of the usual draws of the model error, of 100 stars at most: enough here."""
+    quick = functools.partial(
+        ModelErrorSettings, draws=250, tune=250, chains=2, max_stars=100, rhat_limit=1.1
+    )
     monkeypatch.setattr("bayes_cannon.model_error_fit.ModelErrorSettings", quick)
 
 

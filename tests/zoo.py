@@ -221,6 +221,8 @@ class Animal:
         Of the inference.
     n_factors : int
         Where none are asked for.
+    flagged : int
+        Bits of LABEL_FLAG of which most of the test stars must have one.
     """
 
     name: str
@@ -234,6 +236,7 @@ class Animal:
     calibrated: bool = True
     method: str = "laplace"
     n_factors: int = 5
+    flagged: int = 0
 
 
 ZOO: dict[str, Animal] = {}
@@ -268,13 +271,13 @@ def plain() -> Survey:
     return survey()
 
 
-@animal()
+@animal(told="17 of 330 pixels")
 def dead_pixels() -> Survey:
     good = np.random.default_rng(3).random(3 * N_CHIP) > 0.06
     return _masked(survey(), good)
 
 
-@animal()
+@animal(told="110 of 330 pixels")
 def dead_chip() -> Survey:
     good = np.ones(3 * N_CHIP, dtype=bool)
     good[N_CHIP : 2 * N_CHIP] = False
@@ -287,7 +290,7 @@ def dead_in_training_only() -> Survey:
     return _masked(survey(), good, np.ones_like(good))
 
 
-@animal()
+@animal(told="30 of 330 pixels")
 def pixels_good_in_one_star() -> Survey:
     good = np.ones((100, 3 * N_CHIP), dtype=bool)
     good[1:, ::11] = False
@@ -468,7 +471,7 @@ def one_test_star() -> Survey:
     return survey(n_test=1)
 
 
-@animal()
+@animal(told="50 of 100 training stars .* exactly the spectrum")
 def identical_stars_twice() -> Survey:
     found = survey(50)
     return replace(
@@ -577,7 +580,7 @@ def constant_flux() -> Survey:
     return replace(found, flux=np.ones_like(found.flux), test_flux=np.ones_like(found.test_flux))
 
 
-@animal(uninformed=NAMES)
+@animal(uninformed=NAMES, told="say little about TEFF, LOGG, FE_H")
 def noise_alone() -> Survey:
     found = survey()
     rng = np.random.default_rng(5)
@@ -617,7 +620,7 @@ def _far_from_lines() -> tuple[float, ...]:
 # Labels ---------------------------------------------------------------------------------------
 
 
-@animal(uninformed=("FE_H",))
+@animal(uninformed=("FE_H",), told="say little about FE_H")
 def one_cluster() -> Survey:
     def ell(rng: np.random.Generator, n: int) -> np.ndarray:
         t, a = rng.uniform(-1.6, 1.6, (2, n))
@@ -636,7 +639,7 @@ def two_clusters() -> Survey:
     return survey(ell=ell, test_ell=ell)
 
 
-@animal(uninformed=("FE_H",))
+@animal(uninformed=("FE_H",), told="in FE_H .* is error of the labels")
 def one_cluster_with_honest_errors() -> Survey:
     """As `one_cluster`, and the catalogue's [Fe/H] scatters by its error, five times the spread."""
     found = one_cluster()
@@ -646,14 +649,14 @@ def one_cluster_with_honest_errors() -> Survey:
     return replace(found, labels=labels, label_errors=errors)
 
 
-@animal(uninformed=("FE_H",))
+@animal(refused="errors of FE_H .* far larger than the values")
 def one_cluster_with_errors_too_large() -> Survey:
     """As `one_cluster`, with [Fe/H] errors of five times the scatter that there is."""
     found = one_cluster()
     return replace(found, label_errors=dict(found.label_errors or {}) | {"FE_H": 0.01})
 
 
-@animal()
+@animal(flagged=int(LabelFlag.SPARSE_LABELS | LabelFlag.OUTSIDE_LABELS))
 def between_two_clusters() -> Survey:
     """Trained on two clusters, tested on stars of all [Fe/H] between."""
     return replace(
@@ -716,7 +719,7 @@ def label_errors_zero() -> Survey:
     return replace(survey(), label_errors=dict.fromkeys(NAMES, 0.0))
 
 
-@animal(refused="errors")
+@animal(refused="errors of TEFF .* far larger than the values")
 def label_errors_huge() -> Survey:
     """Quoted ten times the labels' range, though the labels are as good as ever."""
     return replace(
@@ -737,7 +740,7 @@ def missing_labels() -> Survey:
     return replace(found, labels={**found.labels, "FE_H": feh}, missing=True)
 
 
-@animal(calibrated=False)
+@animal(calibrated=False, worst=0.7, told="0 training stars with all labels are too few")
 def no_star_has_all_labels() -> Survey:
     found = survey()
     labels = {n: v.copy() for n, v in found.labels.items()}
@@ -912,8 +915,12 @@ def faults(one: Animal, outcome: Outcome) -> list[str]:
     out = []
     if one.told and not any(re.search(one.told, text) for text in outcome.told):
         out.append(f"nobody was told of {one.told!r}: {outcome.told}")
+    if not one.uninformed and any("say little about" in text for text in outcome.told):
+        out.append(f"falsely told that spectra say little: {outcome.told}")
     if outcome.unknown != one.without_posterior:
         out.append(f"no posterior of test stars {outcome.unknown}, not {one.without_posterior}")
+    if one.flagged and np.mean(outcome.flags & one.flagged != 0) < 0.5:
+        out.append(f"most test stars lack a flag of {one.flagged}: {outcome.flags}")
     lost = LabelFlag.NO_PIXELS | LabelFlag.FAILED
     if not all(outcome.flags[i] & lost for i in outcome.unknown):
         out.append(f"no flag of test stars without a posterior: {outcome.flags}")
