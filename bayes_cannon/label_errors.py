@@ -44,7 +44,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 _log = logging.getLogger(__name__)
-_MOST_ERROR = 2.0
+_MOST_ERROR = 10.0
 """Label errors beyond so many times the spread of the labels cannot be right."""
 
 
@@ -110,7 +110,7 @@ def check_label_errors(labels: Labels) -> None:
     Raises
     ------
     LabelError
-        If the errors of a label are more than twice the spread of its values.
+        If the errors of a label are more than ten times the spread of its values.
     """
     known = np.isfinite(labels.values) & np.isfinite(labels.errors)
     impossible, mostly = [], []

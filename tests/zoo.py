@@ -649,7 +649,7 @@ def one_cluster_with_honest_errors() -> Survey:
     return replace(found, labels=labels, label_errors=errors)
 
 
-@animal(refused="errors of FE_H .* far larger than the values")
+@animal(uninformed=("FE_H",), told="in FE_H .* is error of the labels")
 def one_cluster_with_errors_too_large() -> Survey:
     """As `one_cluster`, with [Fe/H] errors of five times the scatter that there is."""
     found = one_cluster()
