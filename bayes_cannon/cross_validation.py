@@ -31,6 +31,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.label_modes import Laplace, ModeSettings, fit_laplace
 from bayes_cannon.labels import Labels
 from bayes_cannon.map_fit import MapFit, fit_map
+from bayes_cannon.numerical import numerical_stage
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.priors import LabelPrior, LabelPriors
 from bayes_cannon.spectra import NormalizedSpectra, name_some
@@ -121,6 +122,7 @@ def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
     return np.array([first[digest] for digest in digests], dtype=np.int64)
 
 
+@numerical_stage("cross-validation", "look for extreme fluxes, errors or labels")
 def cross_validate(
     cannon: Cannon,
     spectra: NormalizedSpectra,
@@ -161,6 +163,8 @@ def cross_validate(
     ------
     InvalidDataError
         If stars and model do not belong together, or on an impossible number of folds.
+    FitError
+        If a fold cannot be fitted.
     """
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")

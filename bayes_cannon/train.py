@@ -384,11 +384,10 @@ def _with_model_error(
             "needed)",
         )
     try:
-        with numerical_stage("cross-validation", "look for extreme fluxes, errors or labels"):
-            found = cross_validate(
-                cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds,
-                seed=seed, priors=settings.priors, progress=progress,
-            )  # fmt: skip
+        found = cross_validate(
+            cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
+            priors=settings.priors, progress=progress,
+        )  # fmt: skip
         if progress is not None:
             progress("model error", 0.0)
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))

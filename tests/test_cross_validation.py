@@ -197,3 +197,15 @@ def test_a_star_that_fails_costs_itself_not_its_block(plain, monkeypatch, caplog
         found = cross_validate(cannon, dataset.spectra, design, seed=3)
     assert np.flatnonzero(~found.complete).tolist() == [7]
     assert "no labels of 2M0007: Singular matrix" in caplog.text
+
+
+def test_a_fold_that_cannot_be_fitted_is_an_error_of_the_package(plain, monkeypatch):
+    from bayes_cannon import cross_validation
+
+    def failing(*arguments, **options):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    monkeypatch.setattr(cross_validation, "fit_map", failing)
+    dataset, cannon, design = plain
+    with pytest.raises(FitError, match=r"cross-validation failed numerically \(Eigenvalues"):
+        cross_validate(cannon, dataset.spectra, design, seed=3)

@@ -382,3 +382,17 @@ def test_labels_of_which_spectra_say_nothing_are_named(simple, caplog):
     nothing = replace(dataset.spectra, flux=np.ones_like(dataset.spectra.flux))
     cannon = train(replace(dataset, spectra=nothing), settings=settings())
     assert cannon.settings["training"]["uninformative_labels"] == list(NAMES)
+
+
+@pytest.mark.parametrize("n_factors", [2, 5])
+def test_a_label_whose_errors_exceed_its_spread_does_not_break_the_factors(n_factors):
+    """The mean of such a label given the catalogue hardly varies from star to star."""
+    data, *_ = make_set(n_stars=80, n_pixels=120, seed=3)
+    values, errors = data.labels.values.copy(), data.labels.errors.copy()
+    values[:, 2] = 0.002 * np.random.default_rng(4).normal(size=80)
+    errors[:, 2] = 0.015
+    cluster = replace(data, labels=Labels(NAMES, values, errors, data.star_id))
+    cannon = train(cluster, settings=replace(settings(), n_factors=n_factors))
+    assert cannon.used.all()
+    assert cannon.hyper.usable
+    assert np.abs(cannon.factors).max() < 10
