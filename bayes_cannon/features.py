@@ -94,7 +94,9 @@ class PolynomialBasis:
             raise LabelError(f"fewer than two stars have a value of {names}; it cannot be trained.")
         center = np.nanmean(labels.values, axis=0)
         spread = np.nanstd(labels.values, axis=0)
-        scale = np.where(spread > 1e-9 * np.maximum(np.abs(center), 1.0), spread, 0.0)
+        # Against the values, not against 1: a label may be of the order of 1e-9.
+        size = np.nanmax(np.abs(labels.values), axis=0)
+        scale = np.where(spread > 1e-9 * size, spread, 0.0)
         return cls(labels.names, labels.units, center, scale, degree)
 
     @cached_property

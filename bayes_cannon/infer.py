@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from bayes_cannon.arguments import as_path, as_seed, as_spectra

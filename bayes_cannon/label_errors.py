@@ -17,13 +17,15 @@ spectrum must not be used for regression calibration: it serves to report the tr
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.errors import LabelError
 from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.label_moments import safe_inverse
+from bayes_cannon.label_moments import label_moments, safe_inverse
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_weights
 from bayes_cannon.pixel_fit import Design
@@ -32,6 +34,7 @@ __all__ = [
     "LatentLabels",
     "SpectrumLabels",
     "calibrated_design",
+    "check_label_errors",
     "combine_labels",
     "excess_covariance",
     "label_variance",
@@ -40,6 +43,9 @@ __all__ = [
 ]
 
 FloatArray = NDArray[np.float64]
+_log = logging.getLogger(__name__)
+_MOST_ERROR = 10.0
+"""Label errors beyond so many times the spread of the labels cannot be right."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,17 +93,49 @@ def population_moments(labels: Labels, basis: PolynomialBasis) -> tuple[FloatArr
     cov : (n_labels, n_labels)
     """
     ell = basis.standardize(labels.values)
-    complete = np.isfinite(ell).all(axis=1)
     error = np.nan_to_num(labels.errors / basis.scale)
-    if complete.sum() < basis.n_labels + 2:  # too few to tell how labels go together
-        variance = np.nanvar(ell, axis=0)
-        noise = np.nanmean(np.where(np.isfinite(ell), error**2, np.nan), axis=0)
-        return np.nanmean(ell, axis=0), np.diag(np.maximum(variance - noise, 0.01 * variance))
-    ell, error = ell[complete], error[complete]
-    observed = np.atleast_2d(np.cov(ell, rowvar=False))
+    mean, observed = label_moments(ell)
+    noise = np.nanmean(np.where(np.isfinite(ell), error**2, np.nan), axis=0)
     # At least a hundredth of the observed variance is real in every direction.
     floor = max(0.01 * float(np.linalg.eigvalsh(observed)[0]), 1e-6)
-    return ell.mean(axis=0), nearest_positive(observed - np.diag((error**2).mean(axis=0)), floor)
+    return mean, nearest_positive(observed - np.diag(noise), floor)
+
+
+def check_label_errors(labels: Labels) -> None:
+    """Compare the errors of the training labels with the spread of their values.
+
+    The variance of the values is that of the true labels plus the mean squared error. A warning is
+    logged where the errors make up more than half of it: then little of the label can be learnt.
+
+    Raises
+    ------
+    LabelError
+        If the errors of a label are more than ten times the spread of its values.
+    """
+    known = np.isfinite(labels.values) & np.isfinite(labels.errors)
+    impossible, mostly = [], []
+    for i, name in enumerate(labels.names):
+        rows = known[:, i]
+        if rows.sum() < labels.n_labels + 2:
+            continue
+        spread = float(labels.values[rows, i].std(ddof=1))
+        error = float(np.sqrt(np.mean(labels.errors[rows, i] ** 2)))
+        text = f"{name} (errors {error:.3g}, spread {spread:.3g} {labels.units[i]})"
+        if error > _MOST_ERROR * spread:
+            impossible.append(text)
+        elif error**2 > 0.5 * spread**2:
+            mostly.append(text)
+    if impossible:
+        raise LabelError(
+            f"the errors of {', '.join(impossible)} are far larger than the values of the training "
+            "stars differ: give errors in the unit of the label, leave them out, or leave the "
+            "label out."
+        )
+    if mostly:
+        _log.warning(
+            "most of what the training stars differ in %s is error of the labels: little of it can "
+            "be learnt, and its errors are not to be relied on.", ", ".join(mostly),
+        )  # fmt: skip
 
 
 def excess_covariance(difference: FloatArray, explained: FloatArray) -> FloatArray:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.model_error_op import NormalsLogLikelihood
 
-__all__ = ["Differences", "build_model_error_model", "correlation_factor"]
+__all__ = ["Differences", "build_model_error_model", "correlation_factor", "model_data"]
 
 FloatArray = NDArray[np.float64]
 _LKJ_ETA = 2.0
@@ -69,13 +69,20 @@ class Differences:
     log_growth: FloatArray
 
 
+def model_data(data: Differences) -> dict[str, FloatArray]:
+    """Values of the model's `pm.Data`, by name; the features only where there are some."""
+    names = ("difference", "known_cov", "log_growth", *(["features"] if data.degree.size else []))
+    return {name: np.asarray(getattr(data, name), dtype=np.float64) for name in names}
+
+
 def build_model_error_model(data: Differences) -> pm.Model:
     """Build the model of the differences.
 
     Variables: ``bias`` (label_name), ``bias_raw`` (feature, label_name) times ``bias_scale``
     (degree), ``sd`` (label_name), ``factor_diagonal`` (label_name) and ``factor_lower`` (pair) of
     `correlation_factor`, ``growth``, ``nu_excess`` (nu - 2) and
-    ``scaled_log_u`` (star), log u times sqrt(nu / 2).
+    ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of `model_data`,
+    so that a compiled model serves every survey of as many stars, labels and features.
     """
     k = len(data.names)
     degrees = np.unique(data.degree)
@@ -87,13 +94,14 @@ def build_model_error_model(data: Differences) -> pm.Model:
         "degree": degrees,
     }
     with pm.Model(coords=coords, check_bounds=False) as model:
+        given: Any = {name: pm.Data(name, value) for name, value in model_data(data).items()}
         bias: Any = pm.Normal("bias", 0.0, 1.0, dims="label_name")
         mean = bias[None, :]
         if degrees.size:
             scale = pm.HalfNormal("bias_scale", 0.3, dims="degree")
             raw = pm.Normal("bias_raw", 0.0, 1.0, dims=("feature", "label_name"))
             place = np.searchsorted(degrees, data.degree)
-            mean = mean + pt.dot(data.features * scale[place], raw)
+            mean = mean + pt.dot(given["features"] * scale[place], raw)
         sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
         freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
         diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
@@ -108,8 +116,8 @@ def build_model_error_model(data: Differences) -> pm.Model:
         pm.Potential("u_prior", normal + half * pt.sum(log_u - pt.exp(log_u)))
         factor = sd[:, None] * correlation_factor(diagonal, lower, k)
         outputs: Any = NormalsLogLikelihood()(
-            data.difference - mean, data.known_cov, pt.dot(factor, factor.T),
-            growth * data.log_growth - 0.5 * log_u,
+            given["difference"] - mean, given["known_cov"], pt.dot(factor, factor.T),
+            growth * given["log_growth"] - 0.5 * log_u,
         )  # fmt: skip
         pm.Potential("log_likelihood", outputs[0])
     return model

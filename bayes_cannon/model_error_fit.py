@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,11 +16,8 @@ from bayes_cannon.cross_validation import CrossValidation
 from bayes_cannon.error_terms import ErrorTerms
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.model_error import Differences, build_model_error_model
+from bayes_cannon.model_error import Differences, build_model_error_model, model_data
 from bayes_cannon.numerical import numerical_stage
-
-if TYPE_CHECKING:
-    import pymc as pm
 
 __all__ = ["ModelErrorSettings", "fit_model_error", "prepare_differences", "stars_needed"]
 
@@ -31,6 +29,12 @@ _LEARNING_POWER = 0.4
 Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5
 with 30.
 """
+
+
+_COMPILED: dict[Any, Any] = {}
+"""Compiled in this process, by numbers of labels and stars and by features: data are swapped."""
+_MAX_COMPILED = 8
+_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def fit_model_error(
         data, terms, unit = prepare_differences(
             found, basis, max_stars=settings.max_stars, seed=seed
         )
-    trace = _sample(build_model_error_model(data), settings, seed, cores)
+    trace = _sample(_compiled(data), settings, seed, cores)
     posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
     stats = trace["sample_stats"].to_dataset()
     kept = ["diverging", "energy", "logp", "depth", "n_steps", "step_size", "mean_tree_accept"]
@@ -162,13 +166,26 @@ def fit_model_error(
     return xr.DataTree.from_dict(groups)
 
 
+def _compiled(data: Differences) -> Any:
+    """Compile the model with these data (some seconds), or swap the data of an earlier one."""
+    import nutpie
+
+    key = (len(data.names), data.star_id.size, tuple(data.degree.tolist()))
+    with _LOCK:
+        if key not in _COMPILED:
+            while len(_COMPILED) >= _MAX_COMPILED:
+                del _COMPILED[next(iter(_COMPILED))]
+            model = build_model_error_model(data)
+            _COMPILED[key] = nutpie.compile_pymc_model(model, backend="numba")
+        return _COMPILED[key].with_data(**model_data(data))
+
+
 def _sample(
-    model: pm.Model, settings: ModelErrorSettings, seed: int, cores: int | None
+    compiled: Any, settings: ModelErrorSettings, seed: int, cores: int | None
 ) -> xr.DataTree:
     """Draw; once more with shorter steps where chains disagree or diverge."""
     import nutpie
 
-    compiled = nutpie.compile_pymc_model(model, backend="numba")
     tune, accept = settings.tune, 0.8
     for attempt in range(2):
         try:

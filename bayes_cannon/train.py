@@ -24,6 +24,7 @@ from bayes_cannon.label_errors import (
     LatentLabels,
     SpectrumLabels,
     calibrated_design,
+    check_label_errors,
     combine_labels,
     label_variance,
 )
@@ -269,6 +270,8 @@ def train(
     basis = PolynomialBasis.from_labels(labels, settings.degree)
     _enough(len(labels), basis, labels.star_id)
     require_independent(labels.names, basis.standardize(labels.values))
+    if settings.latent_labels:
+        check_label_errors(labels)
     most = _most_factors(stars, settings)
     with numerical_stage(
         "training", "look for extreme fluxes, errors or labels among the training stars"
@@ -475,7 +478,8 @@ def _uninformative(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
     used = np.flatnonzero(cannon.used)
     if used.size == 0:
         return list(cannon.names)
-    typical = np.median(ivar[:, used], axis=0).astype(np.float64)
+    good = np.ma.masked_less_equal(ivar[:, used].astype(np.float64), 0)  # most may be bad
+    typical = np.ma.filled(np.ma.median(good, axis=0), 0.0) * (ivar[:, used] > 0).mean(axis=0)
     weight = typical / (1 + typical * cannon.scatter[used] ** 2)
     slopes = cannon.theta[used] @ cannon.basis.jacobian(np.zeros(cannon.basis.n_labels))
     both = np.concatenate([slopes, cannon.loadings[used]], axis=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import busy, machine, say
 
-SECTIONS = ("reading", "training", "inference", "accuracy", "label_errors")
+SECTIONS = ("reading", "training", "inference", "accuracy", "label_errors", "zoo")
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks
 

@@ -21,6 +21,7 @@ LONG_MODULES = (
     "test_sbc",
     "test_report",
     "test_training_model",
+    "test_zoo",
     "test_real_giants",
     "test_label_model",
     "test_pixel_fit",

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bayes_cannon.cross_validation import assign_folds, cross_validate
+from bayes_cannon.cross_validation import assign_folds, cross_validate, same_spectra
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.features import PolynomialBasis
@@ -54,6 +54,23 @@ def test_folds_are_even_and_follow_the_stars():
     order = np.random.default_rng(0).permutation(23)
     np.testing.assert_array_equal(assign_folds(ids[order], 5, seed=1), folds[order])
     assert np.any(assign_folds(ids, 5, seed=2) != folds)
+
+
+def test_stars_with_one_spectrum_share_a_fold(plain, caplog):
+    dataset, cannon, design = plain
+    flux = dataset.spectra.flux.copy()
+    flux[60:] = flux[:60]
+    same = same_spectra(flux)
+    np.testing.assert_array_equal(same, np.arange(120) % 60)
+    found = cross_validate(cannon, replace(dataset.spectra, flux=flux), design, folds=3, seed=3)
+    np.testing.assert_array_equal(found.fold[:60], found.fold[60:])
+    assert sorted(np.bincount(found.fold)) == [40, 40, 40]
+    assert "60 of 120 training stars (2M0060, 2M0061" in caplog.text
+
+
+def test_fewer_spectra_than_folds_are_refused():
+    with pytest.raises(InvalidDataError, match="5 folds, but only 4 different spectra of 8"):
+        assign_folds(np.arange(8).astype(str), 5, seed=1, same=np.arange(8) % 4)
 
 
 @pytest.mark.parametrize("folds", [1, 24])

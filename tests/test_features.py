@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,6 +70,18 @@ def test_from_labels_ignores_missing_values():
     basis = PolynomialBasis.from_labels(labels)
     np.testing.assert_allclose(basis.center, [3.0, 6.0])
     np.testing.assert_allclose(basis.scale, [np.std([1, 3, 5]), 1.0])
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-9, 1.0, 1e9])
+def test_labels_may_be_of_any_size(size):
+    values = size * np.array([[1.0], [2.0], [3.0]])
+    labels = Labels(("AGE",), values, np.full((3, 1), np.nan), np.array(["a", "b", "c"]))
+    basis = PolynomialBasis.from_labels(labels)
+    np.testing.assert_allclose(
+        basis.standardize(values)[:, 0], [-(1.5**0.5), 0, 1.5**0.5], atol=1e-12
+    )
+    with pytest.raises(LabelError, match="AGE: the label is the same for all"):
+        PolynomialBasis.from_labels(replace(labels, values=np.full((3, 1), size)))
 
 
 def test_constant_label_is_refused_by_name():

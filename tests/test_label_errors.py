@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from bayes_cannon.errors import LabelError
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_errors import (
     LatentLabels,
     SpectrumLabels,
     calibrated_design,
+    check_label_errors,
     combine_labels,
     excess_covariance,
     label_variance,
@@ -134,3 +138,32 @@ def test_label_error_model_has_the_density_of_its_parts():
     z = (BASIS.standardize(values) - ell)[known]
     expected = norm.logpdf(z, 0, (labels.errors / BASIS.scale)[known]).sum()
     assert log_p(point) == pytest.approx(expected)
+
+
+def test_population_is_that_of_all_stars_where_none_has_all_labels():
+    """Three labels, each star lacks one: pairs of stars still tell how labels go together."""
+    rng = np.random.default_rng(2)
+    basis = PolynomialBasis(("A", "B", "C"), ("dex",) * 3, np.zeros(3), np.ones(3))
+    true = np.array([[1.0, 0.8, 0.3], [0.8, 1.0, 0.0], [0.3, 0.0, 1.0]])
+    values = rng.multivariate_normal(np.zeros(3), true, 3000)
+    values[np.arange(3000), np.arange(3000) % 3] = np.nan
+    labels = Labels(basis.names, values, np.full((3000, 3), 0.01), np.arange(3000).astype(str))
+    # 1000 stars a pair: standard error of a covariance at most 0.045.
+    np.testing.assert_allclose(population_moments(labels, basis)[1], true, atol=0.15)
+
+
+def test_errors_beyond_the_spread_of_a_label_are_refused():
+    labels, _ = make_labels(error=(15.0, 0.1))
+    check_label_errors(labels)
+    errors = labels.errors * [1.0, 100.0]
+    with pytest.raises(
+        LabelError, match=r"errors of LOGG \(errors 10, spread 0.5\d* dex\) are far"
+    ):
+        check_label_errors(replace(labels, errors=errors))
+
+
+def test_label_that_is_mostly_error_is_told(caplog):
+    labels, _ = make_labels(error=(15.0, 1.0))
+    check_label_errors(labels)
+    assert "differ in LOGG (errors 1, spread 1.1" in caplog.text
+    assert "TEFF" not in caplog.text

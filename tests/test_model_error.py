@@ -1,7 +1,10 @@
 """The model of predicted minus catalogue labels: its likelihood, its priors and its fit."""
 
+from dataclasses import replace
+
 import arviz as az
 import numpy as np
+import nutpie
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
@@ -155,6 +158,23 @@ def test_density_of_the_model_is_what_it_says():
         for i in range(n)
     )
     np.testing.assert_allclose(likelihood, expected, rtol=1e-9)
+
+
+def test_model_is_compiled_once_for_surveys_of_a_size(monkeypatch):
+    """The second survey's data, not the first one's, are what the compiled model then has."""
+    compiled = []
+    compile_model = nutpie.compile_pymc_model
+    monkeypatch.setattr(
+        nutpie, "compile_pymc_model",
+        lambda model, **options: compiled.append(model) or compile_model(model, **options),
+    )  # fmt: skip
+    settings = ModelErrorSettings(draws=200, tune=200, chains=2, rhat_limit=2.0)
+    found = cross_validation(50)
+    other = replace(found, predicted=found.predicted + np.array([500.0, 1.0, 0.5]))
+    alone, moved = (fit_model_error(f, BASIS, settings=settings, cores=1) for f in (found, other))
+    assert len(compiled) == 1
+    step = (moved["posterior"]["bias"] - alone["posterior"]["bias"]).mean(("chain", "draw"))
+    np.testing.assert_allclose(step, [500.0, 1.0, 0.5], rtol=0.2)
 
 
 def test_one_label_is_enough():
