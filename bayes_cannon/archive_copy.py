@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
-
 from bayes_cannon.download_manifest import (
     ManifestEntry,
     read_manifest,
@@ -20,7 +18,7 @@ from bayes_cannon.download_manifest import (
     write_manifest,
 )
 from bayes_cannon.errors import DownloadError
-from bayes_cannon.fetch import content_problem
+from bayes_cannon.fetch import content_problem, file_sha1
 from bayes_cannon.http_client import FetchError, HttpClient
 from bayes_cannon.sdss import (
     Release,
@@ -104,7 +102,7 @@ class ArchiveCopy:
 
     def note(self, path: Path, url: str, *, sha1: str = "", expected: str = "") -> None:
         """Enter a file of the directory into its manifest."""
-        found = sha1 or pooch.file_hash(str(path), alg="sha1")
+        found = sha1 or file_sha1(path)
         name = path.relative_to(self.folder).as_posix()
         size = path.stat().st_size
         self._entries[name] = ManifestEntry(name, url, size, found, expected, self.release.name)
