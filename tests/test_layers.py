@@ -50,7 +50,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "training_priors",
     ),
     (
-        "allstar_download",
         "factors",
         "first_scatter",
         "redundancy",
@@ -76,7 +75,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plots_common",
         "sbc",
         "scores",
-        "skyserver",
         "telescope",
         "transfer",
         "whitened_model",
@@ -84,6 +82,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "advi",
         "allstar",
+        "allstar_download",
         "apogee",
         "archive_copy",
         "cannon",
@@ -116,6 +115,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plots_training",
         "residuals",
         "simulated_stars",
+        "skyserver",
         "survey",
     ),
     (
