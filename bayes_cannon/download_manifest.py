@@ -48,7 +48,7 @@ class ManifestEntry:
 
 def software_versions() -> dict[str, str]:
     """Versions of what took part in a download."""
-    versions = {name: version(name) for name in ("astropy", "numpy", "requests", "urllib3")}
+    versions = {name: version(name) for name in ("astropy", "numpy", "requests")}
     return {"bayes_cannon": __version__, "python": platform.python_version(), **versions}
 
 

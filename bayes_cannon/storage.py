@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import re
@@ -182,8 +183,9 @@ def write_tree(
 
     def write(part: Path) -> None:
         # In memory first: HDF5 itself ends the process where a write to the disk fails.
-        content = tree.to_netcdf(engine="h5netcdf", encoding=encoding)
-        with part.open("wb") as file:
+        buffer = io.BytesIO()
+        tree.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
+        with buffer.getbuffer() as content, part.open("wb") as file:
             file.write(content)
             file.write(_SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n")
 
