@@ -14,7 +14,6 @@ from typing import NamedTuple
 from bayes_cannon.download_manifest import (
     ManifestEntry,
     read_manifest,
-    software_versions,
     write_manifest,
 )
 from bayes_cannon.errors import DownloadError
@@ -29,6 +28,7 @@ from bayes_cannon.sdss import (
     parse_manifest,
     spectrum_url,
 )
+from bayes_cannon.software import software_versions
 from bayes_cannon.transfer import (
     DownloadProgress,
     Job,
@@ -111,7 +111,11 @@ class ArchiveCopy:
         """Write ``manifest.ecsv``."""
         release = {"name": self.release.name, "apred": self.release.apred}
         release["aspcap"] = self.release.aspcap
-        meta = {"release": release, "sas_url": self.root, "versions": software_versions()}
+        meta = {
+            "release": release,
+            "sas_url": self.root,
+            "versions": software_versions("astropy", "numpy", "requests"),
+        }
         write_manifest(self.folder / "manifest.ecsv", self._entries, meta)
 
     def bring(

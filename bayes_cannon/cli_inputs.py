@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bayes_cannon.apogee_names import is_spectrum_file
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.dataset import StarProblem, TrainingSet
 from bayes_cannon.errors import FileFormatError, NoStarsError
@@ -114,9 +115,7 @@ def spectra_files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _is_spectrum(path: Path) -> bool:
-    return path.name.startswith(("apStar-", "asStar-")) and path.name.endswith(
-        (".fits", ".fits.gz")
-    )
+    return is_spectrum_file(path.name)
 
 
 def _with_problems(

@@ -11,14 +11,12 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon._version import __version__
 from bayes_cannon.continuum import ContinuumSettings, warn_masked
 from bayes_cannon.cuts import CutStep
 from bayes_cannon.dataset import Setting, StarProblem, TrainingSet
@@ -37,6 +35,7 @@ from bayes_cannon.own_arrays import (
     require_labels,
 )
 from bayes_cannon.own_files import Reader, read_files, read_spectrum
+from bayes_cannon.software import software_versions
 from bayes_cannon.spectra import NormalizedSpectra, name_some
 
 __all__ = [
@@ -256,9 +255,7 @@ def _settings(
     settings: dict[str, Setting] = {
         "source": "own spectra",
         "chips": json.dumps(chips),
-        "bayes_cannon": __version__,
-        "astropy": version("astropy"),
-        "numpy": version("numpy"),
+        **software_versions("astropy", "numpy"),
     }
     if continuum is not None:
         pixels = continuum.pixels

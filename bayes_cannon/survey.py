@@ -9,7 +9,6 @@ cannot lead out of the directory.
 from __future__ import annotations
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,18 +19,12 @@ from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar import Catalogue, read_allstar
+from bayes_cannon.apogee_names import apred_of, is_spectrum_file, read_name
 from bayes_cannon.errors import SurveyError
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.spectra import name_some
 
 __all__ = ["RowProblem", "Survey", "open_survey"]
-
-# apStar-r12-<id>, asStar-dr17-<id>, apStar-dr17-<id>, apStar-1.3-apo25m-<id>; the commissioning
-# spectra apStarC-… and asStarC-… are not matched on purpose.
-_SPECTRUM = re.compile(
-    r"a[ps]Star-(?P<apred>[^-]+)-((?:apo25m|lco25m|apo1m)-)?(?P<id>.+)\.fits(\.gz)?"
-)
-_APRED = {"dr16": "r12", "dr15": "r8", "dr14": "r8", "dr13": "r6", "dr12": "r5"}
 
 Key = tuple[str, str, str]
 
@@ -220,7 +213,7 @@ def _walk(folder: Path, depth: int, above: tuple[str, ...] = ()) -> Iterator[tup
 
 def _find_spectra(folder: Path) -> list[str]:
     """All spectra in a survey, relative to it, those in other places than expected too."""
-    return ["/".join(parts) for parts in _walk(folder, depth=2) if _SPECTRUM.fullmatch(parts[-1])]
+    return ["/".join(parts) for parts in _walk(folder, depth=2) if is_spectrum_file(parts[-1])]
 
 
 def _match(
@@ -230,9 +223,9 @@ def _match(
     by_key: dict[Key, list[str]] = defaultdict(list)
     for name in found:
         parts = name.split("/")
-        match = _SPECTRUM.fullmatch(parts[-1])
-        if match and len(parts) == 3:
-            by_key[parts[0], parts[1], match["id"]].append(name)
+        read = read_name(parts[-1])
+        if read and len(parts) == 3:
+            by_key[parts[0], parts[1], read.star_id].append(name)
     by_star: dict[str, list[Key]] = defaultdict(list)
     for key in by_key:
         by_star[key[2]].append(key)
@@ -262,6 +255,6 @@ def _places_of_incomplete(key: Key, by_star: dict[str, list[Key]]) -> list[Key]:
 
 def _of_release(names: Sequence[str], release: str) -> str:
     """The file of a row's own release where there are several, else the last by name."""
-    apred = f"-{_APRED.get(release, release)}-"
+    apred = f"-{apred_of(release)}-"
     own = [n for n in names if apred in n.rsplit("/", 1)[-1]]
     return sorted(own or names)[-1]

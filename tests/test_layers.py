@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "bayes_cannon"
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "_version",
+        "apogee_names",
         "archive_flags",
         "cores",
         "digests",
@@ -45,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "resources",
         "run_progress",
         "sdss",
+        "software",
         "spectra",
         "storage",
         "training_priors",
