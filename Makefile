@@ -61,7 +61,12 @@ notebooks: $(STAMP)  ## execute the notebooks in place
 lock:  ## write requirements.lock anew with the newest versions allowed
 	@python=$$(.ci/find-python $(PYTHON)) || exit 1; "$$python" -m venv --clear $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install --quiet ".[test,notebooks]"
-	$(VENV)/lock/bin/python .ci/lock.py
+	$(VENV)/lock/bin/python -m pip list --format=freeze --exclude pip --exclude bayes_cannon \
+	    >$(VENV)/lock/versions
+	@{ echo "# Exact versions of everything that bayes_cannon and its extras need." \
+	        "Written by \`make lock\`."; \
+	    awk -F == '{ gsub(/[_.]+/, "-", $$1); print tolower($$1) "==" $$2 }' \
+	        $(VENV)/lock/versions | LC_ALL=C sort; } >requirements.lock
 	rm -rf $(VENV)/lock
 
 clean:  ## remove the environment, caches and the demo's output

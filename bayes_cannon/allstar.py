@@ -18,13 +18,14 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.apogee_names import release_name
 from bayes_cannon.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.fits_table import FitsTable, find_table, read_columns
 from bayes_cannon.fitsfile import card_text, is_simulated, open_fits
 from bayes_cannon.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.spectra import index_of
-from bayes_cannon.star_facts import release_name, unique_star_ids
+from bayes_cannon.star_facts import unique_star_ids
 
 __all__ = ["Catalogue", "read_allstar"]
 

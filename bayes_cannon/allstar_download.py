@@ -9,20 +9,19 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError, LabelError
+from bayes_cannon.fits_table import FitsTable, find_table, read_columns
+from bayes_cannon.fitsfile import open_fits
 from bayes_cannon.sdss import Release, Spectrum
-from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "CatalogueColumn",
@@ -41,6 +40,7 @@ _WITHOUT_ERROR = frozenset({"VMICRO", "VMACRO", "VSINI"})
 _WITHOUT_FLAG = _WITHOUT_ERROR | {"TEFF", "LOGG", "M_H", "ALPHA_M"}
 _REQUIRED = ("APOGEE_ID", "TELESCOPE", "FIELD", "NVISITS", "SNR", "STARFLAG", "ASPCAPFLAG")
 _COMMISSIONING_BIT = 1 << 1
+_KINDS = {"U": "text", "i": "flag", "f": "number"}
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,6 @@ def _convert(
 ) -> NDArray[np.generic]:
     """Values of one column with the archive's type and sentinel."""
     if column.kind == "U":
-        if values.dtype.kind == "S":
-            values = np.strings.decode(values.astype(np.bytes_), "ascii", "replace")
         text = np.strings.strip(values.astype(np.str_))
         return text.astype(
             f"U{max(np.dtype(column.dtype).itemsize // 4, text.dtype.itemsize // 4)}"
@@ -179,75 +177,20 @@ def spectra_of(table: Table) -> list[Spectrum]:
     return [Spectrum(star, scope, field, int(n), file) for star, scope, field, n, file in rows]
 
 
-def _row_type(hdu: fits.BinTableHDU, path: Path) -> np.dtype[np.void]:
-    """NumPy type of one row of a FITS table on disk (big-endian)."""
-    row = hdu.columns.dtype.newbyteorder(">")
-    if row.itemsize != hdu.header["NAXIS1"]:
-        raise FileFormatError(
-            f"{path}: its rows have {hdu.header['NAXIS1']} bytes, its columns {row.itemsize}."
-        )
-    result: np.dtype[np.void] = np.dtype(row)
-    return result
-
-
-def _open_table(path: Path) -> tuple[np.dtype[np.void], int, int]:
-    """Type of the rows of an allStar file, where they begin, and how many there are."""
-    try:
-        with (
-            warnings.catch_warnings(category=AstropyUserWarning, action="ignore"),
-            fits.open(path, memmap=True, lazy_load_hdus=True) as hdus,
-        ):
-            hdu = hdus[1]
-            if not isinstance(hdu, fits.BinTableHDU):
-                raise FileFormatError(f"{path}: its first extension is no table, so no allStar.")
-            place = hdu.fileinfo()
-            row, start, n_rows = _row_type(hdu, path), place["datLoc"], int(hdu.header["NAXIS2"])
-    except FileFormatError:
-        raise
-    except Exception as error:  # astropy raises of many kinds
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise FileFormatError(
-            f"{path} cannot be read as an allStar FITS table ({reason})."
-        ) from error
-    with path.open("rb") as source:
-        if source.read(9) != b"SIMPLE  =":
-            raise FileFormatError(f"{path} is compressed; decompress it first.")
-    if path.stat().st_size < start + n_rows * row.itemsize:
-        raise FileFormatError(f"{path} is cut short: it lacks rows that its header announces.")
-    return row, int(start), n_rows
-
-
-def _check_columns(path: Path, row: np.dtype[np.void], labels: Sequence[str]) -> None:
+def _check_columns(source: FitsTable, labels: Sequence[str]) -> None:
     """Raise where the file lacks a column that cannot be done without."""
-    names = list(row.names or ())
-    lacking = [name for name in _REQUIRED if name not in names]
+    lacking = [name for name in _REQUIRED if name not in source.names]
     if lacking:
         raise FileFormatError(
-            f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}; "
+            f"{source.path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}; "
             "is it an allStar file?"
         )
-    texts = [name for name in ("APOGEE_ID", "TELESCOPE", "FIELD") if row[name].kind != "S"]
-    if texts:
-        raise FileFormatError(
-            f"{path}: {', '.join(texts)} should hold text; is it an allStar file?"
-        )
     for label in labels:
-        if label not in names:
-            near = difflib.get_close_matches(label, names, n=3)
+        if label not in source.names:
+            near = difflib.get_close_matches(label, source.names, n=3)
             raise LabelError(
-                f"{path} has no label {label!r}; near names: {', '.join(near) or '-'}."
+                f"{source.path} has no label {label!r}; near names: {', '.join(near) or '-'}."
             )
-
-
-def _chunks(
-    path: Path, row: np.dtype[np.void], start: int, n_rows: int, chunk_bytes: int
-) -> Iterator[NDArray[np.void]]:
-    """Rows of the table, a few at a time, by plain reads: what was read is freed again."""
-    step = max(1, chunk_bytes // row.itemsize)
-    with path.open("rb") as source:
-        source.seek(start)
-        for first in range(0, n_rows, step):
-            yield np.fromfile(source, dtype=row, count=min(step, n_rows - first))
 
 
 def read_allstar_rows(
@@ -257,12 +200,11 @@ def read_allstar_rows(
     labels: Sequence[str],
     fields: Sequence[str] = (),
     stars: Sequence[str] = (),
-    chunk_bytes: int = 16_000_000,
 ) -> Table:
     """Read the rows of some fields and stars from an allStar file, in bounded memory.
 
-    The file (4 GB) is read once from its beginning to its end, `chunk_bytes` at a time, and
-    only the rows and columns asked for are kept.
+    The file (4 GB) is read once from its beginning to its end, some rows at a time, and only the
+    rows and columns asked for are kept.
 
     Returns
     -------
@@ -272,26 +214,27 @@ def read_allstar_rows(
     Raises
     ------
     FileFormatError
-        If the file is no allStar table, is compressed or cut short.
+        If the file is no allStar table or cut short.
     LabelError
         If it lacks a label.
     """
-    source = user_path(path)
-    row, start, n_rows = _open_table(source)
-    found = row.names or ()
-    _check_columns(source, row, labels)
-    wanted = [column for column in catalogue_columns(release, labels) if column.name in found]
-    field_set = np.array([f.encode() for f in fields], dtype=np.bytes_)
-    star_set = np.array([s.encode() for s in stars], dtype=np.bytes_)
-    pieces: list[dict[str, NDArray[np.generic]]] = []
-    for chunk in _chunks(source, row, start, n_rows, chunk_bytes):
-        keep = np.isin(np.strings.strip(chunk["FIELD"]), field_set)
-        keep |= np.isin(np.strings.strip(chunk["APOGEE_ID"]), star_set)
-        if keep.any() or not pieces:
-            pieces.append({column.name: chunk[column.name][keep] for column in wanted})
-    if not pieces:
-        pieces.append({column.name: np.empty(0, row[column.name]) for column in wanted})
-    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    wanted = {
+        name: np.array([text.encode() for text in texts], dtype=np.bytes_)
+        for name, texts in (("FIELD", fields), ("APOGEE_ID", stars))
+    }
+
+    def is_wanted(rows: NDArray[np.void]) -> NDArray[np.bool_]:
+        columns = {name: np.strings.strip(rows[source.names[name]]) for name in wanted}
+        return np.any([np.isin(columns[name], texts) for name, texts in wanted.items()], axis=0)
+
+    with open_fits(user_path(path)) as file:
+        source = find_table(file)
+        _check_columns(source, labels)
+        for name in wanted:
+            source.convert(name, "text", np.empty(0, source.dtype)[source.names[name]])
+        columns = [c for c in catalogue_columns(release, labels) if c.name in source.names]
+        raw = read_columns(source, [column.name for column in columns], is_wanted)
+        arrays = {c.name: source.convert(c.name, _KINDS[c.kind], raw[c.name]) for c in columns}
     return make_table(arrays, release, labels)
 
 

@@ -11,16 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import pooch
-
 from bayes_cannon.download_manifest import (
     ManifestEntry,
     read_manifest,
-    software_versions,
     write_manifest,
 )
 from bayes_cannon.errors import DownloadError
-from bayes_cannon.fetch import content_problem
+from bayes_cannon.fetch import content_problem, file_sha1
 from bayes_cannon.http_client import FetchError, HttpClient
 from bayes_cannon.sdss import (
     Release,
@@ -31,6 +28,7 @@ from bayes_cannon.sdss import (
     parse_manifest,
     spectrum_url,
 )
+from bayes_cannon.software import software_versions
 from bayes_cannon.transfer import (
     DownloadProgress,
     Job,
@@ -104,7 +102,7 @@ class ArchiveCopy:
 
     def note(self, path: Path, url: str, *, sha1: str = "", expected: str = "") -> None:
         """Enter a file of the directory into its manifest."""
-        found = sha1 or pooch.file_hash(str(path), alg="sha1")
+        found = sha1 or file_sha1(path)
         name = path.relative_to(self.folder).as_posix()
         size = path.stat().st_size
         self._entries[name] = ManifestEntry(name, url, size, found, expected, self.release.name)
@@ -113,7 +111,11 @@ class ArchiveCopy:
         """Write ``manifest.ecsv``."""
         release = {"name": self.release.name, "apred": self.release.apred}
         release["aspcap"] = self.release.aspcap
-        meta = {"release": release, "sas_url": self.root, "versions": software_versions()}
+        meta = {
+            "release": release,
+            "sas_url": self.root,
+            "versions": software_versions("astropy", "numpy", "requests"),
+        }
         write_manifest(self.folder / "manifest.ecsv", self._entries, meta)
 
     def bring(

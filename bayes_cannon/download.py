@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 from astropy.table import Table
+from platformdirs import user_cache_dir
 
 from bayes_cannon.allstar_download import (
     is_commissioning,
@@ -22,8 +21,9 @@ from bayes_cannon.allstar_download import (
 from bayes_cannon.archive_copy import ArchiveCopy, MissingSpectrum, check_space
 from bayes_cannon.columns import whole_number
 from bayes_cannon.download_select import MOST_STREAMS, Request, names, select_spectra
-from bayes_cannon.errors import DownloadError
+from bayes_cannon.errors import DownloadError, OutputExistsError
 from bayes_cannon.fetch import fetch_file
+from bayes_cannon.folder_lock import lock_folder
 from bayes_cannon.http_client import FetchError, FetchSettings, HttpClient
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.sdss import (
@@ -225,22 +225,16 @@ def _bring(
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[Path]:
     """Make a directory for downloads and keep other downloads out of it meanwhile."""
-    try:
-        (folder / ".cache").mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".cache" / "lock").open("w")
-    except OSError as error:
-        raise DownloadError(f"cannot write into {folder}: {reason_of(error)}.") from error
-    with lock:
-        if any(folder.glob("allStar*simulated*.fits")):
-            raise DownloadError(f"{folder} holds a simulated survey; choose another directory.")
+    if any(folder.glob("allStar*simulated*.fits")):
+        raise DownloadError(f"{folder} holds a simulated survey; choose another directory.")
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DownloadError(
-                f"another download into {folder} is running; wait for its end."
-            ) from None
-        except OSError:
-            logger.debug("%s is on a file system without locks", folder)
+            (folder / ".cache").mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_folder(folder, ".cache/lock"))
+        except OSError as error:
+            raise DownloadError(f"cannot write into {folder}: {reason_of(error)}.") from error
+        except OutputExistsError as error:
+            raise DownloadError(str(error)) from error
         try:
             yield folder
         except OSError as error:
@@ -270,7 +264,7 @@ def _rows_of_sql(root: str, request: Request, client: HttpClient) -> Table:
 
 def _cached_allstar(url: str, release: Release, client: HttpClient) -> Path:
     """The whole allStar file, fetched once; its name in the cache means that it was checked."""
-    cache = user_path(os.environ.get("BAYES_CANNON_CACHE") or pooch.os_cache("bayes_cannon"))
+    cache = user_path(os.environ.get("BAYES_CANNON_CACHE") or user_cache_dir("bayes_cannon"))
     path = cache / f"allStar-{release.apred}-{release.aspcap}.fits"
     with _alone_in(cache):
         if path.exists():

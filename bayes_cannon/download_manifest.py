@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from astropy.table import Table
 
-from bayes_cannon._version import __version__
-
-__all__ = ["ManifestEntry", "read_manifest", "software_versions", "write_manifest"]
+__all__ = ["ManifestEntry", "read_manifest", "write_manifest"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +40,6 @@ class ManifestEntry:
     sha1: str
     sha1_expected: str
     release: str
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of what took part in a download."""
-    versions = {name: version(name) for name in ("astropy", "numpy", "pooch", "requests")}
-    return {"bayes_cannon": __version__, "python": platform.python_version(), **versions}
 
 
 def read_manifest(path: Path) -> dict[str, ManifestEntry]:

@@ -7,6 +7,7 @@ about astronomy; `bayes_cannon.transfer` says what is fetched and how it is chec
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
 import requests
 
 from bayes_cannon.http_client import (
@@ -27,7 +27,7 @@ from bayes_cannon.http_client import (
     innermost,
 )
 
-__all__ = ["FetchedFile", "content_problem", "fetch_file"]
+__all__ = ["FetchedFile", "content_problem", "fetch_file", "file_sha1"]
 
 _GAIN = 1 << 16
 
@@ -40,6 +40,12 @@ class FetchedFile:
 
     size: int
     sha1: str
+
+
+def file_sha1(path: Path) -> str:
+    """Sha1 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha1").hexdigest()
 
 
 def content_problem(path: Path, sha1: str, check: Check | None) -> str:
@@ -55,7 +61,7 @@ def content_problem(path: Path, sha1: str, check: Check | None) -> str:
     """
     problem = check(path) if check is not None else ""
     if not problem and sha1:
-        found = pooch.file_hash(str(path), alg="sha1")
+        found = file_sha1(path)
         if found != sha1:
             return f"wrong checksum (sha1 {found[:8]}…, not {sha1[:8]}… as published)"
     return problem
@@ -104,7 +110,7 @@ def fetch_file(
         if problem:
             part.unlink()
             raise RetryError(problem, damaged=True)
-        file = FetchedFile(part.stat().st_size, sha1 or pooch.file_hash(str(part), alg="sha1"))
+        file = FetchedFile(part.stat().st_size, sha1 or file_sha1(part))
         if client.stop.is_set():
             raise Stopped
         os.replace(part, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -155,10 +155,19 @@ def _pieces(source: FitsTable) -> Iterator[NDArray[np.void]]:
             yield np.frombuffer(stream.read(rows * source.dtype.itemsize), source.dtype, rows)
 
 
-def read_columns(source: FitsTable, names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read columns as they are stored, all in one pass over the table."""
+def read_columns(
+    source: FitsTable,
+    names: Iterable[str],
+    wanted: Callable[[NDArray[np.void]], NDArray[np.bool_]] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Read columns as they are stored, all in one pass over the table.
+
+    With `wanted`, only the rows for which it is true; it is called with some rows at a time.
+    """
     kept: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for piece in _pieces(source):
+        if wanted is not None:
+            piece = piece[wanted(piece)]
         for name, parts in kept.items():
             parts.append(piece[source.names[name]].copy())
     empty = np.empty(0, source.dtype)

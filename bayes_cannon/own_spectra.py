@@ -14,7 +14,6 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import ArrayLike
 
-from bayes_cannon._version import __version__
 from bayes_cannon.columns import names_of, one_or_more
 from bayes_cannon.continuum import ContinuumSettings, warn_masked
 from bayes_cannon.cuts import CutStep, log_steps
@@ -38,6 +36,7 @@ from bayes_cannon.labels import Labels
 from bayes_cannon.own_arrays import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.own_files import Reader, read_files, read_spectrum, read_table
 from bayes_cannon.own_labels import LabelTable, columns_of, make_labels, require_labels
+from bayes_cannon.software import software_versions
 from bayes_cannon.spectra import NormalizedSpectra, check_medium, name_some
 from bayes_cannon.user_paths import user_path
 
@@ -304,9 +303,7 @@ def _settings(
     settings: dict[str, Setting] = {
         "source": "own spectra",
         "chips": json.dumps(chips),
-        "bayes_cannon": __version__,
-        "astropy": version("astropy"),
-        "numpy": version("numpy"),
+        **software_versions("astropy", "numpy"),
     }
     if continuum is not None:
         pixels = continuum.pixels

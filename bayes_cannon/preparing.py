@@ -7,13 +7,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon._version import __version__
 from bayes_cannon.apogee import ASPCAP_WINDOWS
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.columns import names_of, one_or_more
@@ -23,6 +21,7 @@ from bayes_cannon.dataset import Setting, StarProblem, TrainingSet
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.reading import Progress, Treatment, Windows, read_treated
+from bayes_cannon.software import software_versions
 from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.survey import Survey, open_survey
 from bayes_cannon.user_paths import user_path
@@ -216,9 +215,7 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
         "survey": survey.path.name,
         "release": survey.catalogue.release,
         "cuts": json.dumps(asdict(cuts)),
-        "bayes_cannon": __version__,
-        "astropy": version("astropy"),
-        "numpy": version("numpy"),
+        **software_versions("astropy", "numpy"),
     }
     manifest = survey.path / "manifest.ecsv"
     if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file

@@ -13,6 +13,7 @@ import numpy as np
 
 from bayes_cannon._version import __version__
 from bayes_cannon.apogee import read_apstar
+from bayes_cannon.apogee_names import is_spectrum_file
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.cli_inputs import spectra_files, spectra_to_infer
 from bayes_cannon.dataset import TrainingSet
@@ -279,6 +280,6 @@ def _files_of_survey(folder: Path, dataset: TrainingSet) -> dict[str, Path]:
             stars = wanted.get((telescope.name, place.name), {})
             for path in place.iterdir() if stars else ():
                 star = stars.get(name_from_path(path))
-                if star is not None and path.name.startswith(("apStar-", "asStar-")):
+                if star is not None and is_spectrum_file(path.name):
                     files[star] = path
     return files

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from bayes_cannon._version import __version__
 from bayes_cannon.report_html import Column, Grid, Note
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Item
+from bayes_cannon.software import software_versions
 
 __all__ = ["settings"]
 
@@ -37,9 +35,8 @@ def settings(inputs: ReportInputs) -> Iterator[Item]:
     if not inputs.summary:
         yield Note("The run has no summary.json, so its settings are not known.", gone=True)
     trained = dict(model.get("versions") or {})
-    now = {name: _version(name) for name in _VERSIONS}
-    here = {"bayes_cannon": __version__, "Python": platform.python_version()}
-    versions = [(n, str(trained.get(n, "")), v) for n, v in (here | now).items() if v]
+    now = software_versions(*_VERSIONS)
+    versions = [(n, str(trained.get(n, "")), v) for n, v in now.items() if v]
     heads = ("program", "when trained", "when this report was made")
     yield Grid("Versions.", tuple(map(Column, heads)), versions)
 
@@ -55,10 +52,3 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, s
             yield from _flat(value, f"{name}.")
         else:
             yield name, value if isinstance(value, str) else json.dumps(value)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

@@ -23,7 +23,7 @@ import zarr
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
-from bayes_cannon.run_lock import LOCK_NAME, FolderLock
+from bayes_cannon.folder_lock import LOCK_NAME, lock_folder
 from bayes_cannon.run_progress import (
     block_files,
     blocks_of,
@@ -110,7 +110,7 @@ class RunStore:
         with told_writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock as stack:
-                stack.enter_context(FolderLock(self.folder))
+                stack.enter_context(lock_folder(self.folder))
                 self._make_ready()
                 self._lock = stack.pop_all()
         return self

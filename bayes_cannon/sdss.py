@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from bayes_cannon.apogee_names import is_spectrum_file, spectrum_file
 from bayes_cannon.errors import DownloadError
 
 __all__ = [
@@ -37,7 +38,6 @@ _DEFAULT_SAS = "https://data.sdss.org/sas"
 _DEFAULT_SKYSERVER = "https://skyserver.sdss.org"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+.\-]{0,63}")
 _CHECKSUM = re.compile(r"([0-9a-fA-F]{40})\s+\*?(\S.*)")
-_SPECTRUM_FILE = re.compile(r"a[ps]Star-[^/\\\x00-\x1f]+\.fits")
 
 
 @dataclass(frozen=True)
@@ -106,12 +106,11 @@ class Spectrum:
 
     def file_name(self, release: Release) -> str:
         """Name of the file on the user's disk: ``asStar`` for the southern telescope."""
-        prefix = "as" if self.telescope == "lco25m" else "ap"
-        return f"{prefix}Star-{release.apred}-{self.star_id}.fits"
+        return spectrum_file(self.telescope, release.apred, self.star_id)
 
     def remote_name(self, release: Release) -> str:
         """Name of the file in the archive."""
-        if self.telescope == "apo1m" and _SPECTRUM_FILE.fullmatch(self.archive_name):
+        if self.telescope == "apo1m" and is_spectrum_file(self.archive_name):
             return self.archive_name
         return self.file_name(release)
 

@@ -10,6 +10,7 @@ from astropy.coordinates import SkyCoord
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from bayes_cannon.apogee_names import spectrum_file
 from bayes_cannon.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.library import Library
@@ -115,8 +116,7 @@ class SimulatedStar:
     @property
     def file_name(self) -> str:
         """Name of the spectrum's file, as in the archive."""
-        prefix = "as" if self.telescope == "lco25m" else "ap"
-        return f"{prefix}Star-dr17-{self.apogee_id}.fits"
+        return spectrum_file(self.telescope, "dr17", self.apogee_id)
 
 
 def draw_survey(

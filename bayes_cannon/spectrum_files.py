@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bayes_cannon.user_paths import is_fits_name
 
-__all__ = ["SPECTRUM", "files_below", "is_spectrum"]
+__all__ = ["files_below", "is_spectrum"]
 
 _log = logging.getLogger(__name__)
-
-# apStar-r12-<id>, asStar-dr17-<id>, apStar-dr17-<id>, apStar-1.3-apo25m-<id>; the commissioning
-# spectra apStarC-… and asStarC-… are not matched on purpose.
-SPECTRUM = re.compile(
-    r"a[ps]Star-(?P<apred>[^-]+)-((?:apo25m|lco25m|apo1m)-)?(?P<id>.+)\.(?i:fits)(\.(?i:gz))?"
-)
 
 
 def is_spectrum(name: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,21 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.apogee_names import TELESCOPES, read_name, release_name
 from bayes_cannon.fitsfile import CardSource, card_number, card_text, is_simulated
 from bayes_cannon.user_paths import without_fits_ending
 
-__all__ = ["StarFacts", "name_from_path", "read_facts", "release_name", "unique_star_ids"]
-
-# apStar-r12-<id>, asStar-dr17-<id>, apStar-1.3-apo25m-<id>, aspcapStar-r6-l30e.2-<id>; ids of
-# the south hold a dash themselves.
-_NAME = re.compile(
-    r"(?P<kind>aspcap|ap|as)StarC?-(?P<apred>[^-]+)-(l\d[^-]*-)?((?:apo25m|lco25m|apo1m)-)?(?P<id>.+)"
-)
-_RELEASES = {
-    "r3": "dr10", "r5": "dr12", "r6": "dr13", "r8": "dr14", "r12": "dr16", "1.3": "dr19",
-    "v603": "dr12", "l30e.2": "dr13", "l31c.2": "dr14",
-}  # fmt: skip
-_TELESCOPES = ("apo25m", "lco25m", "apo1m")
+__all__ = ["StarFacts", "name_from_path", "read_facts", "unique_star_ids"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,14 +59,12 @@ def read_facts(
 ) -> StarFacts:
     """Read what the primary header and the path say of a star, or of one of its visits."""
     parts = path.absolute().parts
-    match = _match(path)
-    in_archive = len(parts) >= 3 and parts[-3] in _TELESCOPES
+    name = read_name(path.name)
+    in_archive = len(parts) >= 3 and parts[-3] in TELESCOPES
     telescope = card_text(header, "TELESCOP") or (parts[-3] if in_archive else "")
-    if not telescope and match and match["kind"] == "as":
+    if not telescope and name and name.kind == "as":
         telescope = "lco25m"
-    apred = (
-        match["apred"] if match else card_text(header, "SFILE1").partition("-")[2].partition("-")[0]
-    )
+    apred = name.apred if name else card_text(header, "SFILE1").partition("-")[2].partition("-")[0]
     facts = StarFacts(
         star_id=card_text(header, "OBJID") or card_text(header, "OBJ") or name_from_path(path),
         telescope=telescope,
@@ -106,22 +93,10 @@ def _positive(value: float) -> float:
     return value if value > 0 else math.nan
 
 
-def _match(path: Path) -> re.Match[str] | None:
-    return _NAME.fullmatch(without_fits_ending(path.name))
-
-
 def name_from_path(path: Path) -> str:
     """The star's id as the file's name has it; the whole name where it is of another kind."""
-    match = _match(path)
-    return match["id"] if match else without_fits_ending(path.name)
-
-
-def release_name(apred: str) -> str:
-    """Data release of a version of the reduction or of ASPCAP: ``'dr16'`` for ``'r12'``.
-
-    Empty where it is not known.
-    """
-    return apred if re.fullmatch(r"dr\d+", apred) else _RELEASES.get(apred, "")
+    name = read_name(path.name)
+    return name.star_id if name else without_fits_ending(path.name)
 
 
 def unique_star_ids(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +15,6 @@ from pathlib import Path
 import xarray as xr
 
 from bayes_cannon.errors import FileFormatError, OutputExistsError
-from bayes_cannon.hdf5_sink import Hdf5Sink
 from bayes_cannon.user_paths import user_path
 
 __all__ = [
@@ -86,10 +87,12 @@ def sweep_parts(target: Path) -> list[Path]:
 
     Only what a process of this machine wrote that is no more counts.
     """
-    pattern = re.compile(re.escape(f"{_part_start(target)}{_host()}-") + r"(\d+)\.part")
+    from psutil import pid_exists
+
+    pattern = re.compile(re.escape(f"{_part_start(target)}{_host()}-") + r"(\d{1,9})\.part")
     with suppress(OSError):
         matches = [(pattern.fullmatch(p.name), p) for p in sorted(target.parent.iterdir())]
-        return [path for match, path in matches if match and not _is_alive(int(match[1]))]
+        return [path for match, path in matches if match and not pid_exists(int(match[1]))]
     return []
 
 
@@ -98,17 +101,7 @@ def _part_start(target: Path) -> str:
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "_", os.uname().nodename)[:40]
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        pass
-    return True
+    return re.sub(r"[^A-Za-z0-9]", "_", platform.node())[:40]
 
 
 def write_atomically(
@@ -133,7 +126,7 @@ def write_atomically(
             left.unlink(missing_ok=True)
         try:
             write(part)
-            with part.open("rb") as file:
+            with part.open("rb+") as file:
                 os.fsync(file.fileno())
             _name(part, target, overwrite=overwrite)
         finally:
@@ -190,21 +183,12 @@ def write_tree(
     }
 
     def write(part: Path) -> None:
-        part.unlink(missing_ok=True)
-        sink = Hdf5Sink(part)
-        try:
-            tree.to_netcdf(sink, engine="h5netcdf", encoding=encoding)
-        except Exception:
-            if sink.failure is None:
-                raise
-        finally:
-            sink.close()
-        if sink.failure is not None:
-            raise sink.failure
-        with part.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        with part.open("ab") as end:
-            end.write(_SEAL + digest.encode() + b"\n")
+        # In memory first: HDF5 itself ends the process where a write to the disk fails.
+        buffer = io.BytesIO()
+        tree.to_netcdf(buffer, engine="h5netcdf", encoding=encoding)
+        with buffer.getbuffer() as content, part.open("wb") as file:
+            file.write(content)
+            file.write(_SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n")
 
     return write_atomically(path, write, overwrite=overwrite)
 

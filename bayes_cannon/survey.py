@@ -20,16 +20,15 @@ from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.allstar import Catalogue, read_allstar
+from bayes_cannon.apogee_names import apred_of, is_spectrum_file, read_name
 from bayes_cannon.columns import one_or_more
 from bayes_cannon.errors import SurveyError
 from bayes_cannon.labels import DEFAULT_LABELS
 from bayes_cannon.spectra import name_some
-from bayes_cannon.spectrum_files import SPECTRUM, files_below
+from bayes_cannon.spectrum_files import files_below
 from bayes_cannon.user_paths import is_fits_name, user_path
 
 __all__ = ["RowProblem", "Survey", "open_survey"]
-
-_APRED = {"dr16": "r12", "dr15": "r8", "dr14": "r8", "dr13": "r6", "dr12": "r5"}
 
 Key = tuple[str, str, str]
 
@@ -209,7 +208,7 @@ def _filled(column: Any) -> Any:
 
 def _find_spectra(folder: Path) -> list[str]:
     """All spectra in a survey, relative to it, those in other places than expected too."""
-    return ["/".join(parts) for parts in files_below(folder, SPECTRUM.fullmatch, depth=2)]
+    return ["/".join(parts) for parts in files_below(folder, is_spectrum_file, depth=2)]
 
 
 def _match(
@@ -219,9 +218,9 @@ def _match(
     by_key: dict[Key, list[str]] = defaultdict(list)
     for name in found:
         parts = name.split("/")
-        match = SPECTRUM.fullmatch(parts[-1])
-        if match and len(parts) == 3:
-            by_key[parts[0], parts[1], match["id"]].append(name)
+        read = read_name(parts[-1])
+        if read and len(parts) == 3:
+            by_key[parts[0], parts[1], read.star_id].append(name)
     by_star: dict[str, list[Key]] = defaultdict(list)
     for key in by_key:
         by_star[key[2]].append(key)
@@ -251,6 +250,6 @@ def _places_of_incomplete(key: Key, by_star: dict[str, list[Key]]) -> list[Key]:
 
 def _of_release(names: Sequence[str], release: str) -> str:
     """The file of a row's own release where there are several, else the last by name."""
-    apred = f"-{_APRED.get(release, release)}-"
+    apred = f"-{apred_of(release)}-"
     own = [n for n in names if apred in n.rsplit("/", 1)[-1]]
     return sorted(own or names)[-1]

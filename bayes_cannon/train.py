@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon._version import __version__
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.choose_factors import choose_factors
 from bayes_cannon.cross_validation import cross_validate
@@ -35,6 +33,7 @@ from bayes_cannon.missing_labels import labels_from_spectra
 from bayes_cannon.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.numerical import numerical_stage
 from bayes_cannon.pixel_fit import Design
+from bayes_cannon.software import software_versions
 from bayes_cannon.spectra import name_some
 from bayes_cannon.training_priors import TrainingPriors
 
@@ -464,8 +463,7 @@ def _record(
         "n_stars": len(stars.labels),
         "windows": {k: [list(map(float, r)) for r in v] for k, v in (windows or {}).items()},
     }
-    versions = {name: importlib.metadata.version(name) for name in names}
-    versions["bayes_cannon"] = __version__
+    versions = software_versions(*names)
     return {"dataset": dict(stars.settings), "training": training, "versions": versions}
 
 

@@ -5,6 +5,7 @@ status 2, and the same command run again comes to its end.
 """
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -265,21 +266,25 @@ def test_full_disk_keeps_the_stars_that_are_done(runner, tmpfs, tmp_path):
 @pytest.mark.parametrize("limit", [0, 500, 5000, 25_000])
 def test_netcdf_on_a_disk_that_fills_up(tmp_path, monkeypatch, limit):
     """The same without the rights to mount: HDF5 never hears of a failed write."""
-    written, pwrite = 0, os.pwrite
+    path_open = Path.open
 
-    def small_disk(file, content, place):
-        nonlocal written
-        written += len(content)
-        if written > limit:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return pwrite(file, content, place)
+    class SmallDisk(io.FileIO):
+        def write(self, content):
+            room = max(0, limit - self.tell())
+            super().write(content[:room])
+            if len(content) > room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return len(content)
+
+    def small_disk(path, mode="r", *args, **options):
+        return SmallDisk(path, mode) if "w" in mode else path_open(path, mode, *args, **options)
 
     path = tmp_path / "d.nc"
     dataset = TrainingSet(SPECTRA, labels_of(SPECTRA))
     dataset.save(path)
     before = path.read_bytes()
     assert len(before) > 26_000
-    monkeypatch.setattr(os, "pwrite", small_disk)
+    monkeypatch.setattr(Path, "open", small_disk)
     with pytest.raises(OutputExistsError, match=FULL):
         dataset.save(path, overwrite=True)
     monkeypatch.undo()

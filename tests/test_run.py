@@ -17,6 +17,7 @@ from astropy.table import Table
 
 from bayes_cannon import infer, run_corners
 from bayes_cannon.errors import InvalidDataError, LabelError, NoStarsError, OutputExistsError
+from bayes_cannon.folder_lock import lock_folder
 from bayes_cannon.infer import infer_labels
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_sampler import LabelSampler
@@ -26,7 +27,6 @@ from bayes_cannon.report import write_report
 from bayes_cannon.run import infer_run, write_summary
 from bayes_cannon.run_corners import corner_files, draw_corners
 from bayes_cannon.run_digest import fingerprint
-from bayes_cannon.run_lock import FolderLock
 from bayes_cannon.run_store import open_run
 from tests.run_problem import CANNON, QUICK, labels_of, make_spectra, write_files
 
@@ -403,7 +403,7 @@ def test_the_command_goes_on_after_a_signal(tmp_path, sign):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.005)
         locked = rf"written by another process \(number {process.pid}\)"
-        with pytest.raises(OutputExistsError, match=locked), FolderLock(run):
+        with pytest.raises(OutputExistsError, match=locked), lock_folder(run):
             pass
         process.send_signal(sign)
         _, said = process.communicate()

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -11,8 +12,8 @@ import pytest
 import xarray as xr
 
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
+from bayes_cannon.folder_lock import lock_folder
 from bayes_cannon.infer import infer_blocks, infer_labels
-from bayes_cannon.run_lock import FolderLock
 from bayes_cannon.run_store import RunStore, open_run
 from tests.run_problem import CANNON, QUICK, make_spectra
 
@@ -254,8 +255,8 @@ def test_two_writers_of_one_run(tmp_path, parts):
 
 def test_lock_of_another_process_ends_with_it(tmp_path):
     code = (
-        "import sys, time\nfrom bayes_cannon.run_lock import FolderLock\n"
-        "with FolderLock(sys.argv[1]):\n    print('locked', flush=True)\n    time.sleep(60)"
+        "import sys, time\nfrom bayes_cannon.folder_lock import lock_folder\n"
+        "with lock_folder(sys.argv[1]):\n    print('locked', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -263,20 +264,34 @@ def test_lock_of_another_process_ends_with_it(tmp_path):
         assert other.stdout.readline() == "locked\n"
         with (
             pytest.raises(OutputExistsError, match=rf"\(number {other.pid}\)"),
-            FolderLock(tmp_path),
+            lock_folder(tmp_path),
         ):
             pass
         other.kill()
     assert (tmp_path / ".lock").exists(), "a killed process leaves its file"
-    with FolderLock(tmp_path):
+    with lock_folder(tmp_path):
         assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
     assert not (tmp_path / ".lock").exists()
 
 
-def test_file_system_without_locks(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK])
+def test_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
     def refuse(file, how):
-        raise OSError(95, "Operation not supported")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with FolderLock(tmp_path):
+    with lock_folder(tmp_path):
         assert "no locks" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["link", "file/lock"])
+def test_lock_that_cannot_be_written(tmp_path, name):
+    (tmp_path / "link").symlink_to(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputExistsError, match=f"cannot write {tmp_path}: "),
+        lock_folder(tmp_path, name),
+    ):
+        pass
+    assert not (tmp_path / "none").exists()
