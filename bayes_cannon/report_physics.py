@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+from bayes_cannon.errors import LabelError
 from bayes_cannon.gradient_lines import line_groups
 from bayes_cannon.plots import (
     plot_giant_branch,
@@ -29,7 +30,11 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
     assert cannon is not None
     yield from gradients(inputs)
     for name in cannon.names:
-        groups = line_groups(name)[:1]  # the page of the best lines
+        try:
+            groups = line_groups(name)[:1]  # the page of the best lines
+        except LabelError:
+            yield Note(f"No lines are known for {name}; its gradient is shown above.")
+            continue
         for group in groups:
             if all(reaches(cannon, (line - 5, line + 5)) for line in group.vacuum):
                 yield Drawing(
