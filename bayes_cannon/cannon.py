@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.label_moments import label_moments
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.storage import read_tree, write_tree
@@ -164,9 +165,12 @@ class Cannon:
 
     @property
     def label_cov(self) -> FloatArray:
-        """Covariance of the training labels, shape (n_labels, n_labels), physical units."""
-        complete = self.training.values[self.training.complete]
-        return np.atleast_2d(np.cov(complete, rowvar=False))
+        """Covariance of the training labels, shape (n_labels, n_labels), physical units.
+
+        Of all stars, also those that lack a label (`label_moments`).
+        """
+        cov = label_moments(self.basis.standardize(self.training.values))[1]
+        return cov * np.outer(self.basis.scale, self.basis.scale)
 
     def predict(self, labels: ArrayLike) -> Prediction:
         """Spectra of labels in physical units.

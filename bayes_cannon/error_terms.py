@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.label_moments import label_moments, safe_inverse
 from bayes_cannon.labels import Labels
 
 __all__ = ["ErrorTerms"]
@@ -58,9 +59,8 @@ class ErrorTerms:
         With few stars the bias keeps its linear terms, or its constant alone.
         """
         k, n = basis.n_labels, len(predicted)
-        ell = basis.standardize(training.values[training.complete])
-        mean = ell.mean(axis=0)
-        precision = np.linalg.inv(np.atleast_2d(np.cov(ell, rowvar=False)))
+        mean, cov = label_moments(basis.standardize(training.values))
+        precision = safe_inverse(cov)
         quadratic = np.repeat([1, 2], [k, k * (k + 1) // 2])
         linear = quadratic[:k]
         degree = next((d for d in (quadratic, linear) if n >= _STARS_PER_TERM * d.size), linear[:0])

@@ -4,6 +4,8 @@ Every error that a user can cause is a `BayesCannonError`: the command line
 prints its message in one line and ends with exit status 2.
 """
 
+from collections.abc import Sequence
+
 __all__ = [
     "BayesCannonError",
     "BayesCannonWarning",
@@ -14,6 +16,7 @@ __all__ = [
     "LabelError",
     "NoStarsError",
     "OutputExistsError",
+    "SingularPixelsError",
     "SurveyError",
 ]
 
@@ -44,6 +47,24 @@ class InvalidDataError(BayesCannonError):
 
 class FitError(BayesCannonError):
     """A model cannot be fitted to the data it was given."""
+
+
+class SingularPixelsError(FitError):
+    """The coefficients of some pixels cannot be worked out.
+
+    Attributes
+    ----------
+    pixels : list of int
+        Which, counted within the pixels that were fitted together.
+    """
+
+    def __init__(self, pixels: Sequence[int]) -> None:
+        self.pixels = [int(p) for p in pixels]
+        shown = ", ".join(map(str, self.pixels[:3])) + (", …" if len(self.pixels) > 3 else "")
+        super().__init__(
+            f"the coefficients of {len(self.pixels)} pixels ({shown}) are singular; set their ivar "
+            "to 0 if their fluxes or errors are extreme."
+        )
 
 
 class OutputExistsError(BayesCannonError):

@@ -25,6 +25,7 @@ __all__ = [
     "align_factors",
     "initial_factors",
     "join_design",
+    "most_factors",
     "predictive_density",
     "standardised",
     "star_factors",
@@ -64,6 +65,11 @@ class StarFactors:
         """Return the factors ``matrix @ (z - shift)``."""
         mean = (self.mean - shift) @ matrix.T
         return StarFactors(mean, matrix @ self.cov @ matrix.T)
+
+
+def most_factors(n_stars: int, n_pixels: int, n_labels: int) -> int:
+    """Largest number of factors that a fit to so many stars and pixels can tell apart."""
+    return max(0, min(n_stars - n_labels - 2, n_pixels - 1))
 
 
 def join_design(labels: Design, factors: StarFactors) -> Design:
@@ -158,11 +164,27 @@ def star_factors(
                 precision, right, mixed, (w @ label_products).astype(np.float64), score,
                 labels.rows(rows_),
             )  # fmt: skip
-        z_cov[rows_] = np.linalg.inv(precision)
+        z_cov[rows_] = _inverse(precision)
         z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], right)
 
     each_block(work, _BLOCK, n_stars)
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
+
+
+def _inverse(precision: FloatArray) -> FloatArray:
+    """Inverses of precisions (n, j, j), which are no smaller than that of the prior, I.
+
+    Sums in single precision over bright stars may come out otherwise by rounding.
+    """
+    precision = 0.5 * (precision + np.swapaxes(precision, 1, 2))
+    try:
+        np.linalg.cholesky(precision)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(precision)
+        return np.asarray(
+            (vectors / np.maximum(values, 1.0)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+        )
+    return np.asarray(np.linalg.inv(precision))
 
 
 def _label_products(mean: FloatArray, cov: NDArray[Any], k: int) -> NDArray[np.float32]:
@@ -232,7 +254,8 @@ def standardised(factors: StarFactors, features: FloatArray) -> tuple[StarFactor
     shift = features @ slope
     centred = factors.mean - shift
     second = centred.T @ centred / len(centred) + factors.cov.mean(axis=0)
-    root = np.linalg.cholesky(second)
+    # Any root leaves the model the same; with fewer stars than factors `second` is near singular.
+    root = np.linalg.cholesky(second + 1e-10 * np.mean(np.diag(second)) * np.eye(len(second)))
     matrix = np.eye(features.shape[1] + factors.n_factors)
     matrix[: features.shape[1], features.shape[1] :] = slope
     matrix[features.shape[1] :, features.shape[1] :] = root.T

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.label_moments import safe_inverse
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_weights
 from bayes_cannon.pixel_fit import Design
@@ -131,13 +132,13 @@ def combine_labels(
     ell = basis.standardize(labels.values)
     known = np.isfinite(ell)
     error = np.where(np.isfinite(labels.errors), labels.errors / basis.scale, 1e-3)
-    prior = np.linalg.inv(cov)
+    prior = safe_inverse(cov)
     weight = np.where(known, 1 / np.maximum(error, 1e-3) ** 2, 0.0)
     precision = prior + weight[:, :, None] * np.eye(basis.n_labels)
     right = prior @ mean + weight * np.where(known, ell, 0.0)
     if spectrum is not None:
         rows = np.isfinite(spectrum.mean).all(axis=1)
-        information = np.linalg.inv(spectrum.cov[rows])
+        information = np.stack([safe_inverse(one) for one in spectrum.cov[rows]])
         precision[rows] += information
         right[rows] += np.einsum("nij,nj->ni", information, spectrum.mean[rows])
     posterior = np.linalg.inv(precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntFlag
@@ -13,7 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.stats import chi2
 
+from bayes_cannon.label_moments import label_moments, safe_inverse
 from bayes_cannon.posterior_moments import group_of, moments_of, posterior_names
 
 if TYPE_CHECKING:
@@ -28,12 +31,15 @@ __all__ = [
     "describe_flag",
 ]
 
+_log = logging.getLogger(__name__)
 FloatArray = NDArray[np.float64]
 _NEIGHBOUR = 3
 _EDGE_SD = 2.0
 _CHI2_P = 1e-3
 _FACTORS_P = 1e-6
 _FEW_PIXELS = 0.5
+_FEW_STARS = 100
+"""Complete training stars that give a 99.9 % quantile of their own, where others lack labels."""
 
 
 class LabelFlag(IntFlag):
@@ -108,7 +114,8 @@ class LabelReference:
     center, scale : (n_labels,) float64
         Scaling of the labels.
     ell : (n_training, n_labels) float64
-        Standardised training labels of the stars that have them all.
+        Standardised training labels, NaN where a star lacks one. With fewer than four stars that
+        have them all the distance to neighbours is not judged: it is NaN.
     n_pixels : int
         Pixels the model uses.
     """
@@ -122,40 +129,71 @@ class LabelReference:
     @classmethod
     def from_cannon(cls, cannon: Cannon) -> LabelReference:
         """Take it from a trained model."""
-        values = cannon.training.values[cannon.training.complete]
         basis = cannon.basis
-        ell = basis.standardize(values)
-        return cls(basis.names, basis.center, basis.scale, ell, int(np.sum(cannon.used)))
+        ell = basis.standardize(cannon.training.values)
+        found = cls(basis.names, basis.center, basis.scale, ell, int(np.sum(cannon.used)))
+        if not found.judges_neighbours:
+            _log.warning(
+                "%d training stars have all of %s: whether labels lie where training stars are "
+                "sparse (SPARSE_LABELS) is not judged; %d are needed.",
+                len(found._complete), ", ".join(basis.names), _NEIGHBOUR + 1,
+            )  # fmt: skip
+        return found
+
+    @cached_property
+    def _complete(self) -> FloatArray:
+        """Labels of the stars that have them all."""
+        return np.asarray(self.ell[np.isfinite(self.ell).all(axis=1)])
+
+    @property
+    def judges_neighbours(self) -> bool:
+        """Whether there are enough stars with all labels for distances to the nearest ones."""
+        return len(self._complete) > _NEIGHBOUR
 
     @cached_property
     def _mean_precision(self) -> tuple[FloatArray, FloatArray]:
-        cov = np.atleast_2d(np.cov(self.ell, rowvar=False))
-        return self.ell.mean(axis=0), np.linalg.inv(cov)
+        mean, cov = label_moments(self.ell)
+        return mean, safe_inverse(cov)
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self.ell)
+        return cKDTree(self._complete)
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """99.9 % quantiles of the training stars' own two distances."""
-        own = self._tree.query(self.ell, k=[min(_NEIGHBOUR, len(self.ell) - 1) + 1])[0]
-        mahalanobis = self._mahalanobis(self.ell)
-        return float(np.quantile(mahalanobis, 0.999)), float(np.quantile(own, 0.999))
+        """99.9 % quantiles of the training stars' own two distances.
+
+        Where few stars have all labels the first is at least that of a normal distribution; NaN
+        where a distance is not judged.
+        """
+        neighbour = np.nan
+        if self.judges_neighbours:
+            own = self._tree.query(self._complete, k=[_NEIGHBOUR + 1])[0]
+            neighbour = float(np.quantile(own, 0.999))
+        normal = float(np.sqrt(chi2.ppf(0.999, len(self.names))))
+        if len(self._complete) == 0:
+            return normal, neighbour
+        mahalanobis = float(np.quantile(self._mahalanobis(self._complete), 0.999))
+        if len(self._complete) < min(_FEW_STARS, len(self.ell)):
+            mahalanobis = max(mahalanobis, normal)
+        return mahalanobis, neighbour
 
     def _mahalanobis(self, ell: FloatArray) -> FloatArray:
         mean, precision = self._mean_precision
         return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", ell - mean, precision, ell - mean)))
 
     def distances(self, labels: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mahalanobis and third-neighbour distances (n,) of labels (n, n_labels); NaN for NaN."""
+        """Mahalanobis and third-neighbour distances (n,) of labels (n, n_labels).
+
+        NaN for NaN, and where neighbours are not judged.
+        """
         ell = (labels - self.center) / self.scale
         known = np.isfinite(ell).all(axis=1)
         mahalanobis, neighbour = np.full((2, len(ell)), np.nan)
         if known.any():
-            count = min(_NEIGHBOUR, len(self.ell))
             mahalanobis[known] = self._mahalanobis(ell[known])
-            neighbour[known] = self._tree.query(ell[known], k=[count])[0][:, 0]
+            if self.judges_neighbours:
+                neighbour[known] = self._tree.query(ell[known], k=[_NEIGHBOUR])[0][:, 0]
         return mahalanobis, neighbour
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.blocks import each_block
+from bayes_cannon.errors import FitError, SingularPixelsError
 from bayes_cannon.factors import (
     StarFactors,
     align_factors,
@@ -23,20 +24,21 @@ from bayes_cannon.factors import (
     star_factors,
 )
 from bayes_cannon.first_scatter import first_scatter
-from bayes_cannon.packing import packed_size
+from bayes_cannon.packing import pack, packed_size
 from bayes_cannon.pixel_fit import Design, PixelFit, fit_pixels, given_scatter
 from bayes_cannon.pixel_kernels import LANES
 from bayes_cannon.pixel_prior import PixelPrior
 from bayes_cannon.population import second_moment
 from bayes_cannon.redundancy import enough_stars, pixels_per_independent_one
 from bayes_cannon.training_priors import (
+    LONGEST,
     Hyperparameters,
     TrainingPriors,
     extrapolate,
     update_hyperparameters,
 )
 
-__all__ = ["MapFit", "fit_map"]
+__all__ = ["MapFit", "fit_map", "only_pixels"]
 
 FloatArray = NDArray[np.float64]
 Progress = Callable[[str, float], None]
@@ -52,6 +54,10 @@ _FEW_PIXELS = 750
 """Pixels that are enough for a first guess of the hyperparameters."""
 _MAX_FACTOR_ROUNDS = 12
 _SCATTER_ROUNDS = 2
+_LARGEST_FLUX = 1e6
+"""Of a normalised spectrum; squares of such values are still exact enough in float32."""
+_TRIES = 5
+"""Fits until the coefficients of all pixels that are left can be worked out."""
 _NOT_WORTH_THREADS = 1e7
 """Pixels times cubed coefficients: about 2 ms of small matrices."""
 _LOADING_SCALE = 0.02
@@ -76,6 +82,9 @@ class MapFit:
         with exact labels. It cannot fall, but where labels have errors: the factors then leave to
         these what they explain, and the last rounds may lose a little.
     converged : bool
+    fitted : (n_pixels,) bool
+        False where no star has a good value, or where the coefficients cannot be worked out: such a
+        pixel has the prior's moments and had no part in the fit.
     """
 
     mean: FloatArray
@@ -86,6 +95,7 @@ class MapFit:
     factors: StarFactors | None
     bound: tuple[float, ...]
     converged: bool
+    fitted: NDArray[np.bool_]
 
     @property
     def scatter(self) -> FloatArray:
@@ -109,8 +119,12 @@ class _Problem:
         return replace(self, priors=self.priors.against(redundancy), redundancy=redundancy)
 
     def thin(self, step: int) -> _Problem:
-        free = None if self.free is None else self.free[::step]
-        flux, ivar = self.flux[:, ::step], self.ivar[:, ::step]
+        return self.only(slice(None, None, step))
+
+    def only(self, pixels: slice | NDArray[np.intp]) -> _Problem:
+        """Return the problem of some pixels."""
+        free = None if self.free is None else self.free[pixels]
+        flux, ivar = self.flux[:, pixels], self.ivar[:, pixels]
         return replace(
             self, flux=np.ascontiguousarray(flux), ivar=np.ascontiguousarray(ivar), free=free
         )
@@ -148,10 +162,13 @@ def _fit_pixels(
     )
 
     def work(block: slice) -> None:
-        part = fit_pixels(
-            problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
-            start[block], **options,  # type: ignore[arg-type]
-        )  # fmt: skip
+        try:
+            part = fit_pixels(
+                problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
+                start[block], **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+        except SingularPixelsError as error:
+            raise SingularPixelsError([block.start + p for p in error.pixels]) from None
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
 
@@ -166,42 +183,91 @@ def _update(
 
     EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
     the fit, on part of the pixels, before the round that counts. Without a limit to the `rounds`
-    each pair of them is extrapolated, which may lower the bound on the way.
+    each pair of them is extrapolated.
     """
     step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
-    for _ in range(_INNER_ROUNDS if rounds is None else rounds):
-        start, hyper = hyper, _population(problem, fit, hyper, step)
+    if rounds is None:
+        hyper = _accelerated(lambda at: _population(problem, fit, at, step), hyper)
+    for _ in range(rounds or 0):
+        start, hyper = hyper, _population(problem, fit, hyper, step)[0]
         if hyper.moved(start) < _HYPER_TOLERANCE:
             break
-        if rounds is None:
-            first, hyper = hyper, _population(problem, fit, hyper, step)
-            if hyper.moved(first) < _HYPER_TOLERANCE:
-                break
-            hyper = extrapolate(start, first, hyper)
-    return _population(problem, fit, hyper, 1)
+    return _population(problem, fit, hyper, 1)[0]
+
+
+def _accelerated(
+    em: Callable[[Hyperparameters], tuple[Hyperparameters, float]], hyper: Hyperparameters
+) -> Hyperparameters:
+    """Rounds of EM, each pair of them extrapolated where that does not lower the density.
+
+    `em` returns what a round leads to and the log density of where it started. Where an
+    extrapolated point is not a covariance, or its density is below that of the last plain round,
+    the plain rounds count and the next step is shorter.
+    """
+    new, _ = em(hyper)
+    longest = LONGEST
+    for _ in range(_INNER_ROUNDS):
+        start, hyper = hyper, new
+        if hyper.moved(start) < _HYPER_TOLERANCE:
+            break
+        second, density = em(hyper)
+        if second.moved(hyper) < _HYPER_TOLERANCE:
+            return second
+        ahead = extrapolate(start, hyper, second, longest=longest)
+        found = _round_or_none(em, ahead)
+        if found is not None and found[1] >= density:
+            hyper, new, longest = ahead, found[0], min(2 * longest, LONGEST)
+        else:
+            longest = max(longest / 4, 1.0)
+            hyper, new = second, em(second)[0]
+    return new
+
+
+def _round_or_none(
+    em: Callable[[Hyperparameters], tuple[Hyperparameters, float]], at: Hyperparameters
+) -> tuple[Hyperparameters, float] | None:
+    """A round of EM from a point that may be impossible; None where it is."""
+    if not at.usable:
+        return None
+    try:
+        new, density = em(at)
+    except (SingularPixelsError, np.linalg.LinAlgError):
+        return None
+    return (new, density) if np.isfinite(density) and new.usable else None
 
 
 def _population(
     problem: _Problem, fit: PixelFit, hyper: Hyperparameters, step: int
-) -> Hyperparameters:
-    """One round of EM at the scatters of a fit, over every step-th pixel."""
+) -> tuple[Hyperparameters, float]:
+    """One round of EM at the scatters of a fit, over every step-th pixel.
+
+    Returns
+    -------
+    hyper : Hyperparameters
+        Where it leads to.
+    density : float
+        Log density of T before it, up to what does not depend on T, its prior included.
+    """
     gram, right = fit.gram[::step], fit.right[::step]
     prior = problem.prior(hyper).rows(slice(None, None, step))
     small = right.size * right.shape[1] ** 2 < _NOT_WORTH_THREADS
     size = len(right) if small else LANES * max(1, min(4, len(right) // (8 * LANES)))
-    seconds = np.zeros((-(-len(right) // size), *prior.covariance.shape))
+    n_blocks = -(-len(right) // size)
+    seconds, densities = np.zeros((n_blocks, *prior.covariance.shape)), np.zeros(n_blocks)
 
     def work(rows: slice) -> None:
         part = prior.rows(rows)
-        found = given_scatter(gram[rows], right[rows], part)
-        seconds[rows.start // size] = second_moment(*found, part)
+        mean, cov, density = given_scatter(gram[rows], right[rows], part)
+        seconds[rows.start // size] = second_moment(mean, cov, part)
+        densities[rows.start // size] = density.sum()
 
     each_block(work, size, len(right))
-    return update_hyperparameters(
-        np.sum(seconds, axis=0) * (len(fit.right) / len(right)),
-        fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd, problem.priors,
-        problem.labels.n_coef,
+    share, n_terms = len(fit.right) / len(right), problem.labels.n_coef
+    new = update_hyperparameters(
+        np.sum(seconds, axis=0) * share, fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd,
+        problem.priors, n_terms,
     )  # fmt: skip
+    return new, float(densities.sum() * share + hyper.log_prior(problem.priors, n_terms))
 
 
 def _learn(
@@ -286,15 +352,84 @@ def fit_map(
     Returns
     -------
     MapFit
+
+    Raises
+    ------
+    FitError
+        If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
     """
     problem = _Problem(flux, ivar, labels, free, priors or TrainingPriors())
     tell = progress or (lambda stage, done: None)
     tell("pixels", 0.0)
-    if start is None:
-        start = _fit_without_factors(problem)
-    if n_factors == 0:
-        return start
-    return _fit_with_factors(problem, start, n_factors, seed, tolerance, tell)
+    fitted = _can_be_fitted(flux, ivar)
+    if start is not None:
+        fitted &= start.fitted
+    for _ in range(_TRIES):
+        if not fitted.any():
+            break
+        pixels = None if fitted.all() else np.flatnonzero(fitted)
+        part = problem if pixels is None else problem.only(pixels)
+        try:
+            begin = (
+                _fit_without_factors(part)
+                if start is None
+                else start
+                if pixels is None
+                else only_pixels(start, pixels)
+            )
+            if n_factors > 0:
+                begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
+        except SingularPixelsError as error:
+            bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
+            fitted[bad] = False
+            continue
+        return begin if pixels is None else _on_all_pixels(begin, fitted, free)
+    seen = (ivar > 0).any(axis=0)
+    if not seen.any():
+        raise FitError(
+            f"none of {seen.size} pixels has a good value in any of {len(flux)} training stars; "
+            "check ivar."
+        )
+    raise FitError(
+        f"the coefficients of {(seen & ~fitted).sum()} of {seen.size} pixels cannot be worked out; "
+        "look for extreme fluxes, errors or labels."
+    )
+
+
+def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels with a good value in some star, and none that is beyond any normalised flux."""
+    fitted = (ivar > 0).any(axis=0)
+    wild = np.flatnonzero(~(np.abs(flux).max(axis=0) < _LARGEST_FLUX))
+    fitted[wild] &= ~((ivar[:, wild] > 0) & ~(np.abs(flux[:, wild]) < _LARGEST_FLUX)).any(axis=0)
+    return np.asarray(fitted)
+
+
+def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
+    """Return the fit of some pixels."""
+    return replace(
+        fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
+        log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],
+    )  # fmt: skip
+
+
+def _on_all_pixels(
+    fit: MapFit, fitted: NDArray[np.bool_], free: NDArray[np.bool_] | None
+) -> MapFit:
+    """Return the fit with the pixels that had no part in it, which know only their prior."""
+    n_pixels, n_coef = fitted.size, fit.mean.shape[1]
+    covariance = fit.hyper.covariance
+    cov = np.broadcast_to(pack(covariance).astype(np.float32), (n_pixels, packed_size(n_coef)))
+    if free is not None:
+        free = np.pad(free, ((0, 0), (0, n_coef - free.shape[1])), constant_values=True)
+        cov = np.where(pack(free[:, :, None] & free[:, None, :]), cov, np.float32(0))
+    whole = replace(
+        fit, mean=np.zeros((n_pixels, n_coef)), cov=np.array(cov),
+        log_scatter=np.full(n_pixels, fit.hyper.mu_s),
+        log_scatter_sd=np.full(n_pixels, fit.hyper.omega_s), fitted=fitted,
+    )  # fmt: skip
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd"):
+        getattr(whole, name)[fitted] = getattr(fit, name)
+    return whole
 
 
 def _result(
@@ -310,7 +445,7 @@ def _result(
     hyper = replace(hyper, redundancy=problem.redundancy)
     return MapFit(
         fit.mean, np.asarray(fit.cov, dtype=np.float32), fit.log_scatter, fit.log_scatter_sd,
-        hyper, factors, (*history, bound), converged,
+        hyper, factors, (*history, bound), converged, np.ones(len(fit.mean), dtype=bool),
     )  # fmt: skip
 
 

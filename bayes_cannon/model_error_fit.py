@@ -16,6 +16,7 @@ from bayes_cannon.error_terms import ErrorTerms
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.model_error import Differences, build_model_error_model
+from bayes_cannon.numerical import numerical_stage
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -131,10 +132,16 @@ def fit_model_error(
     Raises
     ------
     FitError
-        If there are too few stars.
+        If there are too few stars, or the sampler cannot start.
     """
     settings = settings or ModelErrorSettings()
-    data, terms, unit = prepare_differences(found, basis, max_stars=settings.max_stars, seed=seed)
+    with numerical_stage(
+        "the model error", "look at the labels of the training stars for outliers, or train "
+        "without cross-validation (folds = 0)",
+    ):  # fmt: skip
+        data, terms, unit = prepare_differences(
+            found, basis, max_stars=settings.max_stars, seed=seed
+        )
     trace = _sample(build_model_error_model(data), settings, seed, cores)
     posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
     stats = trace["sample_stats"].to_dataset()
@@ -164,10 +171,18 @@ def _sample(
     compiled = nutpie.compile_pymc_model(model, backend="numba")
     tune, accept = settings.tune, 0.8
     for attempt in range(2):
-        trace = nutpie.sample(
-            compiled, draws=settings.draws, tune=tune, chains=settings.chains, cores=cores,
-            seed=seed + attempt, target_accept=accept, progress_bar=False, save_warmup=False,
-        )  # fmt: skip
+        try:
+            trace = nutpie.sample(
+                compiled, draws=settings.draws, tune=tune, chains=settings.chains, cores=cores,
+                seed=seed + attempt, target_accept=accept, progress_bar=False, save_warmup=False,
+            )  # fmt: skip
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            raise FitError(
+                f"the model error cannot be sampled ({reason}); look at the labels of the "
+                "training stars for outliers and for labels that follow from one another, or train "
+                "without cross-validation (folds = 0)."
+            ) from error
         worst = _worst_rhat(trace)
         divergences = int(trace["sample_stats"]["diverging"].sum())
         if worst <= settings.rhat_limit and divergences == 0:

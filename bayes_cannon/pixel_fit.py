@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.errors import SingularPixelsError
 from bayes_cannon.packing import pack, pack_outer, packed_weights, unpack
 from bayes_cannon.pixel_kernels import posterior, weigh
 from bayes_cannon.pixel_prior import PixelPrior
@@ -33,6 +34,8 @@ __all__ = ["Design", "PixelFit", "fit_pixels", "given_scatter", "log_marginal"]
 
 FloatArray = NDArray[np.float64]
 _LOG_2PI = float(np.log(2 * np.pi))
+_LARGE_WEIGHT = 1e10
+"""Cubes of larger weights are not safe in float32."""
 _LAST_TRIES = 8
 """Further steps in float64 for pixels that the search left off their mode."""
 
@@ -136,10 +139,21 @@ class _Pass:
 
 def given_scatter(
     gram: NDArray[Any], right: FloatArray, prior: PixelPrior
-) -> tuple[FloatArray, FloatArray]:
-    """Mean and packed covariance of the coefficients of pixels, from A (packed) and h."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Coefficients of pixels at fixed scatters, from A (packed) and h.
+
+    Returns
+    -------
+    mean : (n_pixels, n_coef)
+    cov : (n_pixels, n_coef (n_coef + 1) / 2)
+        Packed.
+    log_density : (n_pixels,)
+        That part of log p(flux | s) which depends on the prior of the coefficients.
+    """
     gram, none = np.asarray(gram, dtype=np.float64), np.zeros_like(right)
-    return _solve(gram, right, np.zeros_like(gram), none, prior)[:2]
+    mean, cov, log_det, _ = _solve(gram, right, np.zeros_like(gram), none, prior)
+    held = right if prior.free is None else np.where(prior.free, right, 0.0)
+    return mean, cov, 0.5 * (np.einsum("pk,pk->p", held, mean) - log_det)
 
 
 def _products(
@@ -162,12 +176,23 @@ def _solve(
         a2, h2 = np.where(both, a2, 0.0), np.where(prior.free, h2, 0.0)
     mean, cov = np.empty_like(h), np.empty_like(a)
     log_det, spread = np.empty(len(h)), np.empty(len(h))
-    broken = posterior(a, h, prior.precision, a2, h2, mean, cov, log_det, spread)
-    if broken >= 0:
-        raise np.linalg.LinAlgError(f"the coefficients of pixel {broken} of a block are singular")
+    if posterior(a, h, prior.precision, a2, h2, mean, cov, log_det, spread) >= 0:
+        raise SingularPixelsError(_singular(a, h, prior.precision))
     if held:
         cov = np.where(both, cov, 0.0)
     return mean, cov, log_det + prior.log_det, spread
+
+
+def _singular(a: FloatArray, h: FloatArray, precision: FloatArray) -> list[int]:
+    """Pixels whose A + T^-1 is not positive definite, one by one."""
+    found = []
+    for p in range(len(h)):
+        own, right = a[p : p + 1], h[p : p + 1]
+        prior = precision[p : p + 1] if len(precision) > 1 else precision
+        room = np.empty_like(right), np.empty_like(own), np.empty(1), np.empty(1)
+        if posterior(own, right, prior, own, right, *room) >= 0:
+            found.append(p)
+    return found
 
 
 def _evaluate(
@@ -239,6 +264,8 @@ def _curvature(
     """Minus the second derivative of the marginal density in log s, from float32 residuals."""
     s2 = np.exp(2 * u)
     w = ivar / (1 + ivar * s2.astype(ivar.dtype))
+    if w.max(initial=0) > _LARGE_WEIGHT:
+        w, r = w.astype(np.float64), r.astype(np.float64)
     cube = w * w * w
     a3, h3 = _products((cube, cube * r), *design.at(cube.dtype))
     weights = packed_weights(design.n_coef)
@@ -254,7 +281,8 @@ def _curvature(
     second -= np.sum(at.cov * weights * a3, axis=1)
     z = (u - prior.log_scatter_mean) / prior.log_scatter_sd
     slope = at.slope + z / prior.log_scatter_sd  # of the likelihood alone
-    return np.asarray(prior.log_scatter_sd**-2 - (4 * s2**2 * second + 2 * slope))
+    curvature = prior.log_scatter_sd**-2 - (4 * s2**2 * second + 2 * slope)
+    return np.where(np.isfinite(curvature), curvature, at.information)
 
 
 def _skewness_shift(at: _Pass, sd: FloatArray, prior: PixelPrior) -> FloatArray:

@@ -193,10 +193,13 @@ def ridge_sequence(
     steps = np.atleast_1d(np.asarray(log_g, dtype=np.float64))
     values = np.tile(_start(cannon, at), (steps.size, 1))
     values[:, _column(cannon, "LOGG")] = steps
-    known = cannon.training.values[cannon.training.complete]
+    used = [k for k, name in enumerate(cannon.names) if name in ("TEFF", "LOGG", "FE_H")]
+    known = cannon.training.values
+    known = known[np.isfinite(known[:, used]).all(axis=1)]
     if len(known) < 2 * _RIDGE_TERMS:
         raise InvalidDataError(
-            f"{len(known)} training stars with all labels are too few for a ridge line; "
+            f"{len(known)} training stars with {', '.join(cannon.names[k] for k in used)} are too "
+            "few for a ridge line; "
             f"{2 * _RIDGE_TERMS} are needed."
         )
     terms, teff = _ridge_terms(cannon, known), known[:, _column(cannon, "TEFF")]

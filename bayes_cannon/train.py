@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from bayes_cannon.cannon import Cannon
 from bayes_cannon.choose_factors import choose_factors
 from bayes_cannon.cross_validation import cross_validate
 from bayes_cannon.errors import FitError, LabelError, NoStarsError
-from bayes_cannon.factors import join_design
+from bayes_cannon.factors import join_design, most_factors
 from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_errors import (
     LatentLabels,
@@ -24,9 +25,11 @@ from bayes_cannon.label_errors import (
     combine_labels,
     label_variance,
 )
+from bayes_cannon.label_moments import require_independent
 from bayes_cannon.labels import Labels
-from bayes_cannon.map_fit import MapFit, fit_map
+from bayes_cannon.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.model_error_fit import fit_model_error, stars_needed
+from bayes_cannon.numerical import numerical_stage
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.spectra import name_some
 from bayes_cannon.training_priors import TrainingPriors
@@ -84,10 +87,37 @@ class TrainingSettings:
             raise FitError(f"unknown method {self.method!r}; choose 'map' or 'advi'.")
         if self.missing not in ("impute", "drop"):
             raise FitError(f"missing must be 'impute' or 'drop', not {self.missing!r}.")
-        if self.n_factors != "auto" and self.n_factors < 0:
-            raise FitError(f"factors must be 'auto' or a number from 0, not {self.n_factors!r}.")
-        if self.folds < 0 or self.folds == 1:
+        if self.n_factors != "auto":
+            n_factors = _whole(self.n_factors)
+            if n_factors is None or n_factors < 0:
+                raise FitError(
+                    f"factors must be 'auto' or a whole number from 0, not {self.n_factors!r}."
+                )
+            object.__setattr__(self, "n_factors", n_factors)
+        folds = _whole(self.folds)
+        if folds is None or folds < 0 or folds == 1:
             raise FitError(f"folds must be 0 (no cross-validation) or from 2, not {self.folds!r}.")
+        object.__setattr__(self, "folds", folds)
+
+
+def _whole(value: object) -> int | None:
+    """Return a Python or NumPy whole number as int; None for anything else."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _seed_or_new(seed: int | None) -> int:
+    """Return the seed, or a fresh one for None."""
+    if seed is None:
+        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+    number = _whole(seed)
+    if number is None or number < 0:
+        raise FitError(f"seed must be a whole number from 0, or None, not {seed!r}.")
+    return number
 
 
 def label_design(
@@ -193,7 +223,7 @@ def train(
     settings: TrainingSettings | None = None,
     windows: Windows | None = None,
     held_out: Sequence[str] = (),
-    seed: int = 0,
+    seed: int | None = 0,
     progress: Progress | None = None,
 ) -> Cannon:
     """Fit the training model to a training set.
@@ -211,7 +241,8 @@ def train(
     held_out
         Ids of stars kept for testing, recorded in the result.
     seed
-        Of the choice and first guess of the factors, and of ADVI.
+        Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
+        the result records.
     progress
         Called with a stage and the fraction of it done.
 
@@ -221,10 +252,57 @@ def train(
         If there are too few stars, or labels that cannot be trained on.
     """
     settings = settings or TrainingSettings(method=method, n_factors=n_factors)
+    seed = _seed_or_new(seed)
     stars = _training_stars(dataset, settings)
-    spectra, labels = stars.spectra, stars.labels
+    labels = stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
     _enough(len(labels), basis, labels.star_id)
+    require_independent(labels.names, basis.standardize(labels.values))
+    most = _most_factors(stars, settings)
+    with numerical_stage(
+        "training", "look for extreme fluxes, errors or labels among the training stars"
+    ):
+        return _train(
+            stars, basis, settings, most=most, windows=windows, held_out=held_out, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _has_folds(stars: TrainingSet, settings: TrainingSettings) -> bool:
+    """Whether there are enough stars with all labels for the cross-validation that is wanted."""
+    n_complete = int(stars.labels.complete.sum())
+    needed = max(stars_needed(stars.labels.n_labels), settings.folds)
+    return settings.folds > 0 and n_complete >= needed
+
+
+def _most_factors(stars: TrainingSet, settings: TrainingSettings) -> int:
+    """Largest possible number of factors; refuses more."""
+    n_stars = len(stars.labels)
+    fewest = n_stars - -(-n_stars // settings.folds) if _has_folds(stars, settings) else n_stars
+    n_pixels = int((stars.spectra.ivar > 0).any(axis=0).sum())
+    most = most_factors(fewest, n_pixels, stars.labels.n_labels)
+    if settings.n_factors != "auto" and settings.n_factors > most:
+        of_fold = f" (of which {fewest} are in the smallest fold)" if fewest < n_stars else ""
+        raise FitError(
+            f"{settings.n_factors} factors are too many for {n_stars} training stars{of_fold}, "
+            f"{stars.labels.n_labels} labels and {n_pixels} pixels: at most {most} are possible. "
+            "Lower n_factors (--factors), or leave it at 'auto'."
+        )
+    return most
+
+
+def _train(
+    stars: TrainingSet,
+    basis: PolynomialBasis,
+    settings: TrainingSettings,
+    *,
+    most: int,
+    windows: Windows | None,
+    held_out: Sequence[str],
+    seed: int,
+    progress: Progress | None,
+) -> Cannon:
+    spectra, labels = stars.spectra, stars.labels
     design, variance = label_design(labels, basis, latent_labels=settings.latent_labels)
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar
@@ -234,12 +312,19 @@ def train(
     factors = settings.n_factors
     if factors == "auto":
         choice = choose_factors(
-            spectra.flux, ivar, design, free=free, priors=settings.priors, seed=seed,
+            spectra.flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
             progress=progress,
         )  # fmt: skip
         factors = choice.n_factors
         history["factor_grid"] = choice.grid.astype(np.float64)
         history["predictive"], history["predictive_error"] = choice.predictive, choice.error
+        history["predictive_rising"] = np.array(float(choice.rising))
+        if choice.rising:
+            _log.warning(
+                "the predictive density was still rising at %d factors, the most that were tried "
+                "on %d training stars: more stars, or more factors by hand, may do better.",
+                choice.grid[-1], len(labels),
+            )  # fmt: skip
     fit = fit_map(
         spectra.flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
         seed=seed, progress=progress,
@@ -268,20 +353,31 @@ def _with_model_error(
     seed: int,
     progress: Progress | None,
 ) -> Cannon:
-    n_complete, needed = int(stars.labels.complete.sum()), stars_needed(stars.labels.n_labels)
-    if n_complete < max(needed, settings.folds):
-        _log.warning(
-            "%d training stars with all labels are too few to learn the model error (%d are "
-            "needed): results will have no calibrated posterior.", n_complete, needed,
-        )  # fmt: skip
-        return cannon
-    found = cross_validate(
-        cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
-        priors=settings.priors, progress=progress,
-    )  # fmt: skip
-    if progress is not None:
-        progress("model error", 0.0)
-    return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
+    if not _has_folds(stars, settings):
+        return _without_model_error(
+            cannon,
+            f"{stars.labels.complete.sum()} training stars with all labels are too few to learn "
+            f"the model error ({max(stars_needed(stars.labels.n_labels), settings.folds)} are "
+            "needed)",
+        )
+    try:
+        with numerical_stage("cross-validation", "look for extreme fluxes, errors or labels"):
+            found = cross_validate(
+                cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds,
+                seed=seed, priors=settings.priors, progress=progress,
+            )  # fmt: skip
+        if progress is not None:
+            progress("model error", 0.0)
+        return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
+    except FitError as error:
+        return _without_model_error(cannon, str(error).rstrip("."))
+
+
+def _without_model_error(cannon: Cannon, reason: str) -> Cannon:
+    """Return the model as it is; says and records why its errors cannot be calibrated."""
+    _log.warning("%s: results will have no calibrated posterior.", reason)
+    training = {**cannon.settings["training"], "no_model_error": reason}
+    return replace(cannon, settings={**cannon.settings, "training": training})
 
 
 def _advi(
@@ -295,18 +391,22 @@ def _advi(
     from bayes_cannon.advi import fit_advi
 
     whole = design if fit.factors is None else join_design(design, fit.factors)
-    known = Design.exact(whole.mean)
-    found = fit_advi(flux, ivar, known, fit, seed=seed, progress=progress)
+    known, some = Design.exact(whole.mean), np.flatnonzero(fit.fitted)
+    part = only_pixels(fit, some)
+    found = fit_advi(
+        np.ascontiguousarray(flux[:, some]), np.ascontiguousarray(ivar[:, some]), known, part,
+        seed=seed, progress=progress,
+    )  # fmt: skip
     if not found.converged.all():
         _log.warning(
             "ADVI used up its steps in %d of %d chunks of pixels; look at the ELBO before use.",
             (~found.converged).sum(), found.converged.size,
         )  # fmt: skip
-    new = replace(
-        fit, mean=found.mean, cov=found.cov, log_scatter=found.log_scatter,
-        log_scatter_sd=found.log_scatter_sd, converged=bool(found.converged.all()),
-    )  # fmt: skip
-    return new, found.elbo
+    arrays = {}
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd"):
+        arrays[name] = getattr(fit, name).copy()
+        arrays[name][some] = getattr(found, name)
+    return replace(fit, **arrays, converged=bool(found.converged.all())), found.elbo
 
 
 def _record(
@@ -317,7 +417,7 @@ def _record(
     seed: int,
     *,
     converged: bool,
-) -> dict[str, object]:
+) -> dict[str, dict[str, object]]:
     names = ("pymc", "pytensor", "arviz", "nutpie", "numpy", "scipy", "xarray")
     training = asdict(settings) | {
         "chosen_factors": n_factors,
@@ -331,13 +431,43 @@ def _record(
     return {"dataset": dict(stars.settings), "training": training, "versions": versions}
 
 
+def _left_out(
+    wavelength: FloatArray, good: NDArray[np.int64], needed: int, fitted: NDArray[np.bool_]
+) -> dict[str, int]:
+    """Count the pixels that inference will not use, by the reason; says which on the log."""
+    reasons = {
+        "no good value in any training star": good == 0,
+        f"good values in fewer than {needed} training stars": (good > 0) & (good < needed),
+        "fluxes or errors too extreme for their coefficients to be worked out": (good >= needed)
+        & ~fitted,
+    }
+    for reason, where in reasons.items():
+        if where.any():
+            _log.warning(
+                "%d of %d pixels (%s Å) are left out: %s.",
+                where.sum(), where.size, _ranges(wavelength, where), reason,
+            )  # fmt: skip
+    return {reason: int(where.sum()) for reason, where in reasons.items() if where.any()}
+
+
+def _ranges(wavelength: FloatArray, where: NDArray[np.bool_], limit: int = 3) -> str:
+    """First few runs of pixels in words, such as ``15100.2, 15150.0-15160.3, …``."""
+    edges = np.flatnonzero(np.diff(np.r_[0, where.astype(np.int8), 0]))
+    runs = list(zip(edges[::2], edges[1::2] - 1, strict=True))
+    shown = [
+        f"{wavelength[a]:.1f}" if a == b else f"{wavelength[a]:.1f}-{wavelength[b]:.1f}"
+        for a, b in runs[:limit]
+    ]
+    return ", ".join(shown) + (", …" if len(runs) > limit else "")
+
+
 def _freeze(
     stars: TrainingSet,
     basis: PolynomialBasis,
     fit: MapFit,
     held_out: NDArray[np.str_],
     history: dict[str, FloatArray],
-    record: dict[str, object],
+    record: dict[str, dict[str, object]],
 ) -> Cannon:
     spectra = stars.spectra
     theta = fit.mean[:, : basis.n_terms].copy()
@@ -346,6 +476,8 @@ def _freeze(
     for a in range(0, len(spectra), 512):
         good += (spectra.ivar[a : a + 512] > 0).sum(axis=0)
     needed = max(3, min(2 * basis.n_terms, len(spectra) // 2))
+    used = (good >= needed) & fit.fitted
+    record["training"]["pixels_left_out"] = _left_out(spectra.wavelength, good, needed, fit.fitted)
     n_factors = fit.mean.shape[1] - basis.n_terms
     factors = fit.factors.mean if fit.factors is not None else np.zeros((len(spectra), n_factors))
     return Cannon(
@@ -357,7 +489,7 @@ def _freeze(
         coef_cov=fit.cov,
         scatter=fit.scatter,
         log_scatter_sd=fit.log_scatter_sd,
-        used=good >= needed,
+        used=used,
         hyper=fit.hyper,
         training=stars.labels,
         held_out=held_out,

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 
-__all__ = ["Hyperparameters", "TrainingPriors", "covariance_mode", "extrapolate",
+__all__ = ["LONGEST", "Hyperparameters", "TrainingPriors", "covariance_mode", "extrapolate",
            "update_hyperparameters"]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
-_LONGEST = 20.0
+LONGEST = 20.0
 """Longest extrapolation, in steps."""
+_SINGULAR = 1e-13
+"""Ratio of the eigenvalues of correlations below which they count as singular."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,16 @@ class Hyperparameters:
         return np.sqrt(np.diag(self.covariance))
 
     @property
+    def usable(self) -> bool:
+        """Whether T is finite and safely positive definite, and the scatters' moments finite."""
+        if not np.isfinite([*self.covariance.flat, self.mu_s, self.omega_s]).all():
+            return False
+        if not (np.diag(self.covariance) > 0).all() or self.omega_s <= 0:
+            return False
+        values = np.linalg.eigvalsh(self.correlation)
+        return bool(np.isfinite(values).all() and values[0] > _SINGULAR * values[-1])
+
+    @property
     def correlation(self) -> FloatArray:
         """R, shape (n_coef, n_coef)."""
         return self.covariance / np.outer(self.tau, self.tau)
@@ -141,9 +153,16 @@ class Hyperparameters:
 
 
 def extrapolate(
-    start: Hyperparameters, first: Hyperparameters, second: Hyperparameters
+    start: Hyperparameters,
+    first: Hyperparameters,
+    second: Hyperparameters,
+    *,
+    longest: float = LONGEST,
 ) -> Hyperparameters:
     """Where two rounds of EM from `start` lead to, by the squared extrapolation of EM.
+
+    At most `longest` steps. The point may be worse than `second`: whoever goes there has to
+    compare the densities.
 
     Varadhan & Roland (2008, Scand. J. Statist. 35, 335), their third step length, for the logarithm
     of the covariance: whatever is added to that, its exponential is a covariance.
@@ -153,7 +172,7 @@ def extrapolate(
     step = one - at
     bend = two - one - step
     length = np.linalg.norm(step) / max(float(np.linalg.norm(bend)), 1e-300)
-    length = np.clip(length, 1.0, _LONGEST)
+    length = np.clip(length, 1.0, longest)
     values, vectors = np.linalg.eigh(at + 2 * length * step + length**2 * bend)
     covariance = (vectors * np.exp(values)) @ vectors.T * unit
     return replace(second, covariance=0.5 * (covariance + covariance.T))

@@ -37,7 +37,7 @@ class Problem:
         s = self.start
         start = MapFit(
             s.mean[which], s.cov[which], s.log_scatter[which], s.log_scatter_sd[which],
-            s.hyper, s.factors, s.bound, s.converged,
+            s.hyper, s.factors, s.bound, s.converged, s.fitted[which],
         )  # fmt: skip
         return Problem(self.flux[:, which], self.ivar[:, which], self.design, start)
 

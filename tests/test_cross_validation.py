@@ -139,3 +139,44 @@ def test_training_with_too_few_stars_goes_without(caplog):
     cannon = train(dataset, settings=TrainingSettings(n_factors=0, folds=5))
     assert cannon.model_error is None
     assert "too few to learn the model error" in caplog.text
+
+
+def test_a_pixel_that_only_the_left_out_stars_have_is_not_used_for_them(plain, monkeypatch):
+    """Its coefficients are those of the prior, whatever its flux."""
+    from bayes_cannon import cross_validation
+
+    dataset, cannon, design = plain
+    fold = assign_folds(dataset.spectra.star_id, 5, seed=3)
+    ivar = dataset.spectra.ivar.copy()
+    ivar[fold != 2, 10] = 0
+    seen = []
+    original = cross_validation._with_fit
+
+    def spy(*arguments):
+        seen.append(original(*arguments).used[10])
+        return original(*arguments)
+
+    monkeypatch.setattr(cross_validation, "_with_fit", spy)
+    odd = replace(dataset.spectra, ivar=ivar)
+    found = cross_validate(cannon, odd, design, seed=3)
+    assert seen == [True, True, False, True, True]
+    assert found.complete.all()
+
+
+def test_a_star_that_fails_costs_itself_not_its_block(plain, monkeypatch, caplog):
+    from bayes_cannon import cross_validation
+
+    dataset, cannon, design = plain
+    bad = dataset.spectra.flux[7]
+    original = cross_validation.fit_laplace
+
+    def failing(pixels, priors, flux, ivar, settings):
+        if (flux == pixels.take(bad)).all(axis=1).any():
+            raise np.linalg.LinAlgError("Singular matrix")
+        return original(pixels, priors, flux, ivar, settings)
+
+    monkeypatch.setattr(cross_validation, "fit_laplace", failing)
+    with caplog.at_level("WARNING"):
+        found = cross_validate(cannon, dataset.spectra, design, seed=3)
+    assert np.flatnonzero(~found.complete).tolist() == [7]
+    assert "no labels of 2M0007: Singular matrix" in caplog.text

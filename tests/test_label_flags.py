@@ -1,5 +1,7 @@
 """LABEL_FLAG: every bit is set where it should be, and only there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -110,3 +112,50 @@ def test_probability_of_factors():
     assert factors_p(np.zeros(3)) == 1
     assert factors_p(np.array([3.0])) == pytest.approx(0.0027, rel=1e-2)
     assert np.isnan(factors_p(np.zeros(0)))
+
+
+def test_stars_that_lack_a_label_count_for_the_mahalanobis_distance():
+    rng = np.random.default_rng(3)
+    ell = rng.normal(size=(400, 2))
+    ell[:200, 0] = np.nan
+    ell[200:, 1] = np.nan
+    reference = LabelReference(NAMES, np.zeros(2), np.ones(2), ell, 100)
+    near, far = reference.distances(np.array([[0.5, 0.5], [5.0, 5.0]]))[0]
+    limit, sparse = reference.limits
+    assert near == pytest.approx(np.sqrt(0.5), rel=0.1)
+    assert far > limit == pytest.approx(np.sqrt(13.816), rel=1e-3)
+    # No star has both labels: there is no nearest one.
+    assert np.isnan(sparse)
+    assert np.isnan(reference.distances(np.array([[0.5, 0.5]]))[1]).all()
+
+
+@pytest.mark.parametrize("n_complete", [1, 2, 3, 4, 10])
+def test_few_stars_with_all_labels_give_flags_or_none(n_complete):
+    rng = np.random.default_rng(n_complete)
+    ell = rng.normal(size=(60, 2))
+    ell[n_complete:, 0] = np.where(np.arange(60 - n_complete) % 2, np.nan, ell[n_complete:, 0])
+    ell[n_complete:, 1] = np.where(np.isnan(ell[n_complete:, 0]), ell[n_complete:, 1], np.nan)
+    reference = LabelReference(NAMES, np.zeros(2), np.ones(2), ell, 100)
+    mahalanobis, neighbour = reference.distances(np.array([[0.0, 0.0], [8.0, -8.0]]))
+    assert mahalanobis[0] < reference.limits[0] < mahalanobis[1]
+    assert reference.judges_neighbours == (n_complete >= 4)
+    if n_complete >= 4:
+        assert neighbour[1] > reference.limits[1] > 0
+    else:
+        assert np.isnan(neighbour).all()
+
+
+def test_that_neighbours_are_not_judged_is_said(caplog):
+    from bayes_cannon.train import TrainingSettings, train
+    from tests.test_train import make_set
+
+    data, *_ = make_set(n_stars=40, n_pixels=60)
+    values = data.labels.values.copy()
+    values[::2, 0], values[1::2, 2] = np.nan, np.nan
+    lacking = replace(data, labels=replace(data.labels, values=values))
+    cannon = train(lacking, settings=TrainingSettings(n_factors=0, folds=0))
+    with caplog.at_level("WARNING"):
+        LabelReference.from_cannon(cannon)
+    assert "0 training stars have all of TEFF, LOGG, FE_H" in caplog.text
+    assert np.isfinite(cannon.label_cov).all()
+    assert np.linalg.eigvalsh(cannon.label_cov)[0] > 0

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
-from bayes_cannon.choose_factors import choose_factors
+from bayes_cannon.choose_factors import _difference, choose_factors
+from bayes_cannon.errors import FitError
 from bayes_cannon.factors import StarFactors, join_design, predictive_density, star_factors
 from bayes_cannon.map_fit import fit_map
-from bayes_cannon.packing import unpack
+from bayes_cannon.packing import pack, unpack
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.training_model import build_factor_model
 from bayes_cannon.training_priors import TrainingPriors, update_hyperparameters
@@ -248,3 +249,126 @@ def test_no_factors_are_chosen_where_there_are_none():
     flux, ivar, x, *_ = make_survey(n_factors=1, strength=1e-9, seed=9)
     choice = choose_factors(flux, ivar, Design.exact(x), candidates=(0, 1, 2, 4), seed=1)
     assert choice.n_factors == 0
+
+
+@pytest.mark.parametrize("n_factors", [0, 2])
+def test_pixels_without_a_good_value_have_no_part_in_the_fit(n_factors):
+    flux, ivar, x, *_ = make_survey(n_stars=60, n_pixels=200)
+    dead = np.arange(5, 200, 15)
+    ivar[:, dead] = 0
+    seen = np.delete(np.arange(200), dead)
+    design = Design.exact(x)
+    whole = fit_map(flux, ivar, design, n_factors=n_factors)
+    some = [np.ascontiguousarray(array[:, seen]) for array in (flux, ivar)]
+    part = fit_map(*some, design, n_factors=n_factors)
+    np.testing.assert_array_equal(np.flatnonzero(~whole.fitted), dead)
+    assert whole.bound == part.bound
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd"):
+        np.testing.assert_array_equal(getattr(whole, name)[seen], getattr(part, name))
+    np.testing.assert_array_equal(whole.hyper.covariance, part.hyper.covariance)
+    # What is known of a dead pixel is the population.
+    assert np.all(whole.mean[dead] == 0)
+    np.testing.assert_allclose(whole.cov[dead[0]], pack(whole.hyper.covariance), rtol=1e-6)
+    assert np.all(whole.log_scatter[dead] == whole.hyper.mu_s)
+
+
+def test_a_held_coefficient_of_a_dead_pixel_stays_at_zero():
+    flux, ivar, x, *_ = make_survey(n_stars=60, n_pixels=60)
+    ivar[:, 7] = 0
+    free = np.ones((60, N_TERMS), dtype=bool)
+    free[5:9, 1] = False
+    cov = unpack(fit_map(flux, ivar, Design.exact(x), free=free).cov)
+    assert np.all(cov[7, 1] == 0)
+    assert cov[7, 0, 0] > 0
+
+
+def test_a_wild_value_costs_its_pixel_alone():
+    flux, ivar, x, *_ = make_survey(n_stars=60, n_pixels=100)
+    wild = flux.copy()
+    wild[3, 40], ivar[3, 40] = 1e30, 1e4
+    fit = fit_map(wild, ivar, Design.exact(x), n_factors=1)
+    assert np.flatnonzero(~fit.fitted).tolist() == [40]
+    without = ivar.copy()
+    without[:, 40] = 0
+    np.testing.assert_array_equal(
+        fit.mean, fit_map(flux, without, Design.exact(x), n_factors=1).mean
+    )
+
+
+def test_a_pixel_that_turns_out_singular_is_left_out(monkeypatch):
+    from bayes_cannon import map_fit
+    from bayes_cannon.errors import SingularPixelsError
+
+    flux, ivar, x, *_ = make_survey(n_stars=60, n_pixels=100)
+    marked = flux[:, 30].copy()
+
+    def failing(block, *arguments, **options):
+        bad = np.flatnonzero((block == marked[:, None]).all(axis=0))
+        if bad.size:
+            raise SingularPixelsError(bad.tolist())
+        return fit_pixels(block, *arguments, **options)
+
+    fit_pixels = map_fit.fit_pixels
+    monkeypatch.setattr(map_fit, "fit_pixels", failing)
+    fit = fit_map(flux, ivar, Design.exact(x))
+    assert np.flatnonzero(~fit.fitted).tolist() == [30]
+
+
+def test_nothing_to_fit_is_said():
+    flux, ivar, x, *_ = make_survey(n_stars=30, n_pixels=20)
+    with pytest.raises(FitError, match="none of 20 pixels has a good value in any of 30"):
+        fit_map(flux, np.zeros_like(ivar), Design.exact(x))
+    with pytest.raises(FitError, match="coefficients of 20 of 20 pixels"):
+        fit_map(np.full_like(flux, 1e20), np.ones_like(ivar), Design.exact(x))
+
+
+def test_the_search_for_factors_says_that_it_ended_while_the_density_rose():
+    flux, ivar, x, *_ = make_survey(n_stars=200, n_factors=4, seed=6, strength=0.04)
+    design = Design.exact(x)
+    few = choose_factors(flux, ivar, design, candidates=(0, 1, 2, 3), seed=1)
+    assert few.n_factors == 3
+    assert few.rising
+    limited = choose_factors(flux, ivar, design, candidates=(0, 1, 2, 3, 4), most=2, seed=1)
+    assert limited.grid.tolist() == [0, 1, 2]
+    assert limited.rising
+    enough = choose_factors(flux, ivar, design, candidates=(0, 2, 4, 12, 20, 30), seed=1)
+    assert enough.n_factors == 4
+    assert not enough.rising
+    assert enough.grid[-1] == 12, "of more than ten factors one that does no better is enough"
+
+
+def test_odd_stars_do_not_hide_that_factors_are_needed():
+    """Three held-out stars of which a fit with factors makes less sense than one without."""
+    rng = np.random.default_rng(2)
+    gain, error = _difference(np.zeros(100), -5 + rng.normal(size=100))
+    assert gain == pytest.approx(5, abs=0.3)
+    odd = rng.normal(size=100) - 5
+    odd[:3] = 3000
+    cut, cut_error = _difference(np.zeros(100), odd)
+    assert cut == pytest.approx(5, abs=0.7)
+    assert cut_error < 3 * error
+    assert _difference(np.zeros(4), np.zeros(4)) == (0, 0)
+
+
+def test_precisions_that_rounding_made_indefinite_are_at_least_those_of_the_prior():
+    from bayes_cannon.factors import _inverse
+
+    broken = np.array([[[1e8, 1e8 + 5], [1e8 + 5, 1e8]], [[2.0, 0.5], [0.5, 3.0]]])
+    found = _inverse(broken)
+    values = np.linalg.eigvalsh(found)
+    assert np.all((values > 0) & (values <= 1))
+    np.testing.assert_allclose(found[1], np.linalg.inv(broken[1]))
+
+
+def test_scatters_without_residuals_have_a_finite_width():
+    """Weights whose cubes are beyond single precision."""
+    from bayes_cannon.pixel_fit import fit_pixels
+    from bayes_cannon.pixel_prior import PixelPrior
+
+    x = np.random.default_rng(1).normal(size=(30, 2))
+    flux, ivar = np.ones((30, 5), dtype=np.float32), np.full((30, 5), 1e30, dtype=np.float32)
+    prior = PixelPrior(1e-4 * np.eye(2), -16.0, 0.1)
+    fit = fit_pixels(flux, ivar, Design.exact(x), prior, np.full(5, -16.0))
+    assert np.isfinite(fit.log_scatter).all()
+    assert np.isfinite(fit.log_scatter_sd).all()
+    assert np.all(fit.log_scatter_sd > 0)

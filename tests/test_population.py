@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.map_fit import fit_map
+from bayes_cannon.map_fit import _accelerated, fit_map
 from bayes_cannon.packing import pack, unpack
 from bayes_cannon.pixel_fit import Design, given_scatter
 from bayes_cannon.pixel_kernels import LANES, posterior, weigh
@@ -164,7 +164,7 @@ def test_extrapolated_rounds_come_to_where_many_plain_ones_do():
 
     def em(hyper):
         prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)
-        moments = second_moment(*given_scatter(gram, right, prior), prior)
+        moments = second_moment(*given_scatter(gram, right, prior)[:2], prior)
         return update_hyperparameters(moments, scatter, sd, TrainingPriors(), 5)
 
     plain = few = fast = em(Hyperparameters(0.01 * np.eye(5), -5.0, 1.0))
@@ -177,6 +177,37 @@ def test_extrapolated_rounds_come_to_where_many_plain_ones_do():
         fast = em(extrapolate(fast, first, em(first)))
     assert few.moved(plain) > 0.05, "plain rounds are slow here"
     assert fast.moved(plain) < 0.7 * few.moved(plain), "for the same number of rounds"
+
+
+def test_an_extrapolated_point_counts_only_where_its_density_is_not_lower():
+    """Rounds that go straight to a target, half a unit each, and a cliff just beyond it."""
+    target = np.log(0.02**2)
+    asked = []
+
+    def em(hyper):
+        at = float(np.log(hyper.covariance[0, 0]))
+        asked.append(at)
+        density = -abs(at - target) if at > target - 0.01 else -1e9
+        new = at - min(0.5, at - target)
+        return Hyperparameters(np.exp(new) * np.eye(1), 0.0, 1.0), density
+
+    found = _accelerated(em, Hyperparameters(np.eye(1), 0.0, 1.0))
+    assert min(asked) < target - 0.01, "an extrapolated point fell off the cliff"
+    assert float(np.log(found.covariance[0, 0])) == pytest.approx(target, abs=1e-6)
+
+
+def test_an_extrapolated_point_that_is_no_covariance_is_not_used(monkeypatch):
+    from bayes_cannon import map_fit
+
+    def em(hyper):
+        assert hyper.usable
+        at = 0.5 * (hyper.covariance + np.eye(2))
+        return Hyperparameters(at, 0.0, 1.0), 0.0
+
+    broken = Hyperparameters(np.array([[1.0, 1.0], [1.0, 1.0]]), 0.0, 1.0)
+    monkeypatch.setattr(map_fit, "extrapolate", lambda *rounds, longest: broken)
+    found = _accelerated(em, Hyperparameters(9.0 * np.eye(2), 0.0, 1.0))
+    np.testing.assert_allclose(found.covariance, np.eye(2), atol=0.02)
 
 
 def test_population_stays_positive_definite_with_fewer_pixels_than_coefficients():
@@ -202,7 +233,7 @@ def test_coefficients_held_at_zero_count_as_missing():
     gram = np.broadcast_to(pack(1e6 * np.eye(3)), (4000, 6))
     prior = PixelPrior(np.eye(3), 0.0, 1.0, free)
     for _ in range(100):
-        moments = given_scatter(gram, 1e6 * c, prior)
+        moments = given_scatter(gram, 1e6 * c, prior)[:2]
         T_new = second_moment(*moments, prior) / 4000
         prior = PixelPrior(T_new, 0.0, 1.0, free)
     scale = np.sqrt(np.diag(T))

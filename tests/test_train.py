@@ -1,5 +1,6 @@
 """`train`: from a training set to a frozen model."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -176,6 +177,26 @@ def test_pixels_that_few_stars_have_are_not_used(simple):
     assert np.flatnonzero(~cannon.used).tolist() == [5, 6]
 
 
+def test_pixels_left_out_are_told_and_recorded(caplog):
+    data, *_ = make_set(n_stars=60)
+    spectra = data.spectra
+    flux, ivar = spectra.flux.copy(), spectra.ivar.copy()
+    ivar[:, [3, 4, 5, 20]] = 0
+    ivar[1:, 50] = 0
+    flux[7, 60] = 1e25
+    odd = TrainingSet(replace(spectra, flux=flux, ivar=ivar), data.labels)
+    with caplog.at_level("WARNING"):
+        cannon = train(odd, settings=settings())
+    assert np.flatnonzero(~cannon.used).tolist() == [3, 4, 5, 20, 50, 60]
+    assert cannon.settings["training"]["pixels_left_out"] == {
+        "no good value in any training star": 4,
+        "good values in fewer than 20 training stars": 1,
+        "fluxes or errors too extreme for their coefficients to be worked out": 1,
+    }
+    said = [record.getMessage() for record in caplog.records]
+    assert any("4 of 80 pixels (15203.8-15206.3, 15225.3 Å) are left out" in m for m in said)
+
+
 def test_latent_labels_undo_the_attenuation():
     dataset, basis, theta = make_set(n_stars=1500, n_pixels=40)
     rng = np.random.default_rng(1)
@@ -219,8 +240,13 @@ def test_errors_name_the_trouble(simple):
         train(dataset, settings=settings(), windows={"FE_H": [(1, 2)]})
     with pytest.raises(FitError, match="unknown method 'mcmc'"):
         TrainingSettings(method="mcmc")
-    with pytest.raises(FitError, match="number from 0"):
-        TrainingSettings(n_factors=-1)
+    for impossible in (-1, "10", 2.5, None, True):
+        with pytest.raises(FitError, match="factors must be 'auto' or a whole number from 0"):
+            TrainingSettings(n_factors=impossible)
+    with pytest.raises(FitError, match="folds must be 0"):
+        TrainingSettings(folds=2.5)
+    with pytest.raises(FitError, match="seed must be a whole number"):
+        train(dataset, settings=settings(), seed=-3)
     with pytest.raises(FitError, match="'impute' or 'drop'"):
         TrainingSettings(missing="guess")
 
@@ -234,14 +260,30 @@ def test_constant_label_is_refused(simple):
         train(replace(dataset, labels=labels), settings=settings())
 
 
-def test_perfectly_correlated_labels_do_not_break_the_fit(simple):
+@pytest.mark.parametrize("rounded", [False, True])
+def test_labels_that_follow_from_one_another_are_refused_by_name(simple, rounded):
     dataset, *_ = simple
     values = dataset.labels.values.copy()
     values[:, 1] = 1e-3 * values[:, 0]
+    if rounded:
+        values = values.astype(np.float32).astype(np.float64)
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
-    cannon = train(replace(dataset, labels=labels), settings=settings())
-    assert np.isfinite(cannon.theta).all()
-    assert np.isfinite(cannon.coef_cov).all()
+    with pytest.raises(LabelError, match=r"TEFF and LOGG follow from one another.* leave LOGG out"):
+        train(replace(dataset, labels=labels), settings=settings())
+    values = dataset.labels.values.copy()
+    values[:, 2] = values[:, 0] / 300 + values[:, 1]
+    values[:20, 0] = np.nan
+    labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
+    with pytest.raises(LabelError, match=r"TEFF, LOGG and FE_H follow .* leave one of them out"):
+        train(replace(dataset, labels=labels), settings=settings())
+
+
+def test_labels_that_go_together_closely_can_be_trained(simple):
+    dataset, *_ = simple
+    values = dataset.labels.values.copy()
+    values[:, 2] = values[:, 1] + 0.01 * values[:, 2]  # correlation 0.99997
+    labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
+    assert np.isfinite(train(replace(dataset, labels=labels), settings=settings()).theta).all()
 
 
 def test_priors_are_checked_and_used(simple):
@@ -254,3 +296,72 @@ def test_priors_are_checked_and_used(simple):
     shrunk = train(simple[0], settings=settings(priors=tight))
     assert np.all(shrunk.hyper.tau < 0.3 * free.hyper.tau)
     assert np.abs(shrunk.theta[:, 1:]).mean() < np.abs(free.theta[:, 1:]).mean()
+
+
+def test_numpy_numbers_are_numbers(simple):
+    dataset, *_ = simple
+    chosen = TrainingSettings(n_factors=np.int64(1), folds=np.int32(0))
+    assert type(chosen.n_factors) is int
+    cannon = train(dataset.select(np.arange(40)), settings=chosen, seed=np.int64(3))
+    assert cannon.n_factors == 1
+    assert cannon.settings["training"]["seed"] == 3
+
+
+def test_a_seed_that_was_not_given_is_recorded(simple, tmp_path):
+    dataset, *_ = simple
+    few = dataset.select(np.arange(40))
+    cannon = train(few, settings=replace(settings(), n_factors=1), seed=None)
+    seed = cannon.settings["training"]["seed"]
+    again = train(few, settings=replace(settings(), n_factors=1), seed=seed)
+    np.testing.assert_array_equal(again.loadings, cannon.loadings)
+    assert train(few, settings=settings(), seed=None).settings["training"]["seed"] != seed
+    cannon.save(tmp_path / "model.nc")
+
+
+@pytest.mark.parametrize(
+    ("folds", "most", "fold"), [(0, 30, ""), (5, 23, r" \(of which 28 are in the smallest fold\)")]
+)
+def test_more_factors_than_the_stars_allow_are_refused_at_once(simple, folds, most, fold):
+    dataset, *_ = simple
+    few = dataset.select(np.arange(35))
+    chosen = TrainingSettings(n_factors=most + 1, folds=folds)
+    with pytest.raises(
+        FitError, match=rf"too many for 35 .*{fold}, .* at most {most} are possible"
+    ):
+        train(few, settings=chosen)
+    if folds == 0:
+        cannon = train(few, settings=replace(chosen, n_factors=most))
+        assert np.isfinite(cannon.theta).all()
+        assert np.isfinite(cannon.factors).all()
+
+
+def test_a_model_error_that_cannot_be_learnt_costs_itself_alone(simple, caplog, monkeypatch):
+    import nutpie
+
+    dataset, *_ = simple
+
+    def failing(*arguments, **options):
+        raise RuntimeError("All initialization points failed\nbacktrace")
+
+    monkeypatch.setattr(nutpie, "sample", failing)
+    few = dataset.select(np.arange(60))
+    with caplog.at_level("WARNING"):
+        cannon = train(few, settings=replace(settings(), folds=2))
+    assert cannon.model_error is None
+    assert "(All initialization points failed)" in cannon.settings["training"]["no_model_error"]
+    assert "results will have no calibrated posterior" in caplog.text
+    assert "backtrace" not in caplog.text
+
+
+def test_linear_algebra_that_fails_is_an_error_of_the_package(simple, monkeypatch):
+    module = importlib.import_module("bayes_cannon.train")  # the package's attribute is a function
+    dataset, *_ = simple
+
+    def failing(*arguments, **options):
+        raise np.linalg.LinAlgError("Singular matrix")
+
+    monkeypatch.setattr(module, "fit_map", failing)
+    with pytest.raises(
+        FitError, match=r"training failed numerically \(Singular matrix\); look for"
+    ):
+        train(dataset, settings=settings())
