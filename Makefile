@@ -70,6 +70,6 @@ lock:  ## write requirements.lock anew with the newest versions allowed
 	rm -rf $(VENV)/lock
 
 clean:  ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* runs/demo
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* runs/demo runs/demo-real
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bayes_cannon.dataset import TrainingSet as TrainingSet
     from bayes_cannon.diagnostics import diagnose as diagnose
     from bayes_cannon.download import download_survey as download_survey
+    from bayes_cannon.gaia_xp import load_gaia_xp_giants as load_gaia_xp_giants
     from bayes_cannon.infer import infer_labels as infer_labels
     from bayes_cannon.inference_settings import InferenceSettings as InferenceSettings
     from bayes_cannon.isochrones import read_mist as read_mist
@@ -77,6 +78,7 @@ _HOMES = {
     "download_survey": "download",
     "infer_labels": "infer",
     "infer_run": "run",
+    "load_gaia_xp_giants": "gaia_xp",
     "load_library": "library",
     "mystery_story": "star_story",
     "normalize": "continuum",

@@ -504,16 +504,25 @@ def download(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(help="Folder to write.")] = Path("runs/demo"),
-    n_stars: Annotated[int | None, typer.Option(help="Stars; default all of the library.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="Folder to write; default runs/demo or runs/demo-real.")
+    ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="Real giants (Gaia XP, APOGEE labels), no simulation.")
+    ] = False,
+    n_stars: Annotated[
+        int | None, typer.Option(min=1, help="Stars; default all there are.")
+    ] = None,
     factors: Annotated[str, typer.Option(help="Nuisance factors: a number, or auto.")] = "auto",
     seed: Seed = 1,
     overwrite: Overwrite = False,
 ) -> None:
-    """Go the whole way on the shipped library, from simulated FITS files to posteriors."""
-    from bayes_cannon.demo import run_demo
+    """Go the whole way: on simulated FITS files, or on the real giants in the package (--real)."""
+    from bayes_cannon.demo import run_demo, run_real_demo
 
-    run_demo(out, n_stars=n_stars, n_factors=_factors(factors), seed=seed, overwrite=overwrite)
+    whole_way = run_real_demo if real else run_demo
+    folder = out or Path("runs/demo-real" if real else "runs/demo")
+    whole_way(folder, n_stars=n_stars, n_factors=_factors(factors), seed=seed, overwrite=overwrite)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The whole way on the shipped library: simulate, prepare, train, infer, look."""
+"""The whole way on what comes with the package: a simulated survey, or real giants."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bayes_cannon.catalogue import PUBLISHED, comparison
 from bayes_cannon.cli_progress import OUT, counting, stages
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.gaia_xp import load_gaia_xp_giants
 from bayes_cannon.labels import two_digits
 from bayes_cannon.preparing import prepare, prepare_spectra
 from bayes_cannon.report import write_report
@@ -27,7 +28,10 @@ from bayes_cannon.train import train
 from bayes_cannon.truth_file import read_truth
 from bayes_cannon.user_paths import user_path
 
-__all__ = ["run_demo"]
+__all__ = ["run_demo", "run_real_demo"]
+
+_TRAIN_FRACTION = 2 / 3
+"""Of the real giants: 1000 of 1500."""
 
 
 def run_demo(
@@ -66,7 +70,63 @@ def run_demo(
     for step in dataset.cut_steps:
         OUT.print(f"      {step.name:<22} removed {step.removed:>4}, left {step.remaining:>4}")
     clock.say(f"prepared {dataset.n_stars} stars")
-    training, held_out = dataset.split(0.5, seed=seed)
+    cannon, run, held_out = _train_and_infer(
+        dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, seed=seed
+    )
+    mystery = _mystery(folder, cannon, seed)
+    clock.say("sampled the mystery star")
+    _report(folder, cannon, run, held_out, mystery, clock)
+    return folder
+
+
+def run_real_demo(
+    out: str | os.PathLike[str],
+    *,
+    n_stars: int | None = None,
+    n_factors: int | Literal["auto"] | str = "auto",
+    seed: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Train on two thirds of the real giants that come with the package, infer the rest.
+
+    See `load_gaia_xp_giants` for the stars. There is no truth for real ones: labels are compared
+    with the catalogue's, APOGEE DR17.
+
+    Parameters
+    ----------
+    out
+        Folder: ``dataset.nc``, ``cannon.nc``, ``run/`` with the report.
+    n_stars
+        Take so many of the stars, at random; None for all.
+    n_factors, seed, overwrite
+        As in `run_demo`.
+    """
+    folder = Path(out)
+    _clear(folder, overwrite=overwrite)
+    clock = _Clock()
+    dataset = load_gaia_xp_giants()
+    if n_stars is not None and n_stars < dataset.n_stars:
+        dataset, _ = dataset.split(n_stars / dataset.n_stars, seed=seed)
+    dataset.save(folder / "dataset.nc")
+    clock.say(f"read {dataset.n_stars} real giants: Gaia DR3 XP spectra, APOGEE DR17 labels")
+    cannon, run, _ = _train_and_infer(
+        dataset, folder, clock, train_fraction=_TRAIN_FRACTION, n_factors=n_factors, seed=seed
+    )
+    _report_real(folder, cannon, run, dataset, clock)
+    return folder
+
+
+def _train_and_infer(
+    dataset: TrainingSet,
+    folder: Path,
+    clock: _Clock,
+    *,
+    train_fraction: float,
+    n_factors: int | Literal["auto"] | str,
+    seed: int,
+) -> tuple[Cannon, Run, TrainingSet]:
+    """Train on part of the stars, infer the labels of the others; also returns the others."""
+    training, held_out = dataset.split(train_fraction, seed=seed)
     with stages("training") as tell:
         cannon = train(
             training, n_factors=n_factors, held_out=held_out.star_id.tolist(), seed=seed,  # type: ignore[arg-type]
@@ -81,10 +141,7 @@ def run_demo(
             progress=progress,
         )  # fmt: skip
     clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
-    mystery = _mystery(folder, cannon, seed)
-    clock.say("sampled the mystery star")
-    _report(folder, cannon, run, held_out, mystery, clock)
-    return folder
+    return cannon, run, held_out
 
 
 class _Clock:
@@ -163,6 +220,37 @@ def _report(
     OUT.print(f"open {report.path.resolve().as_uri()}")
 
 
+def _report_real(
+    folder: Path, cannon: Cannon, run: Run, dataset: TrainingSet, clock: _Clock
+) -> None:
+    against = comparison(run.table, dataset.labels)
+    covered = coverage(run.result, dataset.labels)
+    with counting("report") as progress:
+        report = write_report(
+            run.folder, cannon=cannon, dataset=folder / "dataset.nc", progress=progress
+        )
+    clock.say(f"wrote the report, {report.size / 1e6:.1f} MB")
+    for key, reason in report.failed.items():
+        OUT.print(f"      could not be made ({key}): {reason}")
+    OUT.print(f"\n{len(run.table)} real held-out stars, ours minus APOGEE DR17:")
+    _print_table(against, published=False)
+    _print_coverage(covered, "catalogue value")
+    n_flagged = run.summary["n_flagged"]
+    OUT.print(f"{n_flagged} of {len(run.table)} stars have a flag")
+    summary = {
+        "simulated": False,
+        "stages": clock.seconds,
+        "seconds": round(time.monotonic() - clock.start, 1),
+        "n_factors": cannon.n_factors,
+        "against_catalogue": [dict(zip(r.colnames, map(_json, r), strict=True)) for r in against],
+        "coverage": [dict(zip(r.colnames, map(_json, r), strict=True)) for r in covered],
+        "run": run.summary,
+    }
+    write_summary(folder, summary)
+    OUT.print(f"\n{folder}: done in {summary['seconds']:.0f} s")
+    OUT.print(f"open {report.path.resolve().as_uri()}")
+
+
 def _json(value: object) -> object:
     return str(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
 
@@ -173,25 +261,26 @@ def _measured(value: float, error: float, formal: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f} (formal {formal:.{digits}f})"
 
 
-def _print_table(against: Table) -> None:
+def _print_table(against: Table, *, published: bool = True) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("label", no_wrap=True)
     columns = ("bias", "rms", "robust", "error", "formal")
-    for name in (*columns, *(p.name for p in PUBLISHED)):
+    others = PUBLISHED if published else ()
+    for name in (*columns, *(p.name for p in others)):
         grid.add_column(name, justify="right")
     for row in against:
         own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
-        others = [p.scatter.get(row["LABEL"], np.nan) for p in PUBLISHED]
-        text = [two_digits(v) if np.isfinite(v) else "–" for v in (*own, *others)]
+        theirs = [p.scatter.get(row["LABEL"], np.nan) for p in others]
+        text = [two_digits(v) if np.isfinite(v) else "–" for v in (*own, *theirs)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
 
 
-def _print_coverage(covered: Table) -> None:
+def _print_coverage(covered: Table, what: str = "truth") -> None:
     for kind in ("formal", "calibrated"):
         rows = covered[covered["KIND"] == kind]
         if len(rows):
             parts = ", ".join(f"{r['LABEL']} {100 * r['COVER_68']:.0f}" for r in rows)
-            OUT.print(f"truth inside the {kind} 68 % interval, per cent of stars: {parts}")
+            OUT.print(f"{what} inside the {kind} 68 % interval, per cent of stars: {parts}")

@@ -34,11 +34,12 @@ _PLAIN = {
     "VMICRO": (r"$v_\mathrm{micro}$", "km/s"),
     "VMACRO": (r"$v_\mathrm{macro}$", "km/s"),
     "VSINI": (r"$v\,\sin i$", "km/s"),
+    "AK_TARG": (r"$A_K$", "mag"),
 }
 
 
 def label_unit(name: str) -> str:
-    """Unit of a catalogue label: ``'K'``, ``'km/s'`` or ``'dex'``."""
+    """Unit of a catalogue label: ``'K'``, ``'km/s'``, ``'mag'`` or ``'dex'``."""
     return _PLAIN.get(name.upper(), ("", "dex"))[1]
 
 

@@ -89,12 +89,15 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     """Pulls of every label, ours less ASPCAP's over the joint error, against the unit normal.
 
     The numbers are standard deviation, robust one, and the shares of stars whose pull is inside the
-    central 68 and 95 % of the normal. Pulls beyond 5 are counted in the outermost bins.
+    central 68 and 95 % of the normal. Pulls beyond 5 are counted in the outermost bins. Labels that
+    the catalogue has no errors for have no pulls, and no panel.
     """
-    figure, axes = _panels(len(comparison.names), (3.7, 3.5))
+    columns = np.flatnonzero(np.isfinite(comparison.pull()).any(axis=0)).tolist()
+    figure, axes = _panels(len(columns), (3.7, 3.5))
     edges = np.linspace(-_WIDEST, _WIDEST, 31)
     fine = np.linspace(-_WIDEST, _WIDEST, 301)
-    for i, (ax, name) in enumerate(zip(axes, comparison.names, strict=False)):
+    for ax, i in zip(axes, columns, strict=False):
+        name = comparison.names[i]
         ax.plot(fine, np.exp(-0.5 * fine**2) / np.sqrt(2 * np.pi), color=BLACK, lw=1.2, ls="--")
         top = 0.4
         for k, kind in enumerate(comparison.kinds):
@@ -113,14 +116,14 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
                     transform=ax.transAxes, va="top", fontsize=8.5)  # fmt: skip
         ax.set(xlim=(-_WIDEST, _WIDEST), ylim=(0, 1.55 * top))
         ax.set_xlabel(f"pull of {label_tex(name)}")
-    for ax in axes[:: min(3, len(comparison.names))]:
+    for ax in axes[:: min(3, len(columns))]:
         ax.set_ylabel("density of stars")
     handles = [
         Line2D([], [], color=_STYLES[k][0], lw=2, label=f"with {k} errors")
         for k in comparison.kinds
     ]
     handles.append(Line2D([], [], color=BLACK, ls="--", label="unit normal"))
-    _legend(figure, axes, len(comparison.names), handles)
+    _legend(figure, axes, len(columns), handles)
     text = f"Pulls: ours less ASPCAP's over the joint error, {len(comparison.stars)} stars"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure

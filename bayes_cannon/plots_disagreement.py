@@ -98,8 +98,10 @@ def plot_disagreements(
 
 def _complete(comparison: AspcapComparison) -> list[str]:
     """Stars with all labels in both, the one that disagrees most first."""
-    table = comparison.stars
-    return [str(s) for s in table["APOGEE_ID"][table["N_LABELS"] == len(comparison.names)]]
+    ours = comparison.mean[comparison.judged]
+    known = np.isfinite(ours).all(axis=1) & np.isfinite(comparison.aspcap).all(axis=1)
+    complete = set(comparison.star_id[known].tolist())
+    return [str(s) for s in comparison.stars["APOGEE_ID"] if str(s) in complete]
 
 
 def _draw_star(

@@ -83,18 +83,22 @@ def plot_gradients(
         len(names), 1, figsize=(12, 1.2 + 2.3 * len(names)), sharex=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
+    reached = cannon.wavelength[part][[0, -1]]
+    known = {n: _between(_known_lines(n, cannon.medium), *reached, cannon.medium) for n in names}
+    dotted = any(len(lines) for lines in known.values())
     for ax, name, k in zip(axes[:, 0], names, columns, strict=True):
         step, shown = _step(cannon.basis.units[k])
         curve = _draw(ax, cannon, gradient, k, part, step)
         low, high = _range(curve)
         height = high - low
-        ax.set_ylim(low - 0.08 * height, high + (0.55 if n_lines else 0.08) * height)
+        ax.set_ylim(low - 0.08 * height, high + (0.55 if n_lines and dotted else 0.08) * height)
         ax.set_ylabel(f"{label_tex(name)}\nflux per {shown}")
-        _name_lines(ax, cannon, part, curve, _known_lines(name, cannon.medium), n_lines)
+        _name_lines(ax, cannon, part, curve, known[name], n_lines)
     axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
     title = title_of("Gradients of the model flux", simulated=cannon.simulated)
     figure.suptitle(f"{title}\nat {_labels_text(cannon, at)}", fontsize=11)
-    figure.legend(handles=_handles("known lines of the label"), loc="outside lower center", ncols=3)
+    handles = _handles("known lines of the label" if dotted else None)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
 
 
@@ -198,6 +202,10 @@ def _known_lines(name: str, medium: str) -> Table:
         return load_lines()[:0]
 
 
+def _between(lines: Table, low: float, high: float, medium: str) -> Table:
+    return lines[(lines[medium] >= low) & (lines[medium] <= high)]
+
+
 def _range(curve: FloatArray) -> tuple[float, float]:
     """Lowest and highest known value, zero among them; never equal."""
     known = curve[np.isfinite(curve)]
@@ -217,12 +225,14 @@ def _labels_text(cannon: Cannon, at: FloatArray) -> str:
     )
 
 
-def _handles(dotted: str) -> list[Line2D | Patch]:
-    return [
+def _handles(dotted: str | None) -> list[Line2D | Patch]:
+    handles: list[Line2D | Patch] = [
         Line2D([], [], color=BLUE, lw=0.9, label="posterior mean"),
         Patch(color=SKY, alpha=0.6, lw=0, label="95 % band"),
-        Line2D([], [], color=GREY, lw=0.8, ls=":", label=dotted),
     ]
+    if dotted:
+        handles.append(Line2D([], [], color=GREY, lw=0.8, ls=":", label=dotted))
+    return handles
 
 
 def _draw(
@@ -244,9 +254,7 @@ def _name_lines(
     ax: Axes, cannon: Cannon, part: slice, curve: FloatArray, known: Table, n_lines: int
 ) -> None:
     """Dot the lines in the panel, and name those at which the curve is strongest."""
-    low, high = ax.get_xlim()
     wavelength, medium = cannon.wavelength[part], cannon.medium
-    known = known[(known[medium] >= low) & (known[medium] <= high)]
     values = []
     for line in known[medium]:
         ax.axvline(float(line), color=GREY, lw=0.8, ls=":", zorder=0)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.lines import explain_peaks
+from bayes_cannon.lines import explain_peaks, load_lines
 from bayes_cannon.plots_common import (
     BLACK,
     BLUE,
@@ -33,13 +33,20 @@ FloatArray = NDArray[np.float64]
 Window = tuple[float, float] | None
 _NAMES_ABOVE = 74
 """Points that the names of lines take above an axes."""
+_BEYOND = 50.0
+"""Å outside the list of lines in which a peak is still worth a question mark."""
 
 
 def _peaks(wavelength: FloatArray, values: FloatArray, n: int, medium: str) -> Table:
-    """The strongest peaks and the lines near them; empty names where the list knows none."""
-    if n == 0:
-        return Table({"wavelength": [], "name": []})
-    return explain_peaks(wavelength, values, n, medium=medium)
+    """The strongest peaks and the lines near them; empty names where the list knows none.
+
+    Wavelengths that the list of lines does not reach have no peaks to name.
+    """
+    listed = np.asarray(load_lines()[medium])
+    covered = (wavelength >= listed.min() - _BEYOND) & (wavelength <= listed.max() + _BEYOND)
+    if not n or not covered.any():
+        return Table({"wavelength": [], "value": [], "name": np.array([], dtype=np.str_)})
+    return explain_peaks(wavelength, np.where(covered, values, np.nan), n, medium=medium)
 
 
 def plot_scatter(
@@ -67,13 +74,13 @@ def plot_scatter(
     ax.fill_between(x, low, high, color=BLUE, alpha=0.25, lw=0, label="one standard deviation")
     ax.set(xlim=(w[0], w[-1]), xlabel=wavelength_label(cannon.medium))
     ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
-    ax.set_ylabel("intrinsic scatter s\n(share of the continuum)")
+    ax.set_ylabel("intrinsic scatter s\n(in normalised flux)")
     peaks = _peaks(w, np.where(used, s, np.nan), n_lines, cannon.medium)
     mark_lines(ax, list(peaks["wavelength"]), [str(n) or "?" for n in peaks["name"]])
-    known = "; ?: no line known" if n_lines and (peaks["name"] == "").any() else ""
+    known = "; ?: no line known" if (peaks["name"] == "").any() else ""
     text = f"Scatter that labels and factors leave{known}"
     title = title_of(text, simulated=cannon.simulated)
-    ax.set_title(title, pad=_NAMES_ABOVE if n_lines else None)
+    ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
     ax.legend(loc="upper left", ncols=2, framealpha=0.9)
     return ax
 
@@ -117,6 +124,7 @@ def plot_loadings(
         len(chosen), 1, figsize=(12, 1.0 + 2.1 * len(chosen)), sharex=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
+    lines = ""
     for ax, j in zip(axes[:, 0], chosen, strict=True):
         loading = cannon.loadings[part, j]
         ax.plot(*with_gaps(w, loading, used), color=BLUE, lw=0.6)
@@ -125,12 +133,14 @@ def plot_loadings(
         ax.set_xlim(w[0], w[-1])
         low = min(float(loading[used].min(initial=0)), 0.0)
         high = max(float(loading[used].max(initial=1e-6)), 1e-6)
-        ax.set_ylim(low - 0.05 * (high - low), high + 0.6 * (high - low))
         peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines, cannon.medium)
         named = peaks[peaks["name"] != ""][:n_lines]
+        lines = ", with the lines they follow" if len(named) else lines
+        room = 0.6 if len(peaks) else 0.08  # for the names
+        ax.set_ylim(low - 0.05 * (high - low), high + room * (high - low))
         name_inside(ax, named["wavelength"], named["value"], named["name"])
     axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
-    title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors, with the lines they follow"
+    title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors{lines}"
     figure.suptitle(title_of(title, simulated=cannon.simulated))
     return figure
 

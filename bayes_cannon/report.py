@@ -266,13 +266,16 @@ def _banner(inputs: ReportInputs) -> str:
 
 def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:
     n, names = len(inputs.table), ", ".join(shown_label(name) for name in inputs.names)
-    release = (inputs.summary.get("model") or {}).get("dataset", {}).get("release", "")
+    made_of = (inputs.summary.get("model") or {}).get("dataset", {})
+    own = made_of.get("source") == "own spectra"
+    spectra = (
+        made_of.get("spectra", "own") if own else f"{made_of.get('release', '').upper()} APOGEE"
+    )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Page(
         title=f"Labels of {n:,} {'star' if n == 1 else 'stars'}",
         lines=[
-            f"{names} from {f'{release.upper()} ' if release else ''}APOGEE spectra, by The Cannon "
-            "as two PyMC models",
+            f"{names} from {spectra.strip()} spectra, by The Cannon as two PyMC models",
             f"Run in the folder {inputs.folder.resolve().name}, report of {made}",
         ],
         banner=_banner(inputs),

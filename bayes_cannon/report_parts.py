@@ -93,7 +93,7 @@ def shown_label(name: str) -> str:
     >>> shown_label("TEFF"), shown_label("MG_FE"), shown_label("VSINI")
     ('Teff', '[Mg/Fe]', 'VSINI')
     """
-    known = {"TEFF": "Teff", "LOGG": "log g"}
+    known = {"TEFF": "Teff", "LOGG": "log g", "AK_TARG": "A_K", "ALPHA_M": "[α/M]"}
     top, _, bottom = name.upper().partition("_")
     if name.upper() in known or not bottom or "_" in bottom:
         return known.get(name.upper(), name)

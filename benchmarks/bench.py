@@ -15,12 +15,21 @@ from pathlib import Path
 
 from common import busy, machine, say
 
-SECTIONS = ("reading", "training", "inference", "accuracy", "label_errors", "zoo")
+SECTIONS = (
+    "reading",
+    "training",
+    "inference",
+    "accuracy",
+    "label_errors",
+    "real",
+    "zoo",
+)
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks
 
-Written by `make bench`; `benchmarks/README.md` says what is measured. Every spectrum here is
-simulated from synthesised giants or drawn from the model itself: real data are not as kind.
+Written by `make bench`; `benchmarks/README.md` says what is measured. Every spectrum here, those of
+the real giants excepted, is simulated from synthesised giants or drawn from the model itself: real
+data are not as kind.
 Goals are in the tables. Times are wall-clock seconds.
 """
 

@@ -49,6 +49,12 @@ def real_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def shipped_dir() -> Path:
+    """Folder with the real APOGEE files that come with the tests."""
+    return Path(__file__).resolve().parent / "data"
+
+
+@pytest.fixture(scope="session")
 def big_report(tmp_path_factory: pytest.TempPathFactory) -> "Report":
     """The report of a run of 500 stars, some of them with hostile names."""
     from bayes_cannon.report import write_report

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -22,8 +21,8 @@ from tests.archive_server import ArchiveServer
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 FROM_ARCHIVE = "5_real_apogee_fields"
 """The notebook that downloads."""
-MYSTERY = "mystery_spec_wiped.fits"
-REAL_MYSTERY = Path(__file__).resolve().parents[2] / "shared" / "real" / MYSTERY
+MYSTERY = "BAYES_CANNON_MYSTERY"
+"""Variable with which the user names a spectrum of his own."""
 # With a back end of matplotlib's named, the figures would not be drawn into the notebook.
 _OF_THE_USER = ("BAYES_CANNON_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "MPLBACKEND")
 
@@ -31,7 +30,7 @@ _OF_THE_USER = ("BAYES_CANNON_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "MPLB
 def execute(
     path: Path, folder: Path, environment: Mapping[str, str] | None = None, *, timeout: int = 600
 ) -> nbformat.NotebookNode:
-    """Execute a notebook in `folder`, with no settings but these; the real spectrum is beside it.
+    """Execute a notebook in `folder`, with no settings but these.
 
     Parameters
     ----------
@@ -51,8 +50,6 @@ def execute(
     """
     kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(_OF_THE_USER)}
     own = {"BAYES_CANNON_NOTEBOOK_DIR": str(folder), **(environment or {})}
-    if REAL_MYSTERY.exists():
-        shutil.copy(REAL_MYSTERY, folder / MYSTERY)
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook, timeout=timeout, kernel_name="python3", record_timing=False,

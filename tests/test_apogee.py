@@ -665,6 +665,17 @@ def test_kinds_of_file_are_not_mixed_up(good: Path, tmp_path: Path) -> None:
 # Real files --------------------------------------------------------------------------------
 
 
+def test_real_files_of_dr17_are_read_together(shipped_dir: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        spectra, problems = read_spectra(sorted(shipped_dir.glob("apStar-*.fits.gz")))
+    assert problems == []
+    assert spectra.star_id.tolist() == ["2M17335483-2753043", "2M19485057+5005279"]
+    assert (spectra.good.sum(axis=1) > 4000).all()
+    np.testing.assert_allclose(spectra.snr, [154.16, 137.49], atol=0.01)
+    assert not spectra.simulated
+
+
 def test_real_files_are_all_read(real_dir: Path) -> None:
     paths = [*sorted(real_dir.glob("apStar-*.fits")), real_dir / "mystery_spec_wiped.fits"]
     with warnings.catch_warnings():
@@ -684,9 +695,9 @@ def test_real_files_are_all_read(real_dir: Path) -> None:
         ("2M19485057+5005279", 1, 774, 138, 137.49, 13.96, "K04_083+13"),
     ],
 )
-def test_real_dr17(real_dir: Path, name: str, n_visits: int, n_gaps: int, n_huge: int,
+def test_real_dr17(shipped_dir: Path, name: str, n_visits: int, n_gaps: int, n_huge: int,
                    snr: float, vhelio: float, field: str) -> None:  # fmt: skip
-    star = read_apstar(real_dir / f"apStar-dr17-{name}.fits")
+    star = read_apstar(shipped_dir / f"apStar-dr17-{name}.fits.gz")
     assert (star.star_id, star.n_visits, star.field) == (name, n_visits, field)
     assert (star.release, star.telescope, star.row) == ("dr17", "", 0)
     assert star.snr == pytest.approx(snr, abs=0.01)
@@ -704,10 +715,9 @@ def test_real_dr17(real_dir: Path, name: str, n_visits: int, n_gaps: int, n_huge
         assert 750 < one.gap.sum() < 800
 
 
-def test_real_dr17_globally_weighted(real_dir: Path) -> None:
-    star = read_apstar(
-        real_dir / "apStar-dr17-2M17335483-2753043.fits", weighting="global", bad_bits="lab"
-    )
+def test_real_dr17_globally_weighted(shipped_dir: Path) -> None:
+    path = shipped_dir / "apStar-dr17-2M17335483-2753043.fits.gz"
+    star = read_apstar(path, weighting="global", bad_bits="lab")
     assert (star.row, star.mask_row) == (1, 0)
     assert star.bad_fraction == pytest.approx(0.022, abs=0.001)
 

@@ -415,3 +415,23 @@ def test_spectra_that_cannot_be_shown(with_model) -> None:
         plots.plot_disagreements(
             replace(compared, stars=compared.stars[:0]), cannon, spectra, window=window
         )
+
+
+def test_label_without_catalogue_errors_has_no_panel_of_pulls() -> None:
+    known = make_catalogue(TRUTH)
+    errors = known.errors.copy()
+    errors[:, 1] = np.nan
+    found = aspcap_comparison(make_result(TRUTH), replace(known, errors=errors))
+    figure = plots.plot_pulls(found)
+    shown = [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel()]
+    assert len(shown) == 2
+    assert not any("log" in text for text in shown)
+
+
+def test_spectra_are_shown_of_stars_whose_catalogue_lacks_an_error(with_model) -> None:
+    compared, cannon, spectra = with_model
+    stars = compared.stars.copy()
+    stars["N_LABELS"] = len(compared.names) - 1
+    window = (float(cannon.wavelength[0]), float(cannon.wavelength[-1]))
+    lacking = replace(compared, stars=stars)
+    assert len(plots.plot_disagreements(lacking, cannon, spectra, window=window).axes) == 6

@@ -247,6 +247,14 @@ def test_models_that_do_not_know_their_preparation(files):
         spectra_to_infer(CANNON, [files[0]])
 
 
+def test_a_folder_of_real_files(model, shipped_dir, caplog):
+    spectra, _ = spectra_to_infer(model, [shipped_dir])
+    assert spectra.star_id.tolist() == ["2M17335483-2753043", "2M19485057+5005279"]
+    assert spectra.good.any(axis=1).all()
+    assert not spectra.simulated
+    assert not caplog.messages
+
+
 def test_real_files_of_several_releases(model, real_dir, caplog):
     found = sorted(real_dir.glob("apStar-*.fits"))
     assert len({path.name.split("-")[1] for path in found}) > 1

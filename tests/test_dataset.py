@@ -410,6 +410,16 @@ def test_prepare_spectra_refuses(dataset: TrainingSet, six: Path, tmp_path: Path
         prepare_spectra(paths, like={"bad_bits": 1})
 
 
+def test_real_files_of_dr17(dataset: TrainingSet, shipped_dir: Path) -> None:
+    spectra, problems = prepare_spectra(sorted(shipped_dir.glob("apStar-*.fits.gz")), like=dataset)
+    assert problems == ()
+    assert spectra.star_id.tolist() == ["2M17335483-2753043", "2M19485057+5005279"]
+    assert not spectra.simulated
+    assert (spectra.good.mean(axis=1) > 0.8).all()
+    for flux, good in zip(spectra.flux, spectra.good, strict=True):
+        assert 0.95 < np.quantile(flux[good], 0.85) < 1.08
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real files are not here")
 def test_real_files_of_several_releases(dataset: TrainingSet) -> None:
     names = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import email.utils
+import gzip
 import hashlib
 import logging
 import os
@@ -876,6 +877,13 @@ def test_check_of_other_fits_files(tmp_path, survey):
         path, overwrite=True
     )
     assert check_spectrum(path) == "not an apStar file: 10 pixels, not 8575"
+
+
+def test_check_of_real_spectra_of_dr17(shipped_dir, tmp_path):
+    for packed in sorted(shipped_dir.glob("apStar-*.fits.gz")):
+        path = tmp_path / packed.stem
+        path.write_bytes(gzip.decompress(packed.read_bytes()))
+        assert check_spectrum(path) == ""
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real spectra are not here")

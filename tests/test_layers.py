@@ -176,6 +176,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "cli_inputs",
         "finishing",
+        "gaia_xp",
         "model_error_fit",
         "plots",
         "posterior_tree",

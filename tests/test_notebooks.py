@@ -9,11 +9,12 @@ from tests.notebook_runner import (
     FROM_ARCHIVE,
     MYSTERY,
     NOTEBOOKS,
-    REAL_MYSTERY,
     execute,
     simulated_archive,
 )
 
+REAL = "6_real_gaia_xp_giants"
+"""The notebook on the real giants that come with the package."""
 N_STARS = 84
 """Twice the stars that a model of 21 terms can be trained and cross-validated on."""
 SMALL = {
@@ -40,11 +41,13 @@ def printed(notebook):
 @pytest.mark.parametrize(
     "path", [p for p in NOTEBOOKS if p.stem != FROM_ARCHIVE], ids=lambda p: p.stem
 )
-def test_notebook_runs_from_a_clean_kernel(path, tmp_path):
-    notebook = execute(path, tmp_path, SMALL)
+def test_notebook_runs_from_a_clean_kernel(path, tmp_path, shipped_dir):
+    own = shipped_dir / "apStar-dr17-2M17335483-2753043.fits.gz"
+    notebook = execute(path, tmp_path, {**SMALL, MYSTERY: str(own)})
     assert has_figures(notebook)
-    if MYSTERY in str(notebook.cells) and REAL_MYSTERY.exists():
+    if MYSTERY in str(notebook.cells):
         assert "a real spectrum" in printed(notebook)
+        assert "2M17335483-2753043" in printed(notebook)
 
 
 @pytest.mark.slow
@@ -84,6 +87,21 @@ def test_committed_outputs_do_not_tell_of_the_machine_that_made_them(path):
             assert not OF_THIS_MACHINE.search(text), text[:300]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_notebook_shows_no_spectrum_of_the_users(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert "a real spectrum" not in printed(notebook)
+    assert "mystery_spec" not in str(notebook)
+
+
+def test_committed_notebook_on_real_giants_simulates_nothing():
+    (path,) = [p for p in NOTEBOOKS if p.stem == REAL]
+    notebook = nbformat.read(path, as_version=4)
+    assert "1500 real stars" in printed(notebook)
+    assert "1000 to train on, 500 held out" in printed(notebook)
+    assert "simulated" not in printed(notebook).lower()
+
+
 def test_committed_notebook_on_real_fields_says_that_its_stars_are_simulated():
     (path,) = [p for p in NOTEBOOKS if p.stem == FROM_ARCHIVE]
     notebook = nbformat.read(path, as_version=4)
@@ -92,4 +110,4 @@ def test_committed_notebook_on_real_fields_says_that_its_stars_are_simulated():
 
 
 def test_there_are_notebooks():
-    assert any(p.stem == FROM_ARCHIVE for p in NOTEBOOKS)
+    assert {FROM_ARCHIVE, REAL} <= {p.stem for p in NOTEBOOKS}

@@ -294,6 +294,23 @@ def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
         plots.plot_loadings(cannon, factors=[2])
 
 
+def test_spectra_beyond_the_list_of_lines_are_drawn_without_marks_for_lines(cannon: Cannon) -> None:
+    optical = replace(cannon, wavelength=cannon.wavelength / 3)
+    ax = plots.plot_scatter(optical, n_lines=25)
+    assert not ax.texts
+    assert "no line known" not in ax.get_title()
+    figure = plots.plot_loadings(optical)
+    assert title(figure) == "Loadings of 2 of 2 factors (simulated)"
+    low, high = figure.axes[0].get_ylim()
+    drawn = np.asarray(figure.axes[0].lines[0].get_ydata(), float)
+    assert high - np.nanmax(drawn) < 0.1 * (high - low)
+    gradients = plots.plot_gradients(optical, window=None)
+    assert [t.get_text() for t in gradients.legends[0].get_texts()] == [
+        "posterior mean",
+        "95 % band",
+    ]
+
+
 def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
     figure = plots.plot_gradients(cannon, window=(16090, 16110))
     assert len(figure.axes) == 3

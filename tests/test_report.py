@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon.cannon import Cannon
+from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import (
     BayesCannonWarning,
     FileFormatError,
@@ -382,3 +383,25 @@ def test_a_model_of_all_stars_is_read_back(tmp_path):
     cannon = replace(make_model(50), held_out=np.array([], dtype=np.str_))
     cannon.save(tmp_path / "cannon.nc")
     assert Cannon.load(tmp_path / "cannon.nc").held_out.size == 0
+
+
+def test_own_spectra_and_their_catalogue_are_called_by_their_names(tmp_path):
+    run = make_run(tmp_path, n_stars=20, n_pixels=300)
+    path = run / "summary.json"
+    summary = json.loads(path.read_text())
+    for settings, text in (
+        ({"release": "dr17"}, "from DR17 APOGEE spectra, by"),
+        ({"source": "own spectra"}, "from own spectra, by"),
+        ({"source": "own spectra", "spectra": "Gaia DR3 XP"}, "from Gaia DR3 XP spectra, by"),
+    ):
+        summary["model"]["dataset"] = settings
+        path.write_text(json.dumps(summary))
+        assert text in write_report(run, sections=()).path.read_text()
+    dataset = TrainingSet.load(tmp_path / "dataset.nc")
+    named = replace(dataset, settings={"labels": "APOGEE DR17"})
+    sections = tuple(s for s in SECTIONS if s.key == "one-to-one")
+    for stars, text in ((dataset, "catalogue (ASPCAP)"), (named, "catalogue (APOGEE DR17)")):
+        assert (
+            f"Against the {text}"
+            in write_report(run, dataset=stars, sections=sections).path.read_text()
+        )

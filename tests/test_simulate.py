@@ -21,7 +21,6 @@ from bayes_cannon.simulation_settings import DECOY_REASONS
 
 N_STARS = 30
 SETTINGS = SimulationSettings(decoys_per_cut=1)
-REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 BAD_BITS = 0x40FF
 LAB_BITS = 4351
 
@@ -196,9 +195,8 @@ def test_as_many_pixels_are_flagged_as_in_real_files(survey: Path) -> None:
     assert 0.015 < several.mean() < 0.035  # real combinations of three have 0.022
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="real spectra are not here")
-def test_structure_is_that_of_a_real_file(survey: Path) -> None:
-    real = REAL / "apStar-dr17-2M17335483-2753043.fits"
+def test_structure_is_that_of_a_real_file(survey: Path, shipped_dir: Path) -> None:
+    real = shipped_dir / "apStar-dr17-2M17335483-2753043.fits.gz"
     three = next(p for p in spectra_files(survey) if fits.getval(p, "NVISITS") == 3)
     with fits.open(real) as theirs, fits.open(three) as ours:
         assert len(theirs) == len(ours)
