@@ -22,6 +22,7 @@ from bayes_cannon.errors import FileFormatError, LabelError
 from bayes_cannon.fits_table import FitsTable, find_table, read_columns
 from bayes_cannon.fitsfile import open_fits
 from bayes_cannon.sdss import Release, Spectrum
+from bayes_cannon.user_paths import user_path
 
 __all__ = [
     "CatalogueColumn",
