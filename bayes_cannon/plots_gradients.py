@@ -83,8 +83,8 @@ def plot_gradients(
         len(names), 1, figsize=(12, 1.2 + 2.3 * len(names)), sharex=True, squeeze=False,
         layout="constrained",
     )  # fmt: skip
-    reached = cannon.wavelength[part][[0, -1]]
-    known = {n: _between(_known_lines(n, cannon.medium), *reached, cannon.medium) for n in names}
+    low, high = cannon.wavelength[part][[0, -1]]
+    known = {n: _between(_known_lines(n, cannon.medium), low, high, cannon.medium) for n in names}
     dotted = any(len(lines) for lines in known.values())
     for ax, name, k in zip(axes[:, 0], names, columns, strict=True):
         step, shown = _step(cannon.basis.units[k])
