@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.labels import Labels
 from bayes_cannon.posterior_moments import DIMS, group_of
-from bayes_cannon.run_read import open_run
 from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
 
 __all__ = [
@@ -173,20 +172,18 @@ def _text(star: Any) -> str:
 def as_result(given: Any) -> xr.DataTree:
     """A result of inference with its dims chain, draw and star.
 
-    Of one star or one chain (``result.sel(star=...)``) the dimension is put back; a run, or the
-    folder of one, stands for its posteriors.
+    Of one star or one chain (``result.sel(star=...)``) the dimension is put back; a run stands for
+    its posteriors.
 
     Raises
     ------
     InvalidDataError
         If it is no such result.
-    FileFormatError
-        If a folder holds no run.
     """
     tree = given
     if isinstance(given, str | os.PathLike):
-        tree = open_run(given)
-    elif not isinstance(given, xr.DataTree):
+        raise InvalidDataError(f"open the run first: bc.open_run({str(given)!r}).")
+    if not isinstance(given, xr.DataTree):
         tree = getattr(given, "result", None)
     if not isinstance(tree, xr.DataTree):
         raise InvalidDataError(
