@@ -7,13 +7,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.apogee import ASPCAP_WINDOWS
-from bayes_cannon.cannon import Cannon
 from bayes_cannon.columns import names_of, one_or_more
 from bayes_cannon.continuum import ContinuumSettings, warn_masked
 from bayes_cannon.cuts import Cuts, CutStep, apply_cuts, log_steps
@@ -27,6 +26,15 @@ from bayes_cannon.survey import Survey, open_survey
 from bayes_cannon.user_paths import user_path
 
 __all__ = ["prepare", "prepare_spectra"]
+
+
+class Trained(Protocol):
+    """A trained model: its settings hold, under ``dataset``, how its training set was made."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings by part: ``dataset``, ``training``, ``versions``."""
+
 
 _INFO = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
 
@@ -117,7 +125,7 @@ def prepare(
 def prepare_spectra(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
-    like: TrainingSet | Cannon | Mapping[str, Setting],
+    like: TrainingSet | Trained | Mapping[str, Setting],
     star_ids: Sequence[str] | None = None,
     visit: int | None = None,
     progress: Progress | None = None,
@@ -169,12 +177,13 @@ def prepare_spectra(
     return spectra, read.problems
 
 
-def _settings_of(like: TrainingSet | Cannon | Mapping[str, Setting]) -> Mapping[str, Setting]:
+def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
     """How a training set was made."""
     if isinstance(like, TrainingSet):
         return like.settings
-    if isinstance(like, Cannon):
-        settings: Mapping[str, Setting] = like.settings.get("dataset") or {}
+    recorded = getattr(like, "settings", None)
+    if isinstance(recorded, Mapping):  # a trained model keeps those of its training set
+        settings: Mapping[str, Setting] = recorded.get("dataset") or {}
         return settings
     if not isinstance(like, Mapping):
         raise InvalidDataError(
