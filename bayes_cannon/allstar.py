@@ -132,6 +132,8 @@ class Catalogue:
 
     def select(self, rows: ArrayLike) -> Catalogue:
         """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names."""
+        if np.asarray(rows).dtype == bool and np.shape(rows) != (len(self),):
+            raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
         index = index_of(self.star_id, rows)
         table = self.table[index]
         return Catalogue(table, self.release, self.path, self.simulated, self.star_id[index])

@@ -18,7 +18,6 @@ from bayes_cannon.features import PolynomialBasis
 from bayes_cannon.label_moments import label_moments
 from bayes_cannon.labels import Labels
 from bayes_cannon.packing import pack_outer, packed_size, packed_weights, unpack
-from bayes_cannon.spectra import NormalizedSpectra
 from bayes_cannon.storage import read_tree, write_tree
 from bayes_cannon.training_priors import Hyperparameters
 
@@ -209,14 +208,6 @@ class Cannon:
         terms = packed_size(self.basis.n_terms)
         variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
         return Gradient(dv @ self.theta.T, np.sqrt(np.maximum(variance, 0.0)))
-
-    def require_medium(self, spectra: NormalizedSpectra) -> None:
-        """Raise `InvalidDataError` where spectra are in air and the model in vacuum, or so."""
-        if spectra.medium != self.medium:
-            raise InvalidDataError(
-                f"the wavelengths of the spectra are in {spectra.medium}, those of the trained "
-                f"model in {self.medium}; give spectra as its training set was (medium=)."
-            )
 
     def term_cov(self, pixel: int) -> FloatArray:
         """Covariance of all coefficients of one pixel, shape (n_coef, n_coef)."""

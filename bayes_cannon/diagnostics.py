@@ -30,7 +30,7 @@ from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.packing import pack, pack_outer, packed_weights
 from bayes_cannon.residuals import ResidualBlock, checked_labels, residual_blocks
-from bayes_cannon.spectra import same_grid
+from bayes_cannon.spectra import require_medium, same_grid
 
 __all__ = ["Diagnostics", "FitQuality", "ResidualCorrelation", "diagnose", "fit_quality",
            "residual_correlation"]  # fmt: skip
@@ -314,7 +314,7 @@ def diagnose(cannon: Cannon, spectra: Any, labels: KnownLabels | None = None) ->
         raise InvalidDataError("the labels of the stars are needed.")
     if not np.array_equal(spectra.star_id, labels.star_id):
         raise InvalidDataError("spectra and labels must be of the same stars in the same order.")
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra's grid of {spectra.n_pixels} pixels is not the model's of "

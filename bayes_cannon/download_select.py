@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from bayes_cannon.allstar_download import catalogue_columns
 from bayes_cannon.columns import one_or_more, whole_number
-from bayes_cannon.cuts import Cuts
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.sdss import Release, check_field, check_star
 from bayes_cannon.spectra import name_some
@@ -84,9 +83,11 @@ class Request:
             number = isinstance(self.snr_min, int | float | np.number)
             if not number or isinstance(self.snr_min, bool) or not np.isfinite(self.snr_min):
                 raise DownloadError(f"snr_min must be a number or None, got {self.snr_min!r}.")
+        from bayes_cannon.cuts import Cuts
+
         if self.cuts is not None and not isinstance(self.cuts, Cuts) and not callable(self.cuts):
             raise DownloadError(
-                f"cuts must be a Cuts or a function of the table, not {type(self.cuts).__name__}."
+                f"cuts must be a Cuts or a function, got {type(self.cuts).__name__}."
             )
         object.__setattr__(self, "fields", _unique(self.fields, check_field))
         object.__setattr__(self, "stars", _unique(self.stars, check_star))

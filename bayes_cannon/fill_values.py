@@ -7,7 +7,7 @@ import re
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["is_fill_value", "known_label_values", "known_values"]
+__all__ = ["is_fill_value", "known_values"]
 
 FloatArray = NDArray[np.float64]
 
@@ -64,9 +64,3 @@ def is_fill_value(values: ArrayLike, name: str = "") -> NDArray[np.bool_]:
     if name.upper() == "TEFF":
         found |= numbers <= 0
     return found & np.isfinite(numbers)
-
-
-def known_label_values(values: ArrayLike, name: str = "") -> FloatArray:
-    """Values of a label with NaN in place of fill values (see `is_fill_value`)."""
-    numbers = np.asarray(values, dtype=np.float64)
-    return np.where(is_fill_value(numbers, name), np.nan, numbers)

@@ -23,7 +23,7 @@ from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_checks import StarStatus
 from bayes_cannon.model_priors import GivenPriors, priors_of
 from bayes_cannon.posterior_tree import join_blocks
-from bayes_cannon.spectra import NormalizedSpectra, name_some, same_grid
+from bayes_cannon.spectra import NormalizedSpectra, name_some, require_medium, same_grid
 from bayes_cannon.star_block import sample_block
 
 __all__ = [
@@ -173,7 +173,7 @@ def infer_blocks(
         )
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "

@@ -79,7 +79,9 @@ def simulate_stars(
     flux = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)
     flux = np.where(np.isfinite(flux), flux, 1.0)
     star_id = np.array([f"simulated{i}" for i in range(n_stars)])
-    spectra = NormalizedSpectra(star_id, cannon.wavelength, flux, weight, simulated=True)
+    spectra = NormalizedSpectra(
+        star_id, cannon.wavelength, flux, weight, simulated=True, medium=cannon.medium
+    )
     return spectra, labels
 
 

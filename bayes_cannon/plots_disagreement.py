@@ -29,7 +29,7 @@ from bayes_cannon.plots_common import (
     within,
 )
 from bayes_cannon.residuals import residual_blocks
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, require_medium
 
 __all__ = ["plot_disagreements"]
 
@@ -70,7 +70,7 @@ def plot_disagreements(
         If a star is not there or lacks labels, the grids differ, or the window holds no pixel.
     """
     spectra = as_spectra(spectra)
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "

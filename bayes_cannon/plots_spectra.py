@@ -33,7 +33,7 @@ from bayes_cannon.plots_common import (
     with_gaps,
     within,
 )
-from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra, require_medium
 
 __all__ = ["plot_continuum", "plot_model", "plot_spectrum"]
 
@@ -216,7 +216,7 @@ def plot_model(
     """
     spectra = as_spectra(spectra)
     row = row_of(spectra.star_id, star)
-    cannon.require_medium(spectra)
+    require_medium(spectra, cannon.medium)
     if spectra.n_pixels != cannon.n_pixels:
         raise InvalidDataError(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "

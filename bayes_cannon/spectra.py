@@ -14,7 +14,7 @@ from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
     "MEDIA", "NormalizedSpectra", "ObservedSpectra", "check_medium", "index_of", "name_some",
-    "same_grid",
+    "require_medium", "same_grid",
 ]  # fmt: skip
 
 MEDIA = ("vacuum", "air")
@@ -32,6 +32,15 @@ def check_medium(medium: str) -> str:
     if str(medium) not in MEDIA:
         raise InvalidDataError(f"the medium of wavelengths is 'vacuum' or 'air', not {medium!r}.")
     return str(medium)
+
+
+def require_medium(spectra: _Spectra, medium: str) -> None:
+    """Raise `InvalidDataError` where spectra are not in the medium of a trained model."""
+    if spectra.medium != medium:
+        raise InvalidDataError(
+            f"the wavelengths of the spectra are in {spectra.medium}, those of the trained model "
+            f"in {medium}; give spectra as its training set was (medium=)."
+        )
 
 
 def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:

@@ -31,6 +31,7 @@ class TrainedStandIn:
     training: Labels
     model_error: None = None
     simulated: bool = True
+    medium: str = "vacuum"
 
 
 @dataclass(frozen=True, eq=False)

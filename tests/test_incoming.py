@@ -557,7 +557,7 @@ def test_impossible_arguments_are_said_to_be(call, match):
         ({"release": 17}, "unknown release '17'"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"snr_min": "a"}, "snr_min must be a number or None, got 'a'"),
-        ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts or a function of the table, not dict"),
+        ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts or a function, got dict"),
     ],
 )
 def test_downloads_say_what_their_arguments_must_be(options, match, tmp_path):
