@@ -361,7 +361,15 @@ def _train(
     if settings.folds == 0:
         return cannon
     return _with_model_error(
-        cannon, stars, design, ivar, free, settings=settings, seed=seed, progress=progress
+        cannon,
+        stars,
+        design,
+        ivar,
+        free,
+        imputed=spectrum is not None,
+        settings=settings,
+        seed=seed,
+        progress=progress,
     )
 
 
@@ -372,6 +380,7 @@ def _with_model_error(
     ivar: NDArray[Any],
     free: NDArray[np.bool_] | None,
     *,
+    imputed: bool,
     settings: TrainingSettings,
     seed: int,
     progress: Progress | None,
@@ -383,9 +392,16 @@ def _with_model_error(
             f"the model error ({max(stars_needed(stars.labels.n_labels), settings.folds)} are "
             "needed)",
         )
+    seen, spectra = cannon, stars.spectra
+    if imputed:
+        # Labels that were inferred know of the complete stars, also of those that a fold leaves
+        # out: with them the errors of the label would come out up to twice too small.
+        rows = np.flatnonzero(stars.labels.complete)
+        seen = replace(cannon, training=cannon.training.select(rows), factors=cannon.factors[rows])
+        spectra, design, ivar = spectra.select(rows), design.rows(rows), ivar[rows]
     try:
         found = cross_validate(
-            cannon, stars.spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
+            seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
             priors=settings.priors, progress=progress,
         )  # fmt: skip
         if progress is not None:

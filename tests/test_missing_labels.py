@@ -1,5 +1,7 @@
 """Training stars that lack a label: inferred from their spectra, no worse than dropped."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -73,3 +75,18 @@ def test_too_few_complete_stars_are_said(caplog):
 def test_unknown_ways_are_refused():
     with pytest.raises(FitError, match="missing must be 'auto', 'impute' or 'drop', not 'mean'"):
         TrainingSettings(missing="mean")
+
+
+def test_cross_validation_leaves_out_stars_with_inferred_labels(monkeypatch):
+    """They know of the stars that a fold leaves out: [Mg/Fe] came out twice too good."""
+    seen = []
+
+    def stop(cannon, spectra, design, *, ivar, **_options):
+        seen.append((cannon.training.n_stars, spectra.n_stars, len(design.mean), len(ivar)))
+        raise FitError("far enough")
+
+    monkeypatch.setattr(sys.modules["bayes_cannon.train"], "cross_validate", stop)
+    _, stars = lacking(60)
+    with pytest.raises(FitError, match="far enough"):
+        train(stars, settings=TrainingSettings(n_factors=0))
+    assert seen == [(40, 40, 40, 40)]
