@@ -221,8 +221,6 @@ class Animal:
         Of the inference.
     n_factors : int
         Where none are asked for.
-    flagged : int
-        Bits of LABEL_FLAG of which most of the test stars must have one.
     """
 
     name: str
@@ -236,7 +234,6 @@ class Animal:
     calibrated: bool = True
     method: str = "laplace"
     n_factors: int = 5
-    flagged: int = 0
 
 
 ZOO: dict[str, Animal] = {}
@@ -656,15 +653,6 @@ def one_cluster_with_errors_too_large() -> Survey:
     return replace(found, label_errors=dict(found.label_errors or {}) | {"FE_H": 0.01})
 
 
-@animal(flagged=int(LabelFlag.SPARSE_LABELS | LabelFlag.OUTSIDE_LABELS))
-def between_two_clusters() -> Survey:
-    """Trained on two clusters, tested on stars of all [Fe/H] between."""
-    return replace(
-        two_clusters(),
-        **{n: getattr(survey(), n) for n in ("test_flux", "test_ivar", "truth")},
-    )
-
-
 @animal()
 def one_label() -> Survey:
     return _only(survey(), ("FE_H",))
@@ -919,8 +907,6 @@ def faults(one: Animal, outcome: Outcome) -> list[str]:
         out.append(f"falsely told that spectra say little: {outcome.told}")
     if outcome.unknown != one.without_posterior:
         out.append(f"no posterior of test stars {outcome.unknown}, not {one.without_posterior}")
-    if one.flagged and np.mean(outcome.flags & one.flagged != 0) < 0.5:
-        out.append(f"most test stars lack a flag of {one.flagged}: {outcome.flags}")
     lost = LabelFlag.NO_PIXELS | LabelFlag.FAILED
     if not all(outcome.flags[i] & lost for i in outcome.unknown):
         out.append(f"no flag of test stars without a posterior: {outcome.flags}")
