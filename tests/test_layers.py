@@ -32,7 +32,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bits",
         "blocks",
         "cli_errors",
-        "download_manifest",
         "fitsfile",
         "folder_lock",
         "http_client",
@@ -70,6 +69,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "apstar_layout",
+        "download_manifest",
         "catalogue",
         "features",
         "fits_table",
