@@ -22,6 +22,7 @@ from bayes_cannon.errors import FileFormatError, LabelError
 from bayes_cannon.fits_table import FitsTable, find_table, read_columns
 from bayes_cannon.fitsfile import open_fits
 from bayes_cannon.sdss import Release, Spectrum
+from bayes_cannon.storage import write_atomically
 from bayes_cannon.user_paths import user_path
 
 __all__ = [
@@ -225,8 +226,10 @@ def read_allstar_rows(
     }
 
     def is_wanted(rows: NDArray[np.void]) -> NDArray[np.bool_]:
-        columns = {name: np.strings.strip(rows[source.names[name]]) for name in wanted}
-        return np.any([np.isin(columns[name], texts) for name, texts in wanted.items()], axis=0)
+        kept = np.zeros(len(rows), dtype=bool)
+        for name, texts in wanted.items():
+            kept |= np.isin(np.strings.strip(rows[source.names[name]]), texts)
+        return kept
 
     with open_fits(user_path(path)) as file:
         source = find_table(file)
@@ -246,9 +249,5 @@ def write_catalogue(table: Table, path: Path, release: Release) -> None:
     primary.header["RELEASE"] = (release.name, "data release")
     primary.header["APRED"] = (release.apred, "version of the spectra")
     primary.header["ASPCAP"] = (release.aspcap, "version of the catalogue")
-    part = path.with_name(path.name + ".part")
-    try:
-        fits.HDUList([primary, hdu]).writeto(part, overwrite=True)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    hdus = fits.HDUList([primary, hdu])
+    write_atomically(path, lambda part: hdus.writeto(part, overwrite=True), overwrite=True)

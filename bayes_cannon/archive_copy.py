@@ -29,6 +29,7 @@ from bayes_cannon.sdss import (
     spectrum_url,
 )
 from bayes_cannon.software import software_versions
+from bayes_cannon.storage import write_atomically
 from bayes_cannon.transfer import (
     DownloadProgress,
     Job,
@@ -224,9 +225,11 @@ class ArchiveCopy:
             return {}, not error.general
         checksums = parse_manifest(text)
         if checksums:
-            part = kept.with_name(kept.name + ".part")
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, kept)
+
+            def write(part: Path) -> None:
+                part.write_text(text, encoding="utf-8")
+
+            write_atomically(kept, write, overwrite=True)
         return checksums, ask
 
     def _is_present(self, job: Job) -> bool:

@@ -237,6 +237,8 @@ def _alone_in(folder: Path) -> Iterator[Path]:
             raise DownloadError(str(error)) from error
         try:
             yield folder
+        except OutputExistsError as error:
+            raise DownloadError(f"{error} What came is kept.") from error
         except OSError as error:
             raise DownloadError(
                 f"cannot write into {folder}: {reason_of(error)}; what came is kept."

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from astropy.table import Table
+
+from bayes_cannon.storage import write_atomically
 
 __all__ = ["ManifestEntry", "read_manifest", "write_manifest"]
 
@@ -82,9 +83,6 @@ def write_manifest(
     rows = [astuple(entries[name]) for name in sorted(entries)]
     types = ("str", "str", "int64", "str", "str", "str")
     table = Table(rows=rows or None, names=_NAMES, dtype=types, meta=dict(meta))
-    part = path.with_name(path.name + ".part")
-    try:
-        table.write(part, format="ascii.ecsv", overwrite=True)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(
+        path, lambda part: table.write(part, format="ascii.ecsv", overwrite=True), overwrite=True
+    )

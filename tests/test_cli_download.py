@@ -264,7 +264,7 @@ def test_star_that_is_not_in_the_catalogue(server, run, tmp_path):
         ((), "error: name at least one field or star to download."),
         (("--field", "m15"), "no stars in the field m15; check the spelling, capitals too."),
         (("--field", "M15", "--release", "dr19"), "unknown release 'dr19'; there are dr16, dr17."),
-        (("--field", "M15", "--allstar", "none.fits"), "none.fits cannot be read"),
+        (("--field", "M15", "--allstar", "none.fits"), "none.fits does not exist; check the path"),
         (("--field", "M15", "--sas-url", "data.sdss.org"), "give one that begins with https://."),
     ],
 )

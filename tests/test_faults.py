@@ -340,6 +340,25 @@ def test_download_onto_a_disk_that_fills_up(server, tmp_path, monkeypatch, part)
     assert (report.n_present > 0) == (part == "archive_copy.write_manifest")
 
 
+def test_catalogue_on_a_disk_that_fills_up(server, tmp_path, monkeypatch):
+    """The part of the file that was written is gone, and what stood there before is whole."""
+    from bayes_cannon.download import download_survey
+
+    monkeypatch.setenv("no_proxy", "*")
+    options = {"sas_url": server.sas_url, "skyserver_url": server.skyserver_url}
+    report = download_survey(tmp_path, fields=["M15"], **options)
+    before = report.catalogue.read_bytes()
+
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DownloadError, match=rf"cannot write .*{FULL}\. What came is kept"):
+        download_survey(tmp_path, fields=["M15"], **options)
+    assert report.catalogue.read_bytes() == before
+    assert not list(tmp_path.rglob("*.part"))
+
+
 def test_simulated_survey_on_a_disk_that_fills_up(tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -36,7 +36,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bits",
         "blocks",
         "cli_errors",
-        "download_manifest",
         "figure_files",
         "fitsfile",
         "folder_lock",
@@ -81,6 +80,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("label_units",),
     (
         "apstar_layout",
+        "download_manifest",
         "catalogue",
         "features",
         "fits_table",
