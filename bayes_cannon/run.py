@@ -7,7 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from bayes_cannon.label_flags import REMARKS
 from bayes_cannon.labels import Labels
 from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.priors import LabelPrior, LabelPriors
-from bayes_cannon.run_corners import corner_files, draw_corners
+from bayes_cannon.run_corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.run_digest import digest_of_labels, fingerprint
 from bayes_cannon.run_inputs import describe_inputs
 from bayes_cannon.run_store import RunStore, open_run
@@ -73,6 +75,7 @@ def infer_run(
     corner: Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     drawing: Progress | None = None,
@@ -93,8 +96,8 @@ def infer_run(
         Ids of the stars that get a corner plot.
     inputs
         Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
-    processes
-        Processes that draw corner plots, see `draw_corners`.
+    processes, executor
+        Processes, or an executor, that draw corner plots, see `draw_corners`.
     overwrite
         Replace a run that is there.
     progress, drawing
@@ -117,6 +120,7 @@ def infer_run(
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     spectra.index_of(list(corner))
+    refuse_both(executor, processes)
     settings = settings or InferenceSettings()
     if not isinstance(priors, LabelPriors):
         priors = LabelPriors.for_labels(cannon.basis.names, priors)
@@ -144,7 +148,11 @@ def infer_run(
         compared = _compare(table, aspcap, store.folder / "figures")
         if compared is not None:
             summary["against_catalogue"] = compared
-        _corners(store.folder, table, aspcap, corner, processes, drawing)
+        draw = partial(
+            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=drawing,
+            snr=dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True)),
+        )  # fmt: skip
+        _corners(store.folder, table, aspcap, corner, draw)
         summary["model"] = dict(cannon.settings)
         if inputs:
             summary["inputs"] = describe_inputs(store.folder, inputs)
@@ -251,8 +259,7 @@ def _corners(
     table: Table,
     aspcap: Labels | None,
     wanted: Sequence[str],
-    processes: int,
-    drawing: Progress | None,
+    draw: Callable[[Path, Mapping[str, Path]], None],
 ) -> None:
     """Draw the corner plots that are not there yet."""
     star_id = [str(star) for star in table["APOGEE_ID"]]
@@ -269,7 +276,7 @@ def _corners(
         shown.write_text(digest)
     todo = {s: files[s] for s in dict.fromkeys(wanted) if has[s] and not files[s].exists()}
     if todo:
-        draw_corners(folder, todo, aspcap=aspcap, processes=processes, progress=drawing)
+        draw(folder, todo)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
