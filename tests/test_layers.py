@@ -182,6 +182,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "label_sbc",
         "run",
     ),
+    ("report_registry",),
     (
         "report_settings",
         "report_tables",
