@@ -135,9 +135,10 @@ def _heading(result: xr.DataTree, star: str, snr: float | None, *, wide: bool) -
     """Lines above the figure: the star, then S/N and flags where they are known."""
     stats = group_of(result, "star_stats") if "star_stats" in result.children else xr.Dataset()
     row = row_of(stats["star"].values.astype(np.str_), star) if "star" in stats else 0
-    if snr is None and "snr" in stats:
-        snr = float(stats["snr"].values[row])
-    facts = [f"S/N {snr:.0f}"] if snr is not None and np.isfinite(snr) else []
+    known = np.nan if snr is None else float(snr)
+    if not np.isfinite(known) and "snr" in stats:
+        known = float(stats["snr"].values[row])
+    facts = [f"S/N {known:.0f}"] if np.isfinite(known) else []
     if "label_flag" in stats:
         flag = int(stats["label_flag"].values[row])
         flags = [str(bit.name) for bit in LabelFlag if flag & bit]

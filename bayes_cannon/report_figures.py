@@ -225,8 +225,11 @@ def corners(inputs: ReportInputs) -> Iterator[Item]:
     if not chosen:
         raise InvalidDataError("no star of the run has a posterior.")
     names = file_names("corner", [c.star for c in chosen], inputs.star_id.tolist())
+    snr = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
     for c in chosen:
-        draw = partial(plot_corner, inputs.result, c.star, aspcap=_known(inputs, c.star))
+        draw = partial(
+            plot_corner, inputs.result, c.star, aspcap=_known(inputs, c.star), snr=snr[c.star]
+        )
         yield Drawing(
             names[c.star], draw,
             f"Corner plot of {c.star}", f"{c.star}: {c.why}.", kept=True,

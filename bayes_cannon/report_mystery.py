@@ -36,12 +36,14 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
         yield Text(f"The first {_MOST_MYSTERIES} of {len(stars)} stars without catalogue labels.")
     every = [*inputs.star_id.tolist(), *other.star_id.tolist()]
     names = file_names("mystery", stars, list(dict.fromkeys(every)))
+    snr = dict(zip(other.star_id.tolist(), other.snr.tolist(), strict=True))
     for star in stars[:_MOST_MYSTERIES]:
         yield Heading(star)
         yield Text(mystery_story(other.table, star).text)
         truth = _truth_of(inputs, other.names, star)
         yield Drawing(
-            f"{names[star]}-corner", partial(plot_corner, other.result, star, truth=truth),
+            f"{names[star]}-corner",
+            partial(plot_corner, other.result, star, truth=truth, snr=snr[star]),
             f"Corner plot of {star}",
         )  # fmt: skip
         if other.cannon is None or other.spectra is None:

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import linregress
 
 from bayes_cannon import plots
 from bayes_cannon.cannon import Cannon
@@ -297,6 +298,7 @@ def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
 
 def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
     figure = plots.plot_gradients(cannon, window=(16090, 16110))
+    assert figure.axes[0].get_shared_x_axes().joined(*figure.axes[:2])
     assert len(figure.axes) == 3
     assert figure.axes[0].get_ylabel().endswith("flux per 100 K")
     assert figure.axes[2].get_ylabel() == "[Si/Fe]\nflux per 0.1 dex"
@@ -313,6 +315,22 @@ def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
     assert len(two.axes) == 1
     with pytest.raises(LabelError, match="unknown label 'NI_FE'"):
         plots.plot_gradients(cannon, names=["NI_FE"])
+
+
+def test_only_narrow_peaks_of_a_loading_are_named_on_their_side(cannon: Cannon) -> None:
+    """A broad wave and noise have no names; a line downwards is named below the curve."""
+    w = cannon.wavelength
+    up, down = (np.exp(-0.5 * ((w - at) / 0.3) ** 2) for at in (SI_LINE, 16064.397))
+    loading = 0.05 * np.sin((w - w[0]) / 30)
+    loading += 0.001 * np.random.default_rng(3).standard_normal(w.size)
+    figure = plots.plot_loadings(replace(cannon, loadings=np.stack([loading] * 2, axis=1)))
+    assert texts(figure.axes[0]) == []
+    loading += 0.03 * up - 0.03 * down
+    figure = plots.plot_loadings(replace(cannon, loadings=np.stack([loading] * 2, axis=1)))
+    place = {t.get_text(): t.get_position()[1] for t in figure.axes[0].texts}
+    assert sorted(place) == ["Si I 16064.4", "Si I 16099.2"]
+    assert place["Si I 16064.4"] < 0.2
+    assert place["Si I 16099.2"] > 0.8
 
 
 def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
@@ -445,7 +463,7 @@ def test_corner_names_snr_and_flags_where_they_are_known(result: xr.DataTree) ->
     columns = {"label_flag": ("star", flag), "snr": ("star", np.arange(N_STARS) + 50.0)}
     known["star_stats"] = xr.DataTree(xr.Dataset(columns, star))
     assert lines(plots.plot_corner(known, STAR))[1:] == ["S/N 53; flags: RHAT, POOR_CHI2"]
-    assert lines(plots.plot_corner(known, "S004", snr=np.nan))[1:] == ["no flags"]
+    assert lines(plots.plot_corner(known, "S004", snr=np.nan))[1:] == ["S/N 54; no flags"]
 
 
 def test_corner_cuts_a_formal_peak_that_would_flatten_the_calibrated_one(
@@ -553,6 +571,10 @@ def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None
     assert f"robust {row['ROBUST_SCATTER']:.3f} dex" in texts(figure.axes[2])[0]
     assert bottom.get_xlabel() == r"ASPCAP: $T_\mathrm{eff}$ (K)"
     assert bottom.get_ylabel() == "difference\n(K)"
+    fit = linregress(x, y - x)
+    trend = texts(top)[1]
+    assert trend.startswith("n = 59\nslope ")
+    assert trend.endswith(f"{fit.slope:+.5f} ± {fit.stderr:.5f}".replace("-", "−"))
     assert title(figure) == "Labels against ASPCAP, 59 stars (simulated)"
     assert "calibrated sd" in figure.legends[0].get_texts()[0].get_text()
 
