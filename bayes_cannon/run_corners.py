@@ -200,7 +200,7 @@ def _draw(
     tell: Callable[[int], None] | None = None,
 ) -> None:
     """Draw plots on one canvas, one after the other."""
-    if not files:
+    if not files or (_stop is not None and _stop.is_set()):
         return
     result, figure = open_run(run), Figure()
     known = set() if aspcap is None else set(aspcap.star_id.tolist())

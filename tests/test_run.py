@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -361,7 +362,7 @@ def test_an_executor_of_the_caller_draws_what_is_missing(finished, tmp_path, mon
     files = corner_files([str(s) for s in SPECTRA.star_id[:3]], tmp_path)
     first, *others = files.values()
     first.write_bytes(b"drawn before")
-    told, snr = [], {"star1": 123.0}
+    told, snr = [], {str(SPECTRA.star_id[1]): 123.0}
     with ThreadPoolExecutor(2) as pool:
         draw_corners(
             finished.folder, files, aspcap=labels_of(SPECTRA), snr=snr, executor=pool,
@@ -380,7 +381,7 @@ def test_an_executor_of_the_caller_draws_what_is_missing(finished, tmp_path, mon
 
 def test_what_a_worker_raises_comes_back_and_what_is_drawn_stays(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(run_corners, "_BATCH", 1)
-    files = corner_files(["star0", "nobody", "star1"], tmp_path)
+    files = corner_files(["star0", "nobody"], tmp_path)
     with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidDataError, match="nobody"):
         draw_corners(finished.folder, files, executor=pool)
     assert files["star0"].exists()
@@ -398,10 +399,22 @@ def test_processes_end_after_the_figure_at_hand_when_stopped(finished, tmp_path,
 
     monkeypatch.setattr(run_corners, "_stop", stop)
     monkeypatch.setattr(run_corners, "plot_corner", draw)
-    files = corner_files(["star0", "star1", "star2"], tmp_path)
+    files = corner_files([str(s) for s in SPECTRA.star_id[:3]], tmp_path)
     draw_corners(finished.folder, files)
     assert drawn == ["star0"]
     assert [path.exists() for path in files.values()] == [True, False, False]
+
+
+def test_what_lost_processes_left_is_drawn_here(finished, tmp_path, monkeypatch, caplog):
+    def lost(pool, run, files, todo, *others):
+        raise BrokenProcessPool("a process ended")
+
+    monkeypatch.setattr(run_corners, "_FEW", 1)
+    monkeypatch.setattr(run_corners, "_draw_with", lost)
+    files = corner_files([str(s) for s in SPECTRA.star_id[:2]], tmp_path)
+    draw_corners(finished.folder, files, processes=2)
+    assert all(path.exists() for path in files.values())
+    assert "a process that drew corner plots ended early" in caplog.text
 
 
 def test_an_executor_and_processes_are_two_ways_to_say_one_thing(finished, tmp_path):
