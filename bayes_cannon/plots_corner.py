@@ -351,7 +351,8 @@ def _write_legend(
 ) -> None:
     """Title, and in the empty half the legend with what contours and numbers are."""
     width, height = figure.get_size_inches()
-    note = "contours: 39.3 and 86.5 % of the draws\n(1σ, 2σ in 2-D)\n"
+    several = len(figure.axes) > 1
+    note = "contours: 39.3 and 86.5 % of the draws\n(1σ, 2σ in 2-D)\n" if several else ""
     note += "numbers, dotted: median, 16 to 84 %"
     note += "\nhigh peaks: cut at 4 times the lower one" if cut else ""
     figure.legend(
@@ -359,7 +360,8 @@ def _write_legend(
         bbox_to_anchor=(1 - 0.1 / width, 1 - (0.2 + _LINE * len(heading)) / height),
         alignment="left", borderaxespad=0.0,
     )  # fmt: skip
-    figure.suptitle(heading[0], fontsize=13, y=1 - 0.1 / height, va="top")
+    size = min(13.0, 72 * width / (0.6 * len(heading[0])))  # a long name fits, too
+    figure.suptitle(heading[0], fontsize=size, y=1 - 0.1 / height, va="top")
     if len(heading) > 1:
         figure.text(0.5, 1 - (0.16 + _LINE) / height, "\n".join(heading[1:]), fontsize=10,
                     color=_SOFT, ha="center", va="top")  # fmt: skip

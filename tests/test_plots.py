@@ -533,6 +533,17 @@ def test_corner_of_a_formal_posterior_alone(labels: Labels) -> None:
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["formal posterior"]
 
 
+def test_corner_of_one_label_and_a_long_name_keeps_its_title_inside(labels: Labels) -> None:
+    ids = labels.star_id.astype("<U40")
+    ids[3] = "mystery_apo25m-57.2-00042+5-apStar-dr17"
+    result = make_result(replace(labels, star_id=ids))
+    figure = plots.plot_corner(result, ids[3], names=["TEFF"])
+    figure.canvas.draw()
+    title = figure.texts[0].get_window_extent()
+    assert 0 < title.x0 < title.x1 < figure.bbox.x1
+    assert "contours" not in figure.legends[0].get_title().get_text()
+
+
 def test_corner_takes_a_catalogue_that_lacks_a_label(result: xr.DataTree, labels: Labels) -> None:
     figure = plots.plot_corner(result, STAR, aspcap=labels.only(["FE_H"]))
     assert np.isfinite([ax.get_xlim() for ax in figure.axes]).all()
