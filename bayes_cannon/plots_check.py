@@ -14,12 +14,13 @@ from scipy.stats import binom
 from bayes_cannon.check import LEVELS, TOLERANCES, Check
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.labels import label_tex
-from bayes_cannon.plots_common import BLUE, GREY, ORANGE, label_text, new_figure, title_of
+from bayes_cannon.plots_common import BLACK, GREY, PURPLE, label_text, new_figure, title_of
+from bayes_cannon.plots_posterior import POSTERIOR_STYLES
 from bayes_cannon.scores import Scores
 
 __all__ = ["plot_calibration", "plot_scores"]
 
-_COLOURS = {"formal": ORANGE, "calibrated": BLUE}
+_COLOURS = {style.name: style.color for style in POSTERIOR_STYLES.values()}
 _BINS = 10
 _AXES = {
     "S/N": "S/N per pixel",
@@ -70,6 +71,7 @@ def plot_calibration(check: Check, reference: str) -> Figure:
     axes[0, 0].set_ylabel("fraction of stars inside")
     axes[1, 0].set_ylabel("stars per bin / expected")
     axes[1, 0].set_ylim(bottom=0)
+    axes[0, 0].set_ylim(_lowest(check, reference), 1.02)
     n = int(max(check.coverage["N"][check.coverage["REFERENCE"] == reference]))
     text = f"Calibration against the {reference}, {n} held-out stars"
     figure.suptitle(title_of(text, simulated=check.simulated), fontsize=13)
@@ -98,8 +100,18 @@ def _draw_coverage(ax: Axes, check: Check, reference: str, label: str) -> None:
                 low, high = tolerance.limits(int(row["N"]))
                 ax.plot([tolerance.level] * 2, [low, high], color="black", lw=7, alpha=0.18,
                         solid_capstyle="butt")  # fmt: skip
-    ax.set(xlim=(0.45, 1), ylim=(0, 1.02), xticks=LEVELS)
+    ax.set(xlim=(0.45, 1), xticks=LEVELS)
     ax.set_xticklabels([f"{level:.2f}" if level != 0.9 else "" for level in LEVELS])
+
+
+def _lowest(check: Check, reference: str) -> float:
+    """Lower end of the axis of coverage: all points and tolerances with their errors are inside."""
+    rows = check.coverage[check.coverage["REFERENCE"] == reference]
+    low = [min(LEVELS), *(t.limits(int(row["N"]))[0] for row in rows for t in TOLERANCES)]
+    for level in LEVELS:
+        name = f"COVER_{100 * level:g}"
+        low += [float(row[name]) - float(row[f"{name}_SE"]) for row in rows]
+    return max(0.0, float(np.nanmin(low)) - 0.03)
 
 
 def _draw_pit(ax: Axes, found: Scores, i: int, kind: str, *, last: bool) -> None:
@@ -150,7 +162,7 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
     for row, by in zip(axes, bys, strict=True):
         for ax, name in zip(row, names, strict=True):
             part = table[(table["BY"] == by) & (table["LABEL"] == name)]
-            for column, colour, marker, ideal in (("MEAN", BLUE, "o", 0), ("SD", ORANGE, "s", 1)):
+            for column, colour, marker, ideal in (("MEAN", BLACK, "o", 0), ("SD", PURPLE, "s", 1)):
                 ax.axhline(ideal, color=colour, ls="--", lw=1, alpha=0.7)
                 ax.errorbar(part["CENTER"], part[column], part[f"{column}_SE"], fmt=marker + "-",
                             ms=5, lw=1, color=colour)  # fmt: skip
@@ -162,8 +174,8 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
     text = f"Rank-normalised scores of the {kind} posteriors against the {reference}"
     figure.suptitle(title_of(text, simulated=check.simulated), fontsize=13)
     handles = [
-        Line2D([], [], color=BLUE, marker="o", label="mean (dashed: unbiased)"),
-        Line2D([], [], color=ORANGE, marker="s", label="standard deviation (dashed: calibrated)"),
+        Line2D([], [], color=BLACK, marker="o", label="mean (dashed: unbiased)"),
+        Line2D([], [], color=PURPLE, marker="s", label="standard deviation (dashed: calibrated)"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure

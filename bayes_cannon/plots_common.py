@@ -225,18 +225,25 @@ def mark_lines(
 
 
 def name_inside(
-    ax: Axes, wavelength: Iterable[float], values: Iterable[float], names: Iterable[str]
+    ax: Axes,
+    wavelength: Iterable[float],
+    values: Iterable[float],
+    names: Iterable[str],
+    *,
+    below: bool = False,
 ) -> None:
     """Name points of a curve in the room above it, in four rows; what finds no place is left out.
 
     Parameters
     ----------
     ax
-        With its final limits, which leave room above the curve.
+        With its final limits, which leave room above the curve (or below).
     wavelength, values
         Of the points.
     names
         What to write; no longer than ``Mg I 15745.0``.
+    below
+        Write below the curve.
     """
     low, high = ax.get_xlim()
     rows: list[float] = []
@@ -249,8 +256,9 @@ def name_inside(
             continue
         rows[row : row + 1] = [at + 0.045]
         ax.annotate(
-            str(name), (float(line), float(value)), (at, 0.97 - 0.09 * row),
-            textcoords="axes fraction", ha="center", va="top", fontsize=8,
+            str(name), (float(line), float(value)),
+            (at, 0.03 + 0.09 * row if below else 0.97 - 0.09 * row),
+            textcoords="axes fraction", ha="center", va="bottom" if below else "top", fontsize=8,
             arrowprops={"arrowstyle": "-", "color": GREY, "lw": 0.5},
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip

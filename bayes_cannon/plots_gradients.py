@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,6 +42,8 @@ FloatArray = NDArray[np.float64]
 Window = tuple[float, float] | None
 _CREDIBLE = 1.96
 """Standard deviations of a 95 % band."""
+_WIDTH = 200.0
+"""Å shown of each label where the window is that of its lines."""
 _NEAR = 0.6
 """Distance (Å) in which a line's gradient is looked up."""
 
@@ -50,7 +53,7 @@ def plot_gradients(
     *,
     labels: ArrayLike | None = None,
     names: str | Sequence[str] | None = None,
-    window: Window = (16000.0, 16200.0),
+    window: Window | Literal["lines"] = "lines",
     n_lines: int = 8,
 ) -> Figure:
     """Change of the flux with each label, with its 95 % band and the lines of that label.
@@ -64,7 +67,8 @@ def plot_gradients(
     names
         Labels shown; all where left out.
     window
-        Wavelengths shown, Å; None: all.
+        Wavelengths shown, Å; None: all; ``"lines"``: of each label the 200 Å in which the gradient
+        is strongest at its known lines.
     n_lines
         Most lines named in each panel: those at which the gradient is strongest. The others of
         the label are dotted too.
@@ -78,28 +82,53 @@ def plot_gradients(
     gradient = cannon.gradient(at)
     names = list(cannon.names) if names is None else several(names)
     columns = [cannon.training.column(n) for n in names]
-    part = within(cannon.wavelength, window)
+    parts = [
+        _shown(cannon, gradient.value[k], n, window) for n, k in zip(names, columns, strict=True)
+    ]
     figure, axes = plt.subplots(
-        len(names), 1, figsize=(12, 1.2 + 2.3 * len(names)), sharex=True, squeeze=False,
+        len(names), 1, figsize=(12, 1.2 + 2.3 * len(names)), squeeze=False,
+        sharex=window != "lines",
         layout="constrained",
     )  # fmt: skip
-    low, high = cannon.wavelength[part][[0, -1]]
-    known = {n: _between(_known_lines(n, cannon.medium), low, high, cannon.medium) for n in names}
+    medium = cannon.medium
+    known = {
+        n: _between(_known_lines(n, medium), cannon.wavelength[part], medium)
+        for n, part in zip(names, parts, strict=True)
+    }
     dotted = any(len(lines) for lines in known.values())
-    for ax, name, k in zip(axes[:, 0], names, columns, strict=True):
-        step, shown = _step(cannon.basis.units[k])
+    for ax, name, k, part in zip(axes[:, 0], names, columns, parts, strict=True):
+        step, per = _step(cannon.basis.units[k])
         curve = _draw(ax, cannon, gradient, k, part, step)
         low, high = _range(curve)
         height = high - low
         ax.set_ylim(low - 0.08 * height, high + (0.55 if n_lines and dotted else 0.08) * height)
-        ax.set_ylabel(f"{label_tex(name)}\nflux per {shown}")
+        ax.set_ylabel(f"{label_tex(name)}\nflux per {per}")
         _name_lines(ax, cannon, part, curve, known[name], n_lines)
-    axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
+    axes[-1, 0].set_xlabel(wavelength_label(medium))
     title = title_of("Gradients of the model flux", simulated=cannon.simulated)
     figure.suptitle(f"{title}\nat {_labels_text(cannon, at)}", fontsize=11)
     handles = _handles("known lines of the label" if dotted else None)
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     return figure
+
+
+def _shown(
+    cannon: Cannon, value: FloatArray, name: str, window: Window | Literal["lines"]
+) -> slice:
+    """Pixels of the panel of a label."""
+    if window != "lines":
+        return within(cannon.wavelength, window)
+    w, strength = cannon.wavelength, np.where(cannon.used, np.abs(value), 0.0)
+    lines = np.asarray(_known_lines(name, cannon.medium)[cannon.medium], dtype=np.float64)
+    at_line = [strength[np.abs(w - line) <= _NEAR].max(initial=0.0) for line in lines]
+    if not any(at_line):
+        lines, at_line = w[[np.argmax(strength)]], [1.0]
+    starts = np.clip(lines - 0.1 * _WIDTH, w[0], max(w[0], w[-1] - _WIDTH))
+    edge = 0.03 * _WIDTH
+    off = lines - starts[:, None]
+    inside = (off >= edge) & (off <= _WIDTH - edge)
+    start = float(starts[np.argmax(inside @ np.asarray(at_line))])
+    return within(w, (start, start + _WIDTH))
 
 
 def plot_line_group(
@@ -181,7 +210,7 @@ def _frame(
     figure.supxlabel(wavelength_label(cannon.medium), fontsize=10, y=0.66 / height)
     own = [
         Line2D([], [], color=ORANGE, lw=1.2, label="line of the group"),
-        Line2D([], [], color=BLACK, marker="^", ls="", ms=6, label="extremum"),
+        Line2D([], [], color=BLACK, marker="^", ls="", ms=6, label="nearest extremum"),
     ]
     handles = [*_handles("other known lines"), *own]
     figure.legend(
@@ -202,8 +231,9 @@ def _known_lines(name: str, medium: str) -> Table:
         return load_lines()[:0]
 
 
-def _between(lines: Table, low: float, high: float, medium: str) -> Table:
-    return lines[(lines[medium] >= low) & (lines[medium] <= high)]
+def _between(lines: Table, wavelength: FloatArray, medium: str) -> Table:
+    """Those of the lines that lie among the wavelengths."""
+    return lines[(lines[medium] >= wavelength[0]) & (lines[medium] <= wavelength[-1])]
 
 
 def _range(curve: FloatArray) -> tuple[float, float]:

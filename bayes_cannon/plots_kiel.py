@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from string import ascii_uppercase
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -42,13 +44,16 @@ from bayes_cannon.plots_posterior import (
 )
 from bayes_cannon.posterior_moments import group_of
 
-__all__ = ["SIX_GYR", "plot_kiel", "plot_kiel_stars"]
+__all__ = ["FOUR_METALLICITIES", "SIX_GYR", "plot_kiel", "plot_kiel_stars"]
 
 FloatArray = NDArray[np.float64]
 SIX_GYR = float(np.log10(6e9))
 """log10 of six billion years."""
+FOUR_METALLICITIES = (0.5, 0.0, -0.5, -1.0)
+"""[Fe/H] of the isochrones."""
 _AXES = ("TEFF", "LOGG")
-_LINE_STYLES = ("-", "--", "-.", ":")
+_LINE_STYLES = ("--", "-", "-.", ":")
+_COLOURS, _DARK = "viridis", "#303030"
 _BEFORE_TIP, _CORE_HELIUM = (0, 2), 3
 _RED_CLUMP = range(631, 708)
 """Its EEPs."""
@@ -62,7 +67,7 @@ def plot_kiel(
     *,
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
-    feh: Sequence[float] = (0.0, -1.0),
+    feh: Sequence[float] = FOUR_METALLICITIES,
     result: xr.DataTree | None = None,
     stars: str | Sequence[str] = (),
     ax: Axes | None = None,
@@ -104,20 +109,22 @@ def plot_kiel(
         raise InvalidDataError(f"none of the {len(table)} stars of the table has Teff and log g.")
     draws = _chosen_draws(result, stars)
     ax = new_axes(ax, (8.6, 7.4))
-    handles = _draw_stars(ax, table, known)
+    handles, norm = _draw_stars(ax, table, known)
     x, y = _extent(teff[known]), _extent(logg[known])
     for clouds in draws.values():
         for cloud in clouds.values():
             x, y = _joined(x, _extent(cloud[:, 0])), _joined(y, _extent(cloud[:, 1]))
     chosen = packaged_isochrones() if isochrones is None else isochrones
-    handles += _draw_isochrones(ax, chosen, log10_age, feh)
+    handles += _draw_isochrones(ax, chosen, log10_age, feh, norm)
     for letter, (star, clouds) in zip(ascii_uppercase, draws.items(), strict=False):
         _draw_posterior(ax, clouds)
         top = np.quantile(np.concatenate(list(clouds.values())), 0.95, axis=0)
         ax.annotate(letter, (float(top[0]), float(top[1])), (-4, -4), ha="right", va="top",
                     textcoords="offset points", fontsize=11, weight="bold",
                     path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
-        handles.append(Line2D([], [], ls="", label=f"{letter}: {star_text(star)}"))
+        handles.append(
+            Line2D([], [], ls="", marker=f"${letter}$", color=BLACK, ms=7, label=star_text(star))
+        )
     if draws:
         handles += [posterior_handle(POSTERIOR_STYLES[kind]) for kind in next(iter(draws.values()))]
     _finish(ax, x, y)
@@ -135,7 +142,7 @@ def plot_kiel_stars(
     aspcap: KnownLabels | None = None,
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
-    feh: Sequence[float] = (0.0, -1.0),
+    feh: Sequence[float] = FOUR_METALLICITIES,
 ) -> Figure:
     """Each chosen star's place in the Kiel diagram, a panel as wide as its posteriors.
 
@@ -181,7 +188,7 @@ def plot_kiel_stars(
                         lw=1.2, zorder=5)  # fmt: skip
             size = np.nan_to_num(error)
             ends = [_joined(e, (v - s, v + s)) for e, v, s in zip(ends, value, size, strict=True)]
-        lines = _draw_isochrones(ax, chosen, log10_age, feh)
+        lines = _draw_isochrones(ax, chosen, log10_age, feh, Normalize(min(feh), max(feh)))
         _finish(ax, *ends)
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_title(star_text(star), fontsize=10.5)
@@ -234,26 +241,31 @@ def _chosen_draws(
     }
 
 
-def _draw_stars(ax: Axes, table: Table, known: NDArray[np.bool_]) -> list[Line2D | Patch]:
-    """Points coloured by [Fe/H] with error bars; returns the entry of the legend."""
+def _draw_stars(
+    ax: Axes, table: Table, known: NDArray[np.bool_]
+) -> tuple[list[Line2D | Patch], Normalize]:
+    """Points coloured by [Fe/H] with error bars; returns the legend's entry and the colours."""
     teff, logg = (_values(table, name)[known] for name in _AXES)
     feh = _values(table, "FE_H")[known] if "FE_H" in table.colnames else np.full(teff.size, np.nan)
     kind, errors = _errors(table, known)
     faint = float(np.clip(9 / np.sqrt(teff.size), 0.15, 0.9))
     ax.errorbar(teff, logg, errors[1], errors[0], fmt="none", ecolor=(GREY, faint), elinewidth=0.7,
                 zorder=1, rasterized=True)  # fmt: skip
+    norm = Normalize(min(FOUR_METALLICITIES), max(FOUR_METALLICITIES))
     size, seen = (26.0 if teff.size < _MANY else 10.0), np.isfinite(feh)
     if not seen.all():
         ax.scatter(teff[~seen], logg[~seen], s=size, color=GREY, lw=0, zorder=2, rasterized=True)
     if seen.any():
         low, high = np.percentile(feh[seen], [1, 99])
-        points = ax.scatter(teff[seen], logg[seen], c=feh[seen], s=size, cmap="viridis", zorder=2,
-                            vmin=low, vmax=max(high, low + 1e-6), edgecolors=BLACK,
-                            linewidths=0.25, rasterized=True)  # fmt: skip
+        norm = Normalize(low, max(high, low + 1e-6))
+        points = ax.scatter(teff[seen], logg[seen], c=feh[seen], s=size, cmap=_COLOURS, zorder=2,
+                            norm=norm, edgecolors=BLACK, linewidths=0.25,
+                            rasterized=True)  # fmt: skip
         ax.figure.colorbar(points, ax=ax, label=label_text("FE_H"), pad=0.01, extend="both")
     label = f"fitted labels ± {kind} sd" if kind else "fitted labels"
-    return [Line2D([], [], color=GREY, marker="o", ms=5, mfc="#21918c", mec=BLACK, mew=0.4,
-                   label=label)]  # fmt: skip
+    handle = Line2D([], [], color=GREY, marker="o", ms=5, mfc="#21918c", mec=BLACK, mew=0.4,
+                    label=label)  # fmt: skip
+    return [handle], norm
 
 
 def _errors(table: Table, known: NDArray[np.bool_]) -> tuple[str, list[FloatArray]]:
@@ -268,7 +280,7 @@ def _errors(table: Table, known: NDArray[np.bool_]) -> tuple[str, list[FloatArra
 
 
 def _draw_isochrones(
-    ax: Axes, isochrones: IsochroneSet, log10_age: float, feh: Sequence[float]
+    ax: Axes, isochrones: IsochroneSet, log10_age: float, feh: Sequence[float], norm: Normalize
 ) -> list[Line2D | Patch]:
     """Draw each to the tip of its giant branch and, thinner, its red clump; return the legend's."""
     chosen: list[Isochrone] = []
@@ -277,15 +289,18 @@ def _draw_isochrones(
         if one not in chosen:
             chosen.append(one)
     handles: list[Line2D | Patch] = []
-    outline = [withStroke(linewidth=3.2, foreground="white")]
+    colours = mpl.colormaps[_COLOURS]
     for i, one in enumerate(chosen):
         one.giant_branch()  # says what is wrong with an isochrone that has none
-        style = _LINE_STYLES[i % len(_LINE_STYLES)]
-        for part, width in ((np.isin(one.phase, _BEFORE_TIP), 1.6), (_in_clump(one), 0.9)):
-            ax.plot(one.teff[part], one.log_g[part], color=BLACK, ls=style, lw=width, zorder=3,
+        style, color = _LINE_STYLES[i % len(_LINE_STYLES)], colours(float(norm(one.feh)))
+        for part, width in ((np.isin(one.phase, _BEFORE_TIP), 1.8), (_in_clump(one), 1.0)):
+            outline = [withStroke(linewidth=width + 1.4, foreground=_DARK)]
+            ax.plot(one.teff[part], one.log_g[part], color=color, ls=style, lw=width, zorder=3,
                     path_effects=outline)  # fmt: skip
         name = one.source.partition(" (")[0]
-        handles.append(Line2D([], [], color=BLACK, ls=style, lw=1.6, label=f"{name}, {one.label}"))
+        outline = [withStroke(linewidth=3.2, foreground=_DARK)]
+        handles.append(Line2D([], [], color=color, ls=style, lw=1.8, path_effects=outline,
+                              label=f"{name}, {one.label}"))  # fmt: skip
     return handles
 
 

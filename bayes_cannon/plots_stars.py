@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from scipy.stats import linregress
 
 from bayes_cannon.arguments import KnownLabels, as_table, several
 from bayes_cannon.catalogue import catalogue
@@ -50,7 +51,10 @@ def plot_one_to_one(
     ours minus the reference. Error bars are one standard deviation: ours calibrated where the
     table has it, else formal (the legend says which), theirs as the catalogue gives it; those of
     a difference are both in quadrature. They fade as stars become many; the black cross in the
-    corner has the median errors. Triangles are stars outside the panel of differences.
+    corner has the median errors. Below bias and scatter stand the number of stars and the slope of
+    a line through the differences against the reference, with its standard error and without
+    stars beyond five robust standard deviations; errors of the reference alone make it negative.
+    Triangles are stars outside the panel of differences.
 
     Parameters
     ----------
@@ -91,7 +95,9 @@ def plot_one_to_one(
         Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
                label=f"stars; ours ± {kind} sd{theirs}"),
         Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
-        Line2D([], [], color=ORANGE, label="equal"),
+        Line2D([], [], color=ORANGE, label="one to one"),
+        Line2D([], [], color=PURPLE, marker="^", ls="", ms=5, mec=BLACK, mew=0.5,
+               label="beyond the panel of differences"),
     ]  # fmt: skip
     n_stars = int(max(p.known.sum() for p in pairs.values()))
     text = f"Labels against {reference_name}, {n_stars} stars"
@@ -189,6 +195,7 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     corner = (high + room - 0.13 * width, low - room + 0.13 * width)
     top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
     _write_numbers(top, difference, unit)
+    _write_trend(top, x, difference)
     widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
     _limit_differences(bottom, x, difference, max(widest, 1e-9))
 
@@ -208,6 +215,18 @@ def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
     )
     ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=9.5,
             bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85})  # fmt: skip
+
+
+def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
+    """Write the number of stars, and the slope of the differences."""
+    text = f"n = {x.size}"
+    off = np.abs(difference - np.median(difference))
+    near = off <= 5 * 1.4826 * np.median(off)
+    if near.sum() > 2 and np.ptp(x[near]) > 0:
+        fit = linregress(x[near], difference[near])
+        digits = int(np.clip(1 - np.floor(np.log10(max(fit.stderr, 1e-6))), 1, 6))
+        text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
 
 
 def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:

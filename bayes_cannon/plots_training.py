@@ -9,6 +9,8 @@ from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.cannon import Cannon
 from bayes_cannon.errors import InvalidDataError
@@ -31,6 +33,10 @@ __all__ = ["plot_bound", "plot_elbo", "plot_factor_choice", "plot_loadings", "pl
 
 FloatArray = NDArray[np.float64]
 Window = tuple[float, float] | None
+_BROAD = 101
+"""Pixels (20 Å) over which a loading's slow change is taken away before its peaks are named."""
+_PEAK = 5.0
+"""Robust standard deviations from which on a peak is named."""
 _NAMES_ABOVE = 74
 """Points that the names of lines take above an axes."""
 _BEYOND = 50.0
@@ -85,6 +91,13 @@ def plot_scatter(
     return ax
 
 
+def _high_pass(values: FloatArray, used: NDArray[np.bool_]) -> FloatArray:
+    """Values less their running median, NaN where not used: narrow features alone."""
+    filled = np.interp(np.arange(values.size), np.flatnonzero(used), values[used])
+    width = min(_BROAD, values.size - 1 + values.size % 2)
+    return np.where(used, values - median_filter(filled, width, mode="nearest"), np.nan)
+
+
 def plot_loadings(
     cannon: Cannon,
     *,
@@ -101,8 +114,10 @@ def plot_loadings(
     factors
         Which (from 0); the first five where left out.
     n_lines
-        Most lines named in each panel: those nearest to the strongest peaks. Peaks for which the
-        list of `bayes_cannon.lines` has no line stay without a name.
+        Most lines named in each panel: those nearest to the strongest narrow peaks, upwards or
+        downwards, of more than five robust standard deviations of the loading less its running
+        median over 20 Å. Peaks for which the list of `bayes_cannon.lines` has no line stay without
+        a name.
     window
         Wavelengths shown, Å.
 
@@ -133,16 +148,25 @@ def plot_loadings(
         ax.set_xlim(w[0], w[-1])
         low = min(float(loading[used].min(initial=0)), 0.0)
         high = max(float(loading[used].max(initial=1e-6)), 1e-6)
-        peaks = _peaks(w, np.where(used, loading, np.nan), 8 * n_lines, cannon.medium)
-        named = peaks[peaks["name"] != ""][:n_lines]
+        narrow = _high_pass(loading, used)
+        peaks = _peaks(w, narrow, 8 * n_lines, cannon.medium)
+        strong = np.abs(np.asarray(peaks["value"], np.float64)) > _PEAK * _spread_of(narrow)
+        named = peaks[strong & (peaks["name"] != "")][:n_lines]
         lines = ", with the lines they follow" if len(named) else lines
-        room = 0.6 if len(peaks) else 0.08  # for the names
-        ax.set_ylim(low - 0.05 * (high - low), high + room * (high - low))
-        name_inside(ax, named["wavelength"], named["value"], named["name"])
+        up, down = (0.6 if (sign * named["value"] > 0).any() else 0.08 for sign in (1, -1))
+        ax.set_ylim(low - down * (high - low), high + up * (high - low))  # room for the names
+        for below in (False, True):
+            side = named[(named["value"] < 0) == below]
+            at = np.interp(side["wavelength"], w, loading)
+            name_inside(ax, side["wavelength"], at, side["name"], below=below)
     axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
     title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors{lines}"
     figure.suptitle(title_of(title, simulated=cannon.simulated))
     return figure
+
+
+def _spread_of(values: FloatArray) -> float:
+    return float(median_abs_deviation(values, scale="normal", nan_policy="omit"))
 
 
 def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatArray:

@@ -26,7 +26,7 @@ from bayes_cannon.report_html import GENERATOR, Chapter, Note, Page, Part, Pictu
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_loading import PathLike, load_inputs
 from bayes_cannon.report_parts import Drawing, Section, shown_label
-from bayes_cannon.report_sections import SECTIONS
+from bayes_cannon.report_sections import registered_sections
 from bayes_cannon.storage import write_atomically
 from bayes_cannon.user_paths import user_path
 
@@ -74,7 +74,7 @@ def write_report(
     mystery: PathLike | None = None,
     out: PathLike | None = None,
     overwrite: bool = False,
-    sections: Sequence[Section] = SECTIONS,
+    sections: Sequence[Section] | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Write ``report.html`` and ``figures/`` of a run.
@@ -99,7 +99,7 @@ def write_report(
     overwrite
         Replace a file `out` that is not an earlier report.
     sections
-        What to show.
+        What to show; left out, all that are registered (`bayes_cannon.report_sections.section`).
     progress
         Called with the number of sections made and of all.
 
@@ -121,6 +121,7 @@ def write_report(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
     )
     maker = _Maker(inputs, run / "figures" if out is None else None)
+    sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
     for number, section in enumerate(sections, 1):
         chapter = maker.chapter(section)

@@ -14,12 +14,19 @@ from bayes_cannon.report_figures import reaches
 from bayes_cannon.report_html import Column, Grid, Note, Text
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, shown_label
+from bayes_cannon.report_registry import section
 
 __all__ = ["aspcap"]
 
 _MOST_ROWS = 100
 
 
+@section(
+    "aspcap", "Comparison with ASPCAP",
+    "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
+    "to a floor that is the model's; ASPCAP's errors are its repeatability, not its accuracy.",
+    order=120,
+)  # fmt: skip
 def aspcap(inputs: ReportInputs) -> Iterator[Item]:
     """Errors against S/N, pulls, and the stars that disagree most, with their spectra."""
     if inputs.aspcap is None:

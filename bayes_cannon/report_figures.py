@@ -37,6 +37,7 @@ from bayes_cannon.reading import Treatment
 from bayes_cannon.report_html import Column, Grid, Note, Text
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, chosen_stars, file_names
+from bayes_cannon.report_registry import section
 from bayes_cannon.report_tables import coverage_table, cuts_table
 from bayes_cannon.survey import open_survey
 
@@ -47,6 +48,12 @@ WINDOW = (16000.0, 16200.0)
 _FEWEST = 20
 
 
+@section(
+    "sample", "The sample and its cuts",
+    "Which stars of the catalogue were used, what each cut removed, and where training and "
+    "held-out stars lie among the labels: both should fill the same region.",
+    order=20, needs=("dataset",),
+)  # fmt: skip
 def sample(inputs: ReportInputs) -> Iterator[Item]:
     """The catalogue slice, the cuts, and the labels of training and held-out stars."""
     dataset = inputs.dataset
@@ -77,6 +84,12 @@ def _slice(survey: Path, dataset: TrainingSet) -> Figure:
     )  # fmt: skip
 
 
+@section(
+    "spectrum", "From raw to normalised spectrum",
+    "The fitted continuum should run along the tops of the spectrum, without waves of its own; "
+    "below, the normalised continuum should lie at 1 from edge to edge.",
+    order=30, needs=("cannon", "files"),
+)  # fmt: skip
 def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     """Raw and normalised spectrum of one star."""
     assert inputs.cannon is not None
@@ -99,6 +112,12 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     )  # fmt: skip
 
 
+@section(
+    "model", "Model over observed spectra",
+    "The observed spectrum should run inside the model's band, and residuals should scatter "
+    "about zero with unit width; runs of residuals of one sign are lines that the model lacks.",
+    order=40, needs=("cannon", "spectra"),
+)  # fmt: skip
 def models(inputs: ReportInputs) -> Iterator[Item]:
     """Model over the observed spectrum of a middling star and of the odd ones."""
     assert inputs.cannon is not None
@@ -132,17 +151,30 @@ def gradients(inputs: ReportInputs) -> Iterator[Item]:
     """Gradient spectra."""
     assert inputs.cannon is not None
     yield Drawing(
-        "gradients", partial(plot_gradients, inputs.cannon, window=window_of(inputs)),
-        "Gradient spectra", "Change of the flux with each label at the mean of the training stars.",
+        "gradients", partial(plot_gradients, inputs.cannon), "Gradient spectra",
+        "Change of the flux with each label at the mean of the training stars, where its known "
+        "lines change most.",
     )  # fmt: skip
 
 
+@section(
+    "scatter", "Intrinsic scatter",
+    "What neither labels nor factors explain, pixel by pixel. Peaks are lines of elements that "
+    "are no labels, or of the Earth's atmosphere.",
+    order=60, needs=("cannon",),
+)  # fmt: skip
 def scatter(inputs: ReportInputs) -> Iterator[Item]:
     """Intrinsic scatter."""
     assert inputs.cannon is not None
     yield Drawing("scatter", partial(plot_scatter, inputs.cannon), "Intrinsic scatter")
 
 
+@section(
+    "factors", "Nuisance factors",
+    "Patterns over thousands of pixels that move together from star to star without being a "
+    "label: other elements, rotation, resolution. Each should follow lines of something.",
+    order=70, needs=("cannon",),
+)  # fmt: skip
 def factors(inputs: ReportInputs) -> Iterator[Item]:
     """Nuisance factors: their loadings, and how their number was chosen."""
     cannon = inputs.cannon
@@ -158,6 +190,12 @@ def factors(inputs: ReportInputs) -> Iterator[Item]:
         )  # fmt: skip
 
 
+@section(
+    "one-to-one", "One-to-one with the catalogue",
+    "Points should follow the line of equality over the whole range, and the differences below "
+    "should show no trend; error bars should be as long as the points scatter.",
+    order=80,
+)  # fmt: skip
 def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
     """Our labels against the catalogue's and, of a simulation, against the truth."""
     if inputs.aspcap is not None:
@@ -177,14 +215,23 @@ def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
         yield Note("The run has no catalogue labels to compare with.", gone=True)
 
 
+@section(
+    "corners", "Posteriors of chosen stars",
+    "How the labels of one star depend on each other. The calibrated posterior is the one to "
+    "use; the formal one inside it says what noise alone would leave open.",
+    order=140,
+)  # fmt: skip
 def corners(inputs: ReportInputs) -> Iterator[Item]:
     """Corner plots of chosen stars."""
     chosen = chosen_stars(inputs)
     if not chosen:
         raise InvalidDataError("no star of the run has a posterior.")
     names = file_names("corner", [c.star for c in chosen], inputs.star_id.tolist())
+    snr = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
     for c in chosen:
-        draw = partial(plot_corner, inputs.result, c.star, aspcap=_known(inputs, c.star))
+        draw = partial(
+            plot_corner, inputs.result, c.star, aspcap=_known(inputs, c.star), snr=snr[c.star]
+        )
         yield Drawing(
             names[c.star], draw,
             f"Corner plot of {c.star}", f"{c.star}: {c.why}.", kept=True,
@@ -200,6 +247,12 @@ def _known(inputs: ReportInputs, star: str) -> Labels | None:
     return aspcap if np.isfinite(aspcap.values[row]).any() else None
 
 
+@section(
+    "calibration", "Calibration",
+    "Coverage should follow the diagonal inside its tolerance and PIT histograms should be "
+    "flat; a hump means errors too large, horns at the ends errors too small.",
+    order=130,
+)  # fmt: skip
 def calibration(inputs: ReportInputs) -> Iterator[Item]:
     """Coverage, PIT and scores against the catalogue and, of a simulation, the truth."""
     references = {} if inputs.truth is None else {"truth": inputs.truth}

@@ -1,7 +1,8 @@
 """A page of HTML in one file: texts, figures and sortable tables, with nothing loaded from outside.
 
-Every text goes through `escape`, so that the name of a star cannot become part of the page; and
-the page's own content security policy allows the one script and the one style sheet that it was
+The page is the Jinja2 template ``data/report.html.jinja``. Every value in it loses its control
+characters and is escaped, so that the name of a star cannot become part of the page; and the
+page's own content security policy allows the one script and the one style sheet that it was
 written with, images inside the page, and nothing else.
 """
 
@@ -9,22 +10,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 from numbers import Real
+from typing import ClassVar, NamedTuple
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.resources import data_path
 
-__all__ = ["GENERATOR", "Chapter", "Column", "Facts", "Grid", "Heading", "Note", "Page", "Part",
-           "Picture", "Text", "escape", "plain"]  # fmt: skip
+__all__ = ["GENERATOR", "Cell", "Chapter", "Column", "Facts", "Grid", "Heading", "Note", "Page",
+           "Part", "Picture", "Text", "plain"]  # fmt: skip
 
 GENERATOR = "bayes-cannon report"
 """What the page names as its generator: a file with it may be replaced by a new report."""
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PIECES = 500
+"""Values of the template that are written at a time."""
 
 
 def plain(text: object) -> str:
@@ -32,59 +39,37 @@ def plain(text: object) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
-def escape(text: object) -> str:
-    """Text as it stands in a page, between tags and inside quoted attributes alike.
-
-    >>> escape("<b title='x'>")
-    '&lt;b title=&#x27;x&#x27;&gt;'
-    """
-    return html.escape(plain(text), quote=True)
-
-
 @dataclass(frozen=True)
 class Text:
     """A paragraph."""
 
+    kind: ClassVar[str] = "text"
     text: str
-
-    def html(self) -> str:
-        """Return the part of the page."""
-        return f"<p>{escape(self.text)}</p>"
 
 
 @dataclass(frozen=True)
 class Heading:
     """A heading inside a chapter."""
 
+    kind: ClassVar[str] = "heading"
     text: str
-
-    def html(self) -> str:
-        """Return the part of the page."""
-        return f"<h3>{escape(self.text)}</h3>"
 
 
 @dataclass(frozen=True)
 class Note:
     """A remark that stands out: a warning, or (`gone`) something that is not there and why."""
 
+    kind: ClassVar[str] = "note"
     text: str
     gone: bool = False
-
-    def html(self) -> str:
-        """Return the part of the page."""
-        return f'<p class="{"gone" if self.gone else "note"}">{escape(self.text)}</p>'
 
 
 @dataclass(frozen=True)
 class Facts:
     """A few numbers, each with its name."""
 
+    kind: ClassVar[str] = "facts"
     facts: Sequence[tuple[str, str]]
-
-    def html(self) -> str:
-        """Return the part of the page."""
-        cells = (f"<div><dt>{escape(n)}</dt><dd>{escape(v)}</dd></div>" for n, v in self.facts)
-        return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 @dataclass(frozen=True)
@@ -106,6 +91,7 @@ class Picture:
         If the content is no PNG file.
     """
 
+    kind: ClassVar[str] = "picture"
     png: bytes
     alt: str
     caption: str = ""
@@ -114,15 +100,24 @@ class Picture:
         if not self.png.startswith(_PNG) or len(self.png) < 24:
             raise InvalidDataError(f"the figure of {plain(self.alt)} is not a PNG file.")
 
-    def html(self) -> str:
-        """Return the part of the page."""
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
         width, height = struct.unpack(">II", self.png[16:24])
-        data = base64.b64encode(self.png).decode()
-        below = f"<figcaption>{escape(self.caption)}</figcaption>" if self.caption else ""
-        return (
-            f'<figure><img width="{width}" height="{height}" alt="{escape(self.alt)}" '
-            f'src="data:image/png;base64,{data}">{below}</figure>'
-        )
+        return width, height
+
+    @property
+    def source(self) -> Markup:
+        """The picture as an address with everything inside; base64 has no sign to escape."""
+        return Markup(f"data:image/png;base64,{base64.b64encode(self.png).decode()}")
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it shows, its class, and a number as text by which it sorts."""
+
+    text: str
+    kind: str = ""
+    sort: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,22 +138,16 @@ class Column:
     form: str = ""
     kind: str = ""
 
-    def cell(self, value: object) -> str:
+    def cell(self, value: object) -> Cell:
         """Return a cell; a number that is None or not finite is shown as a dash."""
         if not self.form:
-            label = f' class="{self.kind}"' if self.kind else ""
-            return f"<td{label}>{escape(value)}</td>"
+            return Cell(str(value), self.kind)
         number = float(value) if isinstance(value, Real) else float("nan")
         if not isfinite(number):
-            return '<td class="number" data-sort="">–</td>'
+            return Cell("–", "number", "")
         whole = self.form.endswith("d")
         shown = format(int(number) if whole else number, self.form).replace("-", "\N{MINUS SIGN}")
-        return f'<td class="number" data-sort="{number:.9g}">{escape(shown)}</td>'
-
-    def head(self) -> str:
-        """Return the cell of the header: a button that sorts."""
-        label = ' class="number"' if self.form else ""
-        return f'<th scope="col"{label}><button type="button">{escape(self.title)}</button></th>'
+        return Cell(shown, "number", f"{number:.9g}")
 
 
 @dataclass(frozen=True)
@@ -178,6 +167,7 @@ class Grid:
         If a row has not as many values as there are columns.
     """
 
+    kind: ClassVar[str] = "grid"
     caption: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[object]]
@@ -190,20 +180,10 @@ class Grid:
                 f"values for {len(self.columns)} columns."
             )
 
-    def html(self) -> str:
-        """Return the part of the page."""
-        head = "".join(column.head() for column in self.columns)
-        rows = "\n".join(
-            f"<tr>{''.join(c.cell(v) for c, v in zip(self.columns, row, strict=True))}</tr>"
-            for row in self.rows
-        )
-        caption = escape(self.caption)
-        return (
-            f'<div class="grid"><p class="caption">{caption}</p>'
-            f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}">'
-            f'<table class="sortable"><thead><tr>{head}</tr></thead>'
-            f"<tbody>\n{rows}\n</tbody></table></div></div>"
-        )
+    def cells(self) -> Iterator[list[Cell]]:
+        """Yield the cells of each row."""
+        for row in self.rows:
+            yield [c.cell(v) for c, v in zip(self.columns, row, strict=True)]
 
 
 Part = Text | Heading | Note | Facts | Picture | Grid
@@ -230,16 +210,6 @@ class Chapter:
     see: str
     parts: Sequence[Part]
     absent: bool = False
-
-    def html(self) -> str:
-        """Return the part of the page."""
-        key = escape(self.key)
-        return (
-            f'<section id="{key}" aria-labelledby="{key}-title">'
-            f'<h2 id="{key}-title">{escape(self.title)}</h2>\n'
-            f'<p class="see">{escape(self.see)}</p>\n'
-            f"{chr(10).join(part.html() for part in self.parts)}\n</section>"
-        )
 
 
 @dataclass(frozen=True)
@@ -274,29 +244,25 @@ class Page:
             f"default-src 'none'; img-src data:; style-src '{_sum(style)}'; "
             f"script-src '{_sum(script)}'; base-uri 'none'; form-action 'none'"
         )
-        yield (
-            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="generator" content="{GENERATOR}">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<link rel="icon" href="data:,">\n<title>{escape(self.title)}</title>\n'
-            f"<style>{style}</style>\n</head>\n<body>\n"
-            '<a class="skip" href="#content">to the content</a>\n<div class="layout">\n'
-        )
-        links = "\n".join(
-            f"<li{' class=absent' if c.absent else ''}>"
-            f'<a href="#{escape(c.key)}">{escape(c.title)}</a></li>'
-            for c in self.chapters
-        )
-        yield f'<nav aria-label="contents"><h2>Contents</h2><ol>\n{links}\n</ol></nav>\n'
-        banner = f'<p class="banner">{escape(self.banner)}</p>' if self.banner else ""
-        lines = "\n".join(f"<p>{escape(line)}</p>" for line in self.lines)
-        yield f'<main id="content">\n<header>{banner}<h1>{escape(self.title)}</h1>\n'
-        yield f"{lines}</header>\n"
-        for chapter in self.chapters:
-            yield chapter.html() + "\n"
-        yield f"<footer>{escape(self.footer)}</footer>\n</main>\n</div>\n"
-        yield f"<script>{script}</script>\n</body>\n</html>\n"
+        stream = _template().stream(
+            page=self, generator=GENERATOR, policy=policy, style=Markup(style),
+            script=Markup(script),
+        )  # fmt: skip
+        stream.enable_buffering(_PIECES)
+        return stream
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True
+    )
+    return environment.from_string(data_path("report.html.jinja").read_text("utf-8"))
+
+
+def _finalize(value: object) -> object:
+    """What is escaped of a value: nothing of our own markup, of everything else plain text."""
+    return value if isinstance(value, Markup) else plain(value)
 
 
 def _sum(source: str) -> str:

@@ -13,6 +13,7 @@ from bayes_cannon.report_figures import window_of
 from bayes_cannon.report_html import Heading, Note, Text
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, file_names
+from bayes_cannon.report_registry import section
 from bayes_cannon.star_story import mystery_story
 
 __all__ = ["mystery"]
@@ -21,6 +22,11 @@ FloatArray = NDArray[np.float64]
 _MOST_MYSTERIES = 3
 
 
+@section(
+    "mystery", "Mystery stars",
+    "Stars without catalogue labels: what the spectrum alone says.",
+    order=150, needs=("mystery",), optional=True,
+)  # fmt: skip
 def mystery(inputs: ReportInputs) -> Iterator[Item]:
     """Stars without catalogue labels: posterior, spectrum with model, and how errors differ."""
     other = inputs.mystery
@@ -30,12 +36,14 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
         yield Text(f"The first {_MOST_MYSTERIES} of {len(stars)} stars without catalogue labels.")
     every = [*inputs.star_id.tolist(), *other.star_id.tolist()]
     names = file_names("mystery", stars, list(dict.fromkeys(every)))
+    snr = dict(zip(other.star_id.tolist(), other.snr.tolist(), strict=True))
     for star in stars[:_MOST_MYSTERIES]:
         yield Heading(star)
         yield Text(mystery_story(other.table, star).text)
         truth = _truth_of(inputs, other.names, star)
         yield Drawing(
-            f"{names[star]}-corner", partial(plot_corner, other.result, star, truth=truth),
+            f"{names[star]}-corner",
+            partial(plot_corner, other.result, star, truth=truth, snr=snr[star]),
             f"Corner plot of {star}",
         )  # fmt: skip
         if other.cannon is None or other.spectra is None:

@@ -69,6 +69,8 @@ class Section:
         Attributes of `ReportInputs` without which it only says what is missing.
     optional : bool
         Whether it is left out where something is missing.
+    order : float
+        Its place in the page.
     """
 
     key: str
@@ -77,6 +79,7 @@ class Section:
     make: Callable[[ReportInputs], Iterable[Item]]
     needs: tuple[str, ...] = ()
     optional: bool = False
+    order: float = 0.0
 
 
 @dataclass(frozen=True)

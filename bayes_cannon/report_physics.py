@@ -18,12 +18,20 @@ from bayes_cannon.report_figures import gradients, reaches, window_of
 from bayes_cannon.report_html import Note
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Drawing, Item, chosen_stars
+from bayes_cannon.report_registry import section
 
 __all__ = ["gradient_spectra", "kiel", "sequences"]
 
 _MOST_STARS = 4
 
 
+@section(
+    "gradients", "Gradient spectra",
+    "Where each label acts: a label's gradient should be large at the lines of its own element "
+    "and small elsewhere. Line by line, its extremum should lie on the line or, where the "
+    "line's core is saturated, on its flank.",
+    order=50, needs=("cannon",),
+)  # fmt: skip
 def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
     """Gradients of all labels, then line by line."""
     cannon = inputs.cannon
@@ -44,6 +52,12 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
                 )  # fmt: skip
 
 
+@section(
+    "kiel", "Kiel diagram",
+    "Stars should lie along the isochrones of their [Fe/H], metal-poor ones to the left "
+    "(hotter) of metal-rich ones at the same log g.",
+    order=90,
+)  # fmt: skip
 def kiel(inputs: ReportInputs) -> Iterator[Item]:
     """The run in the Kiel diagram, and chosen stars seen closely."""
     if not {"TEFF", "LOGG", "FE_H"} <= set(inputs.names):
@@ -60,6 +74,12 @@ def kiel(inputs: ReportInputs) -> Iterator[Item]:
                       "The same for a few stars, seen closely.")  # fmt: skip
 
 
+@section(
+    "sequences", "Spectra along sequences",
+    "Lines should deepen steadily with [Fe/H] and up the giant branch; a dashed spectrum is "
+    "outside what the model was trained on.",
+    order=100, needs=("cannon",),
+)  # fmt: skip
 def sequences(inputs: ReportInputs) -> Iterator[Item]:
     """Model spectra along [Fe/H] and up the giant branch."""
     cannon = inputs.cannon

@@ -10,6 +10,7 @@ from typing import Any
 from bayes_cannon.report_html import Column, Grid, Note
 from bayes_cannon.report_inputs import ReportInputs
 from bayes_cannon.report_parts import Item
+from bayes_cannon.report_registry import section
 from bayes_cannon.software import software_versions
 
 __all__ = ["settings"]
@@ -18,6 +19,11 @@ _VERSIONS = ("pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "xarray", 
              "matplotlib")  # fmt: skip
 
 
+@section(
+    "settings", "Settings and versions",
+    "What made this run, so that it can be made again.",
+    order=170,
+)  # fmt: skip
 def settings(inputs: ReportInputs) -> Iterator[Item]:
     """Settings of every stage and versions of the programs."""
     parts: dict[str, Any] = {

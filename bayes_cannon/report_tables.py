@@ -14,6 +14,7 @@ from bayes_cannon.published import PUBLISHED
 from bayes_cannon.report_html import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.report_inputs import ReportInputs, column
 from bayes_cannon.report_parts import Chosen, Item, chosen_stars, shown_label
+from bayes_cannon.report_registry import section
 from bayes_cannon.result_tables import scatter_table, star_table
 
 __all__ = ["all_stars", "coverage_table", "cuts_table", "original_tables", "summary"]
@@ -33,6 +34,12 @@ def _with_unit(name: str, unit: str) -> str:
     return with_unit(shown_label(name), unit)
 
 
+@section(
+    "summary", "Summary",
+    "How many stars were inferred, whether the chains converged, and what was found about the "
+    "stars. Flags mark stars to look at before they are used; most runs have a few per cent.",
+    order=10,
+)  # fmt: skip
 def summary(inputs: ReportInputs) -> Iterator[Item]:
     """How many stars, how well they were sampled, and what was found about them."""
     yield from (Note(note) for note in inputs.notes)
@@ -114,6 +121,11 @@ def cuts_table(inputs: ReportInputs) -> Grid | None:
     return Grid("Cuts, in the order in which they were made.", columns, rows)
 
 
+@section(
+    "tables", "Tables 1 and 2",
+    "The two tables of the original report, beside what others found with The Cannon.",
+    order=110,
+)  # fmt: skip
 def original_tables(inputs: ReportInputs) -> Iterator[Item]:
     """Tables 1 and 2 of the original report: one star, and the scatter over the set."""
     chosen = chosen_stars(inputs)
@@ -191,6 +203,11 @@ def coverage_table(check: Check) -> Grid:
     )
 
 
+@section(
+    "stars", "All stars",
+    "Every star of the run. Press a header to sort by its column, again to turn the order.",
+    order=160,
+)  # fmt: skip
 def all_stars(inputs: ReportInputs) -> Iterator[Item]:
     """Every star with its labels and what was found about it."""
     columns: list[Column] = [_STAR, Column("S/N", ".0f")]

@@ -7,7 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from bayes_cannon.labels import Labels
 from bayes_cannon.model_priors import GivenPriors, priors_of
 from bayes_cannon.plots_stars import plot_one_to_one
 from bayes_cannon.priors import LabelPriors
-from bayes_cannon.run_corners import corner_files, draw_corners
+from bayes_cannon.run_corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.run_digest import digest_of_labels, fingerprint
 from bayes_cannon.run_inputs import describe_inputs
 from bayes_cannon.run_progress import read_json
@@ -84,6 +86,7 @@ def infer_run(
     corner: str | Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     drawing: Progress | None = None,
@@ -104,8 +107,8 @@ def infer_run(
         Ids of the stars that get a corner plot.
     inputs
         Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
-    processes
-        Processes that draw corner plots, see `draw_corners`.
+    processes, executor
+        Processes, or an executor, that draw corner plots, see `draw_corners`.
     overwrite
         Replace a run that is there.
     progress, drawing
@@ -132,6 +135,7 @@ def infer_run(
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     spectra.index_of(list(corner))
+    refuse_both(executor, processes)
     settings = settings or InferenceSettings()
     priors = priors_of(cannon, priors)
     seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
@@ -163,7 +167,11 @@ def infer_run(
         compared = _compare(table, aspcap, store.folder / "figures")
         if compared is not None:
             summary["against_catalogue"] = compared
-        _corners(store.folder, table, aspcap, corner, processes, drawing)
+        draw = partial(
+            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=drawing,
+            snr=dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True)),
+        )  # fmt: skip
+        _corners(store.folder, table, aspcap, corner, draw)
         summary["model"] = dict(cannon.settings)
         if inputs:
             summary["inputs"] = describe_inputs(store.folder, inputs)
@@ -276,8 +284,7 @@ def _corners(
     table: Table,
     aspcap: Labels | None,
     wanted: Sequence[str],
-    processes: int,
-    drawing: Progress | None,
+    draw: Callable[[Path, Mapping[str, Path]], None],
 ) -> None:
     """Draw the corner plots that are not there yet."""
     star_id = [str(star) for star in table["APOGEE_ID"]]
@@ -294,7 +301,7 @@ def _corners(
         shown.write_text(digest)
     todo = {s: files[s] for s in dict.fromkeys(wanted) if has[s] and not files[s].exists()}
     if todo:
-        draw_corners(folder, todo, aspcap=aspcap, processes=processes, progress=drawing)
+        draw(folder, todo)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

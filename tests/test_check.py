@@ -11,11 +11,12 @@ from astropy.table import Table
 from scipy import stats
 
 from bayes_cannon.cannon import Cannon
-from bayes_cannon.check import TOLERANCES, Tolerance, check_calibration, cover_error
+from bayes_cannon.check import LEVELS, TOLERANCES, Tolerance, check_calibration, cover_error
 from bayes_cannon.dataset import TrainingSet
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.labels import Labels
 from bayes_cannon.plots_check import plot_calibration, plot_scores
+from bayes_cannon.plots_posterior import POSTERIOR_STYLES
 from bayes_cannon.run import infer_run
 from bayes_cannon.scores import score
 from bayes_cannon.truth_file import read_truth
@@ -193,6 +194,14 @@ def test_figures_say_what_they_show():
     figure = plot_calibration(check, "truth")
     assert figure.get_suptitle() == "Calibration against the truth, 300 held-out stars (simulated)"
     assert len(figure.axes) == 6
+    colours = {h.get_label(): h.get_color() for h in figure.legends[0].legend_handles[:2]}
+    assert colours == {  # those of the corner plots
+        f"{style.name} posterior": style.color for style in POSTERIOR_STYLES.values()
+    }
+    low, high = figure.axes[0].get_ylim()
+    covers = [check.coverage[f"COVER_{100 * level:g}"].min() for level in LEVELS]
+    assert min(covers) - 0.1 < low < min(covers)
+    assert high > 1
     plt.close(figure)
     figure = plot_scores(check, "catalogue", kind="formal")
     assert "formal posteriors against the catalogue (simulated)" in figure.get_suptitle()

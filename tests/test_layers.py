@@ -122,7 +122,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "gradient_lines",
         "plots_check",
         "closed_form_sbc",
-        "plots_corner",
         "plots_sbc",
         "plots_kiel",
         "plots_training",
@@ -155,6 +154,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "download",
         "label_modes",
         "own_files",
+        "plots_corner",
         "plots_diagnostics",
         "plots_sample",
         "plots_sequences",
@@ -198,6 +198,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "label_sbc",
         "run",
     ),
+    ("report_registry",),
     (
         "report_settings",
         "report_tables",

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import linregress
 
 from bayes_cannon import plots
 from bayes_cannon.cannon import Cannon
@@ -23,6 +24,7 @@ from bayes_cannon.lines import lines_of
 from bayes_cannon.map_fit import fit_map
 from bayes_cannon.pixel_fit import Design
 from bayes_cannon.plots_common import _spread, mark_lines, with_gaps
+from bayes_cannon.plots_corner import _interval_text
 from bayes_cannon.spectra import NormalizedSpectra, ObservedSpectra
 
 NAMES = ("TEFF", "FE_H", "SI_FE")
@@ -313,6 +315,7 @@ def test_spectra_beyond_the_list_of_lines_are_drawn_without_marks_for_lines(cann
 
 def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
     figure = plots.plot_gradients(cannon, window=(16090, 16110))
+    assert figure.axes[0].get_shared_x_axes().joined(*figure.axes[:2])
     assert len(figure.axes) == 3
     assert figure.axes[0].get_ylabel().endswith("flux per 100 K")
     assert figure.axes[2].get_ylabel() == "[Si/Fe]\nflux per 0.1 dex"
@@ -329,6 +332,22 @@ def test_gradients_have_units_band_and_lines(cannon: Cannon) -> None:
     assert len(two.axes) == 1
     with pytest.raises(LabelError, match="unknown label 'NI_FE'"):
         plots.plot_gradients(cannon, names=["NI_FE"])
+
+
+def test_only_narrow_peaks_of_a_loading_are_named_on_their_side(cannon: Cannon) -> None:
+    """A broad wave and noise have no names; a line downwards is named below the curve."""
+    w = cannon.wavelength
+    up, down = (np.exp(-0.5 * ((w - at) / 0.3) ** 2) for at in (SI_LINE, 16064.397))
+    loading = 0.05 * np.sin((w - w[0]) / 30)
+    loading += 0.001 * np.random.default_rng(3).standard_normal(w.size)
+    figure = plots.plot_loadings(replace(cannon, loadings=np.stack([loading] * 2, axis=1)))
+    assert texts(figure.axes[0]) == []
+    loading += 0.03 * up - 0.03 * down
+    figure = plots.plot_loadings(replace(cannon, loadings=np.stack([loading] * 2, axis=1)))
+    place = {t.get_text(): t.get_position()[1] for t in figure.axes[0].texts}
+    assert sorted(place) == ["Si I 16064.4", "Si I 16099.2"]
+    assert place["Si I 16064.4"] < 0.2
+    assert place["Si I 16099.2"] > 0.8
 
 
 def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
@@ -423,26 +442,90 @@ def test_corner_shows_both_posteriors_with_units(result: xr.DataTree, labels: La
     assert mixed == "Labels of S003 (model trained on simulated stars)"
     wide = result["calibrated_posterior"]["TEFF"].values[..., 3]
     low, middle, high = np.quantile(wide, [0.16, 0.5, 0.84])
-    shown = axes[0, 0].get_title()
+    formal_text, shown, name = texts(axes[0, 0])
     assert f"{middle:.0f}" in shown
-    assert f"+{high - middle:.0f}" in shown
-    assert f"-{middle - low:.0f}" in shown
+    assert f"{0.5 * (high - low):.0f}" in shown or f"+{high - middle:.0f}" in shown
     assert shown.endswith(" K")
+    assert name == r"$T_\mathrm{eff}$"
     narrow, broad = (
-        next(p for p in axes[0, 0].patches if p.get_label() == f"{kind} posterior").get_data()
+        next(p for p in axes[0, 0].patches if p.get_label() == f"{kind} posterior").get_xy()
         for kind in ("formal", "calibrated")
     )
-    assert np.ptp(narrow.edges) < 0.5 * np.ptp(broad.edges)  # bins of its own
-    for step in (narrow, broad):
-        assert np.sum(step.values * np.diff(step.edges)) == pytest.approx(1)
-    assert narrow.values.max() > 2 * broad.values.max()  # densities: formal is narrower
-    at = [line.get_xdata()[0] for line in axes[0, 0].lines]
-    np.testing.assert_allclose(min(np.abs(np.array(at) - low)), 0, atol=1e-6)
-    assert labels.values[3, 0] in at
-    assert axes[0, 0].get_ylim()[1] > narrow.values.max()
-    assert "39 and 86 %" in figure.legends[0].get_title().get_text()
-    (formal_text,) = texts(axes[0, 0])
-    assert formal_text.startswith("formal $")
+    assert np.ptp(narrow[:, 0]) < 0.5 * np.ptp(broad[:, 0])  # bins of its own
+    for outline in (narrow, broad):  # closed, along the steps and back along zero
+        x, y = outline.T
+        assert 0.5 * abs(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1))) == pytest.approx(1)
+    assert narrow[:, 1].max() > 2 * broad[:, 1].max()  # densities: formal is narrower
+    (dotted,) = (c for c in axes[0, 0].collections if c.get_label().startswith("_"))
+    at = [segment[0, 0] for segment in dotted.get_segments()]
+    np.testing.assert_allclose(at, [low, high])
+    assert labels.values[3, 0] in [line.get_xdata()[0] for line in axes[0, 0].lines]
+    assert axes[0, 0].get_ylim()[1] > narrow[:, 1].max()
+    note = figure.legends[0].get_title().get_text()
+    assert "39.3 and 86.5 % of the draws\n(1σ, 2σ in 2-D)" in note
+    assert "cut" not in note
+    assert formal_text.startswith("formal $4632.4^{+")
+
+
+def test_corner_names_snr_and_flags_where_they_are_known(result: xr.DataTree) -> None:
+    def lines(figure: Figure) -> list[str]:
+        return [text.get_text() for text in figure.texts]
+
+    assert lines(plots.plot_corner(result, STAR)) == ["Labels of S003 (simulated)"]
+    assert lines(plots.plot_corner(result, STAR, snr=87.4))[1:] == ["S/N 87"]
+    flag = np.zeros(N_STARS, dtype=np.int32)
+    flag[3] = 64 + 4096
+    known = result.copy()
+    star = {"star": result["posterior"]["star"].values}
+    columns = {"label_flag": ("star", flag), "snr": ("star", np.arange(N_STARS) + 50.0)}
+    known["star_stats"] = xr.DataTree(xr.Dataset(columns, star))
+    assert lines(plots.plot_corner(known, STAR))[1:] == ["S/N 53; flags: RHAT, POOR_CHI2"]
+    assert lines(plots.plot_corner(known, "S004", snr=np.nan))[1:] == ["S/N 54; no flags"]
+
+
+def test_corner_cuts_a_formal_peak_that_would_flatten_the_calibrated_one(
+    result: xr.DataTree,
+) -> None:
+    narrow = result.copy()
+    formal = result["posterior"].to_dataset()
+    narrow["posterior"] = xr.DataTree(
+        formal.mean(["chain", "draw"]) + 0.1 * (formal - formal.mean())
+    )
+    figure = plots.plot_corner(narrow, STAR)
+    lowest, highest = sorted(p.get_xy()[:, 1].max() for p in figure.axes[0].patches)
+    assert highest > 8 * lowest
+    assert figure.axes[0].get_ylim()[1] == pytest.approx(4.4 * lowest)
+    assert "cut at 4 times the lower" in figure.legends[0].get_title().get_text()
+
+
+def test_corner_on_a_canvas_used_before_is_that_on_a_new_one(
+    result: xr.DataTree, labels: Labels
+) -> None:
+    canvas = plots.plot_corner(result, "S005", truth=labels.values[5], aspcap=labels, snr=80)
+    assert plots.plot_corner(result, STAR, figure=canvas) is canvas
+    fresh = plots.plot_corner(result, STAR)
+    for figure in (canvas, fresh):
+        figure.canvas.draw()
+    np.testing.assert_array_equal(canvas.canvas.buffer_rgba(), fresh.canvas.buffer_rgba())
+    with pytest.raises(InvalidDataError, match="has 9 axes, and 2 labels need 4"):
+        plots.plot_corner(result, STAR, names=["TEFF", "FE_H"], figure=canvas)
+
+
+@pytest.mark.parametrize(
+    ("middle", "down", "up", "text"),
+    [
+        (4780.4, 28.2, 28.6, "4780 ± 28"),
+        (0.0501, 0.0081, 0.0082, "0.0501 ± 0.0082"),
+        (-0.031, 0.0602, 0.0601, "\N{MINUS SIGN}0.031 ± 0.060"),
+        (2.5, 0.1, 0.25, "$2.50^{+0.25}_{-0.10}$"),
+        (4780.4, 3.02, 3.9, "$4780.4^{+3.9}_{-3.0}$"),
+        (1.0, 0.0, 0.0, "1.000 ± 0.000"),
+    ],
+)
+def test_numbers_have_two_digits_of_the_error(
+    middle: float, down: float, up: float, text: str
+) -> None:
+    assert _interval_text(middle, down, up) == text
 
 
 def test_corner_contours_of_each_posterior_are_as_wide_as_its_draws(
@@ -451,7 +534,8 @@ def test_corner_contours_of_each_posterior_are_as_wide_as_its_draws(
     """The calibrated draws are the formal ones three times as far from the true labels."""
     figure = plots.plot_corner(result, STAR, names=["TEFF", "FE_H"])
     panel = np.array(figure.axes).reshape(2, 2)[1, 0]
-    formal, calibrated = [c for c in panel.collections if not c.get_fill()]
+    # The narrow formal one is drawn last, above the other.
+    calibrated, formal = [c for c in panel.collections if not c.get_fill()]
     for outer in (0, 1):  # 86 and 39 %
         narrow, broad = (
             np.ptp(c.get_paths()[outer].vertices, axis=0) for c in (formal, calibrated)
@@ -466,6 +550,17 @@ def test_corner_of_a_formal_posterior_alone(labels: Labels) -> None:
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["formal posterior"]
 
 
+def test_corner_of_one_label_and_a_long_name_keeps_its_title_inside(labels: Labels) -> None:
+    ids = labels.star_id.astype("<U40")
+    ids[3] = "mystery_apo25m-57.2-00042+5-apStar-dr17"
+    result = make_result(replace(labels, star_id=ids))
+    figure = plots.plot_corner(result, ids[3], names=["TEFF"])
+    figure.canvas.draw()
+    title = figure.texts[0].get_window_extent()
+    assert 0 < title.x0 < title.x1 < figure.bbox.x1
+    assert "contours" not in figure.legends[0].get_title().get_text()
+
+
 def test_corner_takes_a_catalogue_that_lacks_a_label(result: xr.DataTree, labels: Labels) -> None:
     figure = plots.plot_corner(result, STAR, aspcap=labels.only(["FE_H"]))
     assert np.isfinite([ax.get_xlim() for ax in figure.axes]).all()
@@ -478,6 +573,10 @@ def test_corner_of_what_is_not_there(result: xr.DataTree, labels: Labels) -> Non
         plots.plot_corner(result, "S007")
     with pytest.raises(LabelError, match="unknown labels NI_FE"):
         plots.plot_corner(result, STAR, names=["NI_FE"])
+    with pytest.raises(
+        InvalidDataError, match="S003 has 10 draws; a corner plot needs at least 20"
+    ):
+        plots.plot_corner(result.isel(draw=slice(5)), STAR)
     with pytest.raises(InvalidDataError, match=r"truth has shape \(2,\), expected \(3,\)"):
         plots.plot_corner(result, STAR, truth=[1.0, 2.0])
 
@@ -500,6 +599,10 @@ def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None
     assert f"robust {row['ROBUST_SCATTER']:.3f} dex" in texts(figure.axes[2])[0]
     assert bottom.get_xlabel() == r"ASPCAP: $T_\mathrm{eff}$ (K)"
     assert bottom.get_ylabel() == "difference\n(K)"
+    fit = linregress(x, y - x)
+    trend = texts(top)[1]
+    assert trend.startswith("n = 59\nslope ")
+    assert trend.endswith(f"{fit.slope:+.5f} ± {fit.stderr:.5f}".replace("-", "−"))
     assert title(figure) == "Labels against ASPCAP, 59 stars (simulated)"
     assert "calibrated sd" in figure.legends[0].get_texts()[0].get_text()
 

@@ -240,3 +240,22 @@ def test_label_that_is_no_catalogues_has_no_lines() -> None:
     figure = plot_gradients(painted({}, names=("TEFF", "AGE")), window=None)
     assert not figure.axes[1].texts
     assert "AGE" in figure.axes[1].get_ylabel()
+
+
+def test_each_label_is_shown_where_its_own_lines_change() -> None:
+    """Silicon has three strong lines here; the strongest peak of all is nobody's."""
+    wide = 15200 * (10**6e-6) ** np.arange(8000)
+    small, own = make_cannon(n_pixels=wide.size), painted({}, names=("TEFF", "SI_FE"))
+    theta = np.zeros_like(small.theta)
+    theta[:, 0] = 1
+    (column,) = [i for i, t in enumerate(small.basis.terms) if t == (1,)]
+    for line, strength in ((15964.424, 0.1), (16064.397, 0.1), (16099.184, 0.1), (15300.0, 0.5)):
+        theta[:, column] += strength * np.exp(-0.5 * ((wide - line) / 0.35) ** 2)
+    cannon = replace(
+        small, wavelength=wide, theta=theta, basis=own.basis, training=own.training,
+        used=np.ones(wide.size, dtype=bool),
+    )  # fmt: skip
+    low, high = plot_gradients(cannon, names=["SI_FE"]).axes[0].get_xlim()
+    assert high - low == pytest.approx(200, abs=1)
+    assert low < 15964
+    assert high > 16099.2

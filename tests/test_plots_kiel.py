@@ -100,7 +100,10 @@ def test_packaged_isochrones_are_drawn_and_cited(table: Table) -> None:
     for line, part in zip(lines, (branch, clump), strict=True):
         np.testing.assert_allclose(line.get_xdata(), part.teff)
         np.testing.assert_allclose(line.get_ydata(), part.log_g)
-    assert {line.get_linestyle() for line in ax.lines} == {"-", "--"}
+    assert {line.get_linestyle() for line in ax.lines} == {"-", "--", "-.", ":"}
+    (drawn,) = [c for c in ax.collections if c.get_array() is not None and len(c.get_offsets())]
+    assert to_hex(lines[0].get_color()) == to_hex(drawn.to_rgba(0.0)), "coloured as the stars are"
+    assert sum(entry.startswith("MIST") for entry in shown) == 4
 
 
 def test_isochrones_of_the_users_own(table: Table, tmp_path) -> None:
@@ -119,7 +122,9 @@ def test_posteriors_of_chosen_stars(table: Table, result: xr.DataTree, truth: La
     ax = plot_kiel(table, result=result, stars=stars, ax=mine)
     assert ax is mine
     shown = entries(ax)
-    assert {f"A: {stars[0]}", f"B: {stars[1]}"} <= set(shown)
+    handles = ax.get_legend().legend_handles
+    symbols = {h.get_label(): h.get_marker() for h in handles if h.get_label() in stars}
+    assert symbols == {stars[0]: "$A$", stars[1]: "$B$"}
     assert shown[-2:] == ["formal posterior", "calibrated posterior"]
     assert {"A", "B"} <= {t.get_text() for t in ax.texts}
     for row, mean in enumerate(make_means(truth)[:2, :2]):

@@ -20,10 +20,26 @@ from bayes_cannon.errors import (
     OutputExistsError,
 )
 from bayes_cannon.report import write_report
-from bayes_cannon.report_html import Column, Grid, Picture, Text, escape
+from bayes_cannon.report_html import (
+    Cell,
+    Chapter,
+    Column,
+    Facts,
+    Grid,
+    Heading,
+    Note,
+    Picture,
+    Text,
+)
+from bayes_cannon.report_html import Page as HtmlPage
 from bayes_cannon.report_loading import load_inputs
 from bayes_cannon.report_parts import Drawing, Section, file_names, shown_label
-from bayes_cannon.report_sections import SECTIONS
+from bayes_cannon.report_sections import (
+    SECTIONS,
+    registered_sections,
+    remove_section,
+    section,
+)
 from tests.report_problem import HOSTILE, make_run
 from tests.test_cli import run as command
 
@@ -125,11 +141,11 @@ def test_a_figure_whose_name_leads_outside_is_not_written(small, name):
 
 
 def test_every_section_has_its_title_and_what_to_see(page, big_report):
-    for section in SECTIONS:
-        if section.key != "mystery":
-            assert section.key in page.ids
-            assert section.title in page.text
-            assert section.see in page.text
+    for one in SECTIONS:
+        if one.key != "mystery":
+            assert one.key in page.ids
+            assert one.title in page.text
+            assert one.see in page.text
 
 
 def test_flags_are_decoded_and_stars_listed(page):
@@ -346,22 +362,35 @@ def test_the_command_says_what_is_missing_and_where_the_report_is(small, capsys,
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("a<b>&\"'", "a&lt;b&gt;&amp;&quot;&#x27;"),
+        ("a<b>&\"'", "a&lt;b&gt;&amp;&#34;&#39;"),
         ("\x00\x1b[31m\u202e", "\ufffd\ufffd[31m\ufffd"),
         ("Ångström ± 5 χ²", "Ångström ± 5 χ²"),
     ],
 )
-def test_escape(text, shown):
-    assert escape(text) == shown
+def test_every_value_of_the_page_is_escaped(text, shown):
+    image = b"\x89PNG\r\n\x1a\n" + bytes(16)
+    parts = [
+        Text(text), Heading(text), Note(text), Facts([(text, text)]), Picture(image, text, text),
+        Grid(text, [Column(text)], [(text,)]),
+    ]  # fmt: skip
+    chapter = Chapter("key", text, text, parts)
+    html = HtmlPage(text, [text], text, [chapter], text).html()
+    assert text not in html or text == shown
+    # Title twice, line, banner, contents, footer; two of the chapter; those of the parts.
+    assert html.count(shown) == 6 + 2 + (1 + 1 + 1 + 2 + 2 + 4)
 
 
 def test_cells_sort_by_their_numbers():
     cells = [Column("x", ".2f").cell(v) for v in (1.234, -5, np.float32(2), None, np.nan, "x")]
-    assert cells[0] == '<td class="number" data-sort="1.234">1.23</td>'
-    assert cells[1] == '<td class="number" data-sort="-5">\N{MINUS SIGN}5.00</td>'
-    assert 'data-sort="2"' in cells[2]
-    assert cells[3] == cells[4] == cells[5] == '<td class="number" data-sort="">–</td>'
-    assert Column("n", "d").cell(np.int64(7)) == '<td class="number" data-sort="7">7</td>'
+    assert cells[0] == Cell("1.23", "number", "1.234")
+    assert cells[1] == Cell("\N{MINUS SIGN}5.00", "number", "-5")
+    assert cells[2].sort == "2"
+    assert cells[3] == cells[4] == cells[5] == Cell("–", "number", "")
+    assert Column("n", "d").cell(np.int64(7)) == Cell("7", "number", "7")
+    grid = Grid("t", [Column("n", "d"), Column("s", kind="id")], [(7, "a"), (None, "b")])
+    html = HtmlPage("", [], "", [Chapter("k", "", "", [grid])], "").html()
+    assert '<td class="number" data-sort="7">7</td><td class="id">a</td>' in html
+    assert '<td class="number" data-sort="">–</td><td class="id">b</td>' in html
 
 
 def test_parts_refuse_what_they_cannot_show():
@@ -405,3 +434,86 @@ def test_own_spectra_and_their_catalogue_are_called_by_their_names(tmp_path):
             f"Against the {text}"
             in write_report(run, dataset=stars, sections=sections).path.read_text()
         )
+
+
+# Sections of other packages
+
+
+OTHER_PACKAGE = '''
+import matplotlib.pyplot as plt
+from bayes_cannon.report_sections import Column, Drawing, Grid, section
+
+@section("hot", "Hot <stars>", "Few should be hotter than 5000 K.", after="kiel")
+def hot_stars(inputs):
+    """Histogram of Teff, and the hottest stars."""
+    def draw():
+        figure, ax = plt.subplots()
+        ax.hist(inputs.table["TEFF"][inputs.has_posterior])
+        ax.set(xlabel="Teff (K)", ylabel="stars")
+        return figure
+    yield Drawing("hot-stars", draw, "Histogram of Teff")
+    rows = [(star, t) for star, t in zip(inputs.star_id, inputs.table["TEFF"]) if t > 4600]
+    yield Grid("Hot stars.", [Column("star", kind="id"), Column("Teff (K)", ".0f")], rows)
+'''
+
+
+def test_a_section_of_another_package(small, tmp_path, monkeypatch):
+    """Twelve lines in a module elsewhere; found by an entry point or an import."""
+    from bayes_cannon import report_registry
+
+    site = tmp_path / "site"
+    info = site / "hot_stars-1.dist-info"
+    info.mkdir(parents=True)
+    (site / "hot_stars_of_mine.py").write_text(OTHER_PACKAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hot-stars\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[bayes_cannon.report]\nhot = hot_stars_of_mine\nbad = not_there_at_all\n"
+    )
+    monkeypatch.syspath_prepend(site)
+    report_registry._load_entry_points.cache_clear()
+    try:
+        with pytest.warns(BayesCannonWarning, match="not_there_at_all are not in the report"):
+            keys = [s.key for s in registered_sections()]
+        assert keys.index("hot") == keys.index("kiel") + 1
+        one = [s for s in registered_sections() if s.key == "hot"]
+        report = write_report(small, sections=one)
+    finally:
+        remove_section("hot")
+    assert report.failed == {}
+    assert [path.name for path in report.figures] == ["hot-stars.png"]
+    page = Page(report.path)
+    assert "Hot <stars>" in page.text
+    assert page.tags.count("td") >= 2
+    assert registered_sections() == SECTIONS
+
+
+def test_the_report_asks_for_what_is_registered_when_it_is_made(small, monkeypatch):
+    from bayes_cannon import report
+
+    seen = []
+    monkeypatch.setattr(report, "registered_sections", lambda: seen.append(1) or TEXTS[:1])
+    assert "Summary" in Page(write_report(small).path).text
+    assert seen == [1]
+
+
+def test_sections_that_cannot_be_registered():
+    def make(inputs):
+        return []
+
+    with pytest.raises(InvalidDataError, match="must be letters, digits, hyphens"):
+        section("a b", "A", "")
+    with pytest.raises(InvalidDataError, match=r"no section .nothing. to come after; .* kiel"):
+        section("a", "A", "", after="nothing")
+    with pytest.raises(InvalidDataError, match="either the order of a section or after="):
+        section("a", "A", "", after="kiel", order=3)
+    with pytest.raises(InvalidDataError, match="no input spectrum"):
+        section("a", "A", "", needs=("spectra", "spectrum"))
+    with pytest.raises(InvalidDataError, match="a section 'kiel' already, made by bayes_cannon"):
+        section("kiel", "A", "")(make)
+    with pytest.raises(InvalidDataError, match="no section 'a'; there are"):
+        remove_section("a")
+    section("a", "A", "")(make)
+    section("a", "B", "", order=1)(make)  # a cell of a notebook that runs again
+    assert registered_sections()[0].title == "B"
+    remove_section("a")
+    assert registered_sections() == SECTIONS

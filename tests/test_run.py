@@ -3,7 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.table import Table
+from matplotlib.figure import Figure
 
 from bayes_cannon import infer, run_corners
 from bayes_cannon.errors import InvalidDataError, LabelError, NoStarsError, OutputExistsError
@@ -21,6 +25,7 @@ from bayes_cannon.folder_lock import lock_folder
 from bayes_cannon.infer import infer_labels
 from bayes_cannon.inference_settings import InferenceSettings
 from bayes_cannon.label_sampler import LabelSampler
+from bayes_cannon.plots_corner import plot_corner
 from bayes_cannon.posterior_moments import model_is_simulated
 from bayes_cannon.priors import LabelPrior
 from bayes_cannon.report import write_report
@@ -340,6 +345,7 @@ def test_figures_are_closed_and_whole(finished, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_processes_draw_the_same(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(run_corners, "_FEW", 1)
+    monkeypatch.setattr(run_corners, "_BATCH", 2)
     stars = [str(SPECTRA.star_id[i]) for i in (0, 1, 2)]
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, processes in ((one, 1), (two, 2)):
@@ -349,6 +355,75 @@ def test_processes_draw_the_same(finished, tmp_path, monkeypatch):
         assert all(path.stat().st_size > 10_000 for path in files.values())
     for path in one.iterdir():
         np.testing.assert_array_equal(plt.imread(path), plt.imread(two / path.name))
+
+
+def test_an_executor_of_the_caller_draws_what_is_missing(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_corners, "_BATCH", 1)
+    files = corner_files([str(s) for s in SPECTRA.star_id[:3]], tmp_path)
+    first, *others = files.values()
+    first.write_bytes(b"drawn before")
+    told, snr = [], {str(SPECTRA.star_id[1]): 123.0}
+    with ThreadPoolExecutor(2) as pool:
+        draw_corners(
+            finished.folder, files, aspcap=labels_of(SPECTRA), snr=snr, executor=pool,
+            progress=lambda *n: told.append(n),
+        )  # fmt: skip
+        assert pool.submit(int, 7).result() == 7, "it is left open"
+    assert first.read_bytes() == b"drawn before"
+    assert told[-1] == (3, 3)
+    for path, star in zip(others, list(files)[1:], strict=True):
+        figure = plot_corner(
+            finished.result, star, aspcap=labels_of(SPECTRA), snr=snr.get(star), figure=Figure()
+        )
+        figure.savefig(tmp_path / "alone.png", dpi=run_corners._DPI)
+        np.testing.assert_array_equal(plt.imread(path), plt.imread(tmp_path / "alone.png"))
+
+
+def test_what_a_worker_raises_comes_back_and_what_is_drawn_stays(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_corners, "_BATCH", 1)
+    files = corner_files(["star0", "nobody"], tmp_path)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidDataError, match="nobody"):
+        draw_corners(finished.folder, files, executor=pool)
+    assert files["star0"].exists()
+    assert not files["nobody"].exists()
+
+
+def test_processes_end_after_the_figure_at_hand_when_stopped(finished, tmp_path, monkeypatch):
+    """What `draw_corners` sets on Ctrl-C."""
+    stop, drawn = threading.Event(), []
+
+    def draw(*args, **kwargs):
+        drawn.append(args[1])
+        stop.set()
+        return plot_corner(*args, **kwargs)
+
+    monkeypatch.setattr(run_corners, "_stop", stop)
+    monkeypatch.setattr(run_corners, "plot_corner", draw)
+    files = corner_files([str(s) for s in SPECTRA.star_id[:3]], tmp_path)
+    draw_corners(finished.folder, files)
+    assert drawn == ["star0"]
+    assert [path.exists() for path in files.values()] == [True, False, False]
+
+
+def test_what_lost_processes_left_is_drawn_here(finished, tmp_path, monkeypatch, caplog):
+    def lost(pool, run, files, todo, *others):
+        raise BrokenProcessPool("a process ended")
+
+    monkeypatch.setattr(run_corners, "_FEW", 1)
+    monkeypatch.setattr(run_corners, "_draw_with", lost)
+    files = corner_files([str(s) for s in SPECTRA.star_id[:2]], tmp_path)
+    draw_corners(finished.folder, files, processes=2)
+    assert all(path.exists() for path in files.values())
+    assert "a process that drew corner plots ended early" in caplog.text
+
+
+def test_an_executor_and_processes_are_two_ways_to_say_one_thing(finished, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(InvalidDataError, match="not both"):
+            draw_corners(finished.folder, {}, executor=pool, processes=2)
+        with pytest.raises(InvalidDataError, match="not both"):
+            infer_run(CANNON, SPECTRA, tmp_path / "r", settings=QUICK, executor=pool, processes=2)
+    assert not (tmp_path / "r").exists(), "refused before anything is written"
 
 
 def test_other_catalogue_labels_are_drawn_anew(tmp_path):
