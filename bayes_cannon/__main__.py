@@ -1,6 +1,6 @@
 """``python -m bayes_cannon`` is the command ``bayes-cannon``."""
 
-from bayes_cannon.cli import main
+from bayes_cannon.cli.commands import main
 
 if __name__ == "__main__":
     main()

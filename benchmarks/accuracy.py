@@ -10,12 +10,13 @@ import numpy as np
 from astropy.table import Table
 from common import library_set, quick_inference, say, short, table
 
-from bayes_cannon.infer import infer_labels
-from bayes_cannon.labels import DEFAULT_LABELS
-from bayes_cannon.preparing import prepare
-from bayes_cannon.simulate import simulate_survey
-from bayes_cannon.survey import open_survey
-from bayes_cannon.train import TrainingSettings, train
+from bayes_cannon.inference.infer import infer_labels
+from bayes_cannon.spectra.labels import DEFAULT_LABELS
+from bayes_cannon.surveys.apogee.survey import open_survey
+from bayes_cannon.surveys.preparing import prepare
+from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 TITLE = "Accuracy"
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.cannon import Cannon
-from bayes_cannon.dataset import TrainingSet
-from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.labels import DEFAULT_LABELS, Labels
-from bayes_cannon.library import load_library
-from bayes_cannon.simulate import library_labels, observe
-from bayes_cannon.spectra import NormalizedSpectra
-from bayes_cannon.train import TrainingSettings, train
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.simulation.library import load_library
+from bayes_cannon.surveys.simulation.simulate import library_labels, observe
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 N_PIXELS = 7514
 

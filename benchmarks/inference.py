@@ -14,12 +14,13 @@ from memory import measure
 from scipy_labels import fit_labels
 from threadpoolctl import threadpool_limits
 
-from bayes_cannon.compression import PixelModel, compress
-from bayes_cannon.infer import infer_labels
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.label_model import build_full_pixel_model, build_plain_model
-from bayes_cannon.priors import LabelPriors
-from bayes_cannon.train import TrainingSettings, train
+from bayes_cannon.inference.infer import infer_labels
+from bayes_cannon.inference.likelihood import PixelModel, compress
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.label_model import build_full_pixel_model, build_plain_model
+from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 TITLE = "Inference"
 DRAWS = 500

@@ -9,8 +9,9 @@ import numpy as np
 from accuracy import predict
 from common import library_set, say, short, table
 
-from bayes_cannon.labels import Labels
-from bayes_cannon.train import TrainingSettings, train
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 TITLE = "Errors in the training labels"
 TRAINING, HELD_OUT = np.arange(400), np.arange(400, 600)

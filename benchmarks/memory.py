@@ -41,8 +41,8 @@ def peak() -> float:
 def _arrays(n_stars: int, n_pixels: int, n_factors: int) -> dict[str, Any]:
     from common import synthetic
 
-    from bayes_cannon.map_fit import fit_map
-    from bayes_cannon.pixel_fit import Design
+    from bayes_cannon.training.map_fit import fit_map
+    from bayes_cannon.training.pixels.fit import Design
 
     flux, ivar, x = synthetic(n_stars, n_pixels)
     before, start = peak(), time.perf_counter()
@@ -57,7 +57,7 @@ def _arrays(n_stars: int, n_pixels: int, n_factors: int) -> dict[str, Any]:
 def _train(n_stars: int, n_factors: str) -> dict[str, Any]:
     from common import library_set
 
-    from bayes_cannon.train import train
+    from bayes_cannon.training.pipeline import train
 
     stars, _ = library_set(n_stars, seed=1)
     before, start = peak(), time.perf_counter()
@@ -69,9 +69,9 @@ def _train(n_stars: int, n_factors: str) -> dict[str, Any]:
 def _infer(n_stars: int) -> dict[str, Any]:
     from common import many, thinned_problem
 
-    from bayes_cannon.infer import infer_labels
-    from bayes_cannon.inference_settings import InferenceSettings
-    from bayes_cannon.run import infer_run
+    from bayes_cannon.inference.infer import infer_labels
+    from bayes_cannon.inference.settings import InferenceSettings
+    from bayes_cannon.runs.run import infer_run
 
     # Few draws would fail the limits of 2000: no star is to be sampled twice for that.
     settings = InferenceSettings(draws=100, chains=2, rhat_limit=1.5, ess_limit=1, n_khat=0)
@@ -87,13 +87,13 @@ def _infer(n_stars: int) -> dict[str, Any]:
 
 
 def _prepare(n_stars: int) -> dict[str, Any]:
-    from bayes_cannon.preparing import prepare
-    from bayes_cannon.survey import open_survey
+    from bayes_cannon.surveys.apogee.survey import open_survey
+    from bayes_cannon.surveys.preparing import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         # In another process: what writing takes must not count as what reading takes.
         code = (
-            "import sys; from bayes_cannon.simulate import simulate_survey; "
+            "import sys; from bayes_cannon.surveys.simulation.simulate import simulate_survey; "
             "simulate_survey(sys.argv[1], n_stars=int(sys.argv[2]))"
         )
         start = time.perf_counter()

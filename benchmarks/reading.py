@@ -10,11 +10,11 @@ from astropy.io import fits
 from common import clock, say, short, table
 from memory import measure
 
-from bayes_cannon.apogee import read_apstar
-from bayes_cannon.dataset import TrainingSet
-from bayes_cannon.preparing import prepare
-from bayes_cannon.simulate import simulate_survey
-from bayes_cannon.survey import open_survey
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.surveys.apogee.apstar import read_apstar
+from bayes_cannon.surveys.apogee.survey import open_survey
+from bayes_cannon.surveys.preparing import prepare
+from bayes_cannon.surveys.simulation.simulate import simulate_survey
 
 TITLE = "Reading and preparing"
 

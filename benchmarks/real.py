@@ -8,12 +8,12 @@ import numpy as np
 from common import clock, say, short, table
 from scipy_labels import fit_quadratic
 
-from bayes_cannon.calibration import coverage
-from bayes_cannon.gaia_xp import load_gaia_xp_giants
-from bayes_cannon.infer import infer_labels
-from bayes_cannon.label_flags import REMARKS
-from bayes_cannon.posterior_moments import group_of, moments_of
-from bayes_cannon.train import train
+from bayes_cannon.analysis.calibration import coverage
+from bayes_cannon.inference.flags import REMARKS
+from bayes_cannon.inference.infer import infer_labels
+from bayes_cannon.inference.posterior import group_of, moments_of
+from bayes_cannon.surveys.gaia_xp import load_gaia_xp_giants
+from bayes_cannon.training.pipeline import train
 
 TITLE = "Real giants"
 GOALS = {"TEFF": 0.28, "LOGG": 0.28, "FE_H": 0.33}

@@ -23,16 +23,21 @@ import numpy as np
 from common import busy, clock, cores, library_set, machine, say, short, table
 from scipy.stats import binom
 
-from bayes_cannon.closed_form_sbc import closed_form_pits
-from bayes_cannon.figure_files import save_figure
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.label_sampler import NutsSettings
-from bayes_cannon.label_sbc import rank_labels, simulate_stars, training_range_priors
-from bayes_cannon.plots_sbc import plot_ranks
-from bayes_cannon.sbc import Ranks
-from bayes_cannon.train import TrainingSettings, train
-from bayes_cannon.training_priors import Hyperparameters, TrainingPriors
-from bayes_cannon.training_sbc import TrainingSampler, sbc_pixels, sbc_training
+from bayes_cannon.analysis.sbc.labels import rank_labels, simulate_stars, training_range_priors
+from bayes_cannon.analysis.sbc.pixels import (
+    TrainingSampler,
+    closed_form_pits,
+    sbc_pixels,
+    sbc_training,
+)
+from bayes_cannon.analysis.sbc.ranks import Ranks
+from bayes_cannon.inference.sampler import NutsSettings
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.plots.calibration import plot_ranks
+from bayes_cannon.plots.common import save_figure
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 ALARM = 0.01
 NUTS = InferenceSettings(draws=150, tune=150, ess_limit=50, rhat_limit=1.05, n_khat=0)

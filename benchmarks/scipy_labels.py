@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit, least_squares
 
-from bayes_cannon.features import PolynomialBasis
+from bayes_cannon.models.basis import PolynomialBasis
 
 
 def fit_labels(cannon, flux, ivar, *, exact):

@@ -9,10 +9,10 @@ from common import N_PIXELS, clock, library_set, say, short, synthetic, table
 from memory import measure
 from scipy_fit import fit_by_optimizer, fit_on_grid
 
-from bayes_cannon.advi import fit_advi
-from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.map_fit import fit_map
-from bayes_cannon.pixel_fit import Design
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.training.advi import fit_advi
+from bayes_cannon.training.map_fit import fit_map
+from bayes_cannon.training.pixels.fit import Design
 
 TITLE = "Training"
 N_STARS = 927

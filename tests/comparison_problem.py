@@ -3,9 +3,9 @@
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.dataset import TrainingSet
-from bayes_cannon.labels import Labels
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 NAMES = ("TEFF", "LOGG", "FE_H")
 FORMAL = np.array([10.0, 0.02, 0.01])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from bayes_cannon.report import Report
+    from bayes_cannon.runs.report.report import Report
 
 # Modules of more than half a minute, the longest first. A module runs whole on one process: one
 # that came last would keep the other processes waiting.
@@ -57,7 +57,7 @@ def shipped_dir() -> Path:
 @pytest.fixture(scope="session")
 def big_report(tmp_path_factory: pytest.TempPathFactory) -> "Report":
     """The report of a run of 500 stars, some of them with hostile names."""
-    from bayes_cannon.report import write_report
+    from bayes_cannon.runs.report.report import write_report
     from tests.report_problem import make_run
 
     return write_report(make_run(tmp_path_factory.mktemp("big"), n_stars=500, hostile=True))

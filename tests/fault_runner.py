@@ -118,7 +118,7 @@ def _call(request: dict) -> int:
         module, _, name = request["function"].partition(":")
         getattr(import_module(module), name)(*request["arguments"])
         return 0
-    from bayes_cannon import cli
+    from bayes_cannon.cli import commands as cli
 
     sys.argv = ["bayes-cannon", *request["arguments"]]
     try:
@@ -130,13 +130,6 @@ def _call(request: dict) -> int:
 
 def main() -> None:
     """Serve requests, one a line, until there are no more."""
-    import bayes_cannon.cli_inputs
-    import bayes_cannon.cli_progress
-    import bayes_cannon.download
-    import bayes_cannon.prior_files
-    import bayes_cannon.run
-    import bayes_cannon.simulate
-    import bayes_cannon.train  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     out = os.fdopen(os.dup(1), "w")

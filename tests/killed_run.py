@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from bayes_cannon.run import infer_run
+from bayes_cannon.runs.run import infer_run
 from tests.run_problem import CANNON, QUICK, make_spectra
 
 SPECTRA = make_spectra()

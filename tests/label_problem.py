@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.labels import Labels
-from bayes_cannon.packing import pack
-from bayes_cannon.spectra import NormalizedSpectra
+from bayes_cannon.base.packing import pack
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 NAMES = ("TEFF", "LOGG", "FE_H")
 UNITS = ("K", "dex", "dex")

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.own_spectra import spectra_from_arrays, training_set_from_arrays
-from bayes_cannon.train import TrainingSettings, train
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.spectra.arrays import spectra_from_arrays, training_set_from_arrays
+from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 LAPLACE = InferenceSettings(method="laplace", draws=100, chains=2, n_khat=0, cores=1)
 PLAIN = TrainingSettings(n_factors=0, folds=0)

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-from bayes_cannon.simulate import simulate_survey
+from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from tests.archive_server import ArchiveServer
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))

@@ -5,21 +5,20 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.apogee import ASPCAP_WINDOWS, WAVELENGTH
-from bayes_cannon.cannon import Cannon
-from bayes_cannon.catalogue import catalogue, write_catalogue
-from bayes_cannon.cuts import CutStep
-from bayes_cannon.dataset import TrainingSet
-from bayes_cannon.features import PolynomialBasis
-from bayes_cannon.label_flags import flag_attributes
-from bayes_cannon.labels import DEFAULT_LABELS, Labels
-from bayes_cannon.packing import pack
-from bayes_cannon.run import write_summary
-from bayes_cannon.run_digest import digest_of_model, digest_of_spectra
-from bayes_cannon.run_inputs import describe_inputs
-from bayes_cannon.run_store import RunStore
-from bayes_cannon.spectra import NormalizedSpectra
-from bayes_cannon.training_priors import Hyperparameters
+from bayes_cannon.analysis.catalogues import catalogue, write_catalogue
+from bayes_cannon.base.packing import pack
+from bayes_cannon.inference.flags import flag_attributes
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.hyperparameters import Hyperparameters
+from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
+from bayes_cannon.runs.inputs import describe_inputs
+from bayes_cannon.runs.run import write_summary
+from bayes_cannon.runs.store import RunStore
+from bayes_cannon.spectra.dataset import CutStep, TrainingSet
+from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, WAVELENGTH
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from bayes_cannon.dataset import TrainingSet
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.labels import Labels
-from bayes_cannon.spectra import NormalizedSpectra
-from tests.test_cannon import make_cannon
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from tests.models.test_cannon import make_cannon
 
 CANNON = make_cannon(n_pixels=200)
 QUICK = InferenceSettings(method="laplace", draws=20, chains=2, block_size=4, cores=1)

@@ -162,7 +162,7 @@ def test_unpacked_wheel_finds_its_data(wheel: Path, tmp_path: Path) -> None:
         archive.extractall(site)
     code = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
-        "from bayes_cannon.resources import data_path\n"
+        "from bayes_cannon.base.resources import data_path\n"
         "print(data_path('giants.npz'))"
     )
     command = [sys.executable, "-c", code]

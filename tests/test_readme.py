@@ -20,7 +20,7 @@ def test_example_with_own_spectra_runs_and_recovers_the_labels():
 def test_commands_of_the_readme_exist():
     from typer.main import get_command
 
-    from bayes_cannon.cli import app
+    from bayes_cannon.cli.commands import app
 
     known = set(get_command(app).commands)
     named = set(re.findall(r"`bayes-cannon (\w+)", README))

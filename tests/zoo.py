@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon.calibration import coverage
-from bayes_cannon.continuum import ContinuumSettings
+from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.errors import BayesCannonError
-from bayes_cannon.infer import infer_labels
-from bayes_cannon.inference_settings import InferenceSettings
-from bayes_cannon.label_flags import LabelFlag
-from bayes_cannon.labels import Labels
-from bayes_cannon.own_spectra import spectra_from_arrays, training_set_from_arrays
-from bayes_cannon.posterior_moments import group_of, moments_of, posterior_names
-from bayes_cannon.priors import LabelPrior
-from bayes_cannon.train import train
+from bayes_cannon.inference.flags import LabelFlag
+from bayes_cannon.inference.infer import infer_labels
+from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.label_priors import LabelPrior
+from bayes_cannon.spectra.arrays import spectra_from_arrays, training_set_from_arrays
+from bayes_cannon.spectra.continuum import ContinuumSettings
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.training.pipeline import train
 
 __all__ = ["ZOO", "Animal", "Outcome", "Survey", "faults", "take"]
 

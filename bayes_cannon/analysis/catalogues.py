@@ -1,0 +1,294 @@
+"""One row per star: labels with formal and calibrated errors, checks, flags, and ASPCAP's values.
+
+The table is made from a result of `bayes_cannon.infer`: an `xarray.DataTree` whose group
+``posterior`` (formal) and, where the model error is known, ``calibrated_posterior`` hold one
+variable per label with dims (chain, draw, star), and whose group ``star_stats`` holds what was
+checked on every star.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import xarray as xr
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.storage import check_output, write_atomically
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.arguments import KnownLabels, as_result, as_table
+from bayes_cannon.inference.posterior import (
+    group_of,
+    is_simulated,
+    model_is_simulated,
+    moments_of,
+    posterior_names,
+)
+from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
+from bayes_cannon.spectra.labels import Labels
+
+__all__ = [
+    "catalogue",
+    "comparison",
+    "write_catalogue",
+]
+
+
+_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
+    {
+        "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
+        "ESS_MIN": (
+            ("ess_bulk_min", "ess_tail_min"),
+            "smallest effective sample size of the labels, bulk or tail",
+        ),
+        "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
+        "CHI2_P": (("chi2_p",), "posterior predictive p-value of chi-square"),
+    }
+)
+"""Column: variables of the group ``star_stats`` (the smallest is taken), and what it is."""
+_FLAGS = ("label_flag", "status")
+"""Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
+
+
+def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels | None) -> Labels:
+    """Labels of the given stars and names; NaN for what is not known."""
+    values, errors = np.full((2, star_id.size, len(names)), np.nan)
+    if labels is not None and labels.n_stars:
+        order = np.argsort(labels.star_id)
+        place = np.searchsorted(labels.star_id, star_id, sorter=order)
+        row = order[np.minimum(place, labels.n_stars - 1)]
+        found = labels.star_id[row] == star_id
+        for i, name in enumerate(names):
+            if name in labels.names:
+                values[found, i] = labels[name][row[found]]
+                errors[found, i] = labels.error(name)[row[found]]
+    return Labels(names, values, errors, star_id)
+
+
+def catalogue(result: xr.DataTree, *, aspcap: KnownLabels | None = None) -> Table:
+    """Make the table of a survey, one row per star.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, whole or one star or chain of it; a run, or its folder.
+    aspcap
+        The catalogue's labels, `Labels`, a `TrainingSet` or a table (see `arguments.as_labels`);
+        matched by star id, NaN for stars and labels it lacks. Their units are converted.
+
+    Returns
+    -------
+    astropy.table.Table
+        ``APOGEE_ID``; for each label ``NAME`` (posterior mean), ``NAME_ERR`` (calibrated standard
+        deviation, NaN where the model error was not measured), ``NAME_FORMAL_ERR``,
+        ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``;
+        ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``LABEL_FLAG``; ``LABEL_COV``, the
+        covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
+        covariances are those of the calibrated posterior where there is one, else of the formal
+        one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
+
+    Raises
+    ------
+    InvalidDataError
+        If the result lacks its posterior, or its per-star checks, or `aspcap` holds no labels.
+    LabelError
+        If the unit of a label of `aspcap` cannot be converted.
+    """
+    result = as_result(result)
+    names = posterior_names(result)
+    posterior = group_of(result, "posterior")
+    formal = moments_of(posterior, names)
+    has_calibrated = "calibrated_posterior" in result.children
+    main = moments_of(group_of(result, "calibrated_posterior"), names) if has_calibrated else formal
+    kind = "calibrated" if has_calibrated else "formal"
+    error = main.sd if has_calibrated else np.full_like(formal.sd, np.nan)
+    star_id = posterior["star"].values.astype(np.str_)
+    units = units_of_result(result, names)
+    theirs = _aligned(star_id, names, known_labels(aspcap, units))
+
+    table = Table()
+    table["APOGEE_ID"] = star_id
+    table["APOGEE_ID"].description = "name of the star"
+    for i, (name, unit) in enumerate(units.items()):
+        columns = {
+            name: (main.mean[:, i], f"mean of the {kind} posterior"),
+            f"{name}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
+            f"{name}_FORMAL_ERR": (formal.sd[:, i], "formal standard deviation, too small alone"),
+            f"{name}_Q16": (main.quantiles[0, :, i], f"16 % quantile of the {kind} posterior"),
+            f"{name}_Q50": (main.quantiles[1, :, i], f"median of the {kind} posterior"),
+            f"{name}_Q84": (main.quantiles[2, :, i], f"84 % quantile of the {kind} posterior"),
+            f"{name}_ASPCAP": (theirs.values[:, i], "value of the ASPCAP catalogue"),
+            f"{name}_ASPCAP_ERR": (theirs.errors[:, i], "its error in the ASPCAP catalogue"),
+        }
+        for column, (values, text) in columns.items():
+            table[column] = values
+            table[column].unit = unit
+            table[column].description = text
+    _add_checks(table, group_of(result, "star_stats"))
+    table["LABEL_COV"] = main.cov
+    table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
+    marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
+    table.meta.update(LABELS=",".join(names), UNITS=",".join(units.values()), KIND=kind, **marks)
+    return table
+
+
+def _add_checks(table: Table, stats: xr.Dataset) -> None:
+    flag = next((name for name in _FLAGS if name in stats), _FLAGS[-1])
+    wanted = {name for names, _ in _CHECKS.values() for name in names} | {flag}
+    if missing := sorted(wanted - {str(n) for n in stats.data_vars}):
+        raise InvalidDataError(f"the group star_stats lacks {', '.join(missing)}.")
+    for column, (variables, text) in _CHECKS.items():
+        values = np.min([stats[name].values for name in variables], axis=0)
+        if column == "DIVERGENCES":
+            values = np.where(np.isfinite(values), values, -1).astype(np.int64)
+        table[column] = values
+        table[column].description = text
+    table["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
+    meanings = str(stats[flag].attrs.get("flag_meanings", "")).split()
+    masks = np.atleast_1d(stats[flag].attrs.get("flag_masks", []))
+    table["LABEL_FLAG"].description = "bit mask of what was found, 0: nothing"
+    if len(meanings) == len(masks):
+        table.meta["FLAGS"] = ",".join(
+            f"{int(bit)}={name}" for bit, name in zip(masks, meanings, strict=True)
+        )
+
+
+def write_catalogue(
+    table: Table, folder: str | os.PathLike[str], *, overwrite: bool = False
+) -> tuple[Path, Path]:
+    """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
+
+    Returns
+    -------
+    tuple of Path
+        The two files.
+
+    Raises
+    ------
+    OutputExistsError
+        If one of them exists and `overwrite` is false, or the folder cannot be written.
+    """
+    paths = (user_path(folder) / "catalogue.fits", user_path(folder) / "catalogue.ecsv")
+    for path in paths:
+        check_output(path, overwrite=overwrite)
+    write_atomically(paths[0], lambda part: _write_fits(table, part), overwrite=overwrite)
+    write_atomically(
+        paths[1], lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite
+    )
+    return paths
+
+
+def _write_fits(table: Table, path: Path) -> None:
+    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description.
+
+    FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
+    """
+    bare = table.copy()
+    bare["APOGEE_ID"] = np.char.encode(
+        np.asarray(bare["APOGEE_ID"], dtype=np.str_), "ascii", "backslashreplace"
+    )
+    bare.meta = {}
+    for column in bare.columns.values():
+        column.unit = None
+        column.description = None
+    hdu = fits.table_to_hdu(bare)
+    hdu.name = "CATALOGUE"
+    for number, name in enumerate(table.colnames, start=1):
+        unit, text = table[name].unit, table[name].description or ""
+        if unit is not None and str(unit) == "dex":
+            text = f"{text} [dex]"
+        elif unit is not None and str(unit):
+            hdu.header.set(f"TUNIT{number}", _ascii(str(unit)), after=f"TFORM{number}")
+        hdu.header[f"TCOMM{number}"] = _ascii(text)
+    for key, value in table.meta.items():
+        hdu.header[key] = _ascii(value) if isinstance(value, str) else value
+    if table.meta.get("SIMULATE"):
+        hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
+    elif table.meta.get("SIMMODEL"):
+        hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+
+
+def _ascii(text: str) -> str:
+    """Text as a header of FITS can hold it."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def comparison(table: Table | xr.DataTree, reference: KnownLabels) -> Table:
+    """Compare labels with a reference (the catalogue's values, or the truth of a simulation).
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made, or a result of inference.
+    reference
+        Labels to compare with (`Labels`, a `TrainingSet` or a table); matched by star id.
+
+    Returns
+    -------
+    astropy.table.Table
+        One row per label: ``LABEL``, ``UNIT``, ``N`` stars compared, ``BIAS`` (mean of ours minus
+        reference), ``RMS`` about zero, ``ROBUST_SCATTER`` (1.4826 times the median absolute
+        deviation), ``FORMAL_ERR`` and ``ERR`` (median formal and calibrated error, NaN where not
+        known), all in the unit of the row.
+
+    Raises
+    ------
+    InvalidDataError
+        If no star or no label is in both.
+    """
+    known = as_table(table)
+    ours = catalogue(table) if known is None else known
+    units = units_of_table(ours, ours.meta["LABELS"].split(","))
+    reference = known_labels(reference, units, "reference")
+    if reference is None:
+        raise InvalidDataError("there is no reference to compare with.")
+    names = tuple(n for n in units if n in reference.names)
+    star_id = np.asarray(ours["APOGEE_ID"], dtype=np.str_)
+    if not names or not np.isin(star_id, reference.star_id).any():
+        raise InvalidDataError(
+            f"the {len(ours)} stars of the table and the {reference.n_stars} of the reference "
+            "share no star, or no label."
+        )
+    theirs = _aligned(star_id, names, reference)
+    rows = []
+    for i, name in enumerate(names):
+        difference = _column(ours, name) - theirs.values[:, i]
+        known = np.isfinite(difference)
+        errors = (_column(ours, f"{name}_{kind}")[known] for kind in ("FORMAL_ERR", "ERR"))
+        rows.append(
+            (
+                name,
+                units[name],
+                int(known.sum()),
+                *_summary(difference[known]),
+                *map(_median, errors),
+            )
+        )
+    columns = ("LABEL", "UNIT", "N", "BIAS", "RMS", "ROBUST_SCATTER", "FORMAL_ERR", "ERR")
+    return Table(rows=rows, names=columns)
+
+
+def _column(table: Table, name: str) -> FloatArray:
+    """Values of a column, NaN where masked (as a file's NaN are when read back)."""
+    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
+
+
+def _median(values: FloatArray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
+def _summary(difference: FloatArray) -> tuple[float, float, float]:
+    """Bias, rms about zero, robust scatter."""
+    if difference.size == 0:
+        return (float("nan"),) * 3
+    spread = 1.4826 * np.median(np.abs(difference - np.median(difference)))
+    return float(difference.mean()), float(np.sqrt(np.mean(difference**2))), float(spread)

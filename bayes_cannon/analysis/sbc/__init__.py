@@ -1,0 +1,1 @@
+"""Simulation-based calibration of the label model and of the training model."""

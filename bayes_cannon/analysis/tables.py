@@ -1,0 +1,374 @@
+"""Accuracies of The Cannon on APOGEE giants that others published, to show beside one's own.
+
+The two tables of results as the course report has them, ours beside what others published.
+
+Table 1 is one star, table 2 the scatter over a set of stars. What others reached is in
+`bayes_cannon.published`, with its sources; the labels of the report's own star are not known here,
+so that table 1 has the formal errors that others quoted for such stars.
+
+What is known about one star, told: labels with formal and calibrated errors, and flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+
+from bayes_cannon.analysis.catalogues import catalogue, comparison
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.arguments import KnownLabels, as_table
+from bayes_cannon.inference.flags import MEANINGS, LabelFlag
+from bayes_cannon.inference.units import known_labels, units_of_table
+from bayes_cannon.spectra.labels import Labels, two_digits
+
+__all__ = [
+    "PUBLISHED",
+    "PublishedResult",
+    "StarStory",
+    "mystery_story",
+    "row_of_star",
+    "scatter_table",
+    "star_table",
+]
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """Accuracy that others reached, to show beside one's own.
+
+    Attributes
+    ----------
+    name : str
+        Short, for a table's row.
+    source : str
+        Where it comes from, and on which stars.
+    scatter : mapping of str to float
+        Scatter of held-out stars about the catalogue, per label, K or dex.
+    formal : mapping of str to float
+        Formal errors quoted with it; empty where none were given.
+    """
+
+    name: str
+    source: str
+    scatter: Mapping[str, float]
+    formal: Mapping[str, float]
+
+
+PUBLISHED: tuple[PublishedResult, ...] = (
+    PublishedResult(
+        "student solution",
+        "The Cannon on 1886 real DR17 giants, held-out stars; errors by NUTS",
+        MappingProxyType(
+            {"TEFF": 62.0, "LOGG": 0.128, "FE_H": 0.045, "MG_FE": 0.045, "SI_FE": 0.044}
+        ),
+        MappingProxyType(
+            {"TEFF": 4.0, "LOGG": 0.010, "FE_H": 0.004, "MG_FE": 0.005, "SI_FE": 0.005}
+        ),
+    ),
+    PublishedResult(
+        "course report",
+        "The Cannon on real DR17 giants of four fields; errors called too small",
+        MappingProxyType(
+            {"TEFF": 78.9, "LOGG": 0.15, "FE_H": 0.056, "MG_FE": 0.062, "SI_FE": 0.059}
+        ),
+        MappingProxyType({}),
+    ),
+    PublishedResult(
+        "Ness et al. 2015",
+        "ApJ 808, 16; DR10 spectra, cluster giants; formal errors are upper limits",
+        MappingProxyType({"TEFF": 95.0, "LOGG": 0.24, "FE_H": 0.08}),
+        MappingProxyType({"TEFF": 5.6, "LOGG": 0.01, "FE_H": 0.006}),
+    ),
+)
+"""Published accuracies of The Cannon on APOGEE giants."""
+
+_OURS_SIMULATED = "ours: SIMULATED stars, theirs: real ones, so that the tasks differ"
+
+
+def row_of_star(table: Table, star: str | None) -> int:
+    """Row of a star in a catalogue; of the only star where no name is given.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there, or none is named among several.
+    """
+    ids = np.asarray(table["APOGEE_ID"], dtype=np.str_)
+    if star is None and ids.size == 1:
+        return 0
+    if star is None:
+        raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
+    place = np.flatnonzero(ids == star)
+    if place.size == 0:
+        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
+    return int(place[0])
+
+
+def star_table(
+    result: xr.DataTree | Table,
+    star: str | None = None,
+    *,
+    aspcap: KnownLabels | None = None,
+    published: Sequence[PublishedResult] = PUBLISHED,
+) -> Table:
+    """Table 1: the labels of one star beside ASPCAP's, with all errors.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, a run's posteriors, or what `catalogue` made of them.
+    star
+        Its id; may be left out where there is one star only.
+    aspcap
+        The catalogue's labels, matched by star id; not needed with a table that has them.
+    published
+        Whose formal errors stand beside ours.
+
+    Returns
+    -------
+    astropy.table.Table
+        A row per label: ``LABEL``, ``UNIT``, ``OURS`` (posterior mean), ``ERR`` (calibrated, NaN
+        where the model error was not measured), ``FORMAL_ERR``, ``ASPCAP``, ``ASPCAP_ERR``,
+        ``DIFFERENCE`` of ours and ASPCAP's, ``PULL`` (over the joint error, ours calibrated where
+        known), and ``FORMAL: name`` of each published result that has formal errors, whose
+        description is its source. ``meta`` has the star and the sources.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there, or none is named among several.
+    """
+    given = as_table(result)
+    table = catalogue(result, aspcap=aspcap) if given is None else given
+    row = table[row_of_star(table, star)]
+    names = table.meta["LABELS"].split(",")
+    columns = {
+        "OURS": "",
+        "ERR": "_ERR",
+        "FORMAL_ERR": "_FORMAL_ERR",
+        "ASPCAP": "_ASPCAP",
+        "ASPCAP_ERR": "_ASPCAP_ERR",
+    }
+    units = units_of_table(table, names)
+    out = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
+    for column, suffix in columns.items():
+        out[column] = [_number(row[f"{n}{suffix}"]) for n in names]
+    theirs = known_labels(aspcap, units)
+    if given is not None and theirs is not None:
+        _put_catalogue(out, theirs, str(row["APOGEE_ID"]))
+    out["DIFFERENCE"] = out["OURS"] - out["ASPCAP"]
+    own = np.where(np.isfinite(out["ERR"]), out["ERR"], out["FORMAL_ERR"])
+    out["PULL"] = out["DIFFERENCE"] / np.hypot(own, out["ASPCAP_ERR"])
+    for other in published:
+        if other.formal:
+            _add_published(out, f"FORMAL: {other.name}", other, other.formal)
+    _finish(out, table, published, STAR=str(row["APOGEE_ID"]))
+    return out
+
+
+def _put_catalogue(out: Table, aspcap: Labels, star: str) -> None:
+    """Replace the catalogue's values by those given."""
+    place = np.flatnonzero(aspcap.star_id == star)
+    known = [n in aspcap.names and place.size > 0 for n in out["LABEL"]]
+    for i, (name, found) in enumerate(zip(out["LABEL"], known, strict=True)):
+        out["ASPCAP"][i] = aspcap[name][place[0]] if found else np.nan
+        out["ASPCAP_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
+
+
+def scatter_table(
+    result: xr.DataTree | Table,
+    reference: KnownLabels,
+    *,
+    published: Sequence[PublishedResult] = PUBLISHED,
+) -> Table:
+    """Table 2: scatter of the labels of many stars about a reference, beside what others reached.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, a run's posteriors, or what `catalogue` made of them; of stars
+        that were not trained on.
+    reference
+        The catalogue's labels, or the truth of a simulation; matched by star id.
+    published
+        Whose scatter stands beside ours.
+
+    Returns
+    -------
+    astropy.table.Table
+        A row per label: what `comparison` gives (``N``, ``BIAS``, ``RMS``, ``ROBUST_SCATTER``,
+        median ``FORMAL_ERR`` and ``ERR``), and the scatter of each published result under its
+        name, whose description is the source; NaN where a label was not published. ``meta`` has
+        the sources.
+
+    Raises
+    ------
+    InvalidDataError
+        If no star or no label is in both.
+    """
+    given = as_table(result)
+    table = catalogue(result) if given is None else given
+    out = comparison(table, reference)
+    for other in published:
+        _add_published(out, other.name, other, other.scatter)
+    _finish(out, table, published)
+    return out
+
+
+def _add_published(out: Table, column: str, other: PublishedResult, values: object) -> None:
+    known = dict(values)  # type: ignore[call-overload]
+    out[column] = [float(known.get(str(n), np.nan)) for n in out["LABEL"]]
+    out[column].description = other.source
+
+
+def _finish(out: Table, table: Table, published: Sequence[PublishedResult], **meta: str) -> None:
+    """Numbers of a readable length, and where everything comes from."""
+    for name in out.colnames:
+        if out[name].dtype.kind == "f":
+            out[name].info.format = ".4g"
+    simulated = bool(table.meta.get("SIMULATE"))
+    sources = {other.name: other.source for other in published}
+    notes = [_OURS_SIMULATED] if simulated else []
+    out.meta.update(meta, SIMULATE=simulated, SOURCES=sources)
+    out.meta["comments"] = [*notes, *(f"{name}: {text}" for name, text in sources.items())]
+
+
+def _number(value: object) -> float:
+    return float("nan") if np.ma.is_masked(value) else float(value)  # type: ignore[arg-type]
+
+
+_NOT_DESCRIBED = (
+    LabelFlag.POOR_CHI2
+    | LabelFlag.OUTSIDE_LABELS
+    | LabelFlag.SPARSE_LABELS
+    | LabelFlag.EXTREME_FACTORS
+)
+"""Flags that say that the star is unlike the training set."""
+_NO_POSTERIOR = LabelFlag.NO_PIXELS | LabelFlag.FAILED
+
+
+@dataclass(frozen=True, eq=False)
+class StarStory:
+    """One star, formal against calibrated.
+
+    Attributes
+    ----------
+    star : str
+    table : astropy.table.Table
+        A row per label: ``LABEL``, ``UNIT``, ``MEAN``, ``ERR`` (calibrated), ``FORMAL_ERR``,
+        ``RATIO`` of the two, ``Q16``, ``Q50``, ``Q84``; NaN where not known.
+    flags : astropy.table.Table
+        A row per flag that is set: ``FLAG``, ``MEANING``.
+    text : str
+        The same in sentences.
+    simulated : bool
+    """
+
+    star: str
+    table: Table
+    flags: Table
+    text: str
+    simulated: bool
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def mystery_story(result: xr.DataTree | Table, star: str | None = None) -> StarStory:
+    """Tell what is known about one star, a mystery star or any other.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, a run's posteriors, or what `catalogue` made of them.
+    star
+        Its id; may be left out where there is one star only.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there, or none is named among several.
+    """
+    given = as_table(result)
+    table = catalogue(result) if given is None else given
+    row = table[row_of_star(table, star)]
+    names = table.meta["LABELS"].split(",")
+    columns = {"MEAN": "", "ERR": "_ERR", "FORMAL_ERR": "_FORMAL_ERR", "RATIO": "", "Q16": "_Q16",
+               "Q50": "_Q50", "Q84": "_Q84"}  # fmt: skip
+    units = units_of_table(table, names)
+    labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
+    for column, suffix in columns.items():
+        values = [np.ma.filled(np.ma.asarray(row[f"{n}{suffix}"], float), np.nan) for n in names]
+        labels[column] = np.array(values, dtype=np.float64)
+        labels[column].info.format = ".4g"
+    labels["RATIO"] = labels["ERR"] / labels["FORMAL_ERR"]
+    labels["RATIO"].info.format = ".1f"
+    flag = LabelFlag(int(row["LABEL_FLAG"]))
+    found = [bit for bit in LabelFlag if flag & bit]
+    flags = Table(
+        {
+            "FLAG": np.array([str(bit.name) for bit in found], dtype=np.str_),
+            "MEANING": np.array([MEANINGS[bit] for bit in found], dtype=np.str_),
+        }
+    )
+    simulated = bool(table.meta.get("SIMULATE"))
+    name = str(row["APOGEE_ID"])
+    sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
+    p = float(np.ma.filled(np.ma.asarray(row["CHI2_P"], float), np.nan))
+    if np.isfinite(p):
+        sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
+    sentences += _flags_text(flag, flags)
+    return StarStory(name, labels, flags, " ".join(sentences), simulated)
+
+
+def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
+    head = f"{star}{' (SIMULATED)' if simulated else ''}"
+    parts = []
+    for row in labels:
+        if not np.isfinite(row["MEAN"]):
+            continue
+        calibrated = bool(np.isfinite(row["ERR"]))
+        error = row["ERR"] if calibrated else row["FORMAL_ERR"]
+        digits = 0 if row["UNIT"] == "K" else 3
+        formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
+        value = f"{row['MEAN']:.{digits}f} ± {two_digits(error)}"
+        parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
+    return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
+
+
+def _errors_text(labels: Table) -> list[str]:
+    """Formal against calibrated."""
+    if not np.isfinite(labels["MEAN"]).any():
+        return []
+    ratio = labels["RATIO"][np.isfinite(labels["RATIO"])]
+    if len(ratio) == 0:
+        return [
+            "These errors are formal ones, of the posterior alone; the model error was not "
+            "measured, and without it they are too small."
+        ]
+    span = f"{ratio.min():.1f}"
+    if f"{ratio.max():.1f}" != span:
+        span += f" to {ratio.max():.1f}"
+    return [
+        f"The calibrated errors are {span} times the formal ones: the formal posterior takes the "
+        "model as exact, the calibrated one adds how far stars that it had not seen were off in "
+        "cross-validation."
+    ]
+
+
+def _flags_text(flag: LabelFlag, flags: Table) -> list[str]:
+    if not flag:
+        return ["No flag is set."]
+    shown = "; ".join(f"{r['FLAG']} ({r['MEANING']})" for r in flags)
+    out = [f"Flags: {shown}."]
+    if flag & _NOT_DESCRIBED and not flag & _NO_POSTERIOR:
+        out.append(
+            "The star is unlike those that the model was trained on, and neither of the errors "
+            "covers what follows from that."
+        )
+    return out

@@ -1,0 +1,24 @@
+"""Numerical failures as errors of the package, with the stage in which they happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from bayes_cannon.errors import FitError
+
+__all__ = [
+    "numerical_stage",
+]
+
+
+@contextmanager
+def numerical_stage(stage: str, remedy: str) -> Iterator[None]:
+    """Turn what linear algebra raises into a `FitError` that names the stage and the remedy."""
+    try:
+        yield
+    except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FitError(f"{stage} failed numerically ({reason}); {remedy}.") from error

@@ -1,0 +1,243 @@
+"""Progress of the commands: bars on a terminal, a plain line a minute elsewhere.
+
+What the command line says when something is wrong: one line, plain signs, a remedy.
+
+What the command `check` prints.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, override
+
+import numpy as np
+from astropy.table import Row, Table
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table as Grid
+from rich.text import Text
+
+from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.errors import BayesCannonError
+from bayes_cannon.spectra.labels import two_digits
+
+if TYPE_CHECKING:
+    from bayes_cannon.surveys.archive.streams import DownloadProgress
+
+__all__ = [
+    "OUT",
+    "PlainFormatter",
+    "counting",
+    "downloading",
+    "error_line",
+    "one_line",
+    "print_check",
+    "stages",
+    "unexpected_line",
+]
+
+
+# Without markup: the name of a path or of a star may hold brackets.
+OUT = Console(highlight=False, soft_wrap=True, markup=False)
+_ERR = Console(stderr=True)
+_PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+
+class _Rate(ProgressColumn):
+    """Stars per second."""
+
+    def render(self, task: Task) -> Text:
+        """Draw the rate of a task."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Bar for ``progress(done, total)``, with how many a second."""
+    if not _ERR.is_terminal:
+        yield _plain(what)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=_ERR, transient=True) as bar:
+
+        def show(done: int, total: int) -> None:
+            # Not there before its work begins: corner plots follow the stars.
+            if not bar.task_ids:
+                bar.add_task(what, total=total)
+            bar.update(bar.task_ids[0], completed=done, total=total)
+
+        yield show
+
+
+def _plain(what: str) -> Callable[[int, int], None]:
+    """Lines for ``progress(done, total)``, one a minute: what is quicker says nothing."""
+    start: tuple[float, int] | None = None
+    said = 0.0
+
+    def show(done: int, total: int) -> None:
+        nonlocal start, said
+        now = time.monotonic()
+        if start is None:
+            start, said = (now, done), now
+        if now - said >= _PLAIN_EVERY:
+            said, rate = now, (done - start[1]) / (now - start[0])
+            _ERR.print(f"{what}: {done} of {total}, {rate:.1f}/s", highlight=False, soft_wrap=True)
+
+    return show
+
+
+@contextmanager
+def stages(what: str) -> Iterator[Callable[[str, float], None]]:
+    """Bar for ``progress(stage, fraction)``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_ERR, disable=not _ERR.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda stage, done: bar.update(task, description=f"{what}: {stage}", completed=done)
+
+
+@contextmanager
+def downloading() -> Iterator[Callable[[DownloadProgress], None]]:
+    """Say how much is to come, then how far it is, with rate and time left.
+
+    A line that changes on a terminal; elsewhere a plain line a minute.
+    """
+    with _ERR.status("asking for the catalogue") as status:
+        said: float | None = None
+
+        def show(progress: DownloadProgress) -> None:
+            nonlocal said
+            if said is None:
+                _ERR.print(
+                    f"{progress.files_total} spectra to fetch, about "
+                    f"{progress.bytes_total / 1e6:.1f} MB",
+                    highlight=False,
+                )
+                said = progress.seconds
+            if _ERR.is_terminal:
+                status.update(str(progress))
+            elif progress.seconds - said >= _PLAIN_EVERY:
+                _ERR.print(str(progress), highlight=False, soft_wrap=True)
+                said = progress.seconds
+
+        yield show
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def one_line(text: str) -> str:
+    """Text in one line without control characters, which could steer the user's terminal.
+
+    Names of stars and files come from headers and catalogues, and may hold anything.
+    """
+    words = " ".join(text.split())
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
+
+
+def error_line(error: BaseException) -> str:
+    """Say in one line what ended a command."""
+    if isinstance(error, BayesCannonError):
+        return one_line(f"error: {error}")
+    if isinstance(error, MemoryError):
+        return "error: there is not enough memory; take fewer stars at a time."
+    if isinstance(error, OSError):
+        said = error.strerror or str(error) or type(error).__name__
+        place = "" if error.filename is None else f" ({error.filename})"
+        remedy = "; make space, then run the same command again" if error.errno in _FULL else ""
+        return one_line(f"error: {said}{place}{remedy}.")
+    return one_line(f"error: {type(error).__name__}: {error}")
+
+
+def unexpected_line(error: BaseException) -> str:
+    """Say in one line that something happened that the package did not foresee."""
+    return one_line(
+        f"error: {type(error).__name__}: {error} (not foreseen; bayes-cannon --verbose COMMAND "
+        "shows where it happened, please report it)"
+    )
+
+
+class PlainFormatter(logging.Formatter):
+    """Log records in one line each, without control characters."""
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return one_line(super().format(record))
+
+
+def print_check(check: Check) -> None:
+    """Print a table for each reference, bins that stand out, and the verdict."""
+    simulated = " of a SIMULATED survey" if check.simulated else ""
+    for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
+        rows = check.coverage[check.coverage["REFERENCE"] == reference]
+        stars = f"{max(rows['N'])} held-out stars{simulated}"
+        units = ", ".join(filter(None, dict.fromkeys(str(unit) for unit in rows["UNIT"])))
+        units = f"{units}; " if units else ""
+        OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
+        OUT.print(_grid(rows))
+    _print_bins(check)
+    if check.judged == "formal":
+        OUT.print("\nThe model error was not measured: the formal posteriors are judged.")
+    for failure in check.failures:
+        OUT.print(f"FAIL {failure}", markup=False)
+    if check.passed:
+        OUT.print("\nEvery coverage that is judged is within its tolerance.")
+
+
+def _grid(rows: Table) -> Grid:
+    grid = Grid(box=None, pad_edge=False)
+    for name in ("posterior", "label"):
+        grid.add_column(name, no_wrap=True)
+    for name in ("rms", "sd", "pull sd", *(f"{100 * level:g}%" for level in LEVELS), "PIT p"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    grid.add_column("")
+    for row in rows:
+        grid.add_row(*_cells(row))
+    return grid
+
+
+def _cells(row: Row) -> list[str]:
+    """Label, rms, median sd, sd of the pulls, coverages in per cent with errors, p, verdict."""
+    covers = [
+        f"{100 * row[f'COVER_{100 * v:g}']:.0f}±{100 * row[f'COVER_{100 * v:g}_SE']:.0f}"
+        for v in LEVELS
+    ]
+    numbers = [two_digits(row[n]) for n in ("RMS", "SD", "PULL_SD")]
+    p = "<.001" if row["PIT_P"] < 0.001 else f"{row['PIT_P']:.3f}"
+    return [str(row["KIND"]), str(row["LABEL"]), *numbers, *covers, p, str(row["VERDICT"])]
+
+
+def _print_bins(check: Check) -> None:
+    """Name the bins whose scores are off by more than three standard errors."""
+    table = check.bins
+    table = table[table["KIND"] == check.judged]
+    n = np.asarray(table["N"])
+    off = np.abs(table["MEAN"]) > 3 / np.sqrt(n)
+    wide = np.abs(table["SD"] - 1) > 3 / np.sqrt(2 * (n - 1))
+    odd = table[off | wide]
+    OUT.print(
+        f"\nscores of the {check.judged} posteriors in bins by S/N and by place: {len(odd)} of "
+        f"{len(table)} off by more than 3 standard errors in mean (0) or width (1)"
+    )
+    for row in odd[:6]:
+        OUT.print(
+            f"  {row['REFERENCE']}: {row['LABEL']} at {row['BY']} {row['LOW']:.4g} to "
+            f"{row['HIGH']:.4g}: mean {row['MEAN']:+.2f} ± {row['MEAN_SE']:.2f}, width "
+            f"{row['SD']:.2f} ± {row['SD_SE']:.2f}"
+        )

@@ -1,0 +1,102 @@
+"""Options of the commands and how their texts are read."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bayes_cannon.errors import FitError, InvalidDataError, LabelError
+
+if TYPE_CHECKING:
+    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.spectra.spectra import NormalizedSpectra
+
+
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+class Method(StrEnum):
+    """Ways to fit the training model."""
+
+    map = "map"
+    advi = "advi"
+
+
+class Missing(StrEnum):
+    """What becomes of training stars that lack a label."""
+
+    auto = "auto"
+    impute = "impute"
+    drop = "drop"
+
+
+class Sampler(StrEnum):
+    """Ways to infer labels."""
+
+    nuts = "nuts"
+    laplace = "laplace"
+
+
+def print_cuts(dataset: TrainingSet) -> None:
+    """Print how many stars each cut removed."""
+    from rich.table import Table
+
+    from bayes_cannon.cli.console import OUT
+
+    table = Table("cut", "what", box=None)
+    for name in ("removed", "left"):
+        table.add_column(name, justify="right")
+    for step in dataset.cut_steps:
+        table.add_row(step.name, step.description, str(step.removed), str(step.remaining))
+    OUT.print(table)
+
+
+def bits_of(text: str) -> int | str:
+    """Bits of the mask: a number, or the name of a preset."""
+    if not text[:1].isdigit():
+        return text
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise InvalidDataError(
+            f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
+        ) from error
+
+
+def factors_of(text: str) -> int | str:
+    """Read the number of factors, or ``auto``."""
+    if text == "auto":
+        return text
+    if not (text.isascii() and text.isdigit()):
+        raise FitError(f"--factors takes a number or 'auto', not {text!r}.")
+    return int(text)
+
+
+def windows_of(texts: list[str]) -> dict[str, list[tuple[float, float]]]:
+    """``NAME=low:high`` as ranges by label."""
+    windows: dict[str, list[tuple[float, float]]] = {}
+    for text in texts:
+        name, _, ranges = text.partition("=")
+        low, _, high = ranges.partition(":")
+        try:
+            windows.setdefault(name, []).append((float(low), float(high)))
+        except ValueError as error:
+            raise LabelError(f"--window takes NAME=low:high in Å, not {text!r}.") from error
+    return windows
+
+
+def stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) -> list[str]:
+    """Ids of the stars that get a corner plot."""
+    usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
+    if "all" in wanted:
+        return usable
+    if few and not wanted:
+        return usable[:10]
+    # A star that is there several times has names like apo25m/M15/ID and ID#2.
+    plain: dict[str, list[str]] = {}
+    for star in spectra.star_id.tolist():
+        plain.setdefault(star.rpartition("/")[2].partition("#")[0], []).append(star)
+    return [star for name in wanted for star in plain.get(name, [name])]

@@ -1,0 +1,15 @@
+from .calibrated import ErrorModel as ErrorModel
+from .calibrated import calibrated_posterior as calibrated_posterior
+from .flags import LabelFlag as LabelFlag
+from .flags import describe_flag as describe_flag
+from .infer import infer_blocks as infer_blocks
+from .infer import infer_labels as infer_labels
+from .likelihood import PixelModel as PixelModel
+from .likelihood import compress as compress
+from .likelihood import full_log_likelihood as full_log_likelihood
+from .modes import ModeSettings as ModeSettings
+from .modes import fit_laplace as fit_laplace
+from .posterior import moments_of as moments_of
+from .sampler import LabelSampler as LabelSampler
+from .sampler import NutsSettings as NutsSettings
+from .settings import InferenceSettings as InferenceSettings

@@ -1,0 +1,238 @@
+"""Arguments of public functions: the kinds that users have at hand, brought to the one needed.
+
+Each function returns what the package works with, or says in one of the package's own errors what
+was given and what to give. A `TrainingSet` is known by what it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.inference.posterior import DIMS, group_of
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
+
+__all__ = [
+    "KnownLabels",
+    "as_labels",
+    "as_path",
+    "as_result",
+    "as_seed",
+    "as_spectra",
+    "as_table",
+    "several",
+]
+
+
+KnownLabels = Any
+"""Labels of stars: `Labels`, a `TrainingSet`, or a table with APOGEE_ID; see `as_labels`."""
+_ID = "APOGEE_ID"
+_MISSING = -9990.0
+"""Values at or below are an archive's sign of a missing number."""
+
+
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """Path with ``~`` for the home folder."""
+    try:
+        return Path(given).expanduser()
+    except TypeError as error:
+        raise InvalidDataError(f"a path is needed, not {_kind(given)}.") from error
+
+
+def several(given: Any) -> list[str]:
+    """Names as a list; a single one may come without its brackets.
+
+    >>> several("TEFF"), several(("TEFF", "LOGG"))
+    (['TEFF'], ['TEFF', 'LOGG'])
+    """
+    if isinstance(given, str | bytes | int):
+        given = (given,)
+    if not isinstance(given, Iterable):
+        raise InvalidDataError(f"names are needed, such as ['TEFF', 'LOGG'], not {_kind(given)}.")
+    return [item.decode() if isinstance(item, bytes) else str(item) for item in given]
+
+
+def as_seed(given: Any) -> int:
+    """A seed: a whole number from 0, or a fresh one for None, to be kept with the result.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is anything else.
+    """
+    if given is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(given, np.random.Generator):
+        return int(given.integers(2**32))
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not whole or given < 0:
+        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
+    return int(given)
+
+
+def as_spectra(given: Any) -> NormalizedSpectra:
+    """Normalised spectra; those of a `TrainingSet`.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are none.
+    """
+    held = getattr(given, "spectra", given)
+    if isinstance(held, NormalizedSpectra):
+        return held
+    if isinstance(held, ObservedSpectra):
+        raise InvalidDataError(
+            "these are raw spectra; normalise them as the training set was, by prepare_spectra or "
+            "normalize."
+        )
+    raise InvalidDataError(
+        "spectra must be NormalizedSpectra (from spectra_from_arrays or prepare_spectra) or a "
+        f"TrainingSet, not {_kind(given)}."
+    )
+
+
+def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
+    """Labels of stars, those of a `TrainingSet`, or those of a table; None for None.
+
+    A table (of Astropy or pandas) has its stars in APOGEE_ID; its other columns of numbers are
+    labels, their errors in NAME_ERR. Masked values and -9999 are missing ones.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none of these.
+    """
+    if given is None or isinstance(given, Labels):
+        return given
+    held = getattr(given, "labels", None)
+    if isinstance(held, Labels):
+        return held
+    table = _as_astropy(given)
+    if table is not None:
+        return _labels_of_table(table, what)
+    raise InvalidDataError(
+        f"{what} must be Labels, a TrainingSet, or a table with the column {_ID}, not "
+        f"{_kind(given)}."
+    )
+
+
+def _as_astropy(given: Any) -> Table | None:
+    if isinstance(given, Table):
+        return given
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):  # a DataFrame
+        return Table.from_pandas(given)
+    return None
+
+
+def _labels_of_table(table: Table, what: str) -> Labels:
+    if _ID not in table.colnames:
+        raise InvalidDataError(
+            f"the table {what} has no column {_ID} with the stars' names (it has "
+            f"{', '.join(table.colnames[:8])})."
+        )
+    own = str(table.meta.get("LABELS", ""))
+    names = own.split(",") if own else _label_columns(table)
+    if not names:
+        raise LabelError(f"the table {what} has no column of numbers besides {_ID}.")
+    values = np.stack([_numbers(table, n) for n in names], axis=1)
+    unknown = np.full(len(table), np.nan)
+    errors = np.stack(
+        [_numbers(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        axis=1,
+    )
+    units = tuple(str(table[n].unit or "") for n in names)
+    ids = np.array([_text(star) for star in table[_ID]], dtype=np.str_)
+    errors = np.where(errors > 0, errors, np.nan)
+    return Labels(tuple(names), values, errors, ids, units if any(units) else ())
+
+
+def _label_columns(table: Table) -> list[str]:
+    numbers = [n for n in table.colnames if table[n].dtype.kind in "fiu" and table[n].ndim == 1]
+    return [n for n in numbers if n != _ID and not n.endswith("_ERR")]
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    values = np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
+    return np.where(values > _MISSING, values, np.nan)
+
+
+def _text(star: Any) -> str:
+    return star.decode() if isinstance(star, bytes) else str(star).rstrip()
+
+
+def as_result(given: Any) -> xr.DataTree:
+    """A result of inference with its dims chain, draw and star.
+
+    Of one star or one chain (``result.sel(star=...)``) the dimension is put back; a run stands for
+    its posteriors.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is no such result.
+    """
+    tree = given
+    if isinstance(given, str | os.PathLike):
+        raise InvalidDataError(f"open the run first: bc.open_run({str(given)!r}).")
+    if not isinstance(given, xr.DataTree):
+        tree = getattr(given, "result", None)
+    if not isinstance(tree, xr.DataTree):
+        raise InvalidDataError(
+            f"a result of infer_labels or open_run is needed, not {_kind(given)}."
+        )
+    posterior = group_of(tree, "posterior")
+    lacking = [d for d in DIMS if d not in posterior.dims and d in posterior.coords]
+    if not lacking:
+        return tree
+    groups = {str(name): _restored(node.to_dataset()) for name, node in tree.children.items()}
+    whole = xr.DataTree.from_dict(groups)
+    whole.attrs.update(tree.attrs)
+    return whole
+
+
+def _restored(group: xr.Dataset) -> xr.Dataset:
+    """Scalar coordinates of a group made dimensions again, in their order."""
+    lacking = [d for d in DIMS if d not in group.dims and d in group.coords]
+    out = group.expand_dims(lacking)
+    return out.transpose(*(d for d in DIMS if d in out.dims), ...)
+
+
+def as_table(given: Any, *, whole: bool = True) -> Table | None:
+    """A catalogue's table if it is one, from `catalogue` or read back; else None.
+
+    It must have all columns of its labels if `whole` is true.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is a table without the columns of a catalogue.
+    """
+    table = _as_astropy(given)
+    if table is None or not whole:
+        return table
+    names = str(table.meta.get("LABELS", "")).split(",")
+    if _ID not in table.colnames or any(n not in table.colnames for n in names):
+        raise InvalidDataError(
+            "the table is not one that catalogue() made (it lacks APOGEE_ID, its labels, or the "
+            "entry LABELS in its meta data); pass the result of inference itself."
+        )
+    return table
+
+
+def _kind(given: Any) -> str:
+    """What something is, for messages."""
+    if isinstance(given, np.ndarray):
+        return f"an array of shape {given.shape}"
+    if given is None or isinstance(given, str | int | float):
+        return repr(given)
+    return f"an object of type {type(given).__name__}"

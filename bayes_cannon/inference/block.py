@@ -1,0 +1,399 @@
+"""Posteriors of a block of stars: a pure function of arrays and seeds.
+
+`sample_block` finds the modes of all its stars together, then samples them side by side. A star
+that cannot be done is a row of NaN with a status; it never stops the others, and what one star
+gives does not depend on which others are done with it.
+
+Posteriors as an xarray.DataTree by the InferenceData schema.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from bayes_cannon.base.parallel import available_cores
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError, NoStarsError
+from bayes_cannon.inference.checks import (
+    Convergence,
+    StarStatus,
+    check_convergence,
+    factors_p,
+    laplace_khat,
+    pareto_khat,
+    predictive_p,
+    thin,
+)
+from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
+from bayes_cannon.inference.modes import Laplace, fit_laplace
+from bayes_cannon.inference.sampler import STATISTICS, Draws, LabelSampler, star_seed
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.label_priors import LabelPriors
+
+__all__ = [
+    "StarResult",
+    "assemble",
+    "join_blocks",
+    "sample_block",
+]
+
+_LOG = logging.getLogger(__name__)
+_OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
+"""What numbers of one star may lead to: the star has no posterior, and the others go on."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Star:
+    """What is known of one star before it is sampled."""
+
+    star_id: str
+    flux: FloatArray
+    ivar: FloatArray
+    data: Compressed
+    laplace: Laplace
+
+
+def sample_block(
+    pixels: PixelModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    star_id: NDArray[np.str_],
+    *,
+    priors: LabelPriors,
+    settings: InferenceSettings,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> xr.DataTree:
+    """Infer the labels of a block of stars; a pure function of its arguments.
+
+    Parameters
+    ----------
+    pixels
+        The trained model.
+    flux, ivar
+        All pixels, shape (n_stars, n_all_pixels); ivar 0: not used.
+    star_id
+        Ids, from which together with `seed` the stars' seeds follow.
+    priors, settings, seed
+        See `infer_labels`.
+    progress
+        Called with the number of stars of the block that are done.
+    """
+    flux, ivar = pixels.take(flux), pixels.take(ivar)
+    sampler = LabelSampler.compile(pixels.basis, priors) if settings.method == "nuts" else None
+    n_used = np.sum(ivar > 0, axis=1)
+    results: list[StarResult] = [StarResult(StarStatus.NO_PIXELS)] * len(star_id)
+    usable = n_used >= pixels_needed(pixels.n_pixels, settings.min_pixels)
+
+    def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
+        index, star = item
+        if star is None:
+            return index, StarResult(StarStatus.FAILED)
+        try:
+            return index, _infer_star(pixels, priors, sampler, star, settings, seed)
+        except _OF_ONE_STAR as error:
+            _LOG.warning("%s: no posterior: %s", star.star_id, error)
+            return index, StarResult(StarStatus.FAILED)
+
+    threads = settings.cores or available_cores()
+    # Threads of BLAS inside threads of stars, or on small matrices, cost many times the time; and
+    # their number would change the last digits of what comes out.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        stars = _prepare(pixels, priors, flux, ivar, star_id, usable, settings)
+        for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):
+            results[index] = result
+            if progress is not None:
+                progress(len(star_id) - len(stars) + count)
+    return assemble(pixels.basis, priors, star_id, n_used, results, settings, seed)
+
+
+def _prepare(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    flux: FloatArray,
+    ivar: FloatArray,
+    star_id: NDArray[np.str_],
+    usable: NDArray[np.bool_],
+    settings: InferenceSettings,
+) -> dict[int, _Star | None]:
+    """Modes and compression of the usable stars, by row; None where that fails."""
+    rows = np.nonzero(usable)[0]
+    out: dict[int, _Star | None] = dict.fromkeys(rows.tolist())
+    try:
+        groups = [(rows, fit_laplace(pixels, priors, flux[rows], ivar[rows], settings.modes))]
+    except _OF_ONE_STAR:
+        groups = []
+        for row in rows:
+            one = np.array([row])
+            try:
+                groups.append(
+                    (one, fit_laplace(pixels, priors, flux[one], ivar[one], settings.modes))
+                )
+            except _OF_ONE_STAR as error:
+                _LOG.warning("%s: no mode found: %s", star_id[row], error)
+    for group, (laplace, data) in groups:
+        for i, row in enumerate(group):
+            here = slice(i, i + 1)
+            out[int(row)] = _Star(
+                str(star_id[row]), flux[row], ivar[row],
+                data.rows(here),
+                Laplace(**{k: a[here] for k, a in vars(laplace).items()}),
+            )  # fmt: skip
+    return out
+
+
+def _infer_star(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    sampler: LabelSampler | None,
+    star: _Star,
+    settings: InferenceSettings,
+    seed: int,
+) -> StarResult:
+    """Draws and checks of one star."""
+    status, summary = _at_mode(pixels, star)
+    if sampler is None:
+        draws = _laplace_draws(priors, star, settings, seed)
+        status |= StarStatus.LAPLACE
+    else:
+        draws, checks, problems = _sample_twice(sampler, star, settings, seed)
+        status |= problems
+        summary |= vars(checks)
+    labels = thin(draws.labels, settings.n_khat or 100)
+    ell = pixels.basis.standardize(labels)
+    summary["chi2_p"] = predictive_p(star.data, pixels.basis.features(ell))
+    if settings.n_khat and sampler is None:
+        summary["khat"] = laplace_khat(pixels, priors, star.laplace, star.flux, star.ivar, labels)
+    elif settings.n_khat:
+        factors = star.laplace.factors[0]
+        summary["khat"] = pareto_khat(pixels, star.data, star.flux, star.ivar, ell, factors)
+    if summary.get("khat", 0.0) > 0.7:
+        status |= StarStatus.HIGH_KHAT
+    return StarResult(status, draws, summary)
+
+
+def _at_mode(pixels: PixelModel, star: _Star) -> tuple[StarStatus, dict[str, Any]]:
+    laplace, status = star.laplace, StarStatus(0)
+    if not laplace.converged[0]:
+        status |= StarStatus.MODE_NOT_CONVERGED
+    if not laplace.exact[0]:
+        status |= StarStatus.NOT_GAUSSIAN
+    if laplace.mode_gap[0] < 10:
+        status |= StarStatus.SEVERAL_MODES
+    return status, {
+        "n_modes": int(laplace.n_modes[0]),
+        "mode_gap": float(laplace.mode_gap[0]),
+        "chi2": float(star.data.chi2(pixels.basis(laplace.labels))[0]),
+        "factors_p": factors_p(laplace.factors[0]),
+        "map_labels": laplace.labels[0],
+        "laplace_cov": laplace.cov[0],
+    }
+
+
+def _laplace_draws(
+    priors: LabelPriors, star: _Star, settings: InferenceSettings, seed: int
+) -> Draws:
+    rng = np.random.default_rng(star_seed(seed, star.star_id))
+    y = rng.standard_normal((settings.chains, settings.draws, star.laplace.u.shape[1]))
+    return Draws(priors.constrain(star.laplace.u[0] + y @ star.laplace.chol[0].T), {})
+
+
+def _sample_twice(
+    sampler: LabelSampler, star: _Star, settings: InferenceSettings, seed: int
+) -> tuple[Draws, Convergence, StarStatus]:
+    """Sample; where the checks fail, once more with a longer warm-up and shorter steps."""
+    nuts, status = settings.nuts, StarStatus(0)
+    for stage in range(2):
+        draws = sampler.sample(
+            star.data.A[0], star.data.b[0], star.laplace.u[0], star.laplace.chol[0], nuts,
+            star_seed(seed, star.star_id, stage),
+        )  # fmt: skip
+        checks = check_convergence(draws.labels, draws.statistics["diverging"])
+        problems = checks.problems(settings.rhat_limit, settings.ess_limit)
+        if not problems:
+            break
+        if stage == 0:
+            status |= StarStatus.SAMPLED_AGAIN
+            accept = max(0.95, nuts.target_accept)
+            nuts = replace(nuts, tune=10 * nuts.tune, target_accept=accept)
+    draws.statistics["lp"] += star.data.const[0]
+    draws.statistics["energy"] -= star.data.const[0]
+    return draws, checks, status | problems
+
+
+@dataclass(frozen=True, eq=False)
+class StarResult:
+    """What became of one star.
+
+    Attributes
+    ----------
+    status : StarStatus
+    draws : Draws or None
+        None where there is no posterior.
+    summary : mapping of str
+        Values of the star's row in ``star_stats``.
+    """
+
+    status: StarStatus
+    draws: Draws | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+_SUMMARY = {
+    "rhat_max": "largest R-hat over the labels",
+    "ess_bulk_min": "smallest bulk effective sample size",
+    "ess_tail_min": "smallest tail effective sample size",
+    "divergences": "divergent transitions",
+    "n_modes": "distinct modes found",
+    "mode_gap": "log density of the best mode minus that of the second",
+    "khat": "Pareto k-hat of the draws' density against the likelihood of all pixels",
+    "chi2": "chi-square at the mode",
+    "chi2_p": "posterior-predictive p-value of chi-square",
+    "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
+}
+_DIMS = ("chain", "draw", "star")
+
+
+def assemble(
+    basis: PolynomialBasis,
+    priors: LabelPriors,
+    star_id: NDArray[np.str_],
+    n_used: NDArray[np.integer[Any]],
+    results: list[StarResult],
+    settings: InferenceSettings,
+    seed: int,
+) -> xr.DataTree:
+    """Put the stars of a block together.
+
+    Parameters
+    ----------
+    star_id, n_used
+        Ids and numbers of used pixels, shape (n_stars,).
+    results
+        One per star.
+    seed
+        Kept among the attributes.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``posterior``, ``sample_stats`` (NUTS only), ``star_stats``, ``constant_data``.
+    """
+    coords = {
+        "chain": np.arange(settings.chains),
+        "draw": np.arange(settings.draws),
+        "star": star_id,
+    }
+    groups = {
+        "posterior": _posterior(basis, results, coords),
+        "star_stats": _star_stats(basis, star_id, n_used, results),
+        "constant_data": _constant(basis, priors),
+    }
+    if settings.method == "nuts":
+        groups["sample_stats"] = _sample_stats(results, coords)
+    for dataset in groups.values():
+        dataset.attrs.update(
+            inference_library="bayes_cannon",
+            sampler="nutpie" if settings.method == "nuts" else "none",
+            method=settings.method,
+            seed=int(seed),
+            tuning_steps=settings.tune if settings.method == "nuts" else 0,
+        )
+    return xr.DataTree.from_dict(groups)
+
+
+def _shape(coords: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
+    return tuple(len(coords[d]) for d in _DIMS)
+
+
+def _posterior(
+    basis: PolynomialBasis, results: list[StarResult], coords: Mapping[str, NDArray[Any]]
+) -> xr.Dataset:
+    labels = np.full((basis.n_labels, *_shape(coords)), np.nan, dtype=np.float32)
+    for i, result in enumerate(results):
+        if result.draws is not None:
+            labels[..., i] = np.moveaxis(result.draws.labels, -1, 0)
+    variables = {
+        name: (_DIMS, labels[i], {"units": unit})
+        for i, (name, unit) in enumerate(zip(basis.names, basis.units, strict=True))
+    }
+    return xr.Dataset(variables, coords)
+
+
+def _sample_stats(results: list[StarResult], coords: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+    variables: dict[str, Any] = {}
+    for name, statistic in STATISTICS.items():
+        empty = np.nan if statistic.kept.kind == "f" else 0
+        array = np.full(_shape(coords), empty, dtype=statistic.kept)
+        for i, result in enumerate(results):
+            if result.draws is not None:
+                array[..., i] = result.draws.statistics[name]
+        variables[name] = (_DIMS, array)
+    return xr.Dataset(variables, coords)
+
+
+def _star_stats(
+    basis: PolynomialBasis,
+    star_id: NDArray[np.str_],
+    n_used: NDArray[np.integer[Any]],
+    results: list[StarResult],
+) -> xr.Dataset:
+    k, n = basis.n_labels, len(results)
+    names = list(basis.names)
+    variables: dict[str, Any] = {}
+    for name, text in _SUMMARY.items():
+        column = np.array([float(r.summary.get(name, np.nan)) for r in results])
+        variables[name] = ("star", column, {"long_name": text})
+    variables["used_pixels"] = ("star", n_used.astype(np.int32), {"long_name": "pixels used"})
+    status = np.array([int(r.status) for r in results], dtype=np.int32)
+    meaning = " ".join(str(s.name) for s in StarStatus)
+    masks = np.array([int(s) for s in StarStatus], dtype=np.int32)
+    variables["status"] = ("star", status, {"flag_masks": masks, "flag_meanings": meaning})
+    mode, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
+    for i, result in enumerate(results):
+        mode[i] = result.summary.get("map_labels", np.nan)
+        cov[i] = result.summary.get("laplace_cov", np.nan)
+    variables["map_labels"] = (("star", "label_name"), mode)
+    variables["laplace_cov"] = (("star", "label_name", "label_name_2"), cov)
+    return xr.Dataset(variables, {"star": star_id, "label_name": names, "label_name_2": names})
+
+
+def _constant(basis: PolynomialBasis, priors: LabelPriors) -> xr.Dataset:
+    columns = {
+        "prior_lower": priors.lower,
+        "prior_upper": priors.upper,
+        "prior_mean": priors.mean,
+        "prior_sd": np.array([p.sd for p in priors.priors]),
+        "label_center": basis.center,
+        "label_scale": basis.scale,
+    }
+    return xr.Dataset(
+        {name: ("label_name", array) for name, array in columns.items()},
+        {"label_name": list(basis.names)},
+    )
+
+
+def join_blocks(blocks: list[xr.DataTree]) -> xr.DataTree:
+    """Put the DataTrees of several blocks of stars together."""
+    if not blocks:
+        raise NoStarsError("there is no block of stars to join.")
+    if len(blocks) == 1:
+        return blocks[0]
+    groups: dict[str, xr.Dataset] = {}
+    for name in blocks[0].children:
+        parts = [block[name].to_dataset() for block in blocks]
+        if "star" in parts[0].dims:
+            groups[name] = xr.concat(parts, "star", combine_attrs="override", join="exact")
+        else:
+            groups[name] = parts[0]
+    return xr.DataTree.from_dict(groups)

@@ -1,0 +1,155 @@
+r"""Calibrated posteriors, and how often intervals cover the truth.
+
+A calibrated draw is a formal draw less a draw of what the model gets wrong at such a star, bias
+and model error (see `model_error`), with the parameters of the model error drawn from their
+posterior. What falls outside the prior's bounds is drawn again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.models.error_terms import ErrorTerms
+
+__all__ = [
+    "ErrorModel",
+    "calibrated_posterior",
+]
+
+_STAGE = 100
+"""Keeps a star's calibration apart from the other uses of its seed."""
+_REDRAWS = 50
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorModel:
+    """Posterior draws of the model error, ready to be drawn from.
+
+    Attributes
+    ----------
+    names : tuple of str
+    terms : ErrorTerms
+        What the error depends on.
+    bias : (n_draws, n_labels) float64
+        Physical units, as are all.
+    bias_coef : (n_draws, n_features, n_labels) float64
+    chol : (n_draws, n_labels, n_labels) float64
+        Lower Cholesky factor of Sigma, scaled from the folds' models to the final one.
+    growth, nu : (n_draws,) float64
+    """
+
+    names: tuple[str, ...]
+    terms: ErrorTerms
+    bias: FloatArray
+    bias_coef: FloatArray
+    chol: FloatArray
+    growth: FloatArray
+    nu: FloatArray
+
+    @classmethod
+    def from_tree(cls, tree: xr.DataTree) -> ErrorModel:
+        """Take it from what `fit_model_error` returned.
+
+        Raises
+        ------
+        InvalidDataError
+            If the tree holds something else.
+        """
+        constant = group_of(tree, "constant_data")
+        draws = group_of(tree, "posterior")
+        if missing := {"bias", "bias_coef", "covariance", "growth", "nu"} - {
+            str(n) for n in draws.data_vars
+        }:
+            raise InvalidDataError(f"the model error lacks {', '.join(sorted(missing))}.")
+        flat = {
+            str(name): np.asarray(a.values, np.float64).reshape(-1, *a.shape[2:])
+            for name, a in draws.data_vars.items()
+        }
+        return cls(
+            tuple(str(n) for n in constant["label_name"].values),
+            ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
+            np.linalg.cholesky(flat["covariance"]) * float(constant["final_to_fold"]),
+            flat["growth"], flat["nu"],
+        )  # fmt: skip
+
+    def sample(self, labels: FloatArray, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels)."""
+        row = labels[None]
+        f, log_growth = self.terms.features(row)[0], float(self.terms.log_growth(row)[0])
+        pick = rng.integers(self.nu.size, size=n)
+        half = 0.5 * self.nu[pick]
+        width = np.exp(self.growth[pick] * log_growth) / np.sqrt(rng.gamma(half) / half)
+        normal = rng.standard_normal((n, labels.size))
+        error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
+        return np.asarray(error + self.mean_error(f)[pick])
+
+    def mean_error(self, features: FloatArray) -> FloatArray:
+        """Bias (n_draws, n_labels) of a star with these features (n_features,)."""
+        return np.asarray(self.bias + np.einsum("f,dfk->dk", features, self.bias_coef))
+
+
+def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -> xr.Dataset:
+    """Convolve every star's formal posterior with the model error.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned, groups ``posterior`` and ``constant_data``.
+    error
+        The model error.
+    seed
+        Together with a star's id it fixes the star's draws.
+
+    Returns
+    -------
+    xarray.Dataset
+        Variables, dims and units of ``posterior``. A star without a formal posterior has none.
+
+    Raises
+    ------
+    InvalidDataError
+        If the labels are others than the model error's.
+    """
+    posterior, names = group_of(result, "posterior"), posterior_names(result)
+    if names != error.names:
+        raise InvalidDataError(
+            f"the model error is one of {', '.join(error.names)}, the posterior one of "
+            f"{', '.join(names)}; use the model the posterior was inferred with."
+        )
+    constant = group_of(result, "constant_data")
+    bounds = np.stack([constant["prior_lower"].values, constant["prior_upper"].values])
+    formal = np.stack([posterior[n].transpose("star", "chain", "draw").values for n in names], -1)
+    out = np.full(formal.shape, np.nan, dtype=np.float32)
+    for i, star in enumerate(posterior["star"].values.astype(np.str_)):
+        draws = formal[i].reshape(-1, len(names)).astype(np.float64)
+        if np.isfinite(draws).all():
+            rng = np.random.default_rng(star_seed(seed, str(star), _STAGE))
+            out[i] = _convolve(draws, error, bounds, rng).reshape(formal[i].shape)
+    dims = ("chain", "draw", "star")
+    variables = {
+        name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
+        for k, name in enumerate(names)
+    }
+    return xr.Dataset(variables, posterior.coords, attrs=posterior.attrs)
+
+
+def _convolve(
+    draws: FloatArray, error: ErrorModel, bounds: FloatArray, rng: np.random.Generator
+) -> FloatArray:
+    """Draws (n, n_labels) less errors; redrawn, and in the end moved, into the bounds."""
+    center = draws.mean(axis=0)
+    out, rows = draws.copy(), np.arange(len(draws))
+    for _ in range(_REDRAWS):
+        out[rows] = draws[rows] - error.sample(center, rows.size, rng)
+        outside = (out[rows] < bounds[0]) | (out[rows] > bounds[1])
+        rows = rows[outside.any(axis=1)]
+        if rows.size == 0:
+            break
+    return np.clip(out, bounds[0], bounds[1])

@@ -1,0 +1,176 @@
+"""Checks of one star's draws: convergence, fit to the spectrum, and the approximation's k-hat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+from arviz_stats.base.array import array_stats
+from numpy.typing import NDArray
+from scipy.stats import chi2 as chi2_distribution
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.inference.likelihood import Compressed, PixelModel, full_log_likelihood
+from bayes_cannon.inference.modes import Laplace
+from bayes_cannon.models.label_priors import LabelPriors
+
+__all__ = [
+    "Convergence",
+    "StarStatus",
+    "check_convergence",
+    "factors_p",
+    "laplace_khat",
+    "pareto_khat",
+    "predictive_p",
+    "thin",
+]
+
+
+class StarStatus(IntFlag):
+    """What happened to a star, as bits; 0 is a star without remarks."""
+
+    NO_PIXELS = 1  #: too few usable pixels: the star has no posterior
+    FAILED = 2  #: the optimiser or the sampler failed: the star has no posterior
+    MODE_NOT_CONVERGED = 4  #: the search for the mode did not end
+    NOT_GAUSSIAN = 8  #: second derivatives at the mode are not positive definite
+    SEVERAL_MODES = 16  #: another mode was found within 10 in log density
+    SAMPLED_AGAIN = 32  #: the first run failed the checks
+    RHAT = 64  #: R-hat above its limit
+    LOW_ESS = 128  #: bulk or tail effective sample size below its limit
+    DIVERGENCES = 256  #: divergent transitions
+    HIGH_KHAT = 512  #: k-hat above 0.7: the compressed likelihood is not the full one
+    LAPLACE = 1024  #: drawn from the Gaussian at the mode, not sampled
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """Worst diagnostics over the labels of a star.
+
+    Attributes
+    ----------
+    rhat_max : float
+        Largest rank-normalised split R-hat.
+    ess_bulk_min, ess_tail_min : float
+        Smallest effective sample sizes.
+    divergences : int
+    """
+
+    rhat_max: float
+    ess_bulk_min: float
+    ess_tail_min: float
+    divergences: int
+
+    def problems(self, rhat_limit: float, ess_limit: float) -> StarStatus:
+        """Bits of the checks that fail; a diagnostic that is not a number fails."""
+        status = StarStatus(0)
+        if not self.rhat_max <= rhat_limit:
+            status |= StarStatus.RHAT
+        if not min(self.ess_bulk_min, self.ess_tail_min) >= ess_limit:
+            status |= StarStatus.LOW_ESS
+        if self.divergences > 0:
+            status |= StarStatus.DIVERGENCES
+        return status
+
+
+def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Convergence:
+    """Diagnose the draws of one star, shape (n_chains, n_draws, n_labels)."""
+    columns = np.moveaxis(labels, -1, 0)
+    rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
+    bulk = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
+    tail = array_stats.ess(columns, method="tail", prob=(0.05, 0.95))  # type: ignore[no-untyped-call]
+    return Convergence(
+        float(np.max(rhat)), float(np.min(bulk)), float(np.min(tail)), int(np.sum(diverging))
+    )
+
+
+def thin(labels: FloatArray, n: int) -> FloatArray:
+    """Take about n draws, evenly spaced over all chains: shape (<= n, n_labels)."""
+    flat = labels.reshape(-1, labels.shape[-1])
+    return np.asarray(flat[np.linspace(0, len(flat) - 1, min(n, len(flat))).round().astype(int)])
+
+
+def predictive_p(data: Compressed, v: FloatArray) -> float:
+    """Posterior-predictive p-value of chi-square for one star.
+
+    The discrepancy is ``(f - m)' S^-1 (f - m)``; for a replicated spectrum it is chi-square with
+    as many degrees of freedom as pixels, whatever the labels, so that the p-value is its
+    survival function averaged over the draws.
+
+    Parameters
+    ----------
+    data
+        Of one star (arrays of length 1).
+    v
+        Features of the draws, shape (n_draws, n_terms).
+    """
+    values = data.chi2(v[None])[0]
+    return float(np.mean(chi2_distribution.sf(values, int(data.n_used[0]))))
+
+
+def factors_p(z: FloatArray) -> float:
+    """Probability that factors (n_factors,) of N(0, I) are as large as `z`; NaN for none."""
+    return float(chi2_distribution.sf(np.sum(z**2), z.size)) if z.size else float("nan")
+
+
+def pareto_khat(
+    pixels: PixelModel,
+    data: Compressed,
+    flux: FloatArray,
+    ivar: FloatArray,
+    ell: FloatArray,
+    z: FloatArray,
+) -> float:
+    """Pareto k-hat of the compressed posterior against the full-pixel likelihood.
+
+    Below 0.7 the draws can be trusted (importance weights would repair what little differs); 0
+    where the two likelihoods are equal, NaN for fewer than 25 draws.
+
+    Parameters
+    ----------
+    data
+        Of one star (arrays of length 1).
+    flux, ivar
+        Used pixels of the star, shape (n_pixels,).
+    ell
+        Standardised labels of the draws, shape (n_draws, n_labels).
+    z
+        Factors of the star at its mode, shape (n_factors,).
+    """
+    if pixels.coef_cov is None:
+        return 0.0
+    fast = data.log_likelihood(pixels.basis.features(ell)[None])[0]
+    return _khat(full_log_likelihood(pixels, flux, ivar, ell, z) - fast)
+
+
+def laplace_khat(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    laplace: Laplace,
+    flux: FloatArray,
+    ivar: FloatArray,
+    labels: FloatArray,
+) -> float:
+    """Pareto k-hat of the Gaussian at a star's mode against the full-pixel posterior.
+
+    Parameters
+    ----------
+    laplace
+        Of one star (arrays of length 1).
+    labels
+        Draws of the Gaussian in physical units, shape (n_draws, n_labels).
+    """
+    u = priors.unconstrain(labels)
+    y = np.linalg.solve(laplace.chol[0], (u - laplace.u[0]).T)
+    ell = pixels.basis.standardize(labels)
+    full = full_log_likelihood(pixels, flux, ivar, ell, laplace.factors[0])
+    return _khat(full + priors.at(u).log_density + 0.5 * np.sum(y**2, axis=0))
+
+
+def _khat(log_weight: FloatArray) -> float:
+    log_weight = log_weight[np.isfinite(log_weight)]
+    if log_weight.size < 25:
+        return float("nan")
+    if np.ptp(log_weight) < 1e-3:
+        return 0.0
+    return float(array_stats.psislw(log_weight)[1])  # type: ignore[no-untyped-call]

@@ -1,0 +1,244 @@
+"""Posterior of the labels of every star: from spectra to draws with their checks.
+
+`infer_blocks` maps `sample_block`, a pure function, over blocks of stars and finishes each with its
+flags and calibrated posteriors; `infer_labels` joins them.
+
+What turns the draws of a block of stars into a result: flags and calibrated posteriors.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
+from bayes_cannon.inference.arguments import as_path, as_seed, as_spectra
+from bayes_cannon.inference.block import join_blocks, sample_block
+from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
+from bayes_cannon.inference.checks import StarStatus
+from bayes_cannon.inference.flags import LabelReference, add_flags
+from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.model_priors import GivenPriors, priors_of
+from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
+
+__all__ = [
+    "Finishing",
+    "as_model",
+    "finish_block",
+    "infer_blocks",
+    "infer_labels",
+    "warn_of_undone",
+]
+
+
+Progress = Callable[[int, int], None]
+
+
+def as_model(given: Any) -> Cannon:
+    """A trained model; read from its file where a path is given.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is neither.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Cannon.load(as_path(given))
+    if not (hasattr(given, "basis") and hasattr(given, "theta")):
+        raise InvalidDataError(
+            "a trained model is needed, from train() or Cannon.load(), or the path of its file, "
+            f"not an object of type {type(given).__name__}."
+        )
+    model: Cannon = given
+    return model
+
+
+def infer_labels(
+    cannon: Cannon | str | os.PathLike[str],
+    spectra: Any,
+    *,
+    settings: InferenceSettings | None = None,
+    priors: GivenPriors = None,
+    seed: int | None,
+    progress: Progress | None = None,
+) -> xr.DataTree:
+    """Posterior of the labels of every star.
+
+    Parameters
+    ----------
+    cannon
+        The trained model, or the path of its file.
+    spectra
+        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
+    settings
+        See `InferenceSettings`.
+    priors
+        Priors by label, in place of the uniform defaults: a `LabelPrior`, or a pair (lower, upper)
+        of a uniform one; or the path of a TOML file. See `model_priors`.
+    seed
+        Together with a star's id it fixes the star's draws. None takes a fresh one; it is in the
+        attribute ``seed`` of the groups.
+    progress
+        Called with the number of stars done and of all stars.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``posterior`` (one variable per label, dims chain, draw, star, physical units),
+        ``sample_stats`` (same dims), ``star_stats`` (one row a star, with ``label_flag``, see
+        `flags`), ``constant_data`` and, where the model error is known,
+        ``calibrated_posterior`` (as ``posterior``, see `calibration`).
+
+    Raises
+    ------
+    NoStarsError
+        If there is no star.
+    InvalidDataError
+        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
+    LabelError
+        If there is a prior of a label that the model lacks.
+
+    Warns
+    -----
+    BayesCannonWarning
+        If stars are left without a posterior, default priors are widened, or a prior leaves out
+        all training stars.
+    """
+    model, given = as_model(cannon), as_spectra(spectra)
+    blocks = infer_blocks(
+        model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
+        progress=progress,
+    )  # fmt: skip
+    result = join_blocks(list(blocks))
+    warn_of_undone(result, model, settings or InferenceSettings())
+    return result
+
+
+def warn_of_undone(
+    result: xr.DataTree, cannon: Cannon, settings: InferenceSettings
+) -> tuple[int, int]:
+    """Warn of stars without a posterior.
+
+    Returns
+    -------
+    tuple of int
+        How many have too few usable pixels, and how many failed.
+    """
+    stats = result["star_stats"].to_dataset()
+    star_id, status = stats["star"].values.astype(np.str_), stats["status"].values
+    few = (status & int(StarStatus.NO_PIXELS)) != 0
+    failed = (status & int(StarStatus.FAILED)) != 0
+    if few.any():
+        n_pixels = int(np.sum(cannon.used))
+        warnings.warn(
+            f"{few.sum()} of {few.size} stars ({name_some(star_id[few])}) have fewer than "
+            f"{pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the model's "
+            f"{n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or lower "
+            "min_pixels (--min-pixels).",
+            BayesCannonWarning,
+            stacklevel=3,
+        )
+    if failed.any():
+        warnings.warn(
+            f"{failed.sum()} of {failed.size} stars ({name_some(star_id[failed])}) get no "
+            "posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
+            BayesCannonWarning,
+            stacklevel=3,
+        )
+    return int(few.sum()), int(failed.sum())
+
+
+def infer_blocks(
+    cannon: Cannon,
+    spectra: NormalizedSpectra,
+    *,
+    settings: InferenceSettings | None = None,
+    priors: GivenPriors = None,
+    seed: int,
+    progress: Progress | None = None,
+) -> Iterator[xr.DataTree]:
+    """As `infer_labels`, one DataTree per block of stars, as they finish."""
+    settings = settings or InferenceSettings()
+    if not isinstance(settings, InferenceSettings):
+        raise InvalidDataError(
+            f"settings must be InferenceSettings(...), not an object of type "
+            f"{type(settings).__name__}."
+        )
+    if spectra.n_stars == 0:
+        raise NoStarsError("there is no spectrum to infer labels from.")
+    require_medium(spectra, cannon.medium)
+    if not same_grid(cannon.wavelength, spectra.wavelength):
+        raise InvalidDataError(
+            f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "
+            f"model ({cannon.wavelength.size} pixels); prepare them as its training set was."
+        )
+    priors = priors_of(cannon, priors)
+    pixels = PixelModel.from_cannon(
+        cannon, coefficient_uncertainty=settings.coefficient_uncertainty
+    )
+    finishing = Finishing.from_cannon(cannon, seed=seed, simulated=spectra.simulated)
+    tell = progress or (lambda done, total: None)
+    tell(0, spectra.n_stars)
+    for start in range(0, spectra.n_stars, settings.block_size):
+        rows = slice(start, start + settings.block_size)
+        done = start
+
+        def step(count: int, done: int = done) -> None:
+            tell(done + count, spectra.n_stars)
+
+        block = sample_block(
+            pixels, spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows],
+            priors=priors, settings=settings, seed=seed, progress=step,
+        )  # fmt: skip
+        yield finish_block(block, finishing)
+
+
+@dataclass(frozen=True, eq=False)
+class Finishing:
+    """What turns the draws of a block of stars into a result.
+
+    Attributes
+    ----------
+    reference : LabelReference
+        What stars are compared with for their flags.
+    error : ErrorModel or None
+        The model error, where it was measured.
+    seed : int
+        Of the calibrated draws, together with the stars' ids.
+    simulated, model_simulated : bool
+        Whether the spectra are, and whether those are that the model was trained on.
+    """
+
+    reference: LabelReference
+    error: ErrorModel | None
+    seed: int
+    simulated: bool
+    model_simulated: bool
+
+    @classmethod
+    def from_cannon(cls, cannon: Cannon, *, seed: int, simulated: bool) -> Finishing:
+        """Take it from a trained model."""
+        known = cannon.model_error
+        error = None if known is None else ErrorModel.from_tree(known)
+        return cls(LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated)
+
+
+def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
+    """Add flags and calibrated posteriors to what `sample_block` returned."""
+    tree = add_flags(block, finishing.reference)
+    if finishing.error is not None:
+        calibrated = calibrated_posterior(tree, finishing.error, seed=finishing.seed)
+        tree["calibrated_posterior"] = xr.DataTree(calibrated)
+    for name in ("posterior", "calibrated_posterior"):
+        if name in tree.children:
+            tree[name].attrs["simulated"] = int(finishing.simulated)
+            tree[name].attrs["model_simulated"] = int(finishing.model_simulated)
+    return tree

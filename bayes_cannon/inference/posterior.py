@@ -1,0 +1,132 @@
+"""Moments of the draws of every star of a result of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+
+__all__ = [
+    "DIMS",
+    "Moments",
+    "group_of",
+    "is_simulated",
+    "model_is_simulated",
+    "moments_of",
+    "posterior_names",
+]
+
+DIMS = ("chain", "draw", "star")
+"""Dimensions of the draws of a label."""
+_BLOCK = 512
+"""Stars whose draws are in memory at one time."""
+
+
+def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
+    """Return a group of a result.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is not there.
+    """
+    if not isinstance(result, xr.DataTree):
+        raise InvalidDataError(
+            f"a result of infer_labels or open_run is needed, not an object of type "
+            f"{type(result).__name__}."
+        )
+    if name not in result.children:
+        raise InvalidDataError(
+            f"the result has no group {name!r} (it has {', '.join(result.children) or 'none'}); "
+            "pass what infer_labels returned."
+        )
+    return result[name].to_dataset()
+
+
+def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
+    """Names of the labels in a result: variables of ``posterior`` with dims (chain, draw, star).
+
+    They come in the order of ``label_name`` in the group ``constant_data``, the model's, where
+    that is there: groups that were read from Zarr come in alphabetical order.
+
+    Raises
+    ------
+    InvalidDataError
+        If there is no posterior, or none of its variables has these dims.
+    """
+    posterior = group_of(result, "posterior")
+    names = tuple(str(n) for n, v in posterior.data_vars.items() if set(v.dims) == set(DIMS))
+    if not names:
+        raise InvalidDataError(
+            "the posterior has no variable with dims (chain, draw, star); select one star by "
+            "result.sel(star=[...]), which keeps the dimension."
+        )
+    if (
+        "constant_data" in result.children
+        and "label_name" in result["constant_data"].to_dataset().coords
+    ):
+        order = [str(n) for n in result["constant_data"].to_dataset()["label_name"].values]
+        names = tuple(sorted(names, key=lambda n: order.index(n) if n in order else len(order)))
+    return names
+
+
+def is_simulated(result: xr.DataTree) -> bool:
+    """Whether the attribute ``simulated`` of the result, or of its posterior, is set."""
+    return bool(int(result.attrs.get("simulated", result["posterior"].attrs.get("simulated", 0))))
+
+
+def model_is_simulated(result: xr.DataTree) -> bool:
+    """Whether the model was trained on simulated stars: ``model_simulated`` of the posterior."""
+    return bool(int(result["posterior"].attrs.get("model_simulated", 0)))
+
+
+def _blocks(n_stars: int) -> Iterator[slice]:
+    return (slice(a, min(a + _BLOCK, n_stars)) for a in range(0, n_stars, _BLOCK))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What the draws of every star say, in the labels' units.
+
+    Attributes
+    ----------
+    mean : (n_stars, n_labels) float64
+    cov : (n_stars, n_labels, n_labels) float64
+    quantiles : (3, n_stars, n_labels) float64
+        16, 50 and 84 %.
+    """
+
+    mean: FloatArray
+    cov: FloatArray
+    quantiles: FloatArray
+
+    @property
+    def sd(self) -> FloatArray:
+        """Standard deviation, shape (n_stars, n_labels)."""
+        return np.asarray(np.sqrt(np.diagonal(self.cov, axis1=1, axis2=2)))
+
+
+def moments_of(group: xr.Dataset, names: tuple[str, ...]) -> Moments:
+    """Moments of each star's draws, NaN for a star with a draw that is not finite."""
+    n_stars, n = group.sizes["star"], len(names)
+    mean = np.full((n_stars, n), np.nan)
+    cov = np.full((n_stars, n, n), np.nan)
+    quantiles = np.full((3, n_stars, n), np.nan)
+    for block in _blocks(n_stars):
+        part = group[list(names)].isel(star=block).transpose("star", "chain", "draw")
+        draws = np.stack([part[name].values for name in names], axis=-1).astype(np.float64)
+        draws = draws.reshape(draws.shape[0], -1, n)
+        if draws.shape[1] < 2:
+            raise InvalidDataError("one draw has no standard deviation; keep at least two.")
+        sound = np.flatnonzero(np.isfinite(draws).all(axis=(1, 2)))
+        place, draws = block.start + sound, draws[sound]
+        mean[place] = draws.mean(axis=1)
+        offset = draws - mean[place][:, None]
+        cov[place] = offset.swapaxes(1, 2) @ offset / (draws.shape[1] - 1)
+        quantiles[:, place] = np.quantile(draws, [0.16, 0.5, 0.84], axis=1)
+    return Moments(mean, cov, quantiles)

@@ -1,0 +1,81 @@
+"""Settings of the inference of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.modes import ModeSettings
+from bayes_cannon.inference.sampler import NutsSettings
+
+__all__ = [
+    "InferenceSettings",
+]
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number, of NumPy too."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidDataError(f"{name} must be a whole number, not {value!r}.")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """How labels are inferred.
+
+    Attributes
+    ----------
+    method : {"nuts", "laplace"}
+        Sample, or draw from the Gaussian at the mode (in unconstrained coordinates).
+    draws, tune, chains, target_accept
+        See `NutsSettings`.
+    coefficient_uncertainty : bool
+        Whether the trained coefficients' uncertainty widens the pixels' variance.
+    modes : ModeSettings
+        Search for the modes.
+    rhat_limit, ess_limit : float
+        A star beyond these, or with divergences, is sampled again once with ten times the warm-up.
+    min_pixels : int or None
+        Stars with fewer usable pixels get no posterior; None: half of the model's pixels, and no
+        more than 100 (see `pixels_needed`).
+    n_khat : int
+        Draws on which k-hat is evaluated; 0 leaves it out.
+    block_size : int
+        Stars per block; bounds the memory.
+    cores : int
+        Threads; 0 takes all cores.
+    """
+
+    method: Literal["nuts", "laplace"] = "nuts"
+    draws: int = 500
+    tune: int = 100
+    chains: int = 4
+    target_accept: float = 0.8
+    coefficient_uncertainty: bool = True
+    modes: ModeSettings = field(default_factory=ModeSettings)
+    rhat_limit: float = 1.01
+    ess_limit: float = 400.0
+    min_pixels: int | None = None
+    n_khat: int = 200
+    block_size: int = 64
+    cores: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in ("nuts", "laplace"):
+            raise InvalidDataError(f"method must be 'nuts' or 'laplace', not {self.method!r}.")
+        if self.min_pixels is not None:
+            object.__setattr__(self, "min_pixels", _whole(self.min_pixels, "min_pixels"))
+        for name in ("draws", "tune", "chains", "n_khat", "block_size", "cores"):
+            object.__setattr__(self, name, _whole(getattr(self, name), name))
+        if self.block_size < 1 or (self.min_pixels is not None and self.min_pixels < 1):
+            raise InvalidDataError("block_size and min_pixels must be at least 1.")
+        _ = self.nuts
+
+    @property
+    def nuts(self) -> NutsSettings:
+        """Settings of the sampler."""
+        return NutsSettings(self.draws, self.tune, self.chains, self.target_accept)

@@ -1,0 +1,365 @@
+"""The trained model: a frozen set of arrays that turns labels into spectra, and its file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.base.storage import read_tree, write_tree
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.hyperparameters import Hyperparameters
+from bayes_cannon.models.label_moments import label_moments
+from bayes_cannon.spectra.labels import Labels
+
+__all__ = [
+    "Cannon",
+    "Gradient",
+    "Prediction",
+]
+
+
+FORMAT = "bayes_cannon.cannon"
+FORMAT_VERSION = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Model spectra.
+
+    Attributes
+    ----------
+    flux : (..., n_pixels) float64
+        Normalised flux at factors 0.
+    coef_sd : (..., n_pixels) float64
+        Standard deviation that comes from the coefficients' uncertainty.
+    sd : (..., n_pixels) float64
+        Standard deviation of a new noise-free star of these labels: coefficients, intrinsic
+        scatter and nuisance factors together.
+    """
+
+    flux: FloatArray
+    coef_sd: FloatArray
+    sd: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """Derivative of the model flux with respect to each label, per unit of the label.
+
+    Attributes
+    ----------
+    value, sd : (..., n_labels, n_pixels) float64
+        Posterior mean and standard deviation.
+    """
+
+    value: FloatArray
+    sd: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Cannon:
+    """A trained model.
+
+    Attributes
+    ----------
+    basis : PolynomialBasis
+        Labels, their units and scaling, terms.
+    wavelength : (n_pixels,) float64
+        In Å, rest frame.
+    chips : tuple of (start, stop)
+        Pixel ranges of the chips.
+    theta : (n_pixels, n_terms) float64
+        Posterior mean of the coefficients.
+    loadings : (n_pixels, n_factors) float64
+        Posterior mean of the loadings of the nuisance factors.
+    coef_cov : (n_pixels, n_coef (n_coef + 1) / 2) float32
+        Covariance of the coefficients [theta, loadings] given the scatter, packed lower triangles.
+    scatter : (n_pixels,) float64
+        Intrinsic scatter s, in normalised flux.
+    log_scatter_sd : (n_pixels,) float64
+        Posterior standard deviation of log s.
+    used : (n_pixels,) bool
+        Pixels with enough good training stars; the others are left out of inference.
+    hyper : Hyperparameters
+        Learnt over all pixels.
+    training : Labels
+        Labels of the training stars.
+    held_out : (n,) str
+        Ids of the stars kept for testing.
+    factors : (n_stars, n_factors) float64
+        Posterior mean of the training stars' factors.
+    history : mapping of str to array
+        How the fit went: ``bound`` per round, ``elbo`` of ADVI, ``predictive`` of the choice of J.
+    model_error : xarray.DataTree or None
+        What cross-validation found, see `bayes_cannon.inference.calibrated`.
+    settings : mapping of str
+        How it was made: plain strings and numbers, under ``dataset``, ``training``, ``versions``.
+    simulated : bool
+    medium : str
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in.
+    """
+
+    basis: PolynomialBasis
+    wavelength: FloatArray
+    chips: tuple[tuple[int, int], ...]
+    theta: FloatArray
+    loadings: FloatArray
+    coef_cov: NDArray[np.float32]
+    scatter: FloatArray
+    log_scatter_sd: FloatArray
+    used: NDArray[np.bool_]
+    hyper: Hyperparameters
+    training: Labels
+    held_out: NDArray[np.str_]
+    factors: FloatArray
+    history: Mapping[str, FloatArray] = field(default_factory=dict)
+    model_error: xr.DataTree | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    simulated: bool = False
+    medium: str = "vacuum"
+
+    def __post_init__(self) -> None:
+        p, t, j = self.n_pixels, self.basis.n_terms, self.loadings.shape[1]
+        expected = {
+            "theta": (p, t),
+            "loadings": (p, j),
+            "coef_cov": (p, packed_size(t + j)),
+            "scatter": (p,),
+            "log_scatter_sd": (p,),
+            "used": (p,),
+            "factors": (self.training.n_stars, j),
+        }
+        for name, shape in expected.items():
+            if getattr(self, name).shape != shape:
+                raise InvalidDataError(
+                    f"{name} has shape {getattr(self, name).shape}, expected {shape}."
+                )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return self.basis.names
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels."""
+        return int(self.wavelength.size)
+
+    @property
+    def n_factors(self) -> int:
+        """Number of nuisance factors."""
+        return int(self.loadings.shape[1])
+
+    @property
+    def label_range(self) -> FloatArray:
+        """Smallest and largest training label, shape (2, n_labels), physical units."""
+        return np.stack([np.nanmin(self.training.values, 0), np.nanmax(self.training.values, 0)])
+
+    @property
+    def label_mean(self) -> FloatArray:
+        """Mean training label, shape (n_labels,)."""
+        return np.asarray(np.nanmean(self.training.values, axis=0))
+
+    @property
+    def label_cov(self) -> FloatArray:
+        """Covariance of the training labels, shape (n_labels, n_labels), physical units.
+
+        Of all stars, also those that lack a label (`label_moments`).
+        """
+        cov = label_moments(self.basis.standardize(self.training.values))[1]
+        return cov * np.outer(self.basis.scale, self.basis.scale)
+
+    def predict(self, labels: ArrayLike | Mapping[str, ArrayLike] | Labels) -> Prediction:
+        """Spectra of labels in physical units.
+
+        Parameters
+        ----------
+        labels
+            Shape (..., n_labels), in the order of `names`; or a mapping of values by name, or
+            `Labels`.
+        """
+        v = self.basis(self.label_values(labels))
+        flux = v @ self.theta.T
+        packed = pack_outer(v) * packed_weights(v.shape[-1])
+        terms = packed_size(self.basis.n_terms)
+        variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
+        extra = self.scatter**2 + np.sum(self.loadings**2, axis=1)
+        coef_sd = np.sqrt(np.maximum(variance, 0.0))
+        return Prediction(flux, coef_sd, np.sqrt(coef_sd**2 + extra))
+
+    def gradient(self, labels: ArrayLike | Mapping[str, ArrayLike] | Labels) -> Gradient:
+        """Derivative of the flux with respect to each label, per K or per dex.
+
+        Parameters
+        ----------
+        labels
+            Shape (..., n_labels): where to take it.
+        """
+        ell = self.basis.standardize(self.label_values(labels))
+        dv = np.swapaxes(self.basis.jacobian(ell), -1, -2)
+        dv = dv / self.basis.scale[:, None]
+        packed = pack_outer(dv) * packed_weights(dv.shape[-1])
+        terms = packed_size(self.basis.n_terms)
+        variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
+        return Gradient(dv @ self.theta.T, np.sqrt(np.maximum(variance, 0.0)))
+
+    def term_cov(self, pixel: int) -> FloatArray:
+        """Covariance of all coefficients of one pixel, shape (n_coef, n_coef)."""
+        return unpack(self.coef_cov[pixel].astype(np.float64))
+
+    def with_model_error(self, model_error: xr.DataTree) -> Cannon:
+        """Return the same model with the result of its cross-validation."""
+        return replace(self, model_error=model_error)
+
+    def label_values(self, labels: Any) -> FloatArray:
+        """Labels in the order of `names`, shape (..., n_labels), from an array or by name.
+
+        Raises
+        ------
+        InvalidDataError, LabelError
+            If they are not numbers, not as many as the model has labels, or one is missing.
+        """
+        if isinstance(labels, Labels):
+            return labels.only(self.names).values
+        if isinstance(labels, Mapping):
+            if lacking := [n for n in self.names if n not in labels]:
+                raise LabelError(f"{', '.join(lacking)} is not given; a spectrum needs all labels.")
+            labels = np.stack(np.broadcast_arrays(*(labels[n] for n in self.names)), axis=-1)
+        try:
+            values = np.asarray(labels, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(
+                f"labels must be numbers, in the order {', '.join(self.names)}, or by name."
+            ) from error
+        if values.shape[-1:] != (self.basis.n_labels,):
+            raise InvalidDataError(
+                f"labels have shape {values.shape}; "
+                f"the last axis must hold {', '.join(self.names)}."
+            )
+        return values
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write as NetCDF; see `load`."""
+        tree, path = _to_tree(self), Path(path).expanduser()
+        return write_tree(
+            tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Cannon:
+        """Read a file written by `save`, exactly equal to what was saved.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is missing, damaged, of another kind or of another format version.
+        """
+        path = Path(path).expanduser()
+        tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
+        try:
+            return _from_tree(tree)
+        except Exception as error:  # whatever a strange file leads to
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FileFormatError(f"{path} lacks parts of a trained model ({reason}).") from error
+
+
+def _to_tree(cannon: Cannon) -> xr.DataTree:
+    basis, labels = cannon.basis, cannon.training
+    angstrom = {"units": "Angstrom", "medium": cannon.medium}
+    pixels = xr.Dataset(
+        {
+            "theta": (("pixel", "term"), cannon.theta),
+            "loadings": (("pixel", "factor"), cannon.loadings),
+            "coef_cov": (("pixel", "packed"), cannon.coef_cov),
+            "scatter": ("pixel", cannon.scatter),
+            "log_scatter_sd": ("pixel", cannon.log_scatter_sd),
+            "used": ("pixel", cannon.used.astype(np.int8)),
+            "wavelength": ("pixel", cannon.wavelength, angstrom),
+            "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
+        },
+        attrs={
+            "mu_s": cannon.hyper.mu_s,
+            "omega_s": cannon.hyper.omega_s,
+            "redundancy": cannon.hyper.redundancy,
+        },
+    )
+    training = xr.Dataset(
+        {
+            "values": (("star", "label_name"), labels.values),
+            "errors": (("star", "label_name"), labels.errors),
+            "factors": (("star", "factor"), cannon.factors),
+            "star_id": ("star", labels.star_id.astype(object)),
+            "held_out": ("held", cannon.held_out.astype(object)),
+            "center": ("label_name", basis.center),
+            "scale": ("label_name", basis.scale),
+        }
+    )
+    groups: dict[str, xr.Dataset | xr.DataTree] = {"pixels": pixels, "training": training}
+    history = {
+        name: ([f"{name}_{i}" for i in range(np.ndim(array))], np.asarray(array))
+        for name, array in cannon.history.items()
+    }
+    groups["history"] = xr.Dataset(history)
+    if cannon.model_error is not None:
+        for node in cannon.model_error.subtree:
+            groups[f"model_error{node.path.rstrip('/')}"] = node.to_dataset()
+    tree = xr.DataTree.from_dict(groups)
+    tree.attrs.update(
+        names=json.dumps(basis.names),
+        units=json.dumps(basis.units),
+        degree=basis.degree,
+        chips=json.dumps(cannon.chips),
+        settings=json.dumps(dict(cannon.settings)),
+        simulated=int(cannon.simulated),
+    )
+    return tree
+
+
+def _from_tree(tree: xr.DataTree) -> Cannon:
+    pixels, training = tree["pixels"].to_dataset(), tree["training"].to_dataset()
+    names, units = (tuple(json.loads(tree.attrs[k])) for k in ("names", "units"))
+    basis = PolynomialBasis(
+        names, units, training["center"].values, training["scale"].values,
+        int(tree.attrs["degree"]),
+    )  # fmt: skip
+    ids = training["star_id"].values.astype(np.str_)
+    labels = Labels(names, training["values"].values, training["errors"].values, ids, units)
+    child = tree.children.get("model_error")
+    model_error = child.copy() if child is not None else None
+    if model_error is not None:
+        model_error.orphan()
+    hyper = Hyperparameters(
+        pixels["coef_population"].values,
+        float(pixels.attrs["mu_s"]),
+        float(pixels.attrs["omega_s"]),
+        float(pixels.attrs["redundancy"]),
+    )
+    arrays = {k: pixels[k].values for k in ("theta", "loadings", "coef_cov", "scatter")}
+    return Cannon(
+        basis=basis,
+        wavelength=pixels["wavelength"].values,
+        chips=tuple((int(a), int(b)) for a, b in json.loads(tree.attrs["chips"])),
+        **arrays,
+        log_scatter_sd=pixels["log_scatter_sd"].values,
+        used=pixels["used"].values.astype(bool),
+        hyper=hyper,
+        training=labels,
+        held_out=training["held_out"].values.astype(np.str_),
+        factors=training["factors"].values,
+        history={str(k): v.values for k, v in tree["history"].data_vars.items()},
+        model_error=model_error,
+        settings=json.loads(tree.attrs["settings"]),
+        simulated=bool(tree.attrs["simulated"]),
+        medium=str(pixels["wavelength"].attrs.get("medium", "vacuum")),
+    )

@@ -1,0 +1,265 @@
+r"""Model error: what is wrong with the labels beyond their formal errors.
+
+Cross-validation gives, for every training star, predicted minus catalogue labels d (standardised).
+They are split into what is known and what is not:
+
+    d[n] = bias(ell[n]) + e[n] + formal noise + catalogue noise ,
+    e[n] ~ N(0, a[n]**2 Sigma / u[n]) ,        u[n] ~ Gamma(nu / 2, nu / 2) ,
+    a[n] = ((1 + m[n]**2 / k) / typical)**(growth / 2) ,
+    bias(ell) = quadratic polynomial of the k predicted labels, coefficients shrunk to zero .
+
+The model error e is a multivariate Student t: its covariance is full and its tails are heavy. It
+grows with the Mahalanobis distance m from the mean of the training labels, for a quadratic is worst
+at the edges. The bias is what the same deficiency leaves on average. On synthetic giants (300
+training stars, 6 factors, two splits) it takes 0 to 14 % off the rms error of held-out stars, label
+by label.
+
+The bias is that of a training star with the same predicted labels; beyond the training labels it
+stays what it is at their edge.
+
+A fold's model has fewer stars than the final one, and the model error, once the formal one is
+taken off, falls about as their number to the power 0.4 (synthetic giants, 240 against 300 stars:
+0.3 with 6 factors, 0.5 with 30), so that e is multiplied by (1 - 1 / folds)**0.4 in use.
+
+Log likelihood of many small normals with star-by-star covariances, as one operation.
+
+    log p = sum over stars of log N(r[n]; 0, exp(2 log_scale[n]) Sigma + V[n])
+
+The factorisations of hundreds of small matrices and their gradient in one loop, with nothing
+allocated per star. `perform` runs the same function in plain Python; tests hold it against SciPy
+and finite differences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor.tensor as pt
+from numba.extending import register_jitable
+from numpy.typing import NDArray
+from pytensor.gradient import disconnected_type
+from pytensor.graph.basic import Apply
+from pytensor.graph.op import Op
+from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
+
+from bayes_cannon.base.typing import FloatArray
+
+__all__ = [
+    "Differences",
+    "NormalsLogLikelihood",
+    "build_model_error_model",
+    "correlation_factor",
+    "model_data",
+]
+
+_LKJ_ETA = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Differences:
+    """Data of the model error, in units of the robust spread of the differences.
+
+    Attributes
+    ----------
+    names : tuple of str
+    star_id : (n_stars,) str
+    difference : (n_stars, n_labels) float64
+        Predicted minus catalogue.
+    known_cov : (n_stars, n_labels, n_labels) float64
+        Formal covariance plus squared catalogue errors.
+    features : (n_stars, n_features) float64
+        What the bias depends on: uncorrelated, of mean 0 and variance 1.
+    degree : (n_features,) int64
+        Of each feature, 1 or 2.
+    log_growth : (n_stars,) float64
+        Logarithm of a for growth = 1.
+    """
+
+    names: tuple[str, ...]
+    star_id: NDArray[np.str_]
+    difference: FloatArray
+    known_cov: FloatArray
+    features: FloatArray
+    degree: NDArray[np.int64]
+    log_growth: FloatArray
+
+
+def model_data(data: Differences) -> dict[str, FloatArray]:
+    """Values of the model's `pm.Data`, by name; the features only where there are some."""
+    names = ("difference", "known_cov", "log_growth", *(["features"] if data.degree.size else []))
+    return {name: np.asarray(getattr(data, name), dtype=np.float64) for name in names}
+
+
+def build_model_error_model(data: Differences) -> pm.Model:
+    """Build the model of the differences.
+
+    Variables: ``bias`` (label_name), ``bias_raw`` (feature, label_name) times ``bias_scale``
+    (degree), ``sd`` (label_name), ``factor_diagonal`` (label_name) and ``factor_lower`` (pair) of
+    `correlation_factor`, ``growth``, ``nu_excess`` (nu - 2) and
+    ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of `model_data`,
+    so that a compiled model serves every survey of as many stars, labels and features.
+    """
+    k = len(data.names)
+    degrees = np.unique(data.degree)
+    coords = {
+        "label_name": list(data.names),
+        "pair": np.arange(k * (k - 1) // 2),
+        "star": data.star_id,
+        "feature": np.arange(data.degree.size),
+        "degree": degrees,
+    }
+    with pm.Model(coords=coords, check_bounds=False) as model:
+        given: Any = {name: pm.Data(name, value) for name, value in model_data(data).items()}
+        bias: Any = pm.Normal("bias", 0.0, 1.0, dims="label_name")
+        mean = bias[None, :]
+        if degrees.size:
+            scale = pm.HalfNormal("bias_scale", 0.3, dims="degree")
+            raw = pm.Normal("bias_raw", 0.0, 1.0, dims=("feature", "label_name"))
+            place = np.searchsorted(degrees, data.degree)
+            mean = mean + pt.dot(given["features"] * scale[place], raw)
+        sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
+        freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
+        diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
+        lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
+        growth = pm.Normal("growth", 0.0, 1.0)
+        nu = 2.0 + pm.Gamma("nu_excess", 2.0, 0.2)
+        # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread: NUTS mixes nu four times
+        # better than with u itself.
+        half = 0.5 * nu
+        log_u = pm.Flat("scaled_log_u", dims="star") / pt.sqrt(half)
+        normal = data.star_id.size * ((half - 0.5) * pt.log(half) - pt.gammaln(half))
+        pm.Potential("u_prior", normal + half * pt.sum(log_u - pt.exp(log_u)))
+        factor = sd[:, None] * correlation_factor(diagonal, lower, k)
+        outputs: Any = NormalsLogLikelihood()(
+            given["difference"] - mean, given["known_cov"], pt.dot(factor, factor.T),
+            growth * given["log_growth"] - 0.5 * log_u,
+        )  # fmt: skip
+        pm.Potential("log_likelihood", outputs[0])
+    return model
+
+
+def correlation_factor(diagonal: Any, lower: Any, k: int) -> Any:
+    """Triangular factor of a correlation matrix that is distributed as LKJ(2).
+
+    By Bartlett's decomposition a triangle with diagonal squared ~ chi-square(df - i) and N(0, 1)
+    below is the factor of a Wishart matrix of df degrees of freedom, whose correlations are
+    LKJ((df - k + 1) / 2); rows of length 1 leave the correlations.
+    """
+    triangle = pt.diag(pt.sqrt(diagonal))
+    if k > 1:
+        triangle = pt.set_subtensor(triangle[np.tril_indices(k, -1)], lower)
+    return triangle / pt.sqrt(pt.sum(triangle**2, axis=1, keepdims=True))
+
+
+Node = Any
+"""An application of an operation to inputs, of PyTensor's class `Apply`."""
+
+
+@register_jitable
+def _invert(m: FloatArray, low: FloatArray, out: FloatArray) -> float:
+    """Write the inverse of m (its lower triangle is read) to `out`; returns its log-determinant.
+
+    `low` is room for the factor.
+    """
+    k = m.shape[0]
+    log_det = 0.0
+    for i in range(k):
+        for j in range(i + 1):
+            s = m[i, j]
+            for h in range(j):
+                s -= low[i, h] * low[j, h]
+            if i > j:
+                low[i, j] = s / low[j, j]
+            else:
+                low[i, i] = np.sqrt(s) if s > 0.0 else np.nan
+                log_det += 2.0 * np.log(low[i, i])
+    # Row by row, the inverse of the factor: row i of `low` becomes row i of its inverse.
+    for i in range(k):
+        diagonal = 1.0 / low[i, i]
+        for j in range(i):
+            s = 0.0
+            for h in range(j, i):
+                s += low[i, h] * low[h, j]
+            out[i, j] = -s * diagonal
+        for j in range(i):
+            low[i, j] = out[i, j]
+        low[i, i] = diagonal
+    for i in range(k):
+        for j in range(i + 1):
+            s = 0.0
+            for h in range(i, k):
+                s += low[h, i] * low[h, j]
+            out[i, j] = s
+            out[j, i] = s
+    return log_det
+
+
+def _log_likelihood(
+    r: FloatArray, V: FloatArray, sigma: FloatArray, log_scale: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Value, and gradients in r, sigma and log_scale."""
+    n, k = r.shape
+    value = -0.5 * n * k * np.log(2.0 * np.pi)
+    g_r, g_sigma, g_scale = np.empty((n, k)), np.zeros((k, k)), np.empty(n)
+    m, low, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
+    for star in range(n):
+        c = np.exp(2.0 * log_scale[star])
+        for i in range(k):
+            for j in range(i + 1):
+                m[i, j] = c * sigma[i, j] + V[star, i, j]
+        value -= 0.5 * _invert(m, low, inverse)
+        for i in range(k):
+            s = 0.0
+            for j in range(k):
+                s -= inverse[i, j] * r[star, j]
+            g_r[star, i] = s
+            value += 0.5 * s * r[star, i]
+        trace = 0.0
+        for i in range(k):
+            for j in range(k):
+                g = 0.5 * c * (g_r[star, i] * g_r[star, j] - inverse[i, j])
+                g_sigma[i, j] += g
+                trace += g * sigma[i, j]
+        g_scale[star] = 2.0 * trace
+    return np.asarray(value), g_r, g_sigma, g_scale
+
+
+class NormalsLogLikelihood(Op):
+    """Sum of log N(r[n]; 0, exp(2 log_scale[n]) Sigma + V[n]) over stars.
+
+    Inputs: r (n_stars, n_labels), V (n_stars, n_labels, n_labels), Sigma (n_labels, n_labels)
+    and log_scale (n_stars,). Outputs: the value, and its gradients with respect to r, Sigma and
+    log_scale; only the value is differentiable, and not with respect to V. NaN where a covariance
+    is not positive definite.
+    """
+
+    __props__ = ()
+
+    def make_node(self, *inputs: Any) -> Node:
+        """Apply to inputs."""
+        r, V, sigma, log_scale = (pt.as_tensor(v) for v in inputs)
+        shapes = [(), r.type.shape, sigma.type.shape, log_scale.type.shape]
+        outputs = [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
+        return Apply(self, [r, V, sigma, log_scale], outputs)
+
+    def perform(self, node: Node, inputs: Any, output_storage: Any) -> None:
+        """Evaluate in plain Python."""
+        for storage, value in zip(output_storage, _log_likelihood(*inputs), strict=True):
+            storage[0] = value
+
+    def connection_pattern(self, node: Node) -> list[list[bool]]:
+        """The value depends, differentiably, on all but V."""
+        return [[here, False, False, False] for here in (True, False, True, True)]
+
+    def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
+        """Vector-Jacobian product."""
+        g, (_, g_r, g_sigma, g_scale) = cotangents[0], outputs
+        return [g * g_r, disconnected_type(), g * g_sigma, g * g_scale]
+
+
+@register_funcify_default_op_cache_key(NormalsLogLikelihood)  # type: ignore[untyped-decorator]
+def _numba_log_likelihood(op: Op, node: Node, **kwargs: Any) -> Any:
+    return numba_njit(_log_likelihood), 1

@@ -1,0 +1,232 @@
+"""Figures of the inferred labels of many stars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+from scipy.stats import linregress
+
+from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.inference.arguments import KnownLabels, as_table, several
+from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
+from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
+from bayes_cannon.spectra.labels import Labels
+
+__all__ = [
+    "plot_one_to_one",
+]
+
+_FADED = "#9db7c9"
+_MANY = 700
+"""Stars from which on points are drawn smaller."""
+
+
+def plot_one_to_one(
+    table: Table | xr.DataTree,
+    *,
+    reference: KnownLabels | None = None,
+    reference_name: str = "ASPCAP",
+    names: str | Sequence[str] | None = None,
+) -> Figure:
+    """Our labels against a reference, with residuals below, a pair of panels per label.
+
+    Each panel gives bias, rms and robust scatter (1.4826 times the median absolute deviation) of
+    ours minus the reference. Error bars are one standard deviation: ours calibrated where the
+    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of
+    a difference are both in quadrature. They fade as stars become many; the black cross in the
+    corner has the median errors. Below bias and scatter stand the number of stars and the slope of
+    a line through the differences against the reference, with its standard error and without
+    stars beyond five robust standard deviations; errors of the reference alone make it negative.
+    Triangles are stars outside the panel of differences.
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made, or a result of inference.
+    reference
+        `Labels`, a `TrainingSet` or a table to compare with, matched by star id (the truth of a
+        simulation, say); left out, the table's own columns of ASPCAP.
+    reference_name
+        Name of the reference, for the axes.
+    names
+        Labels shown; all of the table where left out.
+
+    Raises
+    ------
+    LabelError
+        If a label is not in the table.
+    InvalidDataError
+        If no star has both values of any label.
+    """
+    given = as_table(table)
+    table = catalogue(table) if given is None else given
+    known = table.meta["LABELS"].split(",")
+    names = list(known) if names is None else several(names)
+    if unknown := [n for n in names if n not in known]:
+        raise LabelError(f"unknown labels {', '.join(unknown)}; the table has {', '.join(known)}.")
+    units = units_of_table(table, known)
+    theirs_known = known_labels(reference, units, "reference")
+    pairs = {name: _pair(table, name, theirs_known, units[name]) for name in names}
+    if not any(p.known.any() for p in pairs.values()):
+        raise InvalidDataError(
+            f"no star of the table has both its labels and those of {reference_name}."
+        )
+    kind = "calibrated" if any(p.calibrated for p in pairs.values()) else "formal"
+    has_error = any(np.isfinite(p.their_error[p.known]).any() for p in pairs.values())
+    theirs = f", {reference_name} ± its error" if has_error else ""
+    handles = [
+        Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
+               label=f"stars; ours ± {kind} sd{theirs}"),
+        Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
+        Line2D([], [], color=ORANGE, label="one to one"),
+        Line2D([], [], color=PURPLE, marker="^", ls="", ms=5, mec=BLACK, mew=0.5,
+               label="beyond the panel of differences"),
+    ]  # fmt: skip
+    n_stars = int(max(p.known.sum() for p in pairs.values()))
+    text = f"Labels against {reference_name}, {n_stars} stars"
+    figure = _page(names, pairs, reference_name, handles)
+    figure.suptitle(table_title(text, table), fontsize=13)
+    return figure
+
+
+def _page(
+    names: Sequence[str], pairs: Mapping[str, _Pair], reference_name: str, handles: list[Line2D]
+) -> Figure:
+    """A pair of panels per label, three in a row, and the legend in the first free place."""
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    full = len(names) == n_rows * n_columns
+    width, height, below = 4.3 * n_columns + 0.1, 5.1 * n_rows + 0.5, 0.65 + 0.8 * full
+    figure = plt.figure(figsize=(width, height))
+    cells = figure.add_gridspec(
+        n_rows, n_columns, left=0.95 / width, right=1 - 0.12 / width, bottom=below / height,
+        top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
+    )  # fmt: skip
+    for i, name in enumerate(names):
+        grid = cells[divmod(i, n_columns)].subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.08)
+        top, bottom = np.asarray(grid.subplots(sharex=True), dtype=object)
+        _draw_pair(top, bottom, name, pairs[name], reference_name)
+    at = (0.5, 0.05 / height) if full else (1 - 0.5 * 4.2 / width, 0.25)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, fontsize=9)
+    return figure
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """One label of many stars, ours and theirs, with errors; shape (n_stars,) each."""
+
+    ours: FloatArray
+    theirs: FloatArray
+    error: FloatArray
+    their_error: FloatArray
+    calibrated: bool
+    unit: str
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.ours) & np.isfinite(self.theirs)
+
+
+def _column(table: Table, name: str) -> FloatArray:
+    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
+
+
+def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair:
+    error = _column(table, f"{name}_ERR")
+    calibrated = bool(np.isfinite(error).any())
+    if not calibrated:
+        error = _column(table, f"{name}_FORMAL_ERR")
+    if reference is None:
+        theirs, their_error = (_column(table, f"{name}_ASPCAP{k}") for k in ("", "_ERR"))
+    else:
+        theirs, their_error = np.full((2, len(table)), np.nan)
+        place = {str(s): i for i, s in enumerate(reference.star_id)}
+        rows = [place.get(str(s), -1) for s in np.asarray(table["APOGEE_ID"], dtype=np.str_)]
+        found = np.array(rows) >= 0
+        if name in reference.names:
+            theirs[found] = reference[name][np.array(rows)[found]]
+            their_error[found] = reference.error(name)[np.array(rows)[found]]
+    return _Pair(_column(table, name), theirs, error, their_error, calibrated, unit)
+
+
+def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str) -> None:
+    known = pair.known
+    x, y = pair.theirs[known], pair.ours[known]
+    x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
+    unit = pair.unit
+    top.set_ylabel(f"ours: {label_text(name, unit)}")
+    top.tick_params(axis="x", labelbottom=False)
+    bottom.set_xlabel(f"{reference_name}: {label_text(name, unit)}")
+    bottom.set_ylabel(with_unit("difference\n", unit).replace("\n ", "\n").rstrip())
+    for ax in (top, bottom):
+        ax.yaxis.set_label_coords(-0.17, 0.5)
+    bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
+    if not known.any():
+        top.text(0.5, 0.5, "no star has both", transform=top.transAxes, ha="center")
+        return
+    difference = y - x
+    faint = float(np.clip(40 / np.sqrt(known.sum()) / 3, 0.12, 0.9))
+    for ax, values, errors in ((top, y, y_error), (bottom, difference, np.hypot(x_error, y_error))):
+        ax.errorbar(x, values, errors, x_error, fmt="o", ms=3 if known.sum() < _MANY else 2, mew=0,
+                    mfc=(BLUE, max(faint, 0.35)), ecolor=(_FADED, faint), elinewidth=0.6,
+                    zorder=1, rasterized=True)  # fmt: skip
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+    top.plot([low, high], [low, high], color=ORANGE, lw=1.2, zorder=3)
+    room = 0.05 * max(high - low, 1e-9)
+    top.set(xlim=(low - room, high + room), ylim=(low - room, high + room))
+    width = high - low + 2 * room
+    corner = (high + room - 0.13 * width, low - room + 0.13 * width)
+    top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
+    _write_numbers(top, difference, unit)
+    _write_trend(top, x, difference)
+    widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
+    _limit_differences(bottom, x, difference, max(widest, 1e-9))
+
+
+def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
+    """Bias, rms and robust scatter in the upper left corner."""
+    robust = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
+    rms, bias = float(np.sqrt(np.mean(difference**2))), float(difference.mean())
+    digits = 1 if unit == "K" else 3
+    signed = f"{round(bias, digits) + 0.0:+.{digits}f}".replace("-", "−")
+    text = "\n".join(
+        (
+            f"bias {signed} {unit}".rstrip(),
+            f"rms {rms:.{digits}f} {unit}".rstrip(),
+            f"robust {robust:.{digits}f} {unit}".rstrip(),
+        )
+    )
+    ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=9.5,
+            bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85})  # fmt: skip
+
+
+def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
+    """Write the number of stars, and the slope of the differences."""
+    text = f"n = {x.size}"
+    off = np.abs(difference - np.median(difference))
+    near = off <= 5 * 1.4826 * np.median(off)
+    if near.sum() > 2 and np.ptp(x[near]) > 0:
+        fit = linregress(x[near], difference[near])
+        digits = int(np.clip(1 - np.floor(np.log10(max(fit.stderr, 1e-6))), 1, 6))
+        text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
+
+
+def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:
+    """Limits of a panel of differences; stars beyond them are triangles at its edge."""
+    ax.set_ylim(-widest, widest)
+    for sign, marker in ((1, "^"), (-1, "v")):
+        beyond = sign * difference > widest
+        ax.plot(x[beyond], np.full(int(beyond.sum()), sign * 0.93 * widest), marker, ms=5,
+                color=PURPLE, mec=BLACK, mew=0.5, zorder=4)  # fmt: skip

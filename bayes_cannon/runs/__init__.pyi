@@ -1,0 +1,10 @@
+from . import report as report
+from .check import run_check as run_check
+from .check import write_check as write_check
+from .corners import draw_corners as draw_corners
+from .report.report import Report as Report
+from .report.report import write_report as write_report
+from .run import Run as Run
+from .run import infer_run as infer_run
+from .store import RunStore as RunStore
+from .store import open_run as open_run

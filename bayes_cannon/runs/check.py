@@ -1,0 +1,163 @@
+"""Check a trained model on the stars held out from its training, into a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+
+from bayes_cannon.analysis.calibration import Check, check_calibration
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.storage import check_output, write_atomically
+from bayes_cannon.errors import NoStarsError, OutputExistsError
+from bayes_cannon.inference.posterior import group_of
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.plots.calibration import plot_calibration, plot_scores
+from bayes_cannon.plots.common import save_figure
+from bayes_cannon.runs.inputs import spectra_to_infer
+from bayes_cannon.runs.run import infer_run, write_summary
+from bayes_cannon.runs.store import open_run
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.surveys.simulation.catalogue import read_truth
+
+__all__ = [
+    "run_check",
+    "write_check",
+]
+
+
+_TABLES = ("coverage.ecsv", "scores.ecsv")
+_OURS = {*_TABLES, "figures", "run", "summary.json"}
+
+
+def run_check(
+    cannon: Cannon,
+    dataset: Path,
+    folder: str | os.PathLike[str],
+    *,
+    run: Path | None = None,
+    truth: Path | None = None,
+    settings: InferenceSettings | None = None,
+    seed: int = 1,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Check:
+    """Infer the held-out stars of a dataset, check their posteriors and write what was found.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    dataset
+        File of the dataset; its labels are the reference ``catalogue``.
+    folder
+        Where to write ``coverage.ecsv``, ``scores.ecsv``, ``figures/``, ``summary.json`` and, of
+        an inference made here, ``run/`` (which goes on where an earlier one was cut off).
+    run
+        A run of the held-out stars to use in place of inferring them here.
+    truth
+        Table of true labels, see `read_truth`: the reference ``truth``.
+    settings, seed
+        Of the inference.
+    overwrite
+        Replace an earlier check.
+    progress
+        Called with the number of stars done and of all stars.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no held-out star.
+    OutputExistsError
+        If the folder holds something else, or a check and `overwrite` is false.
+    """
+    out = user_path(folder)
+    _refuse_others(out, overwrite=overwrite)
+    true = None if truth is None else read_truth(truth, cannon.names)
+    if run is None:
+        spectra, catalogue = spectra_to_infer(cannon, [dataset])
+        assert catalogue is not None
+        result = infer_run(
+            cannon, spectra, out / "run", settings=settings, seed=seed, aspcap=catalogue,
+            overwrite=overwrite, progress=progress,
+        ).result  # fmt: skip
+        snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
+    else:
+        stars = TrainingSet.load(dataset)
+        catalogue, spectra = stars.labels, stars.spectra
+        snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
+        result = _only_new(open_run(run), cannon, run)
+    references: dict[str, Labels] = {} if true is None else {"truth": true}
+    check = check_calibration(result, references | {"catalogue": catalogue}, snr=snr)
+    write_check(check, out, overwrite=overwrite)
+    return check
+
+
+def _only_new(result: xr.DataTree, cannon: Cannon, run: Path) -> xr.DataTree:
+    """Stars of a run that the model was not trained on."""
+    star_id = group_of(result, "posterior")["star"].values.astype(np.str_)
+    new = np.flatnonzero(~np.isin(star_id, cannon.training.star_id))
+    if new.size == 0:
+        raise NoStarsError(f"{run} holds training stars only; check on stars that were held out.")
+    return result if new.size == star_id.size else result.isel(star=new)
+
+
+def _refuse_others(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise OutputExistsError(f"{folder} is a file; choose another folder for the check.")
+    if others := sorted({p.name for p in folder.iterdir()} - _OURS):
+        raise OutputExistsError(
+            f"{folder} holds more than an earlier check ({others[0]}); choose another folder."
+        )
+    for name in _TABLES:
+        check_output(folder / name, overwrite=overwrite)
+
+
+def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Write tables, figures and a summary of a check.
+
+    Returns
+    -------
+    Path
+        The folder: ``coverage.ecsv``, ``scores.ecsv``, ``summary.json``, and in ``figures/`` for
+        each reference ``calibration-NAME.png`` and ``scores-NAME.png``.
+    """
+    out = user_path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in zip(_TABLES, (check.coverage, check.bins), strict=True):
+        _write_table(table, out / name, overwrite=overwrite)
+    for reference in dict.fromkeys(name for name, _ in check.scores):
+        figure = plot_calibration(check, reference)
+        save_figure(figure, out / "figures" / f"calibration-{reference}.png")
+        figure = plot_scores(check, reference)
+        save_figure(figure, out / "figures" / f"scores-{reference}.png")
+    rows = [dict(zip(check.coverage.colnames, row, strict=True)) for row in check.coverage]
+    write_summary(
+        out,
+        {
+            "simulated": check.simulated,
+            "passed": check.passed,
+            "judged": check.judged,
+            "failures": list(check.failures),
+            "coverage": rows,
+        },
+    )
+    return out
+
+
+def _write_table(table: Table, path: Path, *, overwrite: bool) -> None:
+    shown = table.copy()
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name] = [float(f"{value:.5g}") for value in shown[name]]
+    if shown.meta.get("SIMULATE"):
+        shown.meta["comments"] = ["SIMULATED spectra: not observations"]
+    write_atomically(path, lambda part: shown.write(part, format="ascii.ecsv"), overwrite=overwrite)

@@ -1,0 +1,256 @@
+"""What a report is made from: a run, and where they are found, its model, dataset and spectra."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Column, MaskedColumn, Table
+from numpy.typing import NDArray
+
+from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FileFormatError
+from bayes_cannon.inference.posterior import (
+    group_of,
+    is_simulated,
+    model_is_simulated,
+    posterior_names,
+)
+from bayes_cannon.inference.units import units_of_result, units_of_table
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.store import open_run
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+
+__all__ = [
+    "ReportInputs",
+    "column",
+    "open_finished",
+    "read_catalogue",
+    "read_summary",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportInputs:
+    """A run and what belongs to it; None for what was not found, with the reason in `missing`.
+
+    Attributes
+    ----------
+    folder : Path
+        The run's directory.
+    result : xarray.DataTree
+        Posteriors, read lazily.
+    table : astropy.table.Table
+        The catalogue of the run.
+    summary : mapping of str
+        What ``summary.json`` holds; empty where there is none.
+    cannon : Cannon or None
+        The trained model.
+    dataset : TrainingSet or None
+        The dataset that the run's stars were taken from.
+    spectra : NormalizedSpectra or None
+        Normalised spectra of stars of the run, on the model's wavelengths.
+    files : mapping of str to Path, or None
+        FITS files of raw spectra by star.
+    survey : Path or None
+        Folder of the survey that the dataset was made of.
+    truth : Labels or None
+        True labels of simulated stars.
+    mystery : ReportInputs or None
+        A run of stars without catalogue labels.
+    missing : mapping of str to str
+        By the name of an attribute that is None: why, and how to give it.
+    notes : tuple of str
+        What a reader must know about the inputs.
+    """
+
+    folder: Path
+    result: xr.DataTree
+    table: Table
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    cannon: Cannon | None = None
+    dataset: TrainingSet | None = None
+    spectra: NormalizedSpectra | None = None
+    files: Mapping[str, Path] | None = None
+    survey: Path | None = None
+    truth: Labels | None = None
+    mystery: ReportInputs | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return posterior_names(self.result)
+
+    @cached_property
+    def units(self) -> dict[str, str]:
+        """Unit of each label."""
+        return units_of_result(self.result, self.names)
+
+    @cached_property
+    def star_id(self) -> NDArray[np.str_]:
+        """Stars of the table, shape (n_stars,)."""
+        return np.asarray(self.table["APOGEE_ID"], dtype=np.str_)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the spectra are."""
+        return is_simulated(self.result) or bool(self.table.meta.get("SIMULATE"))
+
+    @property
+    def model_simulated(self) -> bool:
+        """Whether the spectra are that the model was trained on."""
+        return model_is_simulated(self.result) or bool(self.table.meta.get("SIMMODEL"))
+
+    @property
+    def kind(self) -> str:
+        """Kind of the table's posterior: ``calibrated`` or ``formal``."""
+        return str(self.table.meta.get("KIND", "formal"))
+
+    def values(self, suffix: str = "") -> FloatArray:
+        """Columns ``NAME`` + `suffix` of all labels, shape (n_stars, n_labels); NaN for unknown."""
+        return np.stack([column(self.table, f"{n}{suffix}") for n in self.names], axis=1)
+
+    @cached_property
+    def has_posterior(self) -> NDArray[np.bool_]:
+        """Stars that have all labels, shape (n_stars,)."""
+        return np.isfinite(self.values()).all(axis=1)
+
+    @cached_property
+    def errors(self) -> FloatArray:
+        """Standard deviations of the table's kind, shape (n_stars, n_labels)."""
+        return self.values("_ERR" if self.kind == "calibrated" else "_FORMAL_ERR")
+
+    @cached_property
+    def aspcap(self) -> Labels | None:
+        """The catalogue's labels of the run's stars; None where it knows none of them."""
+        values, errors = self.values("_ASPCAP"), self.values("_ASPCAP_ERR")
+        if not np.isfinite(values).any():
+            return None
+        errors = np.where(np.isfinite(errors) & (errors > 0), errors, np.nan)
+        return Labels(self.names, values, errors, self.star_id, tuple(self.units.values()))
+
+    @cached_property
+    def unlabelled(self) -> NDArray[np.bool_]:
+        """Stars of which the catalogue knows no label, shape (n_stars,)."""
+        return ~np.isfinite(self.values("_ASPCAP")).any(axis=1)
+
+    @cached_property
+    def snr(self) -> FloatArray:
+        """S/N per pixel of the table's stars, shape (n_stars,); NaN where not known."""
+        spectra = self.spectra
+        if spectra is None:
+            return np.full(len(self.table), np.nan)
+        known = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
+        return np.array([known.get(star, np.nan) for star in self.star_id.tolist()])
+
+    def labels_of(self, star: str) -> FloatArray:
+        """Labels of one star, shape (n_labels,)."""
+        return np.asarray(self.values()[int(np.flatnonzero(self.star_id == star)[0])])
+
+    def stats(self) -> xr.Dataset:
+        """What was checked on every star."""
+        return group_of(self.result, "star_stats")
+
+
+def column(table: Table, name: str) -> FloatArray:
+    """Column of numbers, NaN where masked or where the table lacks it."""
+    if name not in table.colnames:
+        return np.full(len(table), np.nan)
+    values = np.ma.asarray(table[name], dtype=np.float64)
+    return np.asarray(np.ma.filled(values, np.nan))
+
+
+def open_finished(folder: str | os.PathLike[str]) -> tuple[xr.DataTree, Table, dict[str, Any]]:
+    """Open a run: posteriors, catalogue and summary.
+
+    A catalogue that is missing is made from the posteriors; a missing summary is empty.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no run, or its files are damaged.
+    """
+    path = user_path(folder)
+    result = open_run(path)
+    posterior = group_of(result, "posterior")["star"].values.astype(np.str_)
+    file = path / "catalogue.fits"
+    if not file.exists():
+        return result, catalogue(result), read_summary(path)
+    table = read_catalogue(file)
+    written = np.char.encode(posterior, "ascii", "backslashreplace").astype(np.str_)
+    if np.array_equal(np.char.rstrip(written), np.asarray(table["APOGEE_ID"], dtype=np.str_)):
+        table["APOGEE_ID"] = posterior
+    else:
+        table = catalogue(result)  # of an earlier state of a run that goes on
+    return result, table, read_summary(path)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``summary.json``; empty where there is none.
+
+    Raises
+    ------
+    FileFormatError
+        If it is damaged.
+    """
+    path = folder / "summary.json"
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path} cannot be read; run the same command again.") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path} does not hold a summary; run the same command again.")
+    return content
+
+
+def read_catalogue(path: Path) -> Table:
+    """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or not such a catalogue.
+    """
+    try:
+        table = Table.read(path, format="fits", hdu=1)
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "
+            "again, which writes it anew."
+        ) from error
+    names = str(table.meta.get("LABELS", "")).split(",")
+    needed = ["APOGEE_ID", "LABEL_FLAG", *names]
+    if lacking := [n for n in needed if n not in table.colnames]:
+        raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
+    table["APOGEE_ID"] = _text(table["APOGEE_ID"])
+    for name, unit in units_of_table(table, names).items():
+        for suffix in ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR"):
+            if f"{name}{suffix}" in table.colnames:
+                table[f"{name}{suffix}"].unit = unit
+    return table
+
+
+def _text(values: Column | MaskedColumn) -> NDArray[np.str_]:
+    filled: Sequence[Any] = np.ma.filled(np.ma.asarray(values), "").tolist()
+    return np.array(
+        [
+            (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).rstrip()
+            for v in filled
+        ],
+        dtype=np.str_,
+    )

@@ -1,0 +1,287 @@
+"""Finding what a report needs: files given, else those that the run notes, checked by digest."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bayes_cannon._version import __version__
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
+from bayes_cannon.runs.inputs import find_input, paths_of, spectra_files, spectra_to_infer
+from bayes_cannon.runs.progress import read_json
+from bayes_cannon.runs.report.inputs import ReportInputs, open_finished
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.apogee.apstar import read_apstar
+from bayes_cannon.surveys.apogee.names import is_spectrum_file, name_from_path, unique_star_ids
+from bayes_cannon.surveys.simulation.catalogue import read_truth
+
+__all__ = [
+    "PathLike",
+    "load_inputs",
+]
+
+
+PathLike = str | os.PathLike[str]
+_MOST_FILES = 50
+"""FITS files that are opened to find out which star each is of."""
+
+
+@dataclass
+class _Found:
+    """What was found so far of a run."""
+
+    folder: Path
+    summary: Mapping[str, Any]
+    star_id: Sequence[str]
+    missing: dict[str, str]
+    notes: list[str]
+
+    def digest(self, name: str) -> str | None:
+        """Digest that the run notes; None where it was made by another version."""
+        head = read_json(self.folder / "progress" / "run.json") or {}
+        return str(head[name]) if name in head and head.get("version") == __version__ else None
+
+    def is_of_run(self, name: str, digest: str, what: str, *, given: bool) -> bool:
+        """Whether a model or spectra may be used: a file given is, with a note if it differs."""
+        noted = self.digest(name)
+        if noted is None or noted == digest:
+            return True
+        if given:
+            self.notes.append(f"{what} is not what this run was made with; figures may not fit.")
+            warnings.warn(self.notes[-1], BayesCannonWarning, stacklevel=4)
+        return given
+
+
+def load_inputs(
+    run: PathLike,
+    *,
+    cannon: Cannon | PathLike | None = None,
+    dataset: TrainingSet | PathLike | None = None,
+    survey: PathLike | None = None,
+    truth: Labels | PathLike | None = None,
+    mystery: PathLike | None = None,
+) -> ReportInputs:
+    """Open a run and find what belongs to it.
+
+    Parameters
+    ----------
+    run
+        The run's directory.
+    cannon
+        The trained model; left out, the file that the run notes.
+    dataset
+        The dataset of the run's stars; left out, the file that the run notes.
+    survey
+        Folder with the raw spectra; left out, a folder beside the dataset that is named as the
+        dataset says.
+    truth
+        True labels, or a file of them, of simulated stars.
+    mystery
+        A run of stars without catalogue labels, shown beside this one.
+
+    Raises
+    ------
+    FileFormatError
+        If the run, or a file that was given, is missing or damaged.
+    """
+    folder = user_path(run)
+    result, table, summary = open_finished(folder)
+    star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_).tolist()
+    found = _Found(folder, summary, star_id, {}, [])
+    model = _find_cannon(found, cannon)
+    stars, spectra, source = _find_spectra(found, dataset, model)
+    place = _find_survey(found, stars, source, survey)
+    files = _find_files(found, stars, source, place)
+    true = truth if truth is None or isinstance(truth, Labels) else read_truth(truth)
+    other = None if mystery is None else load_inputs(mystery, cannon=model)
+    inputs = ReportInputs(
+        folder, result, table, summary, cannon=model, dataset=stars, spectra=spectra, files=files,
+        survey=place, truth=true, mystery=other, missing=found.missing, notes=tuple(found.notes),
+    )  # fmt: skip
+    if other is None and inputs.unlabelled.any():
+        return replace(inputs, mystery=_unlabelled(inputs))
+    return inputs
+
+
+def _unlabelled(inputs: ReportInputs) -> ReportInputs:
+    """The part of a run whose stars have no catalogue labels."""
+    rows = np.flatnonzero(inputs.unlabelled)
+    return replace(inputs, result=inputs.result.isel(star=rows), table=inputs.table[rows])
+
+
+def _find_cannon(found: _Found, given: Cannon | PathLike | None) -> Cannon | None:
+    if isinstance(given, Cannon):
+        found.is_of_run("model", digest_of_model(given), "the model that was given", given=True)
+        return given
+    path = user_path(given) if given is not None else next(iter(_noted(found, "cannon")), None)
+    if path is None:
+        found.missing["cannon"] = _absent(found, "cannon", "the trained model", "--cannon FILE")
+        return None
+    try:
+        cannon = Cannon.load(path)
+    except FileFormatError as error:
+        if given is not None:
+            raise
+        found.missing["cannon"] = str(error)
+        return None
+    what = f"the model {path.name}"
+    if not found.is_of_run("model", digest_of_model(cannon), what, given=given is not None):
+        found.missing["cannon"] = (
+            f"{what} was changed since the run was made; give the right one with --cannon FILE."
+        )
+        return None
+    return cannon
+
+
+def _noted(found: _Found, name: str) -> list[Path]:
+    return find_input(found.folder, found.summary, name)
+
+
+def _absent(found: _Found, name: str, what: str, option: str) -> str:
+    noted = [places[0].name for places in paths_of(found.folder, found.summary, name)]
+    why = f"its {', '.join(noted[:3])} is not there any more" if noted else "it does not say where"
+    return f"needs {what} of the run, and {why}; give it with {option}."
+
+
+def _find_spectra(
+    found: _Found, given: TrainingSet | PathLike | None, cannon: Cannon | None
+) -> tuple[TrainingSet | None, NormalizedSpectra | None, list[Path]]:
+    """Dataset, spectra of the run's stars, and the paths that they came from."""
+    if given is not None:
+        dataset = given if isinstance(given, TrainingSet) else TrainingSet.load(given)
+        source = [] if isinstance(given, TrainingSet) else [user_path(given)]
+        spectra = _of_stars(found, dataset.spectra)
+        what = "the dataset that was given"
+        if spectra is None or spectra.n_stars < len(found.star_id):
+            found.notes.append(f"{what} lacks stars of this run; figures show those that it has.")
+        else:
+            found.is_of_run("spectra", digest_of_spectra(spectra), what, given=True)
+        return dataset, spectra, source
+    paths = _noted(found, "spectra")
+    absent = _absent(found, "spectra", "the dataset", "--dataset FILE")
+    found.missing["dataset"] = found.missing["spectra"] = absent
+    if len(paths) == 1 and paths[0].is_file() and paths[0].suffix not in (".fits", ".gz"):
+        return _noted_dataset(found, paths[0])
+    if not paths or cannon is None:
+        return None, None, paths
+    found.missing["dataset"] = "the stars of this run came from FITS files, not from a dataset."
+    try:
+        spectra = spectra_to_infer(cannon, paths)[0]
+    except BayesCannonError as error:
+        found.missing["spectra"] = str(error)
+        return None, None, paths
+    return None, _checked(found, spectra, "the FITS files of the run"), paths
+
+
+def _noted_dataset(
+    found: _Found, path: Path
+) -> tuple[TrainingSet | None, NormalizedSpectra | None, list[Path]]:
+    try:
+        dataset = TrainingSet.load(path)
+    except FileFormatError as error:
+        found.missing["dataset"] = found.missing["spectra"] = str(error)
+        return None, None, []
+    spectra = _checked(found, _of_stars(found, dataset.spectra), f"the dataset {path.name}")
+    if spectra is None:
+        found.missing["dataset"] = found.missing["spectra"]
+        return None, None, []
+    del found.missing["dataset"]
+    return dataset, spectra, [path]
+
+
+def _of_stars(found: _Found, spectra: NormalizedSpectra) -> NormalizedSpectra | None:
+    """Spectra of the run's stars, in the run's order; None where there are none."""
+    known = set(spectra.star_id.tolist())
+    stars = [star for star in found.star_id if star in known]
+    return spectra.select(stars) if stars else None
+
+
+def _checked(
+    found: _Found, spectra: NormalizedSpectra | None, what: str
+) -> NormalizedSpectra | None:
+    if spectra is not None and found.is_of_run(
+        "spectra", digest_of_spectra(spectra), what, given=False
+    ):
+        del found.missing["spectra"]
+        return spectra
+    found.missing["spectra"] = (
+        f"{what} changed since the run was made; give the right one with --dataset FILE."
+    )
+    return None
+
+
+def _find_survey(
+    found: _Found, dataset: TrainingSet | None, source: Sequence[Path], given: PathLike | None
+) -> Path | None:
+    """Folder of the survey: the one given, else one beside the dataset named as that says."""
+    named = "" if dataset is None else str(dataset.settings.get("survey", ""))
+    guess = source[0].parent / named if source and named and Path(named).name == named else None
+    folder = guess if given is None else user_path(given)
+    if folder is not None and folder.is_dir():
+        return folder
+    if given is not None:
+        raise FileFormatError(f"{given} is not a folder; give that of the survey.")
+    found.missing["survey"] = "needs the folder of the survey; give it with --survey FOLDER."
+    return None
+
+
+def _find_files(
+    found: _Found, dataset: TrainingSet | None, source: Sequence[Path], survey: Path | None
+) -> dict[str, Path] | None:
+    """FITS files of raw spectra by star."""
+    if dataset is not None and survey is not None:
+        return _files_of_survey(survey, dataset)
+    paths = [path for path in spectra_files(source) if path.is_file()] if source else []
+    if dataset is None and 0 < len(paths) <= _MOST_FILES:
+        return _files_by_name(found, paths)
+    found.missing["files"] = (
+        "needs the raw spectra, which a dataset does not hold; give the folder of the survey with "
+        "--survey FOLDER."
+    )
+    return None
+
+
+def _files_by_name(found: _Found, paths: Sequence[Path]) -> dict[str, Path]:
+    facts, read = [], []
+    for path in paths:
+        try:
+            facts.append(read_apstar(path).facts)
+        except BayesCannonError:
+            continue
+        read.append(path)
+    names = unique_star_ids(
+        [f.star_id for f in facts], [f.telescope for f in facts], [f.field for f in facts]
+    )
+    known = set(found.star_id)
+    return {n: p for n, p in zip(names.tolist(), read, strict=True) if n in known}
+
+
+def _files_of_survey(folder: Path, dataset: TrainingSet) -> dict[str, Path]:
+    """Spectra of the dataset's stars, found by listing: no path is made from a catalogue's text."""
+    columns = [dataset.info.get(name) for name in ("telescope", "field", "apogee_id")]
+    if any(column is None for column in columns):
+        return {}
+    wanted: dict[tuple[str, str], dict[str, str]] = {}
+    rows = zip(*(np.asarray(c, np.str_).tolist() for c in columns), strict=True)
+    for star, (telescope, name, apogee_id) in zip(dataset.star_id.tolist(), rows, strict=True):
+        wanted.setdefault((telescope, name), {})[apogee_id] = star
+    files: dict[str, Path] = {}
+    for telescope in (p for p in folder.iterdir() if p.is_dir()):
+        for place in (p for p in telescope.iterdir() if p.is_dir()):
+            stars = wanted.get((telescope.name, place.name), {})
+            for path in place.iterdir() if stars else ():
+                star = stars.get(name_from_path(path))
+                if star is not None and is_spectrum_file(path.name):
+                    files[star] = path
+    return files

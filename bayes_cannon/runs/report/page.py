@@ -1,0 +1,284 @@
+"""A page of HTML in one file: texts, figures and sortable tables, with nothing loaded from outside.
+
+The page is the Jinja2 template ``data/report.html.jinja``. Every value in it loses its control
+characters and is escaped, so that the name of a star cannot become part of the page; and the
+page's own content security policy allows the one script and the one style sheet that it was
+written with, images inside the page, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite
+from numbers import Real
+from typing import ClassVar, NamedTuple
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from bayes_cannon.base.resources import data_path
+from bayes_cannon.errors import InvalidDataError
+
+__all__ = [
+    "GENERATOR",
+    "Cell",
+    "Chapter",
+    "Column",
+    "Facts",
+    "Grid",
+    "Heading",
+    "Note",
+    "Page",
+    "Part",
+    "Picture",
+    "Text",
+    "plain",
+]
+
+
+GENERATOR = "bayes-cannon report"
+"""What the page names as its generator: a file with it may be replaced by a new report."""
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PIECES = 500
+"""Values of the template that are written at a time."""
+
+
+def plain(text: object) -> str:
+    """Text without control characters, nor those that turn the direction of writing."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a chapter."""
+
+    kind: ClassVar[str] = "heading"
+    text: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """A remark that stands out: a warning, or (`gone`) something that is not there and why."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    gone: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A few numbers, each with its name."""
+
+    kind: ClassVar[str] = "facts"
+    facts: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes
+    ----------
+    png : bytes
+        Content of a PNG file.
+    alt : str
+        What the figure is of, for those who do not see it.
+    caption : str
+        Shown below; left out where empty.
+
+    Raises
+    ------
+    InvalidDataError
+        If the content is no PNG file.
+    """
+
+    kind: ClassVar[str] = "picture"
+    png: bytes
+    alt: str
+    caption: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.png.startswith(_PNG) or len(self.png) < 24:
+            raise InvalidDataError(f"the figure of {plain(self.alt)} is not a PNG file.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        width, height = struct.unpack(">II", self.png[16:24])
+        return width, height
+
+    @property
+    def source(self) -> Markup:
+        """The picture as an address with everything inside; base64 has no sign to escape."""
+        return Markup(f"data:image/png;base64,{base64.b64encode(self.png).decode()}")
+
+
+class Cell(NamedTuple):
+    """A cell of a table: what it shows, its class, and a number as text by which it sorts."""
+
+    text: str
+    kind: str = ""
+    sort: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes
+    ----------
+    title : str
+        With its unit.
+    form : str
+        Of numbers, as for `format`; empty for a column of text.
+    kind : str
+        ``""``, ``"id"`` (kept in one line) or ``"wide"``.
+    """
+
+    title: str
+    form: str = ""
+    kind: str = ""
+
+    def cell(self, value: object) -> Cell:
+        """Return a cell; a number that is None or not finite is shown as a dash."""
+        if not self.form:
+            return Cell(str(value), self.kind)
+        number = float(value) if isinstance(value, Real) else float("nan")
+        if not isfinite(number):
+            return Cell("–", "number", "")
+        whole = self.form.endswith("d")
+        shown = format(int(number) if whole else number, self.form).replace("-", "\N{MINUS SIGN}")
+        return Cell(shown, "number", f"{number:.9g}")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table that sorts by a press on a header.
+
+    Attributes
+    ----------
+    caption : str
+    columns : sequence of Column
+    rows : sequence of sequences
+        A value a column each: text, or a number where the column has a form.
+
+    Raises
+    ------
+    InvalidDataError
+        If a row has not as many values as there are columns.
+    """
+
+    kind: ClassVar[str] = "grid"
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[object]]
+
+    def __post_init__(self) -> None:
+        wrong = [i for i, row in enumerate(self.rows) if len(row) != len(self.columns)]
+        if wrong:
+            raise InvalidDataError(
+                f"row {wrong[0]} of the table {self.caption!r} has {len(self.rows[wrong[0]])} "
+                f"values for {len(self.columns)} columns."
+            )
+
+    def cells(self) -> Iterator[list[Cell]]:
+        """Yield the cells of each row."""
+        for row in self.rows:
+            yield [c.cell(v) for c, v in zip(self.columns, row, strict=True)]
+
+
+Part = Text | Heading | Note | Facts | Picture | Grid
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A section of the page.
+
+    Attributes
+    ----------
+    key : str
+        Its address in the page: letters, digits and hyphens.
+    title : str
+    see : str
+        What to see in it.
+    parts : sequence of Part
+    absent : bool
+        Whether its figures are not there.
+    """
+
+    key: str
+    title: str
+    see: str
+    parts: Sequence[Part]
+    absent: bool = False
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole page.
+
+    Attributes
+    ----------
+    title : str
+    lines : sequence of str
+        Below the title.
+    banner : str
+        A remark above it; left out where empty.
+    chapters : sequence of Chapter
+    footer : str
+    """
+
+    title: str
+    lines: Sequence[str]
+    banner: str
+    chapters: Sequence[Chapter]
+    footer: str
+
+    def html(self) -> str:
+        """Return the page."""
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterable[str]:
+        """Yield the page piece by piece: it may hold megabytes of figures."""
+        style, script = (data_path(f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+        policy = (
+            f"default-src 'none'; img-src data:; style-src '{_sum(style)}'; "
+            f"script-src '{_sum(script)}'; base-uri 'none'; form-action 'none'"
+        )
+        stream = _template().stream(
+            page=self, generator=GENERATOR, policy=policy, style=Markup(style),
+            script=Markup(script),
+        )  # fmt: skip
+        stream.enable_buffering(_PIECES)
+        return stream
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, finalize=_finalize, keep_trailing_newline=True
+    )
+    return environment.from_string(data_path("report.html.jinja").read_text("utf-8"))
+
+
+def _finalize(value: object) -> object:
+    """What is escaped of a value: nothing of our own markup, of everything else plain text."""
+    return value if isinstance(value, Markup) else plain(value)
+
+
+def _sum(source: str) -> str:
+    """Name of a script or a style sheet in the page's security policy."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}"

@@ -1,0 +1,250 @@
+"""Makers of the sections of a report that show what the model says of stars and lines.
+
+The section of a report that compares labels and errors with ASPCAP's.
+
+The section of a report about stars without catalogue labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from bayes_cannon.analysis.aspcap import AspcapComparison, aspcap_comparison
+from bayes_cannon.analysis.gradients import line_groups
+from bayes_cannon.analysis.tables import mystery_story
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.plots.aspcap import plot_disagreements, plot_errors, plot_forest, plot_pulls
+from bayes_cannon.plots.gradients import plot_line_group
+from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
+from bayes_cannon.plots.posteriors import plot_corner
+from bayes_cannon.plots.sequences import plot_giant_branch, plot_metallicity
+from bayes_cannon.plots.spectra import plot_model
+from bayes_cannon.runs.report.figures import gradients, reaches, window_of
+from bayes_cannon.runs.report.inputs import ReportInputs
+from bayes_cannon.runs.report.page import Column, Grid, Heading, Note, Text
+from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
+from bayes_cannon.runs.report.registry import section
+from bayes_cannon.spectra.labels import shown_label
+
+__all__ = [
+    "aspcap",
+    "gradient_spectra",
+    "kiel",
+    "mystery",
+    "sequences",
+]
+
+
+_MOST_STARS = 4
+
+
+@section(
+    "gradients", "Gradient spectra",
+    "Where each label acts: a label's gradient should be large at the lines of its own element "
+    "and small elsewhere. Line by line, its extremum should lie on the line or, where the "
+    "line's core is saturated, on its flank.",
+    order=50, needs=("cannon",),
+)  # fmt: skip
+def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
+    """Gradients of all labels, then line by line."""
+    cannon = inputs.cannon
+    assert cannon is not None
+    yield from gradients(inputs)
+    for name in cannon.names:
+        try:
+            groups = line_groups(name, medium=cannon.medium)[:1]  # the page of the best lines
+        except LabelError:
+            yield Note(f"No lines are known for {name}; its gradient is shown above.")
+            continue
+        for group in groups:
+            if all(reaches(cannon, (line - 5, line + 5)) for line in group.places(cannon.medium)):
+                yield Drawing(
+                    f"lines-{name}", partial(plot_line_group, cannon, group),
+                    f"Gradient with {name} at its lines",
+                    f"{group.title}, line by line, at their wavelengths in {cannon.medium}.",
+                )  # fmt: skip
+
+
+@section(
+    "kiel", "Kiel diagram",
+    "Stars should lie along the isochrones of their [Fe/H], metal-poor ones to the left "
+    "(hotter) of metal-rich ones at the same log g.",
+    order=90,
+)  # fmt: skip
+def kiel(inputs: ReportInputs) -> Iterator[Item]:
+    """The run in the Kiel diagram, and chosen stars seen closely."""
+    if not {"TEFF", "LOGG", "FE_H"} <= set(inputs.names):
+        yield Note("The Kiel diagram needs Teff, log g and [Fe/H].", gone=True)
+        return
+    stars = [c.star for c in chosen_stars(inputs)][:_MOST_STARS]
+    yield Drawing(
+        "kiel", partial(plot_kiel, inputs.table, result=inputs.result, stars=stars),
+        "Kiel diagram", "Isochrones: MIST (Choi et al. 2016; Dotter 2016).",
+    )  # fmt: skip
+    if stars:
+        draw = partial(plot_kiel_stars, inputs.result, stars, aspcap=inputs.aspcap)
+        yield Drawing("kiel-stars", draw, "Chosen stars in the Kiel diagram",
+                      "The same for a few stars, seen closely.")  # fmt: skip
+
+
+@section(
+    "sequences", "Spectra along sequences",
+    "Lines should deepen steadily with [Fe/H] and up the giant branch; a dashed spectrum is "
+    "outside what the model was trained on.",
+    order=100, needs=("cannon",),
+)  # fmt: skip
+def sequences(inputs: ReportInputs) -> Iterator[Item]:
+    """Model spectra along [Fe/H] and up the giant branch."""
+    cannon = inputs.cannon
+    assert cannon is not None
+    if not {"TEFF", "LOGG", "FE_H"} <= set(cannon.names) or window_of(inputs) is None:
+        yield Note("The sequences need Teff, log g, [Fe/H], and 16000 to 16200 Å.", gone=True)
+        return
+    yield Drawing("metallicity", partial(plot_metallicity, cannon), "Spectra with rising [Fe/H]",
+                  "All else as in the mean training star.")  # fmt: skip
+    yield Drawing("giant-branch", partial(plot_giant_branch, cannon), "Spectra up the giant branch",
+                  "Teff and log g along a MIST isochrone.")  # fmt: skip
+
+
+_MOST_ROWS = 100
+
+
+@section(
+    "aspcap", "Comparison with ASPCAP",
+    "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
+    "to a floor that is the model's; ASPCAP's errors are its repeatability, not its accuracy.",
+    order=120,
+)  # fmt: skip
+def aspcap(inputs: ReportInputs) -> Iterator[Item]:
+    """Errors against S/N, pulls, and the stars that disagree most, with their spectra."""
+    if inputs.aspcap is None:
+        yield Note("The run has no catalogue labels to compare with.", gone=True)
+        return
+    known = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
+    reference = inputs.aspcap if inputs.dataset is None else inputs.dataset
+    try:
+        found = aspcap_comparison(inputs.result, reference, snr=known)
+    except InvalidDataError:  # no star with a posterior has a label with an error
+        yield Note(
+            "No star with a posterior has a catalogue label with an error, so that there are no "
+            "pulls; give errors of the labels (columns NAME_ERR) when the dataset is made.",
+            gone=True,
+        )
+        return
+    yield Text(found.describe().partition(" Median formal errors")[0])
+    if np.isfinite(found.snr).any():
+        yield Drawing("aspcap-errors", partial(plot_errors, found), "Errors against S/N",
+                      "Errors of every star against its S/N, and medians in bins.")  # fmt: skip
+    else:
+        yield Note("Errors against S/N: the S/N is not known without the dataset.", gone=True)
+    yield Drawing("aspcap-pulls", partial(plot_pulls, found), "Pulls against ASPCAP",
+                  "Ours less ASPCAP's over the joint error, against the unit normal.")  # fmt: skip
+    yield _pulls(found)
+    yield Drawing("aspcap-forest", partial(plot_forest, found), "Forest plot",
+                  "The stars that disagree most, each about its own posterior mean.")  # fmt: skip
+    yield _stars(found)
+    yield from _spectra(inputs, found)
+
+
+def _spectra(inputs: ReportInputs, found: AspcapComparison) -> Iterator[Item]:
+    """Spectra of the stars that disagree most."""
+    if inputs.cannon is None or inputs.spectra is None:
+        name = "cannon" if inputs.cannon is None else "spectra"
+        yield Note(f"Their spectra: {inputs.missing.get(name, '')}", gone=True)
+        return
+    window = (16150.0, 16250.0)
+    if not reaches(inputs.cannon, window):
+        w = inputs.cannon.wavelength
+        window = (float(w[0]), float(w[-1]) + 1e-6)
+    draw = partial(plot_disagreements, found, inputs.cannon, inputs.spectra, window=window)
+    yield Drawing("aspcap-spectra", draw, "Spectra of the stars that disagree most",
+                  "The stars that disagree most, with the model at our labels and at ASPCAP's: the "
+                  "labels that fit the spectrum worse are the ones to doubt.")  # fmt: skip
+
+
+def _pulls(found: AspcapComparison) -> Grid:
+    columns = (
+        Column("label", kind="id"), Column("posterior"), Column("stars", "d"),
+        Column("bias", ".3g"), Column("rms", ".3g"), Column("our error", ".3g"),
+        Column("ASPCAP error", ".3g"), Column("mean pull", ".2f"), Column("sd of pulls", ".2f"),
+        Column("robust sd", ".2f"), Column("within 68 % (%)", ".0f"),
+        Column("within 95 % (%)", ".0f"),
+    )  # fmt: skip
+    keys = ("BIAS", "RMS", "ERR", "ASPCAP_ERR", "PULL_MEAN", "PULL_SD", "PULL_ROBUST_SD")
+    rows = [
+        (f"{shown_label(str(r['LABEL']))} ({r['UNIT']})", str(r["KIND"]), int(r["N"]),
+         *(float(r[k]) for k in keys), *(100 * float(r[k]) for k in ("COVER_68", "COVER_95")))
+        for r in found.pulls
+    ]  # fmt: skip
+    return Grid("Pulls of every label; errors are medians.", columns, rows)
+
+
+def _stars(found: AspcapComparison) -> Grid:
+    archive = [n for n in ("ASPCAPFLAG", "STARFLAG") if n in found.stars.colnames]
+    columns = (
+        Column("star", kind="id"), Column("S/N", ".0f"), Column("labels", "d"),
+        Column("χ²", ".1f"), Column("p", ".2g"), Column("furthest label"), Column("pull", "+.1f"),
+        Column("flags"), *(Column(name) for name in archive),
+    )  # fmt: skip
+    rows = [
+        (str(r["APOGEE_ID"]), float(r["SNR"]), int(r["N_LABELS"]), float(r["CHI2"]), float(r["P"]),
+         shown_label(str(r["WORST"])), float(r["PULL"]),
+         *(str(r[n]) for n in ("FLAGS", *archive)))
+        for r in found.stars[:_MOST_ROWS]
+    ]  # fmt: skip
+    cut = f", the first {len(rows)} of {len(found.stars)}" if len(rows) < len(found.stars) else ""
+    return Grid(f"Stars in the order in which they disagree with ASPCAP{cut}.", columns, rows)
+
+
+_MOST_MYSTERIES = 3
+
+
+@section(
+    "mystery", "Mystery stars",
+    "Stars without catalogue labels: what the spectrum alone says.",
+    order=150, needs=("mystery",), optional=True,
+)  # fmt: skip
+def mystery(inputs: ReportInputs) -> Iterator[Item]:
+    """Stars without catalogue labels: posterior, spectrum with model, and how errors differ."""
+    other = inputs.mystery
+    assert other is not None
+    stars = [str(s) for s in other.star_id[other.has_posterior]]
+    if len(stars) > _MOST_MYSTERIES:
+        yield Text(f"The first {_MOST_MYSTERIES} of {len(stars)} stars without catalogue labels.")
+    every = [*inputs.star_id.tolist(), *other.star_id.tolist()]
+    names = file_names("mystery", stars, list(dict.fromkeys(every)))
+    snr = dict(zip(other.star_id.tolist(), other.snr.tolist(), strict=True))
+    for star in stars[:_MOST_MYSTERIES]:
+        yield Heading(star)
+        yield Text(mystery_story(other.table, star).text)
+        truth = _truth_of(inputs, other.names, star)
+        yield Drawing(
+            f"{names[star]}-corner",
+            partial(plot_corner, other.result, star, truth=truth, snr=snr[star]),
+            f"Corner plot of {star}",
+        )  # fmt: skip
+        if other.cannon is None or other.spectra is None:
+            why = other.missing.get("cannon") or other.missing.get("spectra", "")
+            yield Note(f"The model over its spectrum {why}", gone=True)
+            continue
+        draw = partial(
+            plot_model, other.cannon, other.spectra, star, other.labels_of(star),
+            window=window_of(other),
+        )  # fmt: skip
+        yield Drawing(f"{names[star]}-spectrum", draw, f"Model and spectrum of {star}")
+    failed = other.star_id[~other.has_posterior]
+    if failed.size:
+        yield Note(f"{failed.size} stars without catalogue labels have no posterior either.")
+
+
+def _truth_of(inputs: ReportInputs, names: Sequence[str], star: str) -> FloatArray | None:
+    """True labels of a star; None where they are not known."""
+    truth = inputs.truth
+    if truth is None or not set(names) <= set(truth.names):
+        return None
+    rows = np.flatnonzero(truth.star_id == star)
+    return np.asarray(truth.only(names).values[rows[0]]) if rows.size else None

@@ -1,0 +1,293 @@
+"""Tables of a report: the run as a whole, its flags, its stars, and those of the original.
+
+The section of a report about how its run was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
+from bayes_cannon.base.software import software_versions
+from bayes_cannon.inference.flags import MEANINGS, LabelFlag, describe_flag
+from bayes_cannon.inference.units import with_unit
+from bayes_cannon.runs.report.inputs import ReportInputs, column
+from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
+from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
+from bayes_cannon.runs.report.registry import section
+from bayes_cannon.spectra.labels import shown_label
+
+__all__ = [
+    "all_stars",
+    "coverage_table",
+    "cuts_table",
+    "original_tables",
+    "settings",
+    "summary",
+]
+
+
+_MOST_ROWS = 1500
+_STAR = Column("star", kind="id")
+
+
+def _form(unit: str, *, error: bool = False) -> str:
+    """Format of a label in some unit, or of its error."""
+    if unit == "K":
+        return ",.0f" if not error else ".1f"
+    return ".4f" if error else ".3f"
+
+
+def _with_unit(name: str, unit: str) -> str:
+    return with_unit(shown_label(name), unit)
+
+
+@section(
+    "summary", "Summary",
+    "How many stars were inferred, whether the chains converged, and what was found about the "
+    "stars. Flags mark stars to look at before they are used; most runs have a few per cent.",
+    order=10,
+)  # fmt: skip
+def summary(inputs: ReportInputs) -> Iterator[Item]:
+    """How many stars, how well they were sampled, and what was found about them."""
+    yield from (Note(note) for note in inputs.notes)
+    flag = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
+    rhat, ess = (column(inputs.table, n) for n in ("RHAT_MAX", "ESS_MIN"))
+    sampled, n = np.isfinite(rhat), len(flag)
+    facts = [
+        ("stars", f"{n:,}"),
+        ("with a posterior", f"{int(inputs.has_posterior.sum()):,}"),
+        ("with a flag", f"{int(np.sum(flag != 0)):,}"),
+        ("labels", f"{len(inputs.names)}"),
+    ]
+    if sampled.any():
+        facts += [
+            ("R-hat below 1.01", f"{100 * np.mean(rhat[sampled] < 1.01):.1f} %"),
+            ("ESS above 400", f"{100 * np.mean(ess[sampled] > 400):.1f} %"),
+            ("divergences", f"{int(np.maximum(column(inputs.table, 'DIVERGENCES'), 0).sum()):,}"),
+        ]
+    if inputs.cannon is not None:
+        facts += [
+            ("training stars", f"{inputs.cannon.training.n_stars:,}"),
+            ("nuisance factors", f"{inputs.cannon.n_factors}"),
+        ]
+    if "seconds_per_star" in inputs.summary:
+        facts.append(("seconds per star", f"{float(inputs.summary['seconds_per_star']):.2g}"))
+    yield Facts(facts)
+    yield Text(_which_errors(inputs))
+    if not flag.any():
+        yield Text("No star of the run has a flag.")
+        return
+    yield _flags(flag)
+    yield _flagged(inputs, flag)
+
+
+def _which_errors(inputs: ReportInputs) -> str:
+    if inputs.kind == "calibrated":
+        return (
+            "Errors in this report are calibrated where nothing else is said: they include the "
+            "model error that cross-validation found. Formal errors leave it out and are too small."
+        )
+    return (
+        "Errors in this report are formal: the model error was not measured, so that they are too "
+        "small. A model trained with held-out folds gives calibrated ones."
+    )
+
+
+def _flags(flag: NDArray[np.int64]) -> Grid:
+    rows = [
+        (int(bit), str(bit.name), MEANINGS[bit], int(np.sum(flag & bit != 0)),
+         100 * float(np.mean(flag & bit != 0)))
+        for bit in LabelFlag
+        if np.any(flag & bit)
+    ]  # fmt: skip
+    columns = (Column("bit", "d"), Column("flag"), Column("meaning", kind="wide"),
+               Column("stars", "d"), Column("share (%)", ".1f"))  # fmt: skip
+    return Grid("Flags of LABEL_FLAG that occur in this run.", columns, rows)
+
+
+def _flagged(inputs: ReportInputs, flag: NDArray[np.int64]) -> Grid:
+    order = np.argsort(-np.array([int(f).bit_count() for f in flag]), kind="stable")
+    rows = [
+        (inputs.star_id[i], int(flag[i]), "; ".join(describe_flag(int(flag[i]))))
+        for i in order
+        if flag[i]
+    ]
+    cut = f", the first {_MOST_ROWS}" if len(rows) > _MOST_ROWS else ""
+    columns = (_STAR, Column("LABEL_FLAG", "d"), Column("what was found", kind="wide"))
+    return Grid(f"Stars with a flag, those with most first{cut}.", columns, rows[:_MOST_ROWS])
+
+
+def cuts_table(inputs: ReportInputs) -> Grid | None:
+    """How many stars each cut removed; None where the dataset does not say."""
+    steps = () if inputs.dataset is None else inputs.dataset.cut_steps
+    if not steps:
+        return None
+    rows = [(s.name, s.description, s.removed, s.remaining) for s in steps]
+    columns = (Column("cut"), Column("what it removes", kind="wide"), Column("removed", "d"),
+               Column("left", "d"))  # fmt: skip
+    return Grid("Cuts, in the order in which they were made.", columns, rows)
+
+
+@section(
+    "tables", "Tables 1 and 2",
+    "The two tables of the original report, beside what others found with The Cannon.",
+    order=110,
+)  # fmt: skip
+def original_tables(inputs: ReportInputs) -> Iterator[Item]:
+    """Tables 1 and 2 of the original report: one star, and the scatter over the set."""
+    chosen = chosen_stars(inputs)
+    if chosen:
+        yield Heading("Table 1: one star")
+        yield _one_star(inputs, chosen[0])
+    if inputs.aspcap is None:
+        yield Note("The run has no catalogue labels to compare with.", gone=True)
+        return
+    yield Heading("Table 2: scatter over the set")
+    yield from _scatter(inputs)
+
+
+def _one_star(inputs: ReportInputs, chosen: Chosen) -> Grid:
+    found = star_table(inputs.table, chosen.star)
+    quoted = [name for name in found.colnames if name.startswith("FORMAL: ")]
+    columns = (
+        Column("label", kind="id"), Column("ours", ".4g"), Column("calibrated error", ".3g"),
+        Column("formal error", ".3g"), Column("ASPCAP", ".4g"), Column("ASPCAP error", ".3g"),
+        Column("difference", "+.3g"), Column("pull", "+.2f"),
+        *(Column(f"formal error, {name.partition(': ')[2]}", ".3g") for name in quoted),
+    )  # fmt: skip
+    keys = ("OURS", "ERR", "FORMAL_ERR", "ASPCAP", "ASPCAP_ERR", "DIFFERENCE", "PULL", *quoted)
+    rows = [
+        (_with_unit(str(r["LABEL"]), str(r["UNIT"])), *(float(r[k]) for k in keys)) for r in found
+    ]
+    return Grid(f"{chosen.star}: {chosen.why}.", columns, rows)
+
+
+def _scatter(inputs: ReportInputs) -> Iterator[Item]:
+    assert inputs.aspcap is not None
+    heads = ("bias", "rms", "robust scatter", "calibrated error", "formal error")
+    names = [other.name for other in PUBLISHED]
+    columns = (Column("label", kind="id"), Column("stars", "d"),
+               *(Column(title, ".3g") for title in (*heads, *names)))  # fmt: skip
+    keys = ("BIAS", "RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR", *names)
+    references = {"the catalogue (ASPCAP)": inputs.aspcap}
+    if inputs.truth is not None:
+        references["the truth of the simulation"] = inputs.truth
+    for what, reference in references.items():
+        rows = [
+            (_with_unit(str(r["LABEL"]), str(r["UNIT"])), int(r["N"]), *(float(r[k]) for k in keys))
+            for r in scatter_table(inputs.table, reference)
+        ]
+        yield Grid(
+            f"Ours less {what}; errors are medians. The last columns are the scatters that others "
+            "published, each on stars of its own.",
+            columns, rows,
+        )  # fmt: skip
+    told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in PUBLISHED)
+    yield Text(" ".join(told))
+    if inputs.simulated:
+        yield Note(
+            "The stars of this run are simulated: these numbers say how well the method does on "
+            "synthetic spectra, not on the sky. The published ones are of real stars."
+        )
+
+
+def coverage_table(check: Check) -> Grid:
+    """How often intervals held the reference."""
+    columns = (
+        Column("against"), Column("posterior"), Column("label"), Column("stars", "d"),
+        Column("sd of pulls", ".2f"),
+        *(Column(f"{100 * v:g} % (found, %)", ".1f") for v in LEVELS),
+        Column("PIT p", ".3f"), Column("verdict"),
+    )  # fmt: skip
+    rows = [
+        (str(r["REFERENCE"]), str(r["KIND"]), shown_label(str(r["LABEL"])), int(r["N"]),
+         float(r["PULL_SD"]), *(100 * float(r[f"COVER_{100 * v:g}"]) for v in LEVELS),
+         float(r["PIT_P"]), str(r["VERDICT"]))
+        for r in check.coverage
+    ]  # fmt: skip
+    return Grid(
+        "Part of the stars whose interval of each level holds the reference.", columns, rows
+    )
+
+
+@section(
+    "stars", "All stars",
+    "Every star of the run. Press a header to sort by its column, again to turn the order.",
+    order=160,
+)  # fmt: skip
+def all_stars(inputs: ReportInputs) -> Iterator[Item]:
+    """Every star with its labels and what was found about it."""
+    columns: list[Column] = [_STAR, Column("S/N", ".0f")]
+    for name, unit in inputs.units.items():
+        columns += [
+            Column(_with_unit(name, unit), _form(unit)), Column("±", _form(unit, error=True)),
+        ]  # fmt: skip
+    columns += [Column("χ² p", ".3f"), Column("ESS", ",.0f"), Column("flags", kind="wide")]
+    values, errors = inputs.values(), inputs.errors
+    p, ess = (column(inputs.table, n) for n in ("CHI2_P", "ESS_MIN"))
+    flags = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
+    rows = []
+    for i in range(min(len(inputs.table), _MOST_ROWS)):
+        pairs = np.stack([values[i], errors[i]], axis=1).ravel().tolist()
+        names = ", ".join(str(bit.name) for bit in LabelFlag if flags[i] & bit)
+        snr, last = float(inputs.snr[i]), (float(p[i]), float(ess[i]), names)
+        rows.append((inputs.star_id[i], snr, *pairs, *last))
+    cut = f" The first {_MOST_ROWS:,} of {len(inputs.table):,}." if len(rows) < len(p) else ""
+    yield Grid(f"Mean and {inputs.kind} error of every label.{cut}", columns, rows)
+    yield Text(
+        "All columns, with formal errors, quantiles and covariances, are in catalogue.fits and "
+        "catalogue.ecsv of the run."
+    )
+
+
+_VERSIONS = ("pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "xarray", "zarr", "astropy",
+             "matplotlib")  # fmt: skip
+
+
+@section(
+    "settings", "Settings and versions",
+    "What made this run, so that it can be made again.",
+    order=170,
+)  # fmt: skip
+def settings(inputs: ReportInputs) -> Iterator[Item]:
+    """Settings of every stage and versions of the programs."""
+    parts: dict[str, Any] = {
+        "inference": {k: inputs.summary[k] for k in ("method", "seed") if k in inputs.summary}
+        | dict(inputs.summary.get("settings") or {}),
+        "priors": inputs.summary.get("priors") or {},
+    }
+    model = inputs.summary.get("model") or (inputs.cannon.settings if inputs.cannon else {})
+    parts |= {"training": model.get("training") or {}, "dataset": model.get("dataset") or {}}
+    for title, content in parts.items():
+        rows = list(_flat(content))
+        if rows:
+            columns = (Column("setting"), Column("value", kind="wide"))
+            yield Grid(f"{title.capitalize()}.", columns, rows)
+    if not inputs.summary:
+        yield Note("The run has no summary.json, so its settings are not known.", gone=True)
+    trained = dict(model.get("versions") or {})
+    now = software_versions(*_VERSIONS)
+    versions = [(n, str(trained.get(n, "")), v) for n, v in now.items() if v]
+    heads = ("program", "when trained", "when this report was made")
+    yield Grid("Versions.", tuple(map(Column, heads)), versions)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as names with dots and plain values."""
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, str) and value[:1] in "[{":
+            with suppress(ValueError):
+                value = json.loads(value)
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value)

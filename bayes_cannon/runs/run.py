@@ -1,0 +1,323 @@
+"""Infer a whole set of stars into a run directory: posteriors, catalogue, figures, summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.base.storage import told_writing
+from bayes_cannon.errors import NoStarsError
+from bayes_cannon.inference.arguments import KnownLabels, as_path, as_seed, as_spectra, several
+from bayes_cannon.inference.flags import REMARKS
+from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
+from bayes_cannon.inference.likelihood import pixels_needed
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.units import known_labels
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.models.model_priors import GivenPriors, priors_of
+from bayes_cannon.plots.common import save_figure
+from bayes_cannon.plots.stars import plot_one_to_one
+from bayes_cannon.runs.corners import corner_files, draw_corners, refuse_both
+from bayes_cannon.runs.fingerprint import digest_of_labels, fingerprint
+from bayes_cannon.runs.inputs import describe_inputs
+from bayes_cannon.runs.progress import read_json
+from bayes_cannon.runs.store import RunStore, open_run
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+
+__all__ = [
+    "Run",
+    "infer_run",
+    "write_summary",
+]
+
+
+_log = logging.getLogger(__name__)
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : Path
+    result : xarray.DataTree
+        Posteriors, read lazily.
+    table : astropy.table.Table
+        The catalogue.
+    summary : dict
+        What ``summary.json`` holds.
+    """
+
+    folder: Path
+    result: xr.DataTree
+    table: Table
+    summary: dict[str, Any]
+
+
+def infer_run(
+    cannon: Cannon | str | os.PathLike[str],
+    spectra: Any,
+    folder: str | os.PathLike[str],
+    *,
+    settings: InferenceSettings | None = None,
+    priors: GivenPriors = None,
+    seed: int | None = 0,
+    aspcap: KnownLabels | None = None,
+    corner: str | Sequence[str] = (),
+    inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
+    processes: int = 1,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    drawing: Progress | None = None,
+) -> Run:
+    """Infer the labels of all `spectra` and write a run; goes on where an earlier one was cut off.
+
+    The same call on a finished run ends at once with what is there.
+
+    Parameters
+    ----------
+    cannon, spectra, settings, priors, seed
+        As for `infer_labels`; with a seed of None a run that is there goes on with its own.
+    folder
+        Where to write.
+    aspcap
+        The catalogue's labels, for comparison: `Labels`, a `TrainingSet`, or a table.
+    corner
+        Ids of the stars that get a corner plot.
+    inputs
+        Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
+    processes, executor
+        Processes, or an executor, that draw corner plots, see `draw_corners`.
+    overwrite
+        Replace a run that is there.
+    progress, drawing
+        Called with the number of stars done and of all stars; the same for the corner plots.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no star.
+    InvalidDataError
+        If the spectra do not fit the model, or a star of `corner` is not among them.
+    LabelError
+        If there is a prior of a label that the model lacks.
+    OutputExistsError
+        If the folder holds something else or a different run, cannot be written, or another
+        process writes it. What is done stays: the same call goes on.
+    FileFormatError
+        If the descriptions in a run that is there are damaged.
+    """
+    cannon, spectra = as_model(cannon), as_spectra(spectra)
+    units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
+    aspcap = known_labels(aspcap, units)
+    folder, corner = as_path(folder), several(corner)
+    if spectra.n_stars == 0:
+        raise NoStarsError("there is no spectrum to infer labels from.")
+    spectra.index_of(list(corner))
+    refuse_both(executor, processes)
+    settings = settings or InferenceSettings()
+    priors = priors_of(cannon, priors)
+    seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
+    store = RunStore(
+        folder, spectra.star_id, block_size=settings.block_size,
+        digests=fingerprint(cannon, spectra, settings, priors, seed),
+        simulated=spectra.simulated, overwrite=overwrite,
+    )  # fmt: skip
+    with told_writing(store.folder), store:
+        pending = [store.blocks[b] for b in store.pending]
+        n_new = sum(rows.stop - rows.start for rows in pending)
+        _sample(cannon, spectra, store, settings, priors, seed, progress)
+        result = open_run(store.folder)
+        few, failed = warn_of_undone(result, cannon, settings)
+        table = catalogue(result, aspcap=aspcap)
+        write_catalogue(table, store.folder, overwrite=True)
+        summary = {
+            **_counts(table),
+            "n_too_few_pixels": few,
+            "n_numerical_failures": failed,
+            "pixels_needed": pixels_needed(int(np.sum(cannon.used)), settings.min_pixels),
+            **_times(store, spectra.n_stars, n_new),
+            "method": settings.method,
+            "seed": int(seed),
+            "simulated": bool(spectra.simulated),
+            "settings": asdict(settings),
+            "priors": _describe(priors),
+        }
+        compared = _compare(table, aspcap, store.folder / "figures")
+        if compared is not None:
+            summary["against_catalogue"] = compared
+        draw = partial(
+            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=drawing,
+            snr=dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True)),
+        )  # fmt: skip
+        _corners(store.folder, table, aspcap, corner, draw)
+        summary["model"] = dict(cannon.settings)
+        if inputs:
+            summary["inputs"] = describe_inputs(store.folder, inputs)
+        write_summary(store.folder, summary)
+    return Run(store.folder, result, table, summary)
+
+
+def _seed_of(folder: Path) -> int | None:
+    """Seed of the run that is in a folder; None where there is none."""
+    noted = str((read_json(folder / "progress" / "run.json") or {}).get("seed"))
+    return int(noted) if noted.isdecimal() else None
+
+
+def _sample(
+    cannon: Cannon,
+    spectra: NormalizedSpectra,
+    store: RunStore,
+    settings: InferenceSettings,
+    priors: LabelPriors,
+    seed: int,
+    progress: Progress | None,
+) -> None:
+    """Do the blocks that are not done; those that follow each other without starting anew."""
+    pending = store.pending
+    breaks = [i for i in range(1, len(pending)) if pending[i] != pending[i - 1] + 1]
+    for first, last in pairwise([0, *breaks, len(pending)]):
+        numbers = pending[first:last]
+        if not numbers:
+            continue
+        start = store.blocks[numbers[0]].start
+
+        def tell(done: int, _total: int, start: int = start) -> None:
+            if progress is not None:
+                progress(start + done, spectra.n_stars)
+
+        parts = infer_blocks(
+            cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
+            settings=settings, priors=priors, seed=seed, progress=tell,
+        )  # fmt: skip
+        began = time.monotonic()
+        for number, part in zip(numbers, parts, strict=True):
+            store.write(number, part, seconds=time.monotonic() - began)
+            began = time.monotonic()
+
+
+def _counts(table: Table) -> dict[str, Any]:
+    """How many stars have what."""
+    names = table.meta["LABELS"].split(",")
+    flag = np.asarray(table["LABEL_FLAG"])
+    rhat, ess = np.asarray(table["RHAT_MAX"]), np.asarray(table["ESS_MIN"])
+    sampled = np.isfinite(rhat)
+    bits = (text.partition("=") for text in filter(None, table.meta.get("FLAGS", "").split(",")))
+    counts = {name: int(np.sum(flag & int(bit) != 0)) for bit, _, name in bits}
+    return {
+        "n_stars": len(table),
+        "n_failed": int(np.sum(~_has_posterior(table))),
+        "n_flagged": int(np.sum(flag & ~int(REMARKS) != 0)),
+        "flags": {name: number for name, number in counts.items() if number},
+        "rhat_below_1.01": float(np.mean(rhat[sampled] < 1.01)) if sampled.any() else None,
+        "ess_above_400": float(np.mean(ess[sampled] > 400)) if sampled.any() else None,
+        "divergences": int(np.maximum(np.asarray(table["DIVERGENCES"]), 0).sum()),
+        "labels": names,
+    }
+
+
+def _has_posterior(table: Table) -> NDArray[np.bool_]:
+    columns = [np.asarray(table[name]) for name in table.meta["LABELS"].split(",")]
+    return np.isfinite(columns).all(axis=0)
+
+
+def _times(store: RunStore, n_stars: int, n_new: int) -> dict[str, Any]:
+    """Seconds of sampling; the time per star leaves out what is done once, like compiling."""
+    seconds = store.seconds
+    per_star = [s / (b.stop - b.start) for s, b in zip(seconds, store.blocks, strict=True)]
+    return {
+        "n_from_earlier": n_stars - n_new,
+        "seconds": round(sum(seconds), 2),
+        "seconds_per_star": float(f"{np.median(per_star):.4g}"),
+    }
+
+
+def _describe(priors: LabelPriors) -> dict[str, dict[str, Any]]:
+    """Priors in plain words and numbers, infinite bounds left out."""
+    out: dict[str, dict[str, Any]] = {}
+    for name, prior in zip(priors.names, priors.priors, strict=True):
+        kind = "uniform" if prior.is_uniform else "normal"
+        numbers = {"lower": prior.lower, "upper": prior.upper}
+        if not prior.is_uniform:
+            numbers |= {"mean": prior.mean, "sd": prior.sd}
+        finite = {k: float(v) for k, v in numbers.items() if np.isfinite(v)}
+        if kind == "normal" and finite.keys() & {"lower", "upper"}:
+            kind = "truncated"
+        out[name] = {"distribution": kind, **finite}
+    return out
+
+
+def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[str, Any]] | None:
+    """Compare with the catalogue's labels where the stars have both."""
+    names = table.meta["LABELS"].split(",")
+    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_ASPCAP"]) for n in names]
+    if aspcap is None or not np.any(both):
+        return None
+    save_figure(plot_one_to_one(table), figures / "one-to-one.png")
+    rows = comparison(table, aspcap)
+    return [dict(zip(rows.colnames, (_plain(v) for v in row), strict=True)) for row in rows]
+
+
+def _corners(
+    folder: Path,
+    table: Table,
+    aspcap: Labels | None,
+    wanted: Sequence[str],
+    draw: Callable[[Path, Mapping[str, Path]], None],
+) -> None:
+    """Draw the corner plots that are not there yet."""
+    star_id = [str(star) for star in table["APOGEE_ID"]]
+    has = dict(zip(star_id, _has_posterior(table).tolist(), strict=True))
+    without = [star for star in wanted if not has[star]]
+    if without:
+        _log.warning("stars without a posterior get no corner plot: %s", name_some(without))
+    # The plots show the catalogue's labels too: with others they are drawn anew.
+    shown, digest = folder / "progress" / "corner", digest_of_labels(aspcap)
+    files = corner_files(star_id, folder / "figures")
+    if not shown.exists() or shown.read_text() != digest:
+        for path in files.values():
+            path.unlink(missing_ok=True)
+        shown.write_text(digest)
+    todo = {s: files[s] for s in dict.fromkeys(wanted) if has[s] and not files[s].exists()}
+    if todo:
+        draw(folder, todo)
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json`` whole or not at all; NaN becomes null."""
+    text = json.dumps(_plain(summary), indent=2, default=str, allow_nan=False)
+    part = folder / ".summary.json.part"
+    part.write_text(text + "\n")
+    os.replace(part, folder / "summary.json")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    return value

@@ -1,0 +1,250 @@
+"""Training sets from a user's own spectra: any instrument, wavelength grid, chips and labels.
+
+Spectra come as arrays (`training_set_from_arrays`) or as files that a table lists together with
+the labels (`training_set_from_table`). They are in the stars' rest frame, all on one grid. A bad
+pixel has inverse variance 0, an infinite error, or a mask in a masked array; its flux may then be
+anything, NaN included. Numbers that cannot be, as an error of 0, cost their pixel too, and the log
+says how many. Quantities and columns with units are converted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bayes_cannon.base.software import software_versions
+from bayes_cannon.errors import BayesCannonWarning, NoStarsError
+from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
+from bayes_cannon.spectra.dataset import CutStep, Setting, StarProblem, TrainingSet, log_steps
+from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.own_labels import LabelTable, columns_of, make_labels, require_labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+
+__all__ = [
+    "spectra_from_arrays",
+    "training_set_from_arrays",
+]
+
+
+_log = logging.getLogger(__name__)
+
+
+def spectra_from_arrays(
+    wavelength: ArrayLike,
+    flux: ArrayLike,
+    *,
+    ivar: ArrayLike | None = None,
+    error: ArrayLike | None = None,
+    star_id: Sequence[str] | None = None,
+    chips: Chips | None = (),
+    continuum: ContinuumSettings | None = None,
+    simulated: bool = False,
+    medium: str = "vacuum",
+) -> NormalizedSpectra:
+    """Normalised spectra from arrays, for `infer_labels`; a star without good pixels stays.
+
+    Parameters
+    ----------
+    wavelength
+        Shape (n_pixels,), increasing, in the stars' rest frame; in Å, or with a unit of length.
+    flux
+        Shape (n_stars, n_pixels), or (n_pixels,) for one star.
+    ivar, error
+        Inverse variance or standard deviation of the flux, of the same shape or one number; one
+        of the two. With a unit it is converted to that of the flux.
+    star_id
+        A name for each star, all different; by default ``star-1``, ``star-2``, …
+    chips
+        Wavelength ranges (low, high) in Å that are normalised each on its own; pixels outside
+        all of them are not used. By default one range with everything.
+    continuum
+        How to normalise; give it the wavelengths of continuum pixels (in the `medium` of the
+        grid). None: the spectra are normalised already.
+    simulated
+        Whether the spectra are simulated; figures and files then say so.
+    medium
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in. Nothing is converted
+        (`air_to_vacuum` of `bayes_cannon.spectra.air` does that); model, files, figures and line
+        lists follow.
+
+    A star whose flux is 0, negative, or unlike that of normalised spectra where the others are
+    normalised, stays as a row without good pixels, and a warning says so.
+
+    Raises
+    ------
+    InvalidDataError
+        On shapes that do not fit together, wavelengths that do not increase, units that do not
+        fit, errors of which none is positive, chips without pixels, most spectra looking as if
+        they were not normalised though no continuum is asked for.
+    """
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
+    found = pixels.normalized(chips, continuum, simulated=simulated)
+    if found.reasons:
+        ids = pixels.star_id[list(found.reasons)]
+        _warn(
+            f"{ids.size} of {len(pixels.star_id)} stars ({name_some(ids)}) have no usable pixel; "
+            f"{ids[0]}: {next(iter(found.reasons.values()))}."
+        )
+    warn_masked(found.spectra.star_id, found.masked_chips)
+    return found.spectra
+
+
+def training_set_from_arrays(
+    wavelength: ArrayLike,
+    flux: ArrayLike,
+    labels: LabelTable,
+    *,
+    ivar: ArrayLike | None = None,
+    error: ArrayLike | None = None,
+    star_id: Sequence[str] | None = None,
+    label_errors: LabelTable | None = None,
+    units: Mapping[str, str] | None = None,
+    chips: Chips | None = (),
+    continuum: ContinuumSettings | None = None,
+    allow_missing_labels: bool = False,
+    simulated: bool = False,
+    medium: str = "vacuum",
+) -> TrainingSet:
+    """Training set from arrays of spectra and labels.
+
+    A star without a single good pixel, or without a usable continuum, is left out: it is in
+    `TrainingSet.problems`, and a warning says so.
+
+    Parameters
+    ----------
+    wavelength, flux, ivar, error, star_id, chips, continuum, simulated, medium
+        See `spectra_from_arrays`.
+    labels
+        Values of each label by its name (letters, digits and ``_``), shape (n_stars,); a mapping,
+        an astropy table or a pandas DataFrame. Unknown is what is NaN, masked, or a fill value
+        such as -9999 (see `bayes_cannon.base.columns`). ``NAME_ERR`` beside ``NAME`` holds errors.
+        A column ``STAR_ID`` of a table gives the names. Values with a unit are converted to that
+        of the label.
+    label_errors
+        Standard deviations, one number or (n_stars,) a label; NaN, or left out, where unknown,
+        and where an error is a fill value or not positive though others of the label are.
+    units
+        Units of labels whose names do not tell; left out, those of their columns.
+    allow_missing_labels
+        Take stars that lack some of the labels.
+
+    Raises
+    ------
+    InvalidDataError
+        As `spectra_from_arrays`.
+    LabelError
+        On label names or shapes that cannot be, and on missing labels unless allowed.
+    NoStarsError
+        If no star is usable.
+
+    Examples
+    --------
+    Forty made-up stars with one line whose depth follows the temperature:
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(1)
+    >>> wavelength = np.linspace(5000.0, 5100.0, 201)
+    >>> teff = rng.uniform(4500.0, 5500.0, 40)
+    >>> line = np.exp(-0.5 * ((wavelength - 5050.0) / 4.0) ** 2)
+    >>> flux = 2e-15 * (1 - np.outer(0.3 + (teff - 5000.0) / 1e4, line))
+    >>> error = np.full_like(flux, 2e-17)
+    >>> flux += error * rng.normal(size=flux.shape)
+    >>> far = np.abs(wavelength - 5050.0) > 20.0
+    >>> continuum = ContinuumSettings(degree=2, pixels=tuple(wavelength[far]))
+    >>> dataset = training_set_from_arrays(
+    ...     wavelength, flux, {"TEFF": teff}, error=error, continuum=continuum
+    ... )
+    >>> dataset.n_stars, dataset.labels.names, dataset.labels.units
+    (40, ('TEFF',), ('K',))
+    """
+    if isinstance(labels, Labels):
+        if star_id is not None:
+            labels = labels.select(check_star_ids(star_id, len(labels)))
+        columns, star_id = labels, labels.star_id
+    else:
+        columns = columns_of(labels)
+        ids = columns.pop("STAR_ID", None)
+        star_id = ids if star_id is None else star_id
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
+    table = make_labels(pixels.star_id, columns, label_errors, units)
+    require_labels(table, allowed=allow_missing_labels)
+    steps = [CutStep("arrays", "all spectra given", 0, len(table))]
+    return _training_set(pixels, table, steps, (), chips, continuum, simulated=simulated)
+
+
+def _training_set(
+    pixels: GivenSpectra,
+    labels: Labels,
+    steps: list[CutStep],
+    problems: Sequence[StarProblem],
+    chips: Chips | None,
+    continuum: ContinuumSettings | None,
+    *,
+    simulated: bool,
+) -> TrainingSet:
+    """Normalise, leave out stars without good pixels, and put spectra and labels together."""
+    found = pixels.normalized(chips, continuum, simulated=simulated)
+    spectra = found.spectra
+    usable = spectra.good.any(axis=1)
+    why = "no pixel is good" if continuum is None else "no pixel is good and has a continuum"
+    empty = [
+        StarProblem(str(spectra.star_id[row]), "", found.reasons.get(row, why))
+        for row in np.flatnonzero(~usable).tolist()
+    ]
+    problems = (*problems, *empty)
+    left = int(usable.sum())
+    said = pixels.about_pixels()
+    about = f"some pixels can be used ({said})" if said else "some pixels can be used"
+    steps = [*steps, CutStep("good pixels", about, len(empty), left)]
+    _tell(problems, steps[0].remaining, left)
+    warn_masked(spectra.star_id[usable], found.masked_chips[usable])
+    log_steps(steps)
+    return TrainingSet(
+        spectra=spectra.select(usable),
+        labels=labels.select(usable),
+        cut_steps=tuple(steps),
+        problems=tuple(problems),
+        settings=_settings(spectra.chips, continuum),
+    )
+
+
+def _settings(
+    chips: Sequence[tuple[int, int]], continuum: ContinuumSettings | None
+) -> dict[str, Setting]:
+    settings: dict[str, Setting] = {
+        "source": "own spectra",
+        "chips": json.dumps(chips),
+        **software_versions("astropy", "numpy"),
+    }
+    if continuum is not None:
+        pixels = continuum.pixels
+        settings |= {
+            "continuum_degree": continuum.degree,
+            "continuum_pixels": pixels if isinstance(pixels, str) else json.dumps(pixels),
+            "continuum_min_pixels": continuum.fewest,
+        }
+    return settings
+
+
+def _tell(problems: Sequence[StarProblem], n_stars: int, n_left: int) -> None:
+    """Warn of stars that are left out; raise where none is left."""
+    if not problems:
+        return
+    first = f"{problems[0].star_id}: {problems[0].message.rstrip('.')}"
+    if n_left == 0:
+        raise NoStarsError(f"none of {n_stars} stars can be used; the first, {first}.")
+    _warn(
+        f"{len(problems)} of {n_stars} stars ({name_some([p.star_id for p in problems])}) are "
+        f"left out; {first}.",
+        stacklevel=5,
+    )
+
+
+def _warn(text: str, stacklevel: int = 3) -> None:
+    warnings.warn(text, BayesCannonWarning, stacklevel=stacklevel)

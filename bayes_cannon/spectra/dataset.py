@@ -1,0 +1,325 @@
+"""Training set: normalised spectra with the catalogue labels of the same stars, and its file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.storage import read_tree, write_tree
+from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+
+__all__ = [
+    "CutStep",
+    "Setting",
+    "StarProblem",
+    "TrainingSet",
+    "log_steps",
+]
+
+
+FORMAT = "bayes_cannon.dataset"
+FORMAT_VERSION = 1
+
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class StarProblem:
+    """A star that could not be used, and why.
+
+    Attributes
+    ----------
+    star_id : str
+    path : str
+        The spectrum's file; empty where there is none.
+    message : str
+    """
+
+    star_id: str
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Normalised spectra and catalogue labels of the same stars, in the catalogue's order.
+
+    Attributes
+    ----------
+    spectra : NormalizedSpectra
+        Trimmed to the windows that are used.
+    labels : Labels
+        Catalogue labels with their errors; NaN where missing.
+    cut_steps : tuple of CutStep
+        How many stars each cut removed, those of reading included; of the whole survey, also
+        after `select` and `split`.
+    problems : tuple of StarProblem
+        Stars that passed the cuts but could not be read.
+    settings : mapping of str to str or number
+        How it was made; `prepare_spectra` treats other spectra alike.
+    info : mapping of str to (n_stars,) array
+        ``apogee_id``, ``telescope``, ``field``, ``starflag``, … of each star.
+
+    Raises
+    ------
+    InvalidDataError
+        If spectra, labels and info are not of the same stars in the same order.
+    """
+
+    spectra: NormalizedSpectra
+    labels: Labels
+    cut_steps: tuple[CutStep, ...] = ()
+    problems: tuple[StarProblem, ...] = ()
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    info: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spectra, NormalizedSpectra):
+            raise InvalidDataError(
+                f"a training set needs NormalizedSpectra, not {type(self.spectra).__name__}; "
+                "divide observed spectra by their continuum first (bayes_cannon.normalize)."
+            )
+        if not isinstance(self.labels, Labels):
+            raise InvalidDataError(
+                f"labels must be a Labels, not {type(self.labels).__name__}; "
+                "training_set_from_arrays takes tables and mappings."
+            )
+        if not np.array_equal(self.spectra.star_id, self.labels.star_id):
+            raise InvalidDataError(
+                f"spectra of {self.spectra.n_stars} stars and labels of {self.labels.n_stars}: "
+                "they must be of the same stars in the same order."
+            )
+        info = {name: _info_column(column) for name, column in (self.info or {}).items()}
+        wrong = [name for name, c in info.items() if c.shape != (self.spectra.n_stars,)]
+        if wrong:
+            raise InvalidDataError(
+                f"{', '.join(wrong)} of info must have shape ({self.spectra.n_stars},)."
+            )
+        object.__setattr__(self, "info", info)
+
+    @property
+    def star_id(self) -> NDArray[np.str_]:
+        """Names of the stars, shape (n_stars,)."""
+        return self.spectra.star_id
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return self.spectra.n_stars
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def select(self, stars: ArrayLike) -> TrainingSet:
+        """Return some of the stars, by integer indices, a boolean mask, or ids."""
+        index = self.spectra.index_of(stars)
+        return replace(
+            self,
+            spectra=self.spectra.select(index),
+            labels=self.labels.select(index),
+            info={name: column[index] for name, column in self.info.items()},
+        )
+
+    def split(self, fraction: float, *, seed: int) -> tuple[TrainingSet, TrainingSet]:
+        """Split at random into a part with `fraction` of the stars, and the rest.
+
+        Which star goes where depends on the ids and the seed, not on the stars' order; each part
+        keeps that order.
+
+        Parameters
+        ----------
+        fraction
+            Between 0 and 1.
+        seed
+            Of the random choice.
+
+        Raises
+        ------
+        InvalidDataError
+            If the fraction is out of range, or one of the parts would be empty.
+        """
+        if not _is_number(fraction, int | float | np.number):
+            raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
+        seed = whole_number(seed, "the seed", least=0)
+        if not 0.0 < fraction < 1.0:
+            raise InvalidDataError(
+                f"the fraction of a split must be inside 0 to 1, not {fraction}."
+            )
+        n_first = round(fraction * self.n_stars)
+        if not 0 < n_first < self.n_stars:
+            raise InvalidDataError(
+                f"a split of {self.n_stars} stars at {fraction} leaves one part empty; "
+                "use more stars or another fraction."
+            )
+        by_name = np.argsort(self.star_id, kind="stable")
+        chosen = by_name[np.random.default_rng(seed).permutation(self.n_stars)[:n_first]]
+        first = np.zeros(self.n_stars, dtype=np.bool_)
+        first[chosen] = True
+        return self.select(first), self.select(~first)
+
+    def cut_table(self) -> Table:
+        """Return the table of cuts: step, description, stars removed and remaining."""
+        return Table(
+            rows=[(s.name, s.description, s.removed, s.remaining) for s in self.cut_steps],
+            names=("cut", "description", "removed", "remaining"),
+            dtype=("U32", "U200", "i8", "i8"),
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write as NetCDF, all or nothing; `load` gives back exactly the same.
+
+        Raises
+        ------
+        OutputExistsError
+            If `path` exists and `overwrite` is false, or cannot be written.
+        """
+        return write_tree(
+            _to_tree(self), path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
+        )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> TrainingSet:
+        """Read a file written by `save`.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is missing, damaged, of another kind or of a newer format version.
+        """
+        tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
+        try:
+            return _from_tree(tree)
+        except Exception as error:  # whatever a strange file leads to
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
+
+
+def _is_number(value: object, kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _info_column(column: Any) -> NDArray[Any]:
+    """A column as a plain array; where it is masked, '' or NaN."""
+    if hasattr(column, "to_numpy") and not isinstance(column, np.ndarray):
+        column = column.to_numpy()
+    if not np.ma.is_masked(column):
+        return np.asarray(column)
+    masked = np.ma.asarray(column)
+    if masked.dtype.kind in "SU":
+        return np.asarray(masked.filled(""))
+    return np.ma.filled(masked.astype(np.float64), np.nan)
+
+
+def _to_tree(dataset: TrainingSet) -> xr.DataTree:
+    spectra, labels = dataset.spectra, dataset.labels
+    texts = {
+        "settings": dict(dataset.settings),
+        "cut_steps": [asdict(s) for s in dataset.cut_steps],
+        "problems": [asdict(p) for p in dataset.problems],
+        "label_names": labels.names,
+        "label_units": labels.units,
+        "chips": spectra.chips,
+    }
+    angstrom = {"units": "Angstrom", "medium": spectra.medium}
+    whole = xr.Dataset(
+        {
+            "star_id": ("star", spectra.star_id.astype(object)),
+            "wavelength": ("pixel", spectra.wavelength, angstrom),
+            "flux": (("star", "pixel"), spectra.flux),
+            "ivar": (("star", "pixel"), spectra.ivar),
+            "snr": ("star", spectra.snr),
+            "label_values": (("star", "label_name"), labels.values),
+            "label_errors": (("star", "label_name"), labels.errors),
+            # As variables, since attributes end at 64 kB.
+            **{name: ((), json.dumps(value)) for name, value in texts.items()},
+        },
+        attrs={"simulated": int(spectra.simulated)},
+    )
+    info = xr.Dataset(
+        {
+            name: ("star", column.astype(object) if column.dtype.kind == "U" else column)
+            for name, column in dataset.info.items()
+        }
+    )
+    return xr.DataTree.from_dict({"/": whole, "/info": info})
+
+
+def _from_tree(tree: xr.DataTree) -> TrainingSet:
+    whole = tree.to_dataset()
+
+    def text(name: str) -> Any:
+        return json.loads(str(whole[name].values))
+
+    star_id = whole["star_id"].values.astype(np.str_)
+    spectra = NormalizedSpectra(
+        star_id=star_id,
+        wavelength=whole["wavelength"].values,
+        flux=whole["flux"].values,
+        ivar=whole["ivar"].values,
+        snr=whole["snr"].values,
+        chips=tuple((int(a), int(b)) for a, b in text("chips")),
+        simulated=bool(tree.attrs["simulated"]),
+        medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
+    )
+    labels = Labels(
+        tuple(text("label_names")),
+        whole["label_values"].values,
+        whole["label_errors"].values,
+        star_id,
+        tuple(text("label_units")),
+    )
+    columns = {str(name): c.values for name, c in tree["info"].to_dataset().data_vars.items()}
+    return TrainingSet(
+        spectra=spectra,
+        labels=labels,
+        cut_steps=tuple(CutStep(**s) for s in text("cut_steps")),
+        problems=tuple(StarProblem(**p) for p in text("problems")),
+        settings=text("settings"),
+        info={n: c.astype(np.str_) if c.dtype.kind in "OT" else c for n, c in columns.items()},
+    )
+
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CutStep:
+    """One cut and what it did.
+
+    Attributes
+    ----------
+    name : str
+        Short name.
+    description : str
+        What was removed.
+    removed, remaining : int
+        Numbers of stars; those that an earlier cut removed are not counted again.
+    """
+
+    name: str
+    description: str
+    removed: int
+    remaining: int
+
+
+def log_steps(steps: Sequence[CutStep]) -> None:
+    """Say on the log how many stars each step removed."""
+    for step in steps:
+        if step.removed:
+            _log.info(
+                "%s (%s): %d stars left out, %d remain",
+                step.name, step.description, step.removed, step.remaining,
+            )  # fmt: skip

@@ -1,0 +1,274 @@
+"""Stellar labels of many stars, in physical units."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import is_fill_value, names_of, numbers_of, one_or_more
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.spectra.spectra import index_of, name_some
+
+__all__ = [
+    "DEFAULT_LABELS",
+    "Labels",
+    "check_label_names",
+    "known_unit",
+    "label_tex",
+    "label_unit",
+    "shown_label",
+    "two_digits",
+]
+
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
+"""The five labels of the package: names of the allStar catalogue's columns."""
+
+_ELEMENT_CASE = {"FE": "Fe", "MG": "Mg", "SI": "Si", "NA": "Na", "AL": "Al", "CA": "Ca",
+                 "TI": "Ti", "MN": "Mn", "NI": "Ni", "CR": "Cr", "CO": "Co", "CE": "Ce",
+                 "CU": "Cu", "ND": "Nd", "YB": "Yb", "ALPHA": r"\alpha"}  # fmt: skip
+_PLAIN = {
+    "TEFF": (r"$T_\mathrm{eff}$", "K"),
+    "LOGG": (r"$\log g$", "dex"),
+    "VMICRO": (r"$v_\mathrm{micro}$", "km/s"),
+    "VMACRO": (r"$v_\mathrm{macro}$", "km/s"),
+    "VSINI": (r"$v\,\sin i$", "km/s"),
+    "AK_TARG": (r"$A_K$", "mag"),
+}
+
+
+def label_unit(name: str) -> str:
+    """Unit of a catalogue label: ``'K'``, ``'km/s'``, ``'mag'`` or ``'dex'``."""
+    return _PLAIN.get(name.upper(), ("", "dex"))[1]
+
+
+_DEX = re.compile(r"[A-Z0-9]+_(FE|H|M)")
+_RESERVED = frozenset({
+    "star", "chain", "draw", "sample", "pixel", "term", "coef", "factor", "label", "label_name",
+    "star_id", "apogee_id", "path", "rhat_max", "ess_min", "divergences", "chi2_p", "label_flag",
+    "label_cov",
+})  # fmt: skip
+_ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
+
+
+def known_unit(name: str) -> str | None:
+    """Unit that a label's name tells: as `label_unit`; None where the name tells none."""
+    upper = name.upper()
+    if upper in _PLAIN:
+        return _PLAIN[upper][1]
+    return "dex" if _DEX.fullmatch(upper) else None
+
+
+def check_label_names(names: Sequence[str]) -> None:
+    """Refuse names of labels that results and tables use for something else.
+
+    Raises
+    ------
+    LabelError
+        On a reserved name (``star``, ``draw``, …), names equal but for capitals, and a name that
+        is that of another label and ``_ERR`` or another ending of the catalogue's columns.
+    """
+    lower = [name.lower() for name in names]
+    reserved = [name for name in names if name.lower() in _RESERVED]
+    if reserved:
+        raise LabelError(
+            f"a label cannot be named {', '.join(reserved)}: results use that name; choose another."
+        )
+    if len(set(lower)) != len(lower) or not lower:
+        raise LabelError(f"label names must be given once each, got {tuple(names)}.")
+    columns = {f"{name}{ending}".lower() for name in names for ending in _ENDINGS}
+    clashing = [name for name in names if name.lower() in columns]
+    if clashing:
+        raise LabelError(
+            f"{', '.join(clashing)} cannot be labels beside the label of that beginning: the "
+            "catalogue has columns of that name; give errors as errors, or choose another name."
+        )
+
+
+def two_digits(value: float) -> str:
+    """An error as text: two digits, or all of those before the point.
+
+    >>> two_digits(0.01234), two_digits(123.4)
+    ('0.012', '123')
+    """
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+
+
+def label_tex(name: str) -> str:
+    """Name of a label for figures, e.g. ``'[Mg/Fe]'``; without its unit.
+
+    >>> label_tex("MG_FE"), label_tex("M_H")
+    ('[Mg/Fe]', '[M/H]')
+    """
+    upper = name.upper()
+    if upper in _PLAIN:
+        return _PLAIN[upper][0]
+    top, _, bottom = upper.partition("_")
+    if not bottom or not top or "_" in bottom:
+        return name
+    text = f"[{_ELEMENT_CASE.get(top, top)}/{_ELEMENT_CASE.get(bottom, bottom)}]"
+    return f"${text}$" if "\\" in text else text
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """Labels of many stars.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Names of the labels, those of the catalogue's columns.
+    values : (n_stars, n_labels) float64
+        In physical units (K, dex); NaN where a label is missing: masked values and fill values
+        (see `bayes_cannon.base.columns`) become NaN.
+    errors : (n_stars, n_labels) float64
+        One standard deviation in the same units; NaN where unknown.
+    star_id : (n_stars,) str
+    units : tuple of str
+        Unit of each label; worked out from the names where left out.
+
+    Raises
+    ------
+    LabelError
+        On shapes that do not match, repeated names, infinite values, errors that are not positive.
+    """
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    errors: NDArray[np.float64]
+    star_id: NDArray[np.str_]
+    units: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        try:
+            names, star_id = one_or_more(self.names), names_of(self.star_id)
+            values = numbers_of(self.values, "label values")
+            errors = numbers_of(self.errors, "label errors")
+        except InvalidDataError as error:
+            raise LabelError(str(error)) from error
+        if (unit := values.unit or errors.unit) is not None:
+            raise LabelError(
+                f"label values or errors have the unit {unit}; give plain numbers in the units of "
+                "the labels (training_set_from_arrays converts units)."
+            )
+        shape = (star_id.size, len(names))
+        table = values.values
+        if len(names) == 1 and table.shape == star_id.shape:
+            table = table[:, None]
+        if table.shape != shape:
+            raise LabelError(f"label values have shape {table.shape}, expected {shape}.")
+        spreads = errors.values
+        if len(names) == 1 and spreads.shape == star_id.shape:
+            spreads = spreads[:, None]
+        try:
+            spreads = np.broadcast_to(spreads, shape).copy()
+        except ValueError:
+            raise LabelError(
+                f"label errors have shape {spreads.shape}, expected {shape}."
+            ) from None
+        check_label_names(names)
+        table, spreads = _without_fill_values(names, star_id, table, spreads)
+        wrong = np.isinf(table).any(axis=1) | np.isinf(spreads).any(axis=1)
+        wrong |= (spreads <= 0).any(axis=1)
+        if wrong.any():
+            raise LabelError(
+                f"{wrong.sum()} stars ({name_some(star_id[wrong])}) have infinite labels or errors "
+                "that are not positive; use NaN for what is unknown."
+            )
+        units = one_or_more(self.units) or tuple(label_unit(n) for n in names)
+        if len(units) != len(names):
+            raise LabelError(f"{len(names)} labels but {len(units)} units.")
+        for key, value in (
+            ("names", names), ("values", table), ("errors", spreads),
+            ("star_id", star_id), ("units", units),
+        ):  # fmt: skip
+            object.__setattr__(self, key, value)
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return int(self.star_id.size)
+
+    @property
+    def n_labels(self) -> int:
+        """Number of labels."""
+        return len(self.names)
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Stars with every label known, shape (n_stars,)."""
+        return np.isfinite(self.values).all(axis=1)
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        """Values of one label, shape (n_stars,)."""
+        return self.values[:, self.column(name)]
+
+    def error(self, name: str) -> NDArray[np.float64]:
+        """Errors of one label, shape (n_stars,)."""
+        return self.errors[:, self.column(name)]
+
+    def column(self, name: str) -> int:
+        """Position of a label among `names`."""
+        if name not in self.names:
+            raise LabelError(f"unknown label {name!r}; there are {', '.join(self.names)}.")
+        return self.names.index(name)
+
+    def select(self, stars: ArrayLike) -> Labels:
+        """Return the labels of some stars, by integer indices, a boolean mask, or ids."""
+        index = index_of(self.star_id, stars)
+        return Labels(
+            self.names, self.values[index], self.errors[index], self.star_id[index], self.units
+        )
+
+    def only(self, names: Sequence[str]) -> Labels:
+        """Return some of the labels, in the order asked for."""
+        wanted = one_or_more(names)
+        columns = [self.column(n) for n in wanted]
+        return Labels(
+            wanted, self.values[:, columns], self.errors[:, columns], self.star_id,
+            tuple(self.units[c] for c in columns),
+        )  # fmt: skip
+
+
+def _without_fill_values(
+    names: Sequence[str],
+    star_id: NDArray[np.str_],
+    values: NDArray[np.float64],
+    errors: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values and errors with NaN in place of fill values; how many there were is logged."""
+    found = [
+        np.stack([is_fill_value(array[:, k], name) for k, name in enumerate(given)], axis=1)
+        for array, given in ((values, names), (errors, ("",) * len(names)))
+    ]
+    for what, fill in zip(("values", "errors"), found, strict=True):
+        stars = fill.any(axis=1)
+        if stars.any():
+            _log.warning(
+                "%d label %s of %d stars (%s) are fill values (such as -9999) and taken as unknown",
+                fill.sum(), what, stars.sum(), name_some(star_id[stars]),
+            )  # fmt: skip
+    return np.where(found[0], np.nan, values), np.where(found[1], np.nan, errors)
+
+
+def shown_label(name: str) -> str:
+    """Name of a label in plain text: ``Teff``, ``log g``, ``[Fe/H]``.
+
+    >>> shown_label("TEFF"), shown_label("MG_FE"), shown_label("VSINI")
+    ('Teff', '[Mg/Fe]', 'VSINI')
+    """
+    known = {"TEFF": "Teff", "LOGG": "log g", "AK_TARG": "A_K", "ALPHA_M": "[α/M]"}
+    top, _, bottom = name.upper().partition("_")
+    if name.upper() in known or not bottom or "_" in bottom:
+        return known.get(name.upper(), name)
+    return f"[{top.capitalize()}/{bottom.capitalize()}]"

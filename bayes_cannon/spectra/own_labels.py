@@ -1,0 +1,220 @@
+"""Labels of a user's own stars: from arrays, tables and their units."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import Numbers, is_fill_value, numbers_of
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.spectra.labels import Labels, check_label_names, known_unit
+from bayes_cannon.spectra.spectra import name_some
+
+__all__ = [
+    "LabelTable",
+    "columns_of",
+    "make_labels",
+    "require_labels",
+]
+
+LabelTable = Mapping[str, ArrayLike] | Table | Labels
+"""Values by name: a mapping, an astropy table, a pandas DataFrame, or `Labels`."""
+
+_log = logging.getLogger(__name__)
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def columns_of(given: Any, what: str = "labels") -> dict[str, Any]:
+    """Columns by name of a mapping, a table, a DataFrame, a structured array or `Labels`.
+
+    Raises
+    ------
+    LabelError
+        If it is none of these.
+    """
+    if isinstance(given, Labels):
+        values = {n: given[n] for n in given.names}
+        return values | {f"{n}_ERR": given.error(n) for n in given.names}
+    if isinstance(given, Table):
+        return {str(n): given[n] for n in given.colnames}
+    if isinstance(given, np.ndarray) and given.dtype.names:
+        return {n: given[n] for n in given.dtype.names}
+    if isinstance(given, Mapping):
+        return {str(n): column for n, column in given.items()}
+    if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        return {str(n): given[n] for n in given.columns}
+    raise LabelError(
+        f"{what} must be a mapping of names to arrays, a table or a DataFrame, not "
+        f"{type(given).__name__}."
+    )
+
+
+def make_labels(
+    star_id: NDArray[np.str_],
+    values: Any,
+    errors: Any | None,
+    units: Mapping[str, str] | None,
+) -> Labels:
+    """Labels of all stars, NaN where unknown.
+
+    A column ``NAME_ERR`` beside ``NAME`` holds errors. Fill values are unknown (see
+    `bayes_cannon.base.columns`); errors that are not positive too, as long as others of the label
+    are. Units are converted to that of the label: the one declared in `units`, else the one that
+    its name tells, else that of its column.
+    """
+    columns = columns_of(values)
+    if isinstance(values, Labels) and units is None:
+        units = dict(zip(values.names, values.units, strict=True))
+    names = tuple(n for n in columns if not _is_error(n, columns))
+    beside = {n.removesuffix("_ERR"): columns[n] for n in columns if _is_error(n, columns)}
+    given = columns_of(errors, "label_errors") if errors is not None else {}
+    given = {n.removesuffix("_ERR") if n not in names else n: c for n, c in given.items()}
+    if twice := sorted(beside.keys() & given.keys()):
+        raise LabelError(
+            f"errors of {', '.join(twice)} are given twice, beside the labels and as label_errors."
+        )
+    spreads, declared = beside | given, dict(units or {})
+    odd = [name for name in names if not _NAME.fullmatch(name)]
+    if odd or not names:
+        raise LabelError(
+            f"labels need names of letters, digits and _, like FE_H: {', '.join(odd) or 'none'}."
+        )
+    unknown = [name for name in (*spreads, *declared) if name not in names]
+    if unknown:
+        raise LabelError(f"errors or units of {', '.join(unknown)}, which is not a label.")
+    check_label_names(names)
+    parts = [
+        _column(name, columns[name], spreads.get(name), declared.get(name), star_id)
+        for name in names
+    ]
+    wrong = [n for n, (v, _, _) in zip(names, parts, strict=True) if v.shape != star_id.shape]
+    if wrong:
+        raise LabelError(f"{', '.join(wrong)} must have shape ({star_id.size},), one value a star.")
+    return Labels(
+        names,
+        np.array([v for v, _, _ in parts]).T,
+        np.array([e for _, e, _ in parts]).T,
+        star_id,
+        tuple(unit for _, _, unit in parts),
+    )
+
+
+def require_labels(labels: Labels, *, allowed: bool) -> None:
+    """Raise if a star lacks a label, unless that is allowed."""
+    lacking = ~labels.complete
+    if not lacking.any():
+        return
+    counts = ", ".join(
+        f"{n} of {k}"
+        for n, k in zip(labels.names, np.isnan(labels.values).sum(axis=0), strict=True)
+        if k
+    ).replace(" of ", " in ")
+    if not allowed:
+        raise LabelError(
+            f"{lacking.sum()} of {len(labels)} stars ({name_some(labels.star_id[lacking])}) lack "
+            f"labels; leave them out, or set allow_missing_labels (missing or fill values: "
+            f"{counts})."
+        )
+    _log.info("labels missing in stars that are kept: %s", counts)
+
+
+def _is_error(name: str, columns: Mapping[str, Any]) -> bool:
+    return name.endswith("_ERR") and name.removesuffix("_ERR") in columns
+
+
+def _column(
+    name: str, given: Any, spread: Any, declared: str | None, star_id: NDArray[np.str_]
+) -> tuple[FloatArray, FloatArray, str]:
+    """Values, errors and unit of one label."""
+    try:
+        numbers = numbers_of(given, name)
+        errors = numbers_of(np.nan if spread is None else spread, f"the error of {name}")
+        wanted, unit = _unit(name, numbers, errors, declared)
+        factor = spread_factor = 1.0
+        if wanted is not None:
+            factor = numbers.factor_to(wanted, name)
+            spread_factor = errors.factor_to(wanted, f"the error of {name}")
+    except InvalidDataError as error:
+        raise LabelError(str(error)) from error
+    if factor != 1.0 and errors.unit is None and np.isfinite(errors.values).any():
+        raise LabelError(
+            f"{name} is in {numbers.unit}, its errors have no unit; give them theirs, or convert "
+            f"both to {unit}."
+        )
+    values = _one_a_star(numbers.values, star_id.size)
+    fill = is_fill_value(values, name)
+    _log_missing(star_id, fill, f"a fill value of {name}")
+    known = np.where(fill | np.isinf(values), np.nan, values * factor)
+    known[is_fill_value(known, name)] = np.nan
+    plain = _one_a_star(errors.values, star_id.size)
+    if plain.shape not in ((), star_id.shape):
+        raise LabelError(f"errors of {name} have shape {plain.shape}, expected ({star_id.size},).")
+    return known, _known_errors(name, plain, star_id) * spread_factor, unit
+
+
+def _known_errors(name: str, given: FloatArray, star_id: NDArray[np.str_]) -> FloatArray:
+    """Errors of one label; what is not positive is unknown where others are."""
+    errors = np.broadcast_to(given, star_id.shape)
+    lacking = ~np.isnan(errors) & ~((errors > 0) & np.isfinite(errors) & ~is_fill_value(errors))
+    filled = lacking & is_fill_value(errors)
+    if (lacking & ~filled).any() and not (~lacking & np.isfinite(errors)).any():
+        raise LabelError(
+            f"{lacking.sum()} stars ({name_some(star_id[lacking])}) have {name} errors that are "
+            "not positive; use NaN for what is unknown."
+        )
+    _log_missing(star_id, lacking, f"no positive error of {name}")
+    return np.where(lacking, np.nan, errors)
+
+
+def _log_missing(star_id: NDArray[np.str_], lacking: NDArray[np.bool_], what: str) -> None:
+    if lacking.shape == star_id.shape and lacking.any():
+        _log.warning(
+            "%d of %d stars (%s) have %s; it is taken as unknown",
+            lacking.sum(), star_id.size, name_some(star_id[lacking]), what,
+        )  # fmt: skip
+
+
+def _one_a_star(values: FloatArray, n_stars: int) -> FloatArray:
+    """Columns of shape (n, 1), and single numbers for one star, are a value a star."""
+    if values.ndim == 2 and values.shape[1] == 1:
+        return values[:, 0]
+    return np.atleast_1d(values) if n_stars == 1 else values
+
+
+def _unit(name: str, numbers: Numbers, errors: Numbers, declared: str | None) -> tuple[Any, str]:
+    """Unit of a label for astropy, None where nothing is to be converted, and as text."""
+    text = declared if declared is not None else known_unit(name)
+    given = numbers.unit if numbers.unit is not None else errors.unit
+    if text is None:
+        return given, "dex" if given is None else _dex_or(given)
+    if given is None:
+        return None, text
+    if text in ("dex", ""):
+        for unit in (numbers.unit, errors.unit):
+            if unit is not None and _dex_or(unit) not in ("dex", ""):
+                raise InvalidDataError(
+                    f"{name} is in {unit}, which cannot be converted to {text or 'a number'}."
+                )
+        return None, text
+    try:
+        return u.Unit(text), text
+    except ValueError:
+        if str(given) == text:
+            return given, text
+        raise InvalidDataError(
+            f"the unit {text!r} of {name} cannot be interpreted, and its column is in {given}."
+        ) from None
+
+
+def _dex_or(unit: Any) -> str:
+    """Text of a unit; ``'dex'`` for dex of anything, ``''`` for plain numbers."""
+    text = str(unit)
+    return "dex" if text.startswith("dex") else text

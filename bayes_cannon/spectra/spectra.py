@@ -1,0 +1,301 @@
+"""Spectra of many stars on one wavelength grid, before and after continuum normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
+from bayes_cannon.errors import InvalidDataError
+
+__all__ = [
+    "MEDIA",
+    "NormalizedSpectra",
+    "ObservedSpectra",
+    "check_medium",
+    "index_of",
+    "name_some",
+    "require_medium",
+    "same_grid",
+]
+
+
+MEDIA = ("vacuum", "air")
+"""What wavelengths are in."""
+
+
+def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
+    """Join the first few ids for a message: ``'a, b, c, …'``."""
+    shown = ", ".join(str(i) for i in list(ids)[:limit])
+    return shown + (", …" if len(ids) > limit else "")
+
+
+def check_medium(medium: str) -> str:
+    """Return ``'vacuum'`` or ``'air'``; else raise `InvalidDataError`."""
+    if str(medium) not in MEDIA:
+        raise InvalidDataError(f"the medium of wavelengths is 'vacuum' or 'air', not {medium!r}.")
+    return str(medium)
+
+
+def require_medium(spectra: _Spectra, medium: str) -> None:
+    """Raise `InvalidDataError` where spectra are not in the medium of a trained model."""
+    if spectra.medium != medium:
+        raise InvalidDataError(
+            f"the wavelengths of the spectra are in {spectra.medium}, those of the trained model "
+            f"in {medium}; give spectra as its training set was (medium=)."
+        )
+
+
+def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Whether two grids of wavelengths agree to a hundredth of a pixel."""
+    if first.shape != other.shape:
+        return False
+    if first.size < 2:
+        return bool(np.allclose(first, other, rtol=1e-7))
+    return bool(np.all(np.abs(first - other) <= 0.01 * np.gradient(first)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Spectra:
+    """What raw and normalised spectra share. See the subclasses."""
+
+    star_id: NDArray[np.str_]
+    wavelength: NDArray[np.float64]
+    flux: NDArray[np.float32]
+    ivar: NDArray[np.float32]
+    snr: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    chips: tuple[tuple[int, int], ...] = ()
+    simulated: bool = False
+    medium: str = "vacuum"
+
+    def __post_init__(self) -> None:
+        star_id = names_of(self.star_id)
+        given = numbers_of(self.wavelength, "wavelength")
+        if given.mask.any():
+            raise InvalidDataError(
+                f"{given.mask.sum()} wavelengths are masked; a pixel needs its wavelength."
+            )
+        wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
+        flux, ivar = _pixels(self.flux, self.ivar)
+        check_medium(self.medium)
+        shape = (star_id.size, wavelength.size)
+        if wavelength.ndim != 1 or star_id.ndim != 1:
+            raise InvalidDataError("wavelength and star_id must be one-dimensional arrays.")
+        if flux.shape != shape or ivar.shape != shape:
+            raise InvalidDataError(
+                f"flux {flux.shape} and ivar {ivar.shape} must both have shape "
+                f"(n_stars, n_pixels) = {shape}."
+            )
+        if not (np.all(np.isfinite(wavelength)) and np.all(np.diff(wavelength) > 0)):
+            raise InvalidDataError("wavelength must be finite and strictly increasing.")
+        unique, counts = np.unique(star_id, return_counts=True)
+        if np.any(counts > 1):
+            raise InvalidDataError(
+                f"{np.sum(counts > 1)} star ids occur more than once "
+                f"({name_some(unique[counts > 1])}); make them unique."
+            )
+        bad_star = ~(np.isfinite(flux).all(axis=1) & np.isfinite(ivar).all(axis=1))
+        bad_star |= (ivar < 0).any(axis=1)
+        if bad_star.any():
+            raise InvalidDataError(
+                f"{bad_star.sum()} of {star_id.size} stars ({name_some(star_id[bad_star])}) have "
+                "flux or ivar that is not finite, or negative ivar; "
+                "set ivar = 0 and flux = 1 where a pixel is bad."
+            )
+        snr = np.atleast_1d(numbers_of(self.snr, "snr").values)
+        if snr.size == 0:
+            snr = np.full(star_id.size, np.nan)
+        if snr.shape != star_id.shape:
+            raise InvalidDataError(f"snr has shape {snr.shape}, expected ({star_id.size},).")
+        try:
+            ranges: Any = self.chips
+            ranges = () if ranges is None else ranges
+            chips = tuple((int(a), int(b)) for a, b in ranges) or ((0, wavelength.size),)
+        except (TypeError, ValueError) as error:
+            raise InvalidDataError(
+                f"chips must be pairs of pixel numbers (start, stop), got {self.chips!r}."
+            ) from error
+        edges = [edge for chip in chips for edge in chip]
+        if edges != sorted(edges) or edges[0] < 0 or edges[-1] > wavelength.size:
+            raise InvalidDataError(f"chips {chips} must be ordered [start, stop) ranges of pixels.")
+        for name, value in (
+            ("star_id", star_id),
+            ("wavelength", wavelength),
+            ("flux", flux),
+            ("ivar", ivar),
+            ("snr", snr),
+            ("chips", chips),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return int(self.star_id.size)
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of wavelength pixels."""
+        return int(self.wavelength.size)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Usable pixels, shape (n_stars, n_pixels)."""
+        return self.ivar > 0
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def select(self, stars: ArrayLike) -> Self:
+        """Return the spectra of some stars.
+
+        Parameters
+        ----------
+        stars
+            Integer indices, a boolean mask of shape (n_stars,), or star ids.
+        """
+        return self._of_rows(self.index_of(stars))
+
+    def rows(self, rows: slice) -> Self:
+        """Return spectra that follow each other; pixels are not copied."""
+        return self._of_rows(rows)
+
+    def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
+        """Return the row numbers of ids, of a mask, or of indices (checked)."""
+        return index_of(self.star_id, stars)
+
+    def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
+        return type(self)(
+            star_id=self.star_id[index],
+            wavelength=self.wavelength,
+            flux=self.flux[index],
+            ivar=self.ivar[index],
+            snr=self.snr[index],
+            chips=self.chips,
+            simulated=self.simulated,
+            medium=self.medium,
+        )
+
+
+def _pixels(flux: Any, ivar: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flux and inverse variance of all pixels; what a mask covers has flux 1 and ivar 0."""
+    plain = type(flux) is type(ivar) is np.ndarray
+    if plain and flux.dtype.kind + ivar.dtype.kind == "ff":
+        return (
+            np.ascontiguousarray(np.atleast_2d(flux), dtype=np.float32),
+            np.ascontiguousarray(np.atleast_2d(ivar), dtype=np.float32),
+        )
+    unit, other = unit_of(flux, "flux"), unit_of(ivar, "ivar")
+    if (unit is not None or other is not None) and (
+        unit is None or other is None or unit**-2 != other
+    ):
+        raise InvalidDataError(
+            f"flux has the unit {unit} and ivar {other}; give both without units, or ivar in the "
+            "inverse square of the flux's."
+        )
+    try:
+        values, weights = as_masked(flux), as_masked(ivar)
+    except (TypeError, ValueError) as error:
+        raise InvalidDataError(f"flux and ivar must hold numbers: {error}.") from error
+    light, weight = np.atleast_2d(values.data), np.atleast_2d(weights.data)
+    if light.shape == weight.shape:
+        masked = np.ma.getmaskarray(values) | np.ma.getmaskarray(weights)
+        masked = np.reshape(masked, light.shape)
+        light, weight = np.where(masked, 1.0, light), np.where(masked, 0.0, weight)
+    return (
+        np.ascontiguousarray(light, dtype=np.float32),
+        np.ascontiguousarray(weight, dtype=np.float32),
+    )
+
+
+def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
+    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked)."""
+    n_stars = star_id.size
+    if isinstance(stars, slice):
+        return np.asarray(np.arange(n_stars)[stars], dtype=np.intp)
+    array = _choice(stars)
+    if array.size == 0:
+        return np.empty(0, dtype=np.intp)
+    if array.dtype.kind in "U":
+        order = np.argsort(star_id)
+        place = np.searchsorted(star_id, array, sorter=order)
+        found = order[np.minimum(place, n_stars - 1)]
+        unknown = star_id[found] != array
+        if unknown.any():
+            raise InvalidDataError(
+                f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
+                f"{name_some(array[unknown])}."
+            )
+        return np.asarray(found, dtype=np.intp)
+    if array.dtype == bool and array.shape != (n_stars,):
+        raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
+    if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):
+        raise InvalidDataError(f"star numbers run from 0 to {n_stars - 1}, got {name_some(array)}.")
+    return np.asarray(np.arange(n_stars)[array], dtype=np.intp)
+
+
+def _choice(stars: Any) -> NDArray[Any]:
+    """Which stars, as an array of bool, of whole numbers or of text."""
+    if hasattr(stars, "to_numpy") and not isinstance(stars, np.ndarray):
+        stars = stars.to_numpy()
+    if np.ma.is_masked(stars):
+        if stars.dtype != bool:
+            raise InvalidDataError("some of the stars to choose are masked; leave these out.")
+        stars = np.ma.filled(stars, False)
+    array = np.atleast_1d(np.asarray(stars))
+    if array.dtype.kind in "SO" and array.size:
+        if all(isinstance(v, bool | np.bool_) for v in array.ravel()):
+            return array.astype(np.bool_)
+        if not all(isinstance(v, int | np.integer) for v in array.ravel()):
+            return names_of(array)
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "biuU" and array.size:
+        raise InvalidDataError(
+            f"stars are chosen by numbers, ids or a mask, not by values of kind {array.dtype}."
+        )
+    return array
+
+
+class ObservedSpectra(_Spectra):
+    """Spectra as observed: flux in the instrument's unit, continuum included.
+
+    Attributes
+    ----------
+    star_id : (n_stars,) str
+        Unique name of each star.
+    wavelength : (n_pixels,) float64
+        Wavelength in Å, in the star's rest frame, strictly increasing.
+    flux : (n_stars, n_pixels) float32
+        Flux; for APOGEE in 1e-17 erg s⁻¹ cm⁻² Å⁻¹. Finite everywhere.
+    ivar : (n_stars, n_pixels) float32
+        Inverse variance of the flux; 0 marks a pixel that must not be used.
+    snr : (n_stars,) float64
+        Signal-to-noise ratio per pixel from the file's header or the catalogue (NaN: unknown).
+    chips : tuple of (start, stop)
+        Half-open pixel ranges, one per detector or per range that is normalised on its own.
+    simulated : bool
+        True where the spectra come from a simulation; figures and files say so.
+    medium : str
+        ``'vacuum'`` or ``'air'``: what the wavelengths are in. Files, figures and line lists
+        follow it.
+
+    Masked pixels of masked arrays get ivar 0; wavelengths with a unit of length become Å.
+
+    Raises
+    ------
+    InvalidDataError
+        On masked wavelengths, units that do not fit, shapes that do not match, values that are
+        not finite, negative ivar, repeated ids.
+    """
+
+
+class NormalizedSpectra(_Spectra):
+    """Spectra divided by their pseudo-continuum: flux 1 where there is no line.
+
+    Attributes are those of `ObservedSpectra`, with flux and ivar (scaled along) free of units;
+    bad pixels have ivar 0 and flux 1.
+    """

@@ -1,0 +1,289 @@
+"""Files of a user's own spectra, and tables of them, whatever their form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from astropy.io.registry import IORegistryError
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import names_of, one_or_more
+from bayes_cannon.base.paths import is_fits_name, user_path
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
+from bayes_cannon.spectra.arrays import _training_set
+from bayes_cannon.spectra.continuum import ContinuumSettings
+from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
+from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
+from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels
+from bayes_cannon.spectra.spectra import check_medium, same_grid
+
+__all__ = [
+    "Reader",
+    "read_files",
+    "read_spectrum",
+    "read_table",
+    "training_set_from_table",
+]
+
+Reader = Callable[[Path], tuple[ArrayLike, ArrayLike, ArrayLike]]
+"""Reads one file: wavelength, flux and inverse variance, each of shape (n_pixels,)."""
+
+
+def read_table(path: str | os.PathLike[str], format: str | None = None) -> Table:
+    """Read a table from any file that astropy can read.
+
+    Parameters
+    ----------
+    path
+        A file, whose form is found out from its ending and content; what astropy does not
+        recognise, as a ``.txt`` or ``.dat`` file, is tried as text with a line of names.
+    format
+        Name of the form as astropy has it (``'ascii'``, ``'ascii.csv'``, ``'fits'``, …), where it
+        is known.
+
+    Raises
+    ------
+    FileFormatError
+        If it cannot be read.
+    """
+    source = user_path(path)
+    if not source.is_file():
+        raise FileFormatError(f"{source} does not exist, or is a folder.")
+    try:
+        try:
+            return Table.read(source, format=format)
+        except IORegistryError:
+            if format is not None or is_fits_name(source.name):
+                raise
+            return Table.read(source, format="ascii")
+    except Exception as error:  # astropy's readers raise of many kinds
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        hint = "" if format else "; name its form with format= (as of astropy's Table.read)"
+        raise FileFormatError(f"{source} cannot be read as a table: {first}{hint}.") from error
+
+
+def read_spectrum(
+    path: str | os.PathLike[str], format: str | None = None
+) -> tuple[Any, FloatArray, FloatArray]:
+    """Read a table with columns WAVELENGTH, FLUX, and IVAR or ERROR, capitals or not.
+
+    Pixels that are masked, or where flux or spread is not a number, or the spread not positive or
+    infinite, are bad. Columns with units are converted: wavelengths to Å, the spread to the
+    unit of the flux.
+
+    Parameters
+    ----------
+    path
+        A FITS table or a text table, see `read_table`; ECSV is best.
+    format
+        See `read_table`.
+
+    Returns
+    -------
+    wavelength, flux, ivar : (n_pixels,) float64
+
+    Raises
+    ------
+    FileFormatError
+        If there is no such table in the file.
+    InvalidDataError
+        On units that do not fit, or wavelengths that cannot be.
+    """
+    row = _read_row(user_path(path), format, "star")
+    return row.wavelength, row.flux[0], row.ivar[0]
+
+
+def _read_row(path: Path, format: str | None, name: str) -> GivenSpectra:
+    table = read_table(path, format)
+    columns: dict[str, Any] = {}
+    for column in table.colnames:
+        columns.setdefault(column.upper(), table[column])
+    spread = next((name for name in ("IVAR", "ERROR") if name in columns), None)
+    if spread is None or not {"WAVELENGTH", "FLUX"} <= columns.keys():
+        raise FileFormatError(
+            f"{path} needs columns WAVELENGTH, FLUX, and IVAR or ERROR; it has "
+            f"{', '.join(table.colnames[:8])}{', …' if len(table.colnames) > 8 else ''}. Give its "
+            "columns these names, or a reader."
+        )
+    last = columns[spread]
+    return GivenSpectra.make(
+        columns["WAVELENGTH"], columns["FLUX"], last if spread == "IVAR" else None,
+        last if spread == "ERROR" else None, [name],
+    )  # fmt: skip
+
+
+def read_files(
+    paths: Sequence[Path],
+    ids: NDArray[np.str_],
+    reader: Reader | None,
+    progress: Callable[[int, int], None] | None,
+    *,
+    format: str | None = None,
+    medium: str = "vacuum",
+) -> tuple[GivenSpectra, list[int], list[StarProblem]]:
+    """Read one file after the other; all must be on the grid of the first that can be read.
+
+    Returns
+    -------
+    GivenSpectra
+        What could be read.
+    list of int
+        Places of those in the list of files.
+    list of StarProblem
+        The others, and why.
+
+    Raises
+    ------
+    NoStarsError
+        If no file can be used.
+    """
+    rows: list[GivenSpectra] = []
+    kept: list[int] = []
+    problems: list[StarProblem] = []
+    for i, path in enumerate(paths):
+        try:
+            if reader is None:
+                row = _read_row(path, format, str(ids[i]))
+            else:
+                row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
+            if rows and not same_grid(rows[0].wavelength, row.wavelength):
+                raise InvalidDataError(
+                    f"its wavelengths are not those of {paths[kept[0]].name}; "
+                    "let the reader bring all spectra to one grid."
+                )
+            rows.append(row)
+            kept.append(i)
+        except Exception as error:  # a user's reader may raise anything; the others go on
+            text = str(error) or type(error).__name__
+            problems.append(StarProblem(str(ids[i]), str(path), text))
+        if progress is not None:
+            progress(i + 1, len(paths))
+    if not rows:
+        first = (
+            f"; the first, {problems[0].star_id}: {problems[0].message.rstrip('.')}"
+            if problems
+            else ""
+        )
+        raise NoStarsError(f"none of {len(paths)} files holds a spectrum that can be used{first}.")
+    pixels = GivenSpectra(
+        ids[kept],
+        rows[0].wavelength,
+        np.concatenate([row.flux for row in rows]),
+        np.concatenate([row.ivar for row in rows]),
+        np.concatenate([row.n_masked for row in rows]),
+        np.concatenate([row.n_unusable for row in rows]),
+        medium,
+    )
+    return pixels, kept, problems
+
+
+def _returned(given: Any) -> tuple[Any, Any, Any]:
+    """What a reader returned: three arrays."""
+    if not isinstance(given, tuple | list) or len(given) != 3:
+        raise InvalidDataError("the reader must return wavelength, flux and inverse variance.")
+    return given[0], given[1], given[2]
+
+
+def training_set_from_table(
+    table: Table | pd.DataFrame | str | os.PathLike[str],
+    labels: str | Sequence[str],
+    *,
+    folder: str | os.PathLike[str] = ".",
+    reader: Reader | None = None,
+    units: Mapping[str, str] | None = None,
+    chips: Chips | None = (),
+    continuum: ContinuumSettings | None = None,
+    allow_missing_labels: bool = False,
+    simulated: bool = False,
+    medium: str = "vacuum",
+    format: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TrainingSet:
+    """Training set from a table that lists files of spectra and the stars' labels.
+
+    A file that cannot be read, or whose wavelengths are not those of the first one, does not
+    stop the others: it is in `TrainingSet.problems`, and a warning says so.
+
+    Parameters
+    ----------
+    table
+        One row a star: column ``PATH``, a column for each label, and, where known, its error in
+        ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings. An astropy
+        table, a pandas DataFrame, or the path of a file that `read_table` can read. Capitals in
+        names do not matter.
+    labels
+        Names of the label columns, or the name of one.
+    folder
+        Where paths that are not absolute begin.
+    format
+        Form of the files of spectra, as astropy names it; left out, it is found out.
+    reader
+        Takes the path of a file and returns wavelength, flux and inverse variance;
+        default `read_spectrum`.
+    progress
+        Called with the number of files read and their total.
+    units, chips, continuum, allow_missing_labels, simulated, medium
+        See `training_set_from_arrays`.
+
+    Raises
+    ------
+    InvalidDataError, LabelError, NoStarsError
+        As `training_set_from_arrays`; also if a column is not there.
+    """
+    if reader is not None and format is not None:
+        raise InvalidDataError("give either a reader, or the format that astropy reads.")
+    columns = _wanted_columns(table, one_or_more(labels))
+    base = user_path(folder)
+    paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
+    names = columns.pop("STAR_ID", None)
+    ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
+    whole = make_labels(ids, columns, None, units)
+    require_labels(whole, allowed=allow_missing_labels)
+    pixels, kept, problems = read_files(
+        paths, ids, reader, progress, format=format, medium=check_medium(medium)
+    )
+    steps = [
+        CutStep("table", "all rows of the table", 0, len(paths)),
+        CutStep("spectrum readable", "the file holds a spectrum", len(problems), len(kept)),
+    ]
+    return _training_set(
+        pixels, whole.select(kept), steps, problems, chips, continuum, simulated=simulated
+    )
+
+
+def _stem(path: Path) -> str:
+    """Name of a file without its ending, .gz and the like included."""
+    packed = path.suffix.lower() in (".gz", ".bz2", ".xz")
+    return Path(path.stem).stem if packed else path.stem
+
+
+def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
+    """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
+    if isinstance(table, str | os.PathLike):
+        table = read_table(table)
+    given = columns_of(table, "the table")
+    found: dict[str, Any] = {}
+    by_capitals: dict[str, list[str]] = {}
+    for name in given:
+        by_capitals.setdefault(name.upper(), []).append(name)
+    lacking = []
+    for name in ("PATH", "STAR_ID", *labels, *(f"{label}_ERR" for label in labels)):
+        alike = [name] if name in given else by_capitals.get(name.upper(), [])
+        if len(alike) == 1:
+            found[name] = given[alike[0]]
+        elif alike:
+            raise LabelError(f"the table has several columns {name}: {', '.join(alike)}.")
+        elif name == "PATH" or name in labels:
+            lacking.append(name)
+    if lacking:
+        raise LabelError(
+            f"the table has no column {', '.join(lacking)}; it has {', '.join(given)}."
+        )
+    return found

@@ -1,0 +1,424 @@
+"""Reading allStar catalogues by column name, and the part of one that is in use.
+
+https://www.sdss4.org/dr17/irspec/parameters describes the columns. Files of 4 GB are read from
+beginning to end in small pieces, of which only the columns in use are kept.
+
+Columns of a FITS table, read in small pieces and turned into plain arrays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import known_values, one_or_more
+from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
+from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.spectra import index_of
+from bayes_cannon.surveys.apogee.names import release_name, unique_star_ids
+from bayes_cannon.surveys.fits import (
+    FitsFile,
+    card_text,
+    is_simulated,
+    open_bytes,
+    open_fits,
+    unscaled,
+)
+
+__all__ = [
+    "Catalogue",
+    "FitsTable",
+    "find_table",
+    "read_allstar",
+    "read_columns",
+]
+
+
+_TEXT = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE")
+_FLAGS = ("STARFLAG", "ANDFLAG", "ASPCAPFLAG", "EXTRATARG")
+_COUNTS = ("NVISITS", "LOCATION_ID")
+_NUMBERS = ("RA", "DEC", "GLON", "GLAT", "J", "H", "K", "SNR", "SNREV",
+            "VHELIO_AVG", "VSCATTER", "VERR")  # fmt: skip
+_CUT_LABELS = ("TEFF", "LOGG", "FE_H")
+_NOT_LABELS = frozenset(_NUMBERS)
+_NAME = re.compile(r"allStar(?:Lite)?-(?P<apred>[^-.]+(?:\.\d+)?)")
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """Rows of an allStar catalogue.
+
+    Attributes
+    ----------
+    table : astropy.table.Table
+        Columns in use, in native byte order. Labels, their errors and other numbers are float64
+        with NaN for what is missing; flags are int64, masked where the file has none; text has no
+        blanks around it.
+    release : str
+        ``'dr17'`` and the like; '' where unknown.
+    path : Path
+        File that was read.
+    simulated : bool
+    known_ids : (n_rows,) str, optional
+        Names of the stars, where they were settled by a larger catalogue (see `star_id`).
+
+    Raises
+    ------
+    InvalidDataError
+        If the table has no APOGEE_ID, or the names do not fit it.
+    """
+
+    table: Table
+    release: str = ""
+    path: Path = field(default_factory=Path)
+    simulated: bool = False
+    known_ids: NDArray[np.str_] | None = None
+
+    def __post_init__(self) -> None:
+        if "APOGEE_ID" not in self.table.colnames:
+            raise InvalidDataError("a catalogue's table must have a column APOGEE_ID.")
+        if self.known_ids is not None and np.shape(self.known_ids) != (len(self.table),):
+            raise InvalidDataError(
+                f"{np.size(self.known_ids)} names for {len(self.table)} rows of a catalogue."
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def star_id(self) -> NDArray[np.str_]:
+        """Unique name of each row, shape (n_rows,).
+
+        APOGEE_ID; ``TELESCOPE/FIELD/APOGEE_ID`` for a star seen in several places; with ``#2`` and
+        so on for repeated rows. A selection keeps the names of the catalogue it was made from.
+        """
+        if self.known_ids is not None:
+            return np.asarray(self.known_ids, dtype=np.str_)
+        blank = np.full(len(self), "", dtype=np.str_)
+        columns = [
+            np.asarray(self.table[n]).astype(np.str_) if n in self.table.colnames else blank
+            for n in ("APOGEE_ID", "TELESCOPE", "FIELD")
+        ]
+        return unique_star_ids(*columns)
+
+    def available_labels(self) -> tuple[str, ...]:
+        """Names of the labels that were read: the columns that have an error beside them."""
+        names = self.table.colnames
+        return tuple(n for n in names if f"{n}_ERR" in names and n not in _NOT_LABELS)
+
+    def labels(self, names: Sequence[str] = DEFAULT_LABELS) -> Labels:
+        """Labels of all rows; errors are NaN where the catalogue gives none.
+
+        Raises
+        ------
+        LabelError
+            If a label was not read.
+        """
+        wanted = _upper(names)
+        self.require(wanted)
+        missing = np.full(len(self), np.nan)
+        columns = {
+            n: self.table[n] if n in self.table.colnames else missing for n in _with_errors(wanted)
+        }
+        return Labels(
+            names=wanted,
+            values=np.array([columns[n] for n in wanted], dtype=np.float64).T,
+            errors=np.array([columns[f"{n}_ERR"] for n in wanted], dtype=np.float64).T,
+            star_id=self.star_id,
+        )
+
+    def require(self, names: Sequence[str]) -> None:
+        """Check that labels are among the columns that were read."""
+        unknown = [n for n in names if n not in self.table.colnames]
+        if unknown:
+            raise LabelError(
+                f"{', '.join(unknown)}: not read from {self.path}; there are "
+                f"{', '.join(self.available_labels())}. Name others in labels= when reading."
+            )
+
+    def select(self, rows: ArrayLike) -> Catalogue:
+        """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names."""
+        if np.asarray(rows).dtype == bool and np.shape(rows) != (len(self),):
+            raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
+        index = index_of(self.star_id, rows)
+        table = self.table[index]
+        return Catalogue(table, self.release, self.path, self.simulated, self.star_id[index])
+
+
+def read_allstar(
+    path: str | os.PathLike[str],
+    labels: Sequence[str] = DEFAULT_LABELS,
+    extra: Sequence[str] = (),
+) -> Catalogue:
+    """Read the columns in use from an allStar catalogue, whatever their order in the file.
+
+    Read are names and places, flags, S/N, magnitudes, velocities; TEFF, LOGG, FE_H and `labels`
+    with ``NAME_ERR`` and ``NAME_FLAG``; where the file has them.
+
+    Parameters
+    ----------
+    path
+        An allStar file of DR12 to DR17, its ``Lite`` version, or a hand-made table with column
+        APOGEE_ID and the labels.
+    labels
+        Labels that the file must have. A value that is not finite or at most -999 is missing
+        and becomes NaN, as does an error that is not positive.
+    extra
+        Further columns, kept as they are in the file. Names of columns become capitals.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is missing or damaged, or holds no such table.
+    LabelError
+        If it lacks one of `labels` or `extra`.
+    """
+    wanted = _upper(labels)
+    with open_fits(path) as file:
+        source = find_table(file)
+        _require_columns(source, wanted, extra)
+        kinds = _columns_in_use(source, wanted, extra)
+        raw = read_columns(source, kinds)
+        table = Table({n: source.convert(n, kind, raw[n]) for n, kind in kinds.items()})
+        headers = [file.hdus[0].header, source.hdu.header]
+        marked = any(is_simulated(header) for header in headers)
+        release = next((r for r in (card_text(h, "RELEASE") for h in headers) if r), "")
+    match = _NAME.match(file.path.name)
+    simulated = "SIMULATED" in table.colnames and bool(np.any(table["SIMULATED"]))
+    return Catalogue(
+        table=table,
+        release=release.lower() or (release_name(match["apred"]) if match else ""),
+        path=file.path,
+        simulated=marked or simulated,
+    )
+
+
+def _upper(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name.upper() for name in one_or_more(names))
+
+
+def _with_errors(labels: Sequence[str]) -> list[str]:
+    return [name for label in labels for name in (label, f"{label}_ERR")]
+
+
+def _require_columns(source: FitsTable, labels: Sequence[str], extra: Sequence[str]) -> None:
+    unknown = [name for name in (*labels, *_upper(extra)) if name not in source.names]
+    if not unknown:
+        _require_numbers(source, labels)
+        return
+    known = [n for n in source.names if f"{n}_ERR" in source.names and n not in _NOT_LABELS]
+    close = [m for n in unknown for m in difflib.get_close_matches(n, source.names, n=3)]
+    hint = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
+    raise LabelError(
+        f"{source.path} has no column {', '.join(unknown)}; {hint}"
+        f"Its labels with errors are {', '.join(known) or 'none'}."
+    )
+
+
+def _require_numbers(source: FitsTable, labels: Sequence[str]) -> None:
+    wrong = [name for name in labels if not source.is_number(name)]
+    if wrong:
+        raise LabelError(
+            f"{source.path}: {', '.join(wrong)} cannot be labels: they are not one number a row; "
+            "name columns like TEFF or MG_FE."
+        )
+
+
+def _columns_in_use(
+    source: FitsTable, labels: Sequence[str], extra: Sequence[str]
+) -> dict[str, str]:
+    """Name of each column to read to what it holds: text, flag, count, number, error, extra."""
+    kinds = dict.fromkeys(_TEXT, "text") | dict.fromkeys(_FLAGS, "flag")
+    kinds |= dict.fromkeys(_COUNTS, "count") | dict.fromkeys(_NUMBERS, "number")
+    for label in (*_CUT_LABELS, *labels):
+        kinds |= {label: "number", f"{label}_ERR": "error", f"{label}_FLAG": "flag"}
+    kinds["SIMULATED"] = "extra"
+    kinds = {name: kind for name, kind in kinds.items() if name in source.names}
+    return dict.fromkeys((n for n in _upper(extra) if n not in kinds), "extra") | kinds
+
+
+_CHUNK_BYTES = 16_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class FitsTable:
+    """A table in an open file.
+
+    Attributes
+    ----------
+    path : Path
+    hdu : astropy.io.fits.BinTableHDU
+    names : dict of str to str
+        Names of the columns, in capitals, to the names as they are in the file.
+    dtype : numpy dtype
+        Of a row as it is stored.
+    start : int
+        Place of the first row in the file, bytes.
+    n_rows : int
+    """
+
+    path: Path
+    hdu: Any
+    names: dict[str, str]
+    dtype: np.dtype[np.void]
+    start: int
+    n_rows: int
+
+    def is_number(self, name: str) -> bool:
+        """Whether a column holds one number a row."""
+        stored = self.dtype[self.names[name]]
+        logical = str(self._column(name).format).endswith("L")
+        return stored.kind in "iuf" and not stored.shape and not logical
+
+    def convert(self, name: str, kind: str, raw: NDArray[Any]) -> NDArray[Any]:
+        """Turn a stored column into a plain array.
+
+        Parameters
+        ----------
+        kind
+            ``'text'``: without blanks around it; ``'flag'`` and ``'count'``: int64, the sign bit
+            of a shorter flag being its highest bit; ``'number'`` and ``'error'``: float64 with
+            NaN for what is missing (see `known_values`); ``'extra'``: as it is. Whole numbers
+            that are missing (the column's TNULL) are masked, and 0 below the mask.
+
+        Raises
+        ------
+        FileFormatError
+            If the column cannot be of this kind.
+        """
+        column = self._column(name)
+        if column.format.lstrip("0123456789")[:1] in ("P", "Q"):
+            raise self._wrong(name, "values of one length")
+        missing = _missing(column, raw)
+        if kind in ("extra", "text"):
+            plain = _plain(column, raw)
+            if missing.any():
+                return np.ma.array(np.where(missing, 0, plain), mask=missing)
+            if kind == "text" and plain.dtype.kind != "U":
+                raise self._wrong(name, "text")
+            return plain
+        if not self.is_number(name):
+            raise self._wrong(name, "one number a row")
+        values = _plain(column, raw)
+        if kind in ("number", "error"):
+            numbers = values.astype(np.float64)
+            numbers[missing] = np.nan
+            return known_values(numbers, positive=kind == "error")
+        if values.dtype.kind == "f":
+            missing = missing | np.isnan(values)
+            values = np.where(missing, 0, values)
+            if not np.all(np.isfinite(values) & (values == np.round(values))):
+                raise self._wrong(name, "whole numbers")
+            values = values.astype(np.int64)
+        if kind == "flag":
+            values = values.view(f"u{values.dtype.itemsize}")
+        plain = values.astype(np.int64)
+        if not missing.any():
+            return plain
+        return np.ma.array(np.where(missing, 0, plain), mask=missing)
+
+    def _column(self, name: str) -> Any:
+        return self.hdu.columns[self.names[name]]
+
+    def _wrong(self, name: str, wanted: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self.path}: column {name} does not hold {wanted} (its format is "
+            f"{self._column(name).format}); write it anew, or use another catalogue."
+        )
+
+
+def find_table(file: FitsFile) -> FitsTable:
+    """Find the first table that has a column APOGEE_ID.
+
+    Raises
+    ------
+    FileFormatError
+        If there is none, or it was cut short.
+    """
+    for number in count(1):
+        try:
+            hdu = file.hdus[number]
+        except IndexError:
+            break
+        if not hasattr(hdu, "columns"):
+            continue
+        columns = hdu.columns
+        # FITS does not tell capitals from small letters; of two such columns the first counts.
+        names: dict[str, str] = {}
+        for name in columns.names:
+            names.setdefault(name.upper(), name)
+        if "APOGEE_ID" not in names:
+            continue
+        file.require_whole(number, "catalogue")
+        if columns.dtype.itemsize != hdu.header["NAXIS1"]:
+            raise FileFormatError(
+                f"{file.path}: rows have {hdu.header['NAXIS1']} bytes, their columns "
+                f"{columns.dtype.itemsize}; the file is damaged: download it again."
+            )
+        start = hdu.fileinfo()["datLoc"]
+        # Whatever astropy calls native, a FITS table is stored big-endian.
+        stored = columns.dtype.newbyteorder(">")
+        return FitsTable(file.path, hdu, names, stored, start, hdu.header["NAXIS2"])
+    raise FileFormatError(
+        f"{file.path} has no table with a column APOGEE_ID; give an allStar catalogue."
+    )
+
+
+def _pieces(source: FitsTable) -> Iterator[NDArray[np.void]]:
+    """Rows of the table, a few at a time."""
+    step = max(1, _CHUNK_BYTES // max(1, source.dtype.itemsize))
+    with open_bytes(source.path) as stream:
+        stream.seek(source.start)
+        for first in range(0, source.n_rows, step):
+            rows = min(step, source.n_rows - first)
+            yield np.frombuffer(stream.read(rows * source.dtype.itemsize), source.dtype, rows)
+
+
+def read_columns(
+    source: FitsTable,
+    names: Iterable[str],
+    wanted: Callable[[NDArray[np.void]], NDArray[np.bool_]] | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Read columns as they are stored, all in one pass over the table.
+
+    With `wanted`, only the rows for which it is true; it is called with some rows at a time.
+    """
+    kept: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    for piece in _pieces(source):
+        if wanted is not None:
+            piece = piece[wanted(piece)]
+        for name, parts in kept.items():
+            parts.append(piece[source.names[name]].copy())
+    empty = np.empty(0, source.dtype)
+    return {
+        name: np.concatenate(parts) if parts else empty[source.names[name]]
+        for name, parts in kept.items()
+    }
+
+
+def _missing(column: Any, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where a column of whole numbers holds its TNULL."""
+    if column.null is None or raw.dtype.kind not in "iu":
+        return np.zeros(raw.shape, dtype=np.bool_)
+    return np.asarray(raw == int(column.null))
+
+
+def _plain(column: Any, raw: NDArray[Any]) -> NDArray[Any]:
+    """Undo the way FITS stores a column: byte order, scaling, logical values, padded text."""
+    native = raw.astype(raw.dtype.newbyteorder("="))
+    if native.dtype.kind == "S":
+        return np.strings.strip(np.strings.decode(native, "ascii", "replace"))
+    if column.format.endswith("L"):
+        return np.asarray(native == ord("T"))
+    return unscaled(native, column.bscale or 1, column.bzero or 0)

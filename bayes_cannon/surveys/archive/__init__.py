@@ -1,0 +1,1 @@
+"""The SDSS archive: addresses, downloads that resume, SkyServer queries."""

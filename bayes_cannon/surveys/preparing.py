@@ -1,0 +1,246 @@
+"""From a survey to a training set: cuts, masks, continuum normalisation, trimming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.base.columns import names_of, one_or_more
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.software import software_versions
+from bayes_cannon.errors import InvalidDataError, NoStarsError
+from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
+from bayes_cannon.spectra.dataset import CutStep, Setting, StarProblem, TrainingSet, log_steps
+from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS
+from bayes_cannon.surveys.apogee.survey import Survey, open_survey
+from bayes_cannon.surveys.reading import Progress, Treatment, Windows, read_treated
+
+__all__ = [
+    "prepare",
+    "prepare_spectra",
+]
+
+
+class Trained(Protocol):
+    """A trained model: its settings hold, under ``dataset``, how its training set was made."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Settings by part: ``dataset``, ``training``, ``versions``."""
+
+
+_INFO = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
+
+
+def prepare(
+    survey: Survey | str | os.PathLike[str],
+    *,
+    label_names: str | Sequence[str] = DEFAULT_LABELS,
+    cuts: Cuts = Cuts(),  # noqa: B008 (frozen)
+    bad_bits: str | int = "default",
+    continuum: ContinuumSettings = ContinuumSettings(),  # noqa: B008 (frozen)
+    windows: Windows | None = ASPCAP_WINDOWS,
+    allow_missing_labels: bool = False,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Read a survey: cuts, masks, continuum normalisation, trimming to the pixels used.
+
+    The cuts come first, so that only spectra of wanted stars are read, and those in blocks:
+    memory is that of the result.
+
+    Parameters
+    ----------
+    survey
+        From `open_survey`, or the path of its directory.
+    label_names
+        Labels to keep, or the name of one; by default a star must have them all.
+    cuts
+        Which stars to leave out.
+    bad_bits
+        Mask bits that make a pixel bad: a preset's name or a number, see
+        `bayes_cannon.surveys.apogee.apstar.resolve_bits`.
+    continuum
+        See `bayes_cannon.spectra.continuum`.
+    windows
+        [start, stop) pixel ranges to keep; they become the chips of the result. None keeps all.
+    allow_missing_labels
+        Keep stars that lack labels (NaN).
+    progress
+        Called with the number of spectra read and their total.
+
+    Raises
+    ------
+    NoStarsError
+        If the cuts, or troubles with the files, leave no star.
+    InvalidDataError
+        If the windows do not fit the spectra.
+    """
+    names = tuple(name.upper() for name in one_or_more(label_names))
+    check_label_names(names)
+    for name, given, kind in (("cuts", cuts, Cuts), ("continuum", continuum, ContinuumSettings)):
+        if not isinstance(given, kind):
+            raise InvalidDataError(
+                f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
+                f"{kind.__name__}(...) takes its settings."
+            )
+    if not isinstance(survey, Survey):
+        survey = open_survey(user_path(survey), names)
+    if allow_missing_labels:
+        cuts = replace(cuts, require_labels=False)
+    treatment = Treatment.make(bad_bits, continuum, windows)
+    result = apply_cuts(survey.catalogue, cuts, names)
+    steps = list(result.rows)
+    _require_stars(steps, len(survey))
+    has_file = survey.files != ""
+    star_id = survey.catalogue.star_id
+    problems = _without_file(survey, star_id[result.keep & ~has_file])
+    rows = np.flatnonzero(result.keep & has_file)
+    _add_step(steps, "spectrum found", "the survey holds a file of the star", rows.size)
+    _require_stars(steps, len(survey))
+    read = read_treated(survey.files[rows].tolist(), star_id[rows], treatment, progress=progress)
+    _add_step(steps, "spectrum readable", "the file is an apStar file", read.n_readable)
+    _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
+    problems += read.problems
+    _require_stars(steps, len(survey), problems)
+    warn_masked(star_id[rows[read.kept]], read.masked_chips)
+    log_steps(steps)
+    kept = rows[read.kept]
+    return TrainingSet(
+        spectra=read.spectra(),
+        labels=survey.catalogue.labels(names).select(kept),
+        cut_steps=tuple(steps),
+        problems=problems,
+        settings=_settings(survey, cuts) | treatment.settings(),
+        info=_info(survey, kept) | {"n_masked_chips": read.masked_chips.sum(axis=1)},
+    )
+
+
+def prepare_spectra(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    like: TrainingSet | Trained | Mapping[str, Setting],
+    star_ids: Sequence[str] | None = None,
+    visit: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[NormalizedSpectra, tuple[StarProblem, ...]]:
+    """Read FITS files and treat them exactly as a training set was.
+
+    Parameters
+    ----------
+    paths
+        apStar or asStar files, or one of them.
+    like
+        A training set, a model that was trained on it, or the `settings` of the set.
+    star_ids
+        Names to give the stars; by default those in the files, made unique where they repeat.
+    visit
+        Number of a visit, from 1, to read instead of the combined spectrum.
+    progress
+        Called with the number of spectra read and their total.
+
+    Returns
+    -------
+    NormalizedSpectra
+        The readable spectra with at least one good pixel, in the order of `paths`.
+    tuple of StarProblem
+        What could not be used, and why.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no usable spectrum.
+    InvalidDataError
+        If `like` is not the settings of a training set, or names are missing or repeated.
+    """
+    if isinstance(paths, str | os.PathLike):
+        paths = [paths]
+    files = [str(user_path(path)) for path in paths]
+    treatment = Treatment.from_settings(_settings_of(like))
+    names = None if star_ids is None else names_of(star_ids, "star_ids")
+    if names is not None and names.shape != (len(files),):
+        raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
+    if names is not None and np.unique(names).size < names.size:
+        raise InvalidDataError("star ids for the files must differ from each other.")
+    read = read_treated(files, names, treatment, visit=visit, progress=progress)
+    if not read.kept.size:
+        first = f"; the first: {read.problems[0].message}" if read.problems else "."
+        raise NoStarsError(f"none of {len(files)} files holds a usable spectrum{first}")
+    spectra = read.spectra()
+    warn_masked(spectra.star_id, read.masked_chips)
+    return spectra, read.problems
+
+
+def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """How a training set was made."""
+    if isinstance(like, TrainingSet):
+        return like.settings
+    recorded = getattr(like, "settings", None)
+    if isinstance(recorded, Mapping):  # a trained model keeps those of its training set
+        settings: Mapping[str, Setting] = recorded.get("dataset") or {}
+        return settings
+    if not isinstance(like, Mapping):
+        raise InvalidDataError(
+            "like must be a training set, a trained model or the settings of one, not "
+            f"{type(like).__name__}; load a file first (TrainingSet.load)."
+        )
+    return like
+
+
+def _without_file(survey: Survey, star_id: NDArray[np.str_]) -> tuple[StarProblem, ...]:
+    why = {p.star_id: p.message for p in survey.problems if p.row is not None}
+    missing = "its spectrum is not in the survey's directory"
+    return tuple(StarProblem(s, "", why.get(s, missing)) for s in star_id.tolist())
+
+
+def _add_step(steps: list[CutStep], name: str, description: str, remaining: int) -> None:
+    removed = steps[-1].remaining - remaining
+    steps.append(CutStep(name=name, description=description, removed=removed, remaining=remaining))
+
+
+def _require_stars(
+    steps: Sequence[CutStep], n_stars: int, problems: Sequence[StarProblem] = ()
+) -> None:
+    """Raise `NoStarsError`, naming what removed the stars, if none is left."""
+    if steps[-1].remaining > 0:
+        return
+    removed = ", ".join(f"{s.name} removed {s.removed}" for s in steps if s.removed)
+    unread = [p for p in problems if p.path]
+    first = f" (first: {unread[0].star_id}, {unread[0].message})" if unread else ""
+    raise NoStarsError(
+        f"none of {n_stars} stars is left: {removed}{first}; loosen the cuts or add spectra."
+    )
+
+
+def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
+    """Where the spectra come from, plain values only."""
+    settings: dict[str, Setting] = {
+        "survey": survey.path.name,
+        "release": survey.catalogue.release,
+        "cuts": json.dumps(asdict(cuts)),
+        **software_versions("astropy", "numpy"),
+    }
+    manifest = survey.path / "manifest.ecsv"
+    if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file
+        digest = hashlib.sha1(manifest.read_bytes(), usedforsecurity=False)
+        settings["manifest_sha1"] = digest.hexdigest()
+    return settings
+
+
+def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """Columns of the catalogue that are of use later, in small letters."""
+    info: dict[str, NDArray[Any]] = {}
+    for name in _INFO:
+        if name in survey.catalogue.table.colnames:
+            column = np.asarray(survey.catalogue.table[name])[rows]
+            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else np.int64)
+    return info

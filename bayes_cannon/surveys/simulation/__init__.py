@@ -1,0 +1,1 @@
+"""A simulated survey from the shipped library of synthesised giants, marked as simulated."""

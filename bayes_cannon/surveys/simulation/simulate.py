@@ -1,0 +1,339 @@
+"""Simulated data: a survey on disk as the archive would hold it, or spectra in memory.
+
+The spectra are the library's synthesised giants; places, velocities, brightness and troubles are
+invented, and every file says so (`SIMULATE = T` and HISTORY cards).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from numpy.random import SeedSequence
+from numpy.typing import ArrayLike, NDArray
+
+from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.storage import part_path, sweep_parts, told_writing
+from bayes_cannon.errors import InvalidDataError, OutputExistsError
+from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.apogee.bits import BAD_BITS
+from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS
+from bayes_cannon.surveys.simulation.catalogue import (
+    MARK,
+    Measured,
+    allstar_hdus,
+    label_error,
+    truth_table,
+)
+from bayes_cannon.surveys.simulation.files import write_apstar
+from bayes_cannon.surveys.simulation.library import Library, load_library
+from bayes_cannon.surveys.simulation.stars import (
+    SimulatedStar,
+    SimulationSettings,
+    draw_survey,
+    settings_as_text,
+)
+from bayes_cannon.surveys.simulation.telescope import BAD_ERROR, InstrumentSettings, expose
+
+__all__ = [
+    "library_labels",
+    "observe",
+    "simulate_survey",
+]
+
+
+_CATALOGUE = "allStar-dr17-simulated.fits"
+_TRUTH = "truth.ecsv"
+_OWN_ENTRIES = {_CATALOGUE, _TRUTH, "mystery", "apo25m", "lco25m"}
+
+
+def simulate_survey(
+    out: str | Path,
+    *,
+    n_stars: int | None = None,
+    seed: int = 1,
+    settings: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a simulated survey: DR17's files in the archive's layout.
+
+    ``OUT/allStar-dr17-simulated.fits``, ``OUT/<telescope>/<field>/{ap,as}Star-dr17-<id>.fits``,
+    ``OUT/mystery/`` with one star that the catalogue does not know, and ``OUT/truth.ecsv`` with the
+    true labels of all. The catalogue also holds decoys, so that every cut has something to remove
+    (their spectra are ordinary giants; ``REASON`` in the truth table says what is wrong). The
+    fields' names and places are real, their stars are not: ids begin with ``2S``, real ones with
+    ``2M``. Equal arguments give equal files.
+
+    Parameters
+    ----------
+    out
+        Folder to make.
+    n_stars
+        Number of survey stars besides decoys and mystery star; None for all of the library.
+        Star k does not depend on it.
+    seed
+        Of all random numbers.
+    overwrite
+        Replace a simulated survey that is already there (and nothing else).
+    progress
+        Called with the number of spectra written and their total.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    OutputExistsError
+        If `out` exists and `overwrite` is False, if it is not a simulated survey, or if it cannot
+        be written.
+    InvalidDataError
+        If the library does not have `n_stars` stars.
+    """
+    out = user_path(out)
+    seed = whole_number(seed, "the seed", least=0)
+    if not isinstance(settings, SimulationSettings):
+        raise InvalidDataError(
+            f"settings must be a SimulationSettings, not {type(settings).__name__}."
+        )
+    _check_output(out, overwrite=overwrite)
+    library = load_library()
+    stars = draw_survey(library, n_stars, seed=seed, settings=settings)
+    history = [MARK, f"seed={seed}, n_stars={n_stars}, {settings_as_text(settings)}"]
+    part = part_path(out)
+    with told_writing(out):
+        for left in (part, *sweep_parts(out)):
+            shutil.rmtree(left, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            measured = _write_spectra(part, stars, library, settings.instrument, progress)
+            scale = settings.label_error_scale
+            table = allstar_hdus(
+                stars[:-1], measured[:-1], library, error_scale=scale, history=history
+            )
+            table.writeto(part / _CATALOGUE)
+            truth = truth_table(stars, measured, library, error_scale=scale, history=history)
+            truth.write(part / _TRUTH, format="ascii.ecsv")
+            _move(part, out, overwrite=overwrite)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return out
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse to touch what is not ours to replace."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{out} exists; choose another folder or ask for overwriting it.")
+    if out.is_symlink() or not out.is_dir():
+        raise OutputExistsError(f"{out} is not a folder; choose another place for the survey.")
+    entries = {entry.name for entry in out.iterdir()}
+    strange = sorted(entries - _OWN_ENTRIES)
+    if strange:
+        raise OutputExistsError(
+            f"{out} holds files that a simulated survey does not have ({', '.join(strange[:3])}"
+            f"{', …' if len(strange) > 3 else ''}); nothing was overwritten."
+        )
+    if entries and not _is_simulated(out / _CATALOGUE):
+        raise OutputExistsError(f"{out} is not a simulated survey; nothing was overwritten.")
+
+
+def _is_simulated(catalogue: Path) -> bool:
+    """Whether a catalogue says that it is simulated."""
+    try:
+        return bool(fits.getval(catalogue, "SIMULATE"))
+    except (OSError, KeyError):
+        return False
+
+
+def _write_spectra(
+    folder: Path,
+    stars: Sequence[SimulatedStar],
+    library: Library,
+    settings: InstrumentSettings,
+    progress: Callable[[int, int], None] | None,
+) -> list[Measured]:
+    """Write one file for each star."""
+    history = [
+        MARK,
+        "places, velocities, magnitudes and dates are invented",
+        "HDU1 flux, HDU2 error, HDU3 mask; HDU4 to HDU8 are left empty",
+        "HDU9 velocities of the visits, HDU10 of all, without CCFs",
+    ]
+    measured = []
+    for done, star in enumerate(stars, start=1):
+        place = "mystery" if star.kind == "mystery" else f"{star.telescope}/{star.field_name}"
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        path = folder / place / star.file_name
+        measured.append(write_apstar(path, star, library, settings=settings, history=history))
+        if progress is not None:
+            progress(done, len(stars))
+    return measured
+
+
+def _move(part: Path, out: Path, *, overwrite: bool) -> None:
+    """Put the finished folder in its place; what was there is removed last."""
+    old = part.with_suffix(".old")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{out} was written by another process meanwhile; choose another folder."
+        )
+    if out.exists():
+        out.rename(old)
+    try:
+        part.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def observe(
+    library: Library,
+    index: ArrayLike | None = None,
+    *,
+    snr: ArrayLike = 150.0,
+    seed: int,
+    settings: InstrumentSettings = InstrumentSettings(),  # noqa: B008 (frozen)
+    windows: Sequence[tuple[int, int]] = ASPCAP_WINDOWS,
+) -> NormalizedSpectra:
+    """Observe stars of the library in one visit each, normalised by the true continuum.
+
+    The quick way to test models: no files, no continuum errors. Noise, sky lines, bad pixels and
+    gaps are those of `simulate_survey`.
+
+    Parameters
+    ----------
+    index
+        Stars of the library, by number or by a boolean mask; left out, all. A star may occur
+        more than once, and then has different noise each time.
+    snr : () or (n_stars,) float
+        Median signal-to-noise ratio per pixel.
+    seed
+        The star at position k has its own stream: it does not depend on the stars after it.
+    windows
+        [start, stop) pixel ranges to keep; they become the chips of the result.
+
+    Returns
+    -------
+    NormalizedSpectra
+        With ids like ``giant-007``, the library's number; ``giant-007/2`` for a second occurrence.
+
+    Raises
+    ------
+    InvalidDataError
+        On stars that the library does not have, or an S/N that is not positive.
+    """
+    stars = _library_index(library, index)
+    snr = np.broadcast_to(np.asarray(snr, dtype=np.float64), stars.shape)
+    if not np.all((snr > 0) & np.isfinite(snr)):
+        raise InvalidDataError("the S/N of every star must be positive and finite.")
+    kept = np.concatenate([np.arange(start, stop) for start, stop in windows])
+    flux = np.ones((stars.size, kept.size), dtype=np.float32)
+    ivar = np.zeros_like(flux)
+    for k, star in enumerate(stars):
+        rng = np.random.default_rng(SeedSequence(seed, spawn_key=(k,)))
+        shift = rng.normal(0.0, 10.0, 1)
+        seen = expose(library.flux[star], shift, snr[k], rng=rng, settings=settings)
+        good = seen.covered[0] & ((seen.mask[0] & BAD_BITS["default"]) == 0)
+        good &= (seen.err[0] > 0) & (seen.err[0] < BAD_ERROR)
+        good = good[kept]
+        flux[k, good] = seen.flux[0, kept][good]
+        ivar[k, good] = 1 / seen.err[0, kept][good] ** 2
+    edges = np.cumsum([0, *(stop - start for start, stop in windows)])
+    return NormalizedSpectra(
+        star_id=_library_ids(stars),
+        wavelength=library.wavelength[kept],
+        flux=flux,
+        ivar=ivar,
+        snr=snr,
+        chips=tuple(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)),
+        simulated=True,
+    )
+
+
+def library_labels(
+    library: Library,
+    names: Sequence[str] = DEFAULT_LABELS,
+    error_scale: float = 1.0,
+    seed: int = 1,
+    *,
+    index: ArrayLike | None = None,
+    snr: ArrayLike = 150.0,
+) -> tuple[Labels, Labels]:
+    """Labels of library stars as a catalogue would have them, and the true ones.
+
+    Parameters
+    ----------
+    names
+        Labels wanted; a label's errors do not depend on which others are asked for.
+    error_scale
+        Multiplies errors, true and quoted (see `SimulationSettings.label_error_scale`).
+    index, snr
+        As for `observe`, with the same ids in the result.
+
+    Returns
+    -------
+    observed, true : Labels
+        `true` has no errors (NaN).
+
+    Raises
+    ------
+    LabelError
+        If the library has no such label.
+    InvalidDataError
+        On stars that the library does not have, or a negative `error_scale`.
+    """
+    if not 0 <= error_scale < np.inf:
+        raise InvalidDataError(f"error_scale = {error_scale} must be finite and not negative.")
+    stars = _library_index(library, index)
+    ids = _library_ids(stars)
+    true = np.stack([library.values(name)[stars] for name in names], axis=1)
+    usual = np.stack([label_error(n, np.broadcast_to(snr, stars.shape)) for n in names], axis=1)
+    drawn = np.empty_like(true)
+    for k in range(stars.size):
+        normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k,))).normal
+        all_labels = dict(zip(library.names, normal(size=len(library.names)), strict=True))
+        drawn[k] = [all_labels[name] for name in names]
+    observed = true + error_scale * usual * drawn
+    quoted = max(error_scale, 1e-6) * usual
+    missing = np.full_like(true, np.nan)
+    return Labels(tuple(names), observed, quoted, ids), Labels(tuple(names), true, missing, ids)
+
+
+def _library_index(library: Library, index: ArrayLike | None) -> NDArray[np.intp]:
+    """Numbers of the stars asked for, checked."""
+    everything = np.arange(library.n_stars)
+    if index is None:
+        return everything
+    chosen = np.atleast_1d(np.asarray(index))
+    if chosen.dtype == bool and chosen.shape == everything.shape:
+        return everything[chosen]
+    if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+        raise InvalidDataError("index must be a list of whole numbers, or a mask of all stars.")
+    outside = (chosen < 0) | (chosen >= library.n_stars)
+    if outside.any():
+        raise InvalidDataError(
+            f"{outside.sum()} of {chosen.size} stars ({chosen[outside][:3].tolist()}) are not in "
+            f"the library; it has stars 0 to {library.n_stars - 1}."
+        )
+    return chosen.astype(np.intp)
+
+
+def _library_ids(stars: NDArray[np.intp]) -> NDArray[np.str_]:
+    """A name for each star: its number in the library, and its occurrence from the second on."""
+    seen: dict[int, int] = {}
+    ids = []
+    for star in stars.tolist():
+        seen[star] = seen.get(star, 0) + 1
+        ids.append(f"giant-{star:03d}" + (f"/{seen[star]}" if seen[star] > 1 else ""))
+    return np.array(ids, dtype=np.str_)

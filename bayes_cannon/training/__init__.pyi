@@ -1,0 +1,17 @@
+from . import pixels as pixels
+from .advi import AdviSettings as AdviSettings
+from .advi import fit_advi as fit_advi
+from .continuum_pixels import select_continuum_pixels as select_continuum_pixels
+from .cross_validation import CrossValidation as CrossValidation
+from .cross_validation import cross_validate as cross_validate
+from .factor_choice import FactorChoice as FactorChoice
+from .factor_choice import choose_factors as choose_factors
+from .factors import StarFactors as StarFactors
+from .map_fit import MapFit as MapFit
+from .map_fit import fit_map as fit_map
+from .model_error_fit import ModelErrorSettings as ModelErrorSettings
+from .model_error_fit import fit_model_error as fit_model_error
+from .pipeline import train as train
+from .pixels.fit import Design as Design
+from .pixels.fit import fit_pixels as fit_pixels
+from .settings import TrainingSettings as TrainingSettings

@@ -1,0 +1,249 @@
+r"""K-fold cross-validation inside the training set: labels of stars that a model has not seen.
+
+The stars are split into folds. For every fold the coefficients of all pixels are fitted again
+without its stars, and the labels of the fold's stars are found by their mode and Laplace
+covariance. Predicted minus catalogue labels then show what the formal covariance leaves out.
+
+A fold's fit begins from nothing. Started from the fit to all stars and carried on for two or five
+rounds it would be five times as quick, but the factors remember the stars that are left out: on
+three splits of 300 synthetic giants (6 factors) the rms errors came out 5 to 17 % too small.
+
+Stars with one and the same spectrum stay together, else a model would know those it predicts.
+
+A fold's model has fewer stars than the final one (four fifths, with five folds), so that its
+errors are slightly larger; `model_error` allows for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
+from bayes_cannon.inference.modes import Laplace, ModeSettings, fit_laplace
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.hyperparameters import TrainingPriors
+from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.training.map_fit import MapFit, fit_map
+from bayes_cannon.training.pixels.fit import Design
+
+__all__ = [
+    "CrossValidation",
+    "assign_folds",
+    "cross_validate",
+    "same_spectra",
+]
+
+_LOG = logging.getLogger(__name__)
+_TOLERANCE = 5e-3
+"""Of the folds' fits, see `fit_map`."""
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Labels of the training stars, each by a model that was fitted without the star.
+
+    Attributes
+    ----------
+    catalogue : Labels
+        Labels and errors the stars have, physical units.
+    predicted : (n_stars, n_labels) float64
+        Posterior mode, physical units; NaN for a star without enough pixels.
+    cov : (n_stars, n_labels, n_labels) float64
+        Formal covariance, physical units.
+    chi2_p : (n_stars,) float64
+        p-value of chi-square at the mode.
+    fold : (n_stars,) int64
+    """
+
+    catalogue: Labels
+    predicted: FloatArray
+    cov: FloatArray
+    chi2_p: FloatArray
+    fold: NDArray[np.int64]
+
+    @property
+    def difference(self) -> FloatArray:
+        """Predicted minus catalogue, shape (n_stars, n_labels), physical units."""
+        return np.asarray(self.predicted - self.catalogue.values)
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Stars with a prediction and all labels in the catalogue, shape (n_stars,)."""
+        return np.asarray(np.isfinite(self.difference).all(axis=1))
+
+
+def assign_folds(
+    star_id: NDArray[np.str_], folds: int, *, seed: int, same: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Fold of every star, shape (n_stars,): even, and the same in whatever order stars come.
+
+    Parameters
+    ----------
+    star_id, folds, seed
+        What the folds depend on.
+    same
+        A number for every star, shape (n_stars,): stars that share it are kept in one fold.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are fewer than two folds, or fewer stars than folds.
+    """
+    if not 2 <= folds <= star_id.size:
+        raise InvalidDataError(
+            f"{folds} folds of {star_id.size} stars; choose 2 to {star_id.size}."
+        )
+    keys = [hashlib.sha256(f"{int(seed)}/{name}".encode()).digest() for name in star_id.tolist()]
+    groups: dict[int, list[int]] = {}
+    for star in sorted(range(star_id.size), key=keys.__getitem__):
+        groups.setdefault(star if same is None else int(same[star]), []).append(star)
+    if len(groups) < folds:
+        raise InvalidDataError(
+            f"{folds} folds, but only {len(groups)} different spectra of {star_id.size} training "
+            "stars; leave out what is there twice, or train without cross-validation (folds = 0)."
+        )
+    out = np.empty(star_id.size, dtype=np.int64)
+    for number, stars in enumerate(groups.values()):
+        out[stars] = number % folds
+    return out
+
+
+def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
+    """Number of every star, shape (n_stars,), that stars with exactly the same flux share."""
+    digests = [hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest() for row in flux]
+    first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
+    return np.array([first[digest] for digest in digests], dtype=np.int64)
+
+
+@numerical_stage("cross-validation", "look for extreme fluxes, errors or labels")
+def cross_validate(
+    cannon: Cannon,
+    spectra: NormalizedSpectra,
+    design: Design,
+    *,
+    ivar: NDArray[Any] | None = None,
+    free: NDArray[np.bool_] | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    priors: TrainingPriors | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> CrossValidation:
+    """Predict the labels of every training star without it.
+
+    Parameters
+    ----------
+    cannon
+        The model fitted to all of the stars.
+    spectra
+        Of its training stars, in the order of ``cannon.training``.
+    design
+        Features of their labels.
+    ivar
+        Inverse variances used in training, shape (n_stars, n_pixels), where uncertain labels have
+        widened the pixels; None: those of the spectra.
+    free
+        Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all.
+    folds
+        Number of folds.
+    seed
+        Of the split, together with the stars' ids, and of the first guess of the factors.
+    priors
+        Of the hyperparameters.
+    progress
+        Called with the stage and the fraction of it done.
+
+    Raises
+    ------
+    InvalidDataError
+        If stars and model do not belong together, or on an impossible number of folds.
+    FitError
+        If a fold cannot be fitted.
+    """
+    if not np.array_equal(spectra.star_id, cannon.training.star_id):
+        raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
+    same = same_spectra(spectra.flux)
+    if np.any(twins := same != np.arange(same.size)):
+        _LOG.warning(
+            "%d of %d training stars (%s) have exactly the spectrum of another one: they count "
+            "more than once; leave out what is there twice.",
+            twins.sum(), twins.size, name_some(spectra.star_id[twins]),
+        )  # fmt: skip
+    fold = assign_folds(spectra.star_id, folds, seed=seed, same=same)
+    ivar = spectra.ivar if ivar is None else ivar
+    n, k = cannon.training.values.shape
+    predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
+    chi2_p = np.full(n, np.nan)
+    for number in range(folds):
+        if progress is not None:
+            progress("cross-validation", number / folds)
+        rows = np.flatnonzero(fold != number)
+        fit = fit_map(
+            spectra.flux[rows], ivar[rows], design.rows(rows), n_factors=cannon.n_factors,
+            free=free, priors=priors, seed=seed, tolerance=_TOLERANCE,
+        )  # fmt: skip
+        model = _with_fit(cannon, fit)
+        test = np.flatnonzero(fold == number)
+        for rows, laplace, data in _predict(model, spectra, test):
+            predicted[rows], cov[rows] = laplace.labels, laplace.cov
+            chi2 = data.chi2(model.basis(laplace.labels))
+            chi2_p[rows] = _survival(chi2, data.n_used)
+    return CrossValidation(cannon.training, predicted, cov, chi2_p, fold)
+
+
+def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
+    """Return the model with the coefficients and scatters of another fit."""
+    k = cannon.basis.n_terms
+    theta = fit.mean[:, :k].copy()
+    theta[:, 0] += 1
+    return replace(
+        cannon, theta=theta, loadings=fit.mean[:, k:], coef_cov=fit.cov, scatter=fit.scatter,
+        hyper=fit.hyper, used=cannon.used & fit.fitted,
+    )  # fmt: skip
+
+
+def _predict(
+    model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]
+) -> list[tuple[NDArray[np.intp], Laplace, Compressed]]:
+    """Modes of the left-out stars, in blocks of stars; a star that fails is left out."""
+    pixels = PixelModel.from_cannon(model)
+    low, high = model.label_range
+    wide = zip(model.names, low - 3 * (high - low), high + 3 * (high - low), strict=True)
+    priors = LabelPriors.for_labels(model.names, {n: LabelPrior.uniform(a, b) for n, a, b in wide})
+    settings, out = ModeSettings(n_starts=2), []
+    for a in range(0, test.size, 64):
+        rows = test[a : a + 64]
+        flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
+        enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
+        rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
+        if rows.size == 0:
+            continue
+        try:
+            out.append((rows, *fit_laplace(pixels, priors, flux, ivar, settings)))
+        except np.linalg.LinAlgError:  # one star costs itself, not its block
+            for i in range(rows.size):
+                one = slice(i, i + 1)
+                try:
+                    found = fit_laplace(pixels, priors, flux[one], ivar[one], settings)
+                    out.append((rows[one], *found))
+                except np.linalg.LinAlgError as error:
+                    name = spectra.star_id[rows[i]]
+                    _LOG.warning("cross-validation: no labels of %s: %s", name, error)
+    return out
+
+
+def _survival(chi2: FloatArray, n: NDArray[np.int64]) -> FloatArray:
+    from scipy.stats import chi2 as distribution
+
+    return np.asarray(distribution.sf(chi2, n), dtype=np.float64)

@@ -1,0 +1,345 @@
+"""Fit all pixels of a survey: hyperparameters, scatter, coefficients and nuisance factors.
+
+Works through blocks of pixels (and, for the factors, blocks of stars), so that memory stays
+bounded by the data themselves plus one block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.base.packing import pack, packed_size
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError, SingularPixelsError
+from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.training.factors import (
+    StarFactors,
+    align_factors,
+    enough_stars,
+    initial_factors,
+    join_design,
+    pixels_per_independent_one,
+    standardised,
+    star_factors,
+)
+from bayes_cannon.training.pixels.fit import Design, PixelFit
+from bayes_cannon.training.pixels.scatter import first_scatter
+from bayes_cannon.training.pixels.survey import (
+    Problem,
+    fit_all_pixels,
+    learn_population,
+    update_population,
+)
+
+__all__ = [
+    "MapFit",
+    "fit_map",
+    "only_pixels",
+]
+
+Progress = Callable[[str, float], None]
+_FACTOR_INNER_ROUNDS = 4
+"""Rounds of it in each of the rounds with factors, which go on from one another."""
+_FEW_PIXELS = 750
+"""Pixels that are enough for a first guess of the hyperparameters."""
+_MAX_FACTOR_ROUNDS = 12
+_SCATTER_ROUNDS = 2
+_LARGEST_FLUX = 1e6
+"""Of a normalised spectrum; squares of such values are still exact enough in float32."""
+_TRIES = 5
+"""Fits until the coefficients of all pixels that are left can be worked out."""
+_LOADING_SCALE = 0.02
+"""First guess of tau of the loadings."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapFit:
+    """Result of `fit_map`.
+
+    Attributes
+    ----------
+    mean : (n_pixels, n_coef) float64
+        Posterior mean of the coefficients of ``flux - 1``: terms, then loadings.
+    cov : (n_pixels, n_coef (n_coef + 1) / 2) float32
+        Packed covariance given the scatter.
+    log_scatter, log_scatter_sd : (n_pixels,) float64
+    hyper : Hyperparameters
+    factors : StarFactors or None
+    bound : tuple of float
+        Log density (its variational bound where there are factors) after every round, of the model
+        with exact labels. It cannot fall, but where labels have errors: the factors then leave to
+        these what they explain, and the last rounds may lose a little.
+    converged : bool
+    fitted : (n_pixels,) bool
+        False where no star has a good value, or where the coefficients cannot be worked out: such a
+        pixel has the prior's moments and had no part in the fit.
+    """
+
+    mean: FloatArray
+    cov: NDArray[np.float32]
+    log_scatter: FloatArray
+    log_scatter_sd: FloatArray
+    hyper: Hyperparameters
+    factors: StarFactors | None
+    bound: tuple[float, ...]
+    converged: bool
+    fitted: NDArray[np.bool_]
+
+    @property
+    def scatter(self) -> FloatArray:
+        """Intrinsic scatter s, shape (n_pixels,)."""
+        return np.exp(self.log_scatter)
+
+
+def _fit_without_factors(problem: Problem) -> MapFit:
+    """Learn the hyperparameters on part of the pixels, then on all, then fit all."""
+    start = first_scatter(problem.flux, problem.ivar, problem.labels.mean)
+    start = np.where(np.isfinite(start), start, problem.priors.log_scatter_mean)
+    problem = problem.for_redundancy(_first_redundancy(problem, start))
+    wide = 0.1**2 * np.eye(problem.labels.n_coef)
+    hyper = Hyperparameters(wide, float(start.mean()), 1.0)
+    step = max(1, problem.flux.shape[1] // _FEW_PIXELS)
+    if step > 1:
+        hyper, _ = learn_population(problem.thin(step), problem.labels, hyper, start[::step])
+        fit = fit_all_pixels(problem, problem.labels, hyper, start, max_steps=1, finish=False)
+        hyper, start = update_population(problem, fit, hyper), fit.log_scatter
+    else:
+        hyper, start = learn_population(problem, problem.labels, hyper, start)
+    fit = fit_all_pixels(problem, problem.labels, hyper, start, max_steps=2)
+    return _result(problem, fit, hyper, None, (), converged=bool(fit.converged.all()))
+
+
+def _first_redundancy(problem: Problem, log_scatter: FloatArray) -> float:
+    """Pixels per independent one in what a plain regression on the features leaves."""
+    stars = enough_stars(len(problem.flux))
+    x = problem.labels.mean[stars].astype(np.float32)
+    ivar = problem.ivar[stars]
+    residual = np.where(ivar > 0, problem.flux[stars] - 1, 0).astype(np.float32)
+    residual -= x @ (np.linalg.pinv(x.astype(np.float64)).astype(np.float32) @ residual)
+    weight = ivar / (1 + ivar * np.exp(2 * log_scatter).astype(np.float32))
+    return pixels_per_independent_one(residual, weight, n_features=x.shape[1])
+
+
+def fit_map(
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    labels: Design,
+    *,
+    n_factors: int = 0,
+    free: NDArray[np.bool_] | None = None,
+    priors: TrainingPriors | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-3,
+    progress: Progress | None = None,
+    start: MapFit | None = None,
+) -> MapFit:
+    """Fit the training model by its closed forms.
+
+    Parameters
+    ----------
+    flux, ivar
+        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels).
+    labels
+        Features of the labels.
+    n_factors
+        Number of nuisance factors.
+    free
+        Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all.
+    priors
+        Priors of the hyperparameters.
+    seed
+        Of the first guess of the factors.
+    tolerance
+        The rounds end when the bound rises by less than this fraction of its rise so far.
+    progress
+        Called with what is being done and a fraction done.
+    start
+        A fit without factors (or with fewer) of the same data, to begin from.
+
+    Returns
+    -------
+    MapFit
+
+    Raises
+    ------
+    FitError
+        If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
+    """
+    problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
+    tell = progress or (lambda stage, done: None)
+    tell("pixels", 0.0)
+    fitted = _can_be_fitted(flux, ivar)
+    if start is not None:
+        fitted &= start.fitted
+    for _ in range(_TRIES):
+        if not fitted.any():
+            break
+        pixels = None if fitted.all() else np.flatnonzero(fitted)
+        part = problem if pixels is None else problem.only(pixels)
+        try:
+            begin = (
+                _fit_without_factors(part)
+                if start is None
+                else start
+                if pixels is None
+                else only_pixels(start, pixels)
+            )
+            if n_factors > 0:
+                begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
+        except SingularPixelsError as error:
+            bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
+            fitted[bad] = False
+            continue
+        return begin if pixels is None else _on_all_pixels(begin, fitted, free)
+    seen = (ivar > 0).any(axis=0)
+    if not seen.any():
+        raise FitError(
+            f"none of {seen.size} pixels has a good value in any of {len(flux)} training stars; "
+            "check ivar."
+        )
+    raise FitError(
+        f"the coefficients of {(seen & ~fitted).sum()} of {seen.size} pixels cannot be worked out; "
+        "look for extreme fluxes, errors or labels."
+    )
+
+
+def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels with a good value in some star, and none that is beyond any normalised flux."""
+    fitted = (ivar > 0).any(axis=0)
+    wild = np.flatnonzero(~(np.abs(flux).max(axis=0) < _LARGEST_FLUX))
+    fitted[wild] &= ~((ivar[:, wild] > 0) & ~(np.abs(flux[:, wild]) < _LARGEST_FLUX)).any(axis=0)
+    return np.asarray(fitted)
+
+
+def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
+    """Return the fit of some pixels."""
+    return replace(
+        fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
+        log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],
+    )  # fmt: skip
+
+
+def _on_all_pixels(
+    fit: MapFit, fitted: NDArray[np.bool_], free: NDArray[np.bool_] | None
+) -> MapFit:
+    """Return the fit with the pixels that had no part in it, which know only their prior."""
+    n_pixels, n_coef = fitted.size, fit.mean.shape[1]
+    covariance = fit.hyper.covariance
+    cov = np.broadcast_to(pack(covariance).astype(np.float32), (n_pixels, packed_size(n_coef)))
+    if free is not None:
+        free = np.pad(free, ((0, 0), (0, n_coef - free.shape[1])), constant_values=True)
+        cov = np.where(pack(free[:, :, None] & free[:, None, :]), cov, np.float32(0))
+    whole = replace(
+        fit, mean=np.zeros((n_pixels, n_coef)), cov=np.array(cov),
+        log_scatter=np.full(n_pixels, fit.hyper.mu_s),
+        log_scatter_sd=np.full(n_pixels, fit.hyper.omega_s), fitted=fitted,
+    )  # fmt: skip
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd"):
+        getattr(whole, name)[fitted] = getattr(fit, name)
+    return whole
+
+
+def _result(
+    problem: Problem,
+    fit: PixelFit,
+    hyper: Hyperparameters,
+    factors: StarFactors | None,
+    history: tuple[float, ...],
+    *,
+    converged: bool,
+) -> MapFit:
+    bound = _bound(problem, fit, hyper, factors)
+    hyper = replace(hyper, redundancy=problem.redundancy)
+    return MapFit(
+        fit.mean, np.asarray(fit.cov, dtype=np.float32), fit.log_scatter, fit.log_scatter_sd,
+        hyper, factors, (*history, bound), converged, np.ones(len(fit.mean), dtype=bool),
+    )  # fmt: skip
+
+
+def _bound(
+    problem: Problem, fit: PixelFit, hyper: Hyperparameters, factors: StarFactors | None
+) -> float:
+    divergence = factors.divergence if factors is not None else 0.0
+    total = float(fit.log_density.sum()) - divergence
+    return total + hyper.log_prior(problem.priors, problem.labels.n_coef)
+
+
+def _residuals(problem: Problem, fit: MapFit) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Residuals of the features alone and their weights, float32 (n_stars, n_pixels)."""
+    k = problem.labels.n_coef
+    v = problem.labels.mean.astype(np.float32)
+    residual = problem.flux - 1 - v @ fit.mean[:, :k].T.astype(np.float32)
+    weight = problem.ivar / (1 + problem.ivar * (fit.scatter**2).astype(np.float32))
+    return np.asarray(residual, np.float32), np.asarray(weight, np.float32)
+
+
+def _expanded(
+    problem: Problem, factors: StarFactors, hyper: Hyperparameters, *, first: bool
+) -> tuple[StarFactors, Hyperparameters]:
+    """Standardise the factors, and T with them, unless the hyperparameters' prior is against it.
+
+    The first guess of T does not belong to the first guess of the factors: it stays as it is.
+    """
+    new, matrix = standardised(factors, problem.labels.mean)
+    if first:
+        return new, hyper
+    moved = hyper.transformed(matrix)
+    n_terms = problem.labels.n_coef
+    gain = factors.divergence - new.divergence
+    gain += moved.log_prior(problem.priors, n_terms) - hyper.log_prior(problem.priors, n_terms)
+    return (new, moved) if gain > 0 and moved.usable else (factors, hyper)
+
+
+def _fit_with_factors(
+    problem: Problem,
+    start: MapFit,
+    n_factors: int,
+    seed: int,
+    tolerance: float,
+    tell: Progress,
+) -> MapFit:
+    k = problem.labels.n_coef
+    residual, weight = _residuals(problem, start)
+    factors = initial_factors(residual, weight, n_factors, np.random.default_rng(seed))
+    some = enough_stars(len(residual))
+    redundancy = pixels_per_independent_one(
+        residual[some], weight[some], n_features=k, n_factors=n_factors
+    )
+    problem = problem.for_redundancy(redundancy)
+    del residual, weight
+    covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
+    covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2
+    hyper = replace(start.hyper, covariance=covariance)
+    u, history, converged = start.log_scatter, list[float](), False
+    for round_ in range(_MAX_FACTOR_ROUNDS):
+        tell("factors", round_ / _MAX_FACTOR_ROUNDS)
+        factors, hyper = _expanded(problem, factors, hyper, first=round_ == 0)
+        design = join_design(problem.labels, factors)
+        fit = fit_all_pixels(problem, design, hyper, u, max_steps=2, finish=False)
+        u = fit.log_scatter
+        history.append(_bound(problem, fit, hyper, factors))
+        learnt = update_population(problem, fit, hyper, _FACTOR_INNER_ROUNDS)
+        # The population of scatters settles first, then stays: the bound is then exactly that of
+        # coordinate ascent and cannot fall.
+        settled = round_ >= _SCATTER_ROUNDS
+        hyper = replace(hyper, covariance=learnt.covariance) if settled else learnt
+        factors = star_factors(
+            problem.flux, problem.ivar, problem.labels, fit.mean, fit.cov, np.exp(u)
+        )
+        if round_ >= 2 and history[-1] - history[-2] < tolerance * (history[-1] - history[0]):
+            converged = True
+            break
+    factors, matrix = standardised(factors, problem.labels.mean)
+    rotation = np.eye(k + n_factors)
+    factors, rotation[k:, k:] = align_factors(
+        factors, fit.mean[:, k:] @ matrix[k:, k:].T, np.exp(u)
+    )
+    tell("factors", 0.95)
+    hyper = learnt.transformed(rotation @ matrix)
+    fit = fit_all_pixels(problem, join_design(problem.labels, factors), hyper, u)
+    return _result(problem, fit, hyper, factors, tuple(history), converged=converged)

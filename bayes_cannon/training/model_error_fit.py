@@ -1,0 +1,281 @@
+"""Learn the model error from cross-validation, by NUTS; see `model_error` for the model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from arviz_stats.base.array import array_stats
+
+from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.error_terms import ErrorTerms
+from bayes_cannon.models.model_error import Differences, build_model_error_model, model_data
+from bayes_cannon.training.cross_validation import CrossValidation
+
+__all__ = [
+    "ModelErrorSettings",
+    "fit_model_error",
+    "prepare_differences",
+    "stars_needed",
+]
+
+
+_LOG = logging.getLogger(__name__)
+_LEARNING_POWER = 0.4
+"""Standard deviations of model errors fall as the number of training stars to this power.
+
+Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5
+with 30.
+"""
+
+
+_COMPILED: dict[Any, Any] = {}
+"""Compiled in this process, by numbers of labels and stars and by features: data are swapped."""
+_MAX_COMPILED = 8
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class ModelErrorSettings:
+    """How the model error is sampled.
+
+    Attributes
+    ----------
+    draws, tune, chains : int
+        Draws kept and warm-up steps of each chain, and chains.
+    max_stars : int
+        Of more stars than this a random part is used: the time goes with their number.
+    rhat_limit : float
+        Beyond it, or with divergences, sampling is done once more with shorter steps.
+    """
+
+    draws: int = 700
+    tune: int = 400
+    chains: int = 4
+    max_stars: int = 600
+    rhat_limit: float = 1.02
+
+    def __post_init__(self) -> None:
+        if min(self.draws, self.tune, self.max_stars) < 10 or self.chains < 1:
+            raise InvalidDataError("draws, tune and max_stars must be at least 10, chains 1.")
+
+
+def stars_needed(n_labels: int) -> int:
+    """Stars below which a covariance of the labels' errors cannot be learnt."""
+    return 4 * n_labels
+
+
+def prepare_differences(
+    found: CrossValidation, basis: PolynomialBasis, *, max_stars: int, seed: int
+) -> tuple[Differences, ErrorTerms, FloatArray]:
+    """Differences of the complete stars, what they depend on, and their unit (n_labels,).
+
+    The unit is the robust spread of the differences, in standardised labels.
+
+    Raises
+    ------
+    FitError
+        If there are too few stars.
+    """
+    rows = np.flatnonzero(found.complete)
+    k = basis.n_labels
+    if rows.size < stars_needed(k):
+        raise FitError(
+            f"{rows.size} stars with all labels are too few to learn the model error of {k} "
+            f"labels; at least {stars_needed(k)} are needed (or train without cross-validation)."
+        )
+    if rows.size > max_stars:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, max_stars, replace=False))
+    predicted, scale = found.predicted[rows], basis.scale
+    terms = ErrorTerms.learn(basis, found.catalogue, predicted)
+    difference = found.difference[rows] / scale
+    error = np.nan_to_num(found.catalogue.errors[rows]) / scale
+    known = found.cov[rows] / scale[:, None] / scale + error[:, :, None] ** 2 * np.eye(k)
+    unit = 1.4826 * np.median(np.abs(difference - np.median(difference, axis=0)), axis=0)
+    unit = np.maximum(unit, 1e-6)
+    data = Differences(
+        basis.names, found.catalogue.star_id[rows], difference / unit,
+        known / unit[:, None] / unit, terms.features(predicted), terms.degree,
+        terms.log_growth(predicted),
+    )  # fmt: skip
+    return data, terms, unit
+
+
+def fit_model_error(
+    found: CrossValidation,
+    basis: PolynomialBasis,
+    *,
+    settings: ModelErrorSettings | None = None,
+    seed: int = 0,
+    cores: int | None = None,
+) -> xr.DataTree:
+    """Learn the model error from cross-validation, by NUTS.
+
+    Parameters
+    ----------
+    found
+        Labels of the training stars, each without the star.
+    basis
+        Of the trained model.
+    settings
+        Of the sampler.
+    seed
+        Of the sampler, and of the choice of stars where there are too many.
+    cores
+        Chains that run side by side; None: all cores.
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
+        ``growth``, ``nu``, ``bias_scale``), ``sample_stats``, ``constant_data`` (what the error
+        depends on) and ``differences`` (what it was learnt from).
+
+    Raises
+    ------
+    FitError
+        If there are too few stars, or the sampler cannot start.
+    """
+    settings = settings or ModelErrorSettings()
+    with numerical_stage(
+        "the model error", "look at the labels of the training stars for outliers, or train "
+        "without cross-validation (folds = 0)",
+    ):  # fmt: skip
+        data, terms, unit = prepare_differences(
+            found, basis, max_stars=settings.max_stars, seed=seed
+        )
+    trace = _sample(_compiled(data), settings, seed, cores)
+    posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
+    stats = trace["sample_stats"].to_dataset()
+    kept = ["diverging", "energy", "logp", "depth", "n_steps", "step_size", "mean_tree_accept"]
+    groups = {
+        "posterior": posterior,
+        "sample_stats": stats[[n for n in kept if n in stats]].reset_coords(drop=True),
+        "constant_data": terms.to_dataset(basis.names).assign(
+            final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER
+        ),
+        "differences": _differences(found),
+    }
+    for name in ("posterior", "sample_stats"):
+        groups[name].attrs = {
+            "inference_library": "pymc", "sampler": "nutpie", "tuning_steps": settings.tune,
+            "seed": int(seed), "n_stars": data.star_id.size,
+        }  # fmt: skip
+    return xr.DataTree.from_dict(groups)
+
+
+def _compiled(data: Differences) -> Any:
+    """Compile the model with these data (some seconds), or swap the data of an earlier one."""
+    import nutpie
+
+    key = (len(data.names), data.star_id.size, tuple(data.degree.tolist()))
+    with _LOCK:
+        if key not in _COMPILED:
+            while len(_COMPILED) >= _MAX_COMPILED:
+                del _COMPILED[next(iter(_COMPILED))]
+            model = build_model_error_model(data)
+            _COMPILED[key] = nutpie.compile_pymc_model(model, backend="numba")
+        return _COMPILED[key].with_data(**model_data(data))
+
+
+def _sample(
+    compiled: Any, settings: ModelErrorSettings, seed: int, cores: int | None
+) -> xr.DataTree:
+    """Draw; once more with shorter steps where chains disagree or diverge."""
+    import nutpie
+
+    tune, accept = settings.tune, 0.8
+    for attempt in range(2):
+        try:
+            trace = nutpie.sample(
+                compiled, draws=settings.draws, tune=tune, chains=settings.chains, cores=cores,
+                seed=seed + attempt, target_accept=accept, progress_bar=False, save_warmup=False,
+            )  # fmt: skip
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+            raise FitError(
+                f"the model error cannot be sampled ({reason}); look at the labels of the "
+                "training stars for outliers and for labels that follow from one another, or train "
+                "without cross-validation (folds = 0)."
+            ) from error
+        worst = _worst_rhat(trace)
+        divergences = int(trace["sample_stats"]["diverging"].sum())
+        if worst <= settings.rhat_limit and divergences == 0:
+            break
+        tune, accept = 4 * settings.tune, 0.95
+    else:
+        _LOG.warning(
+            "the model error's chains have R-hat %.3f and %d divergences; look at the group "
+            "model_error of the trained model before calibrated errors are used.",
+            worst, divergences,
+        )  # fmt: skip
+    tree: xr.DataTree = trace
+    return tree
+
+
+def _worst_rhat(trace: xr.DataTree) -> float:
+    worst = 1.0
+    for name, draws in trace["posterior"].data_vars.items():
+        if name != "scaled_log_u" and draws.sizes["chain"] > 1 and draws.size:
+            columns = np.moveaxis(draws.values.reshape(*draws.shape[:2], -1), -1, 0)
+            rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
+            worst = max(worst, float(np.max(rhat)))
+    return worst
+
+
+def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Dataset:
+    """Draws in physical units, without those of the stars' own u."""
+    lead, k = ("chain", "draw"), len(data.names)
+    triangle = np.zeros((*draws["sd"].shape, k))
+    diagonal = np.arange(k)
+    triangle[..., diagonal, diagonal] = np.sqrt(draws["factor_diagonal"].values)
+    rows, columns = np.tril_indices(k, -1)
+    if k > 1:
+        triangle[..., rows, columns] = draws["factor_lower"].values
+    triangle /= np.sqrt(np.sum(triangle**2, axis=-1, keepdims=True))
+    triangle *= (draws["sd"].values * unit)[..., None]
+    variables: dict[str, Any] = {
+        "bias": ((*lead, "label_name"), draws["bias"].values * unit),
+        "covariance": (
+            (*lead, "label_name", "label_name_2"), triangle @ np.swapaxes(triangle, -1, -2),
+        ),
+        "growth": (lead, draws["growth"].values),
+        "nu": (lead, 2 + draws["nu_excess"].values),
+    }  # fmt: skip
+    coef = np.zeros((*draws["growth"].shape, data.degree.size, k))
+    if data.degree.size:
+        scale = draws["bias_scale"].values
+        variables["bias_scale"] = ((*lead, "degree"), scale)
+        place = np.searchsorted(np.unique(data.degree), data.degree)
+        coef = draws["bias_raw"].values * scale[..., place, None] * unit
+    variables["bias_coef"] = ((*lead, "feature", "label_name"), coef)
+    coords = {"chain": draws["chain"].values, "draw": draws["draw"].values}
+    names = {"label_name": list(data.names), "label_name_2": list(data.names)}
+    return xr.Dataset(variables, coords | names)
+
+
+def _differences(found: CrossValidation) -> xr.Dataset:
+    names = list(found.catalogue.names)
+    both = ("star", "label_name")
+    return xr.Dataset(
+        {
+            "predicted": (both, found.predicted),
+            "catalogue": (both, found.catalogue.values),
+            "catalogue_error": (both, found.catalogue.errors),
+            "formal_cov": ((*both, "label_name_2"), found.cov),
+            "chi2_p": ("star", found.chi2_p),
+            "fold": ("star", found.fold),
+        },
+        {
+            "star": found.catalogue.star_id.astype(object),
+            "label_name": names,
+            "label_name_2": names,
+        },
+    )

@@ -1,0 +1,371 @@
+"""Train The Cannon: from a training set to a frozen `Cannon`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError, LabelError, NoStarsError
+from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.label_moments import require_independent
+from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.training.cross_validation import cross_validate
+from bayes_cannon.training.factor_choice import choose_factors
+from bayes_cannon.training.factors import join_design, most_factors
+from bayes_cannon.training.label_errors import (
+    LatentLabels,
+    SpectrumLabels,
+    calibrated_design,
+    check_label_errors,
+    combine_labels,
+    label_variance,
+)
+from bayes_cannon.training.map_fit import MapFit, fit_map, only_pixels
+from bayes_cannon.training.missing_labels import labels_from_spectra
+from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
+from bayes_cannon.training.pixels.fit import Design
+from bayes_cannon.training.result import freeze_fit, record_of, uninformative_labels
+from bayes_cannon.training.settings import TrainingSettings, Windows, seed_or_new
+
+if TYPE_CHECKING:
+    from bayes_cannon.spectra.dataset import TrainingSet
+
+__all__ = [
+    "label_design",
+    "train",
+]
+
+
+_log = logging.getLogger(__name__)
+Progress = Callable[[str, float], None]
+
+
+def label_design(
+    labels: Labels,
+    basis: PolynomialBasis,
+    *,
+    latent_labels: bool = True,
+    spectrum: SpectrumLabels | None = None,
+) -> tuple[Design, FloatArray | None]:
+    """Features of the training labels, their means where a label is missing or uncertain.
+
+    `spectrum` holds what the spectra say of stars that lack a label.
+
+    Returns
+    -------
+    Design
+        v at the labels, or E[v].
+    variance : (n_stars, n_terms (n_terms + 1) / 2) float64 or None
+        Packed covariance of v; None where all labels are taken as exact.
+    """
+    incomplete = ~labels.complete
+    latent_labels = latent_labels and bool(np.any(labels.errors > 0))
+    if not (latent_labels or incomplete.any()):
+        ell = basis.standardize(labels.values)
+        error = np.nan_to_num(labels.errors / basis.scale)
+        slopes = basis.jacobian(ell) * error[:, None, :]
+        return replace(Design.exact(basis.features(ell)), slopes=slopes), None
+    latent = combine_labels(labels, basis, spectrum)
+    if not latent_labels:
+        ell = np.where(incomplete[:, None], latent.mean, basis.standardize(labels.values))
+        error = np.nan_to_num(labels.errors / basis.scale)
+        own = (error**2)[:, :, None] * np.eye(labels.n_labels)
+        cov = np.where(incomplete[:, None, None], latent.cov, own)
+        tiny = 1e-12 * np.eye(labels.n_labels)
+        latent = LatentLabels(ell, np.where(incomplete[:, None, None], latent.cov, tiny))
+    else:
+        cov = latent.cov
+    design, variance = calibrated_design(latent, basis)
+    root = np.linalg.cholesky(cov + 1e-12 * np.eye(labels.n_labels))
+    return replace(design, slopes=basis.jacobian(latent.mean) @ root), variance
+
+
+def _widened(
+    stars: TrainingSet, design: Design, variance: FloatArray, **options: Any
+) -> NDArray[Any]:
+    """Inverse variance of the spectra with the part that comes from uncertain labels taken in."""
+    spectra = stars.spectra
+    first = fit_map(spectra.flux, spectra.ivar, design, **options)
+    ivar = np.empty_like(spectra.ivar)
+    for a in range(0, len(spectra), 256):
+        rows = slice(a, a + 256)
+        extra = label_variance(variance[rows], first.mean[:, : design.n_coef])
+        ivar[rows] = spectra.ivar[rows] / (1 + spectra.ivar[rows] * extra)
+    return ivar
+
+
+def free_coefficients(
+    basis: PolynomialBasis, wavelength: FloatArray, windows: Windows | None
+) -> NDArray[np.bool_] | None:
+    """Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all of them.
+
+    A term is kept at zero wherever any of its labels is outside that label's windows.
+    """
+    if not windows:
+        return None
+    free = np.ones((wavelength.size, basis.n_terms), dtype=bool)
+    for name, ranges in windows.items():
+        if name not in basis.names:
+            raise LabelError(f"windows are given for {name}, which is not among {basis.names}.")
+        inside = np.zeros(wavelength.size, dtype=bool)
+        for low, high in ranges:
+            inside |= (wavelength >= low) & (wavelength <= high)
+        if not inside.any():
+            raise LabelError(f"the windows of {name} hold none of the pixels.")
+        free[np.ix_(~inside, basis.only([name]))] = False
+    return free
+
+
+def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> TrainingSet:
+    bright = ~(dataset.spectra.snr < settings.snr_min)
+    keep = bright & (dataset.labels.complete | (settings.missing != "drop"))
+    keep &= np.isfinite(dataset.labels.values).any(axis=1)
+    if not keep.all():
+        _log.info(
+            "%d of %d stars left out of training: %d fainter than S/N %g, the rest without labels",
+            (~keep).sum(), keep.size, (~bright).sum(), settings.snr_min,
+        )  # fmt: skip
+    if not keep.any():
+        raise NoStarsError(
+            f"none of {keep.size} stars is bright enough (S/N >= {settings.snr_min:g}) and has "
+            "labels; lower snr_min or allow missing labels."
+        )
+    return dataset.select(keep) if not keep.all() else dataset
+
+
+def _enough(n_stars: int, basis: PolynomialBasis, ids: NDArray[np.str_]) -> None:
+    if n_stars < basis.n_labels + 2:
+        raise FitError(
+            f"{n_stars} training stars ({name_some(ids)}) are too few for {basis.n_labels} labels; "
+            f"at least {basis.n_labels + 2} are needed, and ten per label are sensible."
+        )
+
+
+def train(
+    dataset: TrainingSet,
+    *,
+    method: Literal["map", "advi"] = "map",
+    n_factors: int | Literal["auto"] = "auto",
+    settings: TrainingSettings | None = None,
+    windows: Windows | None = None,
+    held_out: Sequence[str] = (),
+    seed: int | None = 0,
+    progress: Progress | None = None,
+) -> Cannon:
+    """Fit the training model to a training set.
+
+    Parameters
+    ----------
+    dataset
+        Normalised spectra and labels of the training stars.
+    method, n_factors
+        As in `TrainingSettings`; ignored where `settings` is given.
+    settings
+        All settings together.
+    windows
+        Wavelength ranges to which labels are confined.
+    held_out
+        Ids of stars kept for testing, recorded in the result.
+    seed
+        Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
+        the result records.
+    progress
+        Called with a stage and the fraction of it done.
+
+    Raises
+    ------
+    NoStarsError, FitError, LabelError
+        If there are too few stars, or labels that cannot be trained on.
+    """
+    settings = settings or TrainingSettings(method=method, n_factors=n_factors)
+    seed = seed_or_new(seed)
+    stars = _training_stars(dataset, settings)
+    labels = stars.labels
+    basis = PolynomialBasis.from_labels(labels, settings.degree)
+    _enough(len(labels), basis, labels.star_id)
+    require_independent(labels.names, basis.standardize(labels.values))
+    if settings.latent_labels:
+        check_label_errors(labels)
+    most = _most_factors(stars, settings)
+    with numerical_stage(
+        "training", "look for extreme fluxes, errors or labels among the training stars"
+    ):
+        return _train(
+            stars, basis, settings, most=most, windows=windows, held_out=held_out, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _has_folds(stars: TrainingSet, settings: TrainingSettings) -> bool:
+    """Whether there are enough stars with all labels for the cross-validation that is wanted."""
+    n_complete = int(stars.labels.complete.sum())
+    needed = max(stars_needed(stars.labels.n_labels), settings.folds)
+    return settings.folds > 0 and n_complete >= needed
+
+
+def _most_factors(stars: TrainingSet, settings: TrainingSettings) -> int:
+    """Largest possible number of factors; refuses more."""
+    n_stars = len(stars.labels)
+    fewest = n_stars - -(-n_stars // settings.folds) if _has_folds(stars, settings) else n_stars
+    n_pixels = int((stars.spectra.ivar > 0).any(axis=0).sum())
+    most = most_factors(fewest, n_pixels, stars.labels.n_labels)
+    if settings.n_factors != "auto" and settings.n_factors > most:
+        of_fold = f" (of which {fewest} are in the smallest fold)" if fewest < n_stars else ""
+        raise FitError(
+            f"{settings.n_factors} factors are too many for {n_stars} training stars{of_fold}, "
+            f"{stars.labels.n_labels} labels and {n_pixels} pixels: at most {most} are possible. "
+            "Lower n_factors (--factors), or leave it at 'auto'."
+        )
+    return most
+
+
+def _train(
+    stars: TrainingSet,
+    basis: PolynomialBasis,
+    settings: TrainingSettings,
+    *,
+    most: int,
+    windows: Windows | None,
+    held_out: Sequence[str],
+    seed: int,
+    progress: Progress | None,
+) -> Cannon:
+    spectra, labels = stars.spectra, stars.labels
+    inner = replace(settings, method="map", missing="drop", folds=0)
+    spectrum = labels_from_spectra(
+        stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
+        n_factors=settings.n_factors,
+    )  # fmt: skip
+    design, variance = label_design(
+        labels, basis, latent_labels=settings.latent_labels, spectrum=spectrum
+    )
+    free = free_coefficients(basis, spectra.wavelength, windows)
+    ivar = spectra.ivar
+    if variance is not None:
+        ivar = _widened(stars, design, variance, free=free, priors=settings.priors)
+    history: dict[str, FloatArray] = {}
+    factors = settings.n_factors
+    if factors == "auto":
+        choice = choose_factors(
+            spectra.flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        factors = choice.n_factors
+        history["factor_grid"] = choice.grid.astype(np.float64)
+        history["predictive"], history["predictive_error"] = choice.predictive, choice.error
+        history["predictive_rising"] = np.array(float(choice.rising))
+        if choice.rising:
+            _log.warning(
+                "the predictive density was still rising at %d factors, the most that were tried "
+                "on %d training stars: more stars, or more factors by hand, may do better.",
+                choice.grid[-1], len(labels),
+            )  # fmt: skip
+    fit = fit_map(
+        spectra.flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    history["bound"] = np.array(fit.bound)
+    if settings.method == "advi":
+        with numerical_stage("ADVI", "train with method = 'map'"):
+            fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
+        history["elbo"] = elbo
+    record = record_of(stars, settings, factors, windows, seed, converged=fit.converged)
+    cannon = freeze_fit(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
+    record["training"]["uninformative_labels"] = uninformative_labels(cannon, ivar)
+    if settings.folds == 0:
+        return cannon
+    return _with_model_error(
+        cannon,
+        stars,
+        design,
+        ivar,
+        free,
+        imputed=spectrum is not None,
+        settings=settings,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _with_model_error(
+    cannon: Cannon,
+    stars: TrainingSet,
+    design: Design,
+    ivar: NDArray[Any],
+    free: NDArray[np.bool_] | None,
+    *,
+    imputed: bool,
+    settings: TrainingSettings,
+    seed: int,
+    progress: Progress | None,
+) -> Cannon:
+    if not _has_folds(stars, settings):
+        return _without_model_error(
+            cannon,
+            f"{stars.labels.complete.sum()} training stars with all labels are too few to learn "
+            f"the model error ({max(stars_needed(stars.labels.n_labels), settings.folds)} are "
+            "needed)",
+        )
+    seen, spectra = cannon, stars.spectra
+    if imputed:
+        # Labels that were inferred know of the complete stars, also of those that a fold leaves
+        # out: with them the errors of the label would come out up to twice too small.
+        rows = np.flatnonzero(stars.labels.complete)
+        seen = replace(cannon, training=cannon.training.select(rows), factors=cannon.factors[rows])
+        spectra, design, ivar = spectra.select(rows), design.rows(rows), ivar[rows]
+    try:
+        found = cross_validate(
+            seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
+            priors=settings.priors, progress=progress,
+        )  # fmt: skip
+        if progress is not None:
+            progress("model error", 0.0)
+        return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
+    except FitError as error:
+        return _without_model_error(cannon, str(error).rstrip("."))
+
+
+def _without_model_error(cannon: Cannon, reason: str) -> Cannon:
+    """Return the model as it is; says and records why its errors cannot be calibrated."""
+    _log.warning("%s: results will have no calibrated posterior.", reason)
+    training = {**cannon.settings["training"], "no_model_error": reason}
+    return replace(cannon, settings={**cannon.settings, "training": training})
+
+
+def _advi(
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    design: Design,
+    fit: MapFit,
+    seed: int,
+    progress: Progress | None,
+) -> tuple[MapFit, FloatArray]:
+    from bayes_cannon.training.advi import fit_advi
+
+    whole = design if fit.factors is None else join_design(design, fit.factors)
+    known, some = Design.exact(whole.mean), np.flatnonzero(fit.fitted)
+    part = only_pixels(fit, some)
+    found = fit_advi(
+        np.ascontiguousarray(flux[:, some]), np.ascontiguousarray(ivar[:, some]), known, part,
+        seed=seed, progress=progress,
+    )  # fmt: skip
+    if not found.converged.all():
+        _log.warning(
+            "ADVI used up its steps in %d of %d chunks of pixels; look at the ELBO before use.",
+            (~found.converged).sum(), found.converged.size,
+        )  # fmt: skip
+    arrays = {}
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd"):
+        arrays[name] = getattr(fit, name).copy()
+        arrays[name][some] = getattr(found, name)
+    return replace(fit, **arrays, converged=bool(found.converged.all())), found.elbo

@@ -1,0 +1,217 @@
+"""All pixels of a survey side by side, and the population that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bayes_cannon.base.packing import packed_size
+from bayes_cannon.base.parallel import each_block
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import SingularPixelsError
+from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.training.pixels.fit import Design, PixelFit, fit_pixels, given_scatter
+from bayes_cannon.training.pixels.kernels import LANES
+from bayes_cannon.training.pixels.population import (
+    LONGEST,
+    PixelPrior,
+    extrapolate,
+    second_moment,
+    update_hyperparameters,
+)
+
+_HYPER_TOLERANCE = 0.005
+_MAX_HYPER_ROUNDS = 8
+_INNER_ROUNDS = 25
+"""Pairs of rounds of EM of the coefficients' population at fixed scatters, without factors."""
+_SOME_PIXELS = 1500
+"""Pixels that are enough for the rounds of EM before the one that counts."""
+_NOT_WORTH_THREADS = 1e7
+"""Pixels times cubed coefficients: about 2 ms of small matrices."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The data and what does not change during the fit."""
+
+    flux: NDArray[Any]
+    ivar: NDArray[Any]
+    labels: Design
+    free: NDArray[np.bool_] | None
+    priors: TrainingPriors
+    redundancy: float = 1.0
+
+    def for_redundancy(self, redundancy: float) -> Problem:
+        """Return the problem with its prior of correlations adapted."""
+        return replace(self, priors=self.priors.against(redundancy), redundancy=redundancy)
+
+    def thin(self, step: int) -> Problem:
+        """Return the problem of every step-th pixel."""
+        return self.only(slice(None, None, step))
+
+    def only(self, pixels: slice | NDArray[np.intp]) -> Problem:
+        """Return the problem of some pixels."""
+        free = None if self.free is None else self.free[pixels]
+        flux, ivar = self.flux[:, pixels], self.ivar[:, pixels]
+        return replace(
+            self, flux=np.ascontiguousarray(flux), ivar=np.ascontiguousarray(ivar), free=free
+        )
+
+    def prior(self, hyper: Hyperparameters) -> PixelPrior:
+        """Prior of the coefficients and scatters of all pixels."""
+        free = self.free
+        if free is not None:
+            n_factors = len(hyper.covariance) - free.shape[1]
+            free = np.pad(free, ((0, 0), (0, n_factors)), constant_values=True)
+        return PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s, free)
+
+
+def _block_size(n_stars: int, n_coef: int) -> int:
+    """Pixels per block: the work arrays of a block stay below 100 MB."""
+    per_pixel = 8 * (10 * n_stars + 8 * n_coef**2)
+    return int(np.clip(100e6 // per_pixel, 16, 256))
+
+
+def fit_all_pixels(
+    problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray, **options: object
+) -> PixelFit:
+    """`fit_pixels` over all blocks, results put together; covariances kept in float32."""
+    n_pixels, n = problem.flux.shape[1], design.n_coef
+    prior = problem.prior(hyper)
+    out = PixelFit(
+        mean=np.empty((n_pixels, n)),
+        cov=np.empty((n_pixels, packed_size(n)), dtype=np.float32),
+        gram=np.empty((n_pixels, packed_size(n)), dtype=np.float32),
+        right=np.empty((n_pixels, n)),
+        log_scatter=np.empty(n_pixels),
+        log_scatter_sd=np.empty(n_pixels),
+        skewness_shift=np.empty(n_pixels),
+        log_density=np.empty(n_pixels),
+        converged=np.empty(n_pixels, dtype=bool),
+    )
+
+    def work(block: slice) -> None:
+        try:
+            part = fit_pixels(
+                problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
+                start[block], **options,  # type: ignore[arg-type]
+            )  # fmt: skip
+        except SingularPixelsError as error:
+            raise SingularPixelsError([block.start + p for p in error.pixels]) from None
+        for name in PixelFit.__dataclass_fields__:
+            getattr(out, name)[block] = getattr(part, name)
+
+    each_block(work, min(_block_size(len(design.mean), n), -(-n_pixels // 4)), n_pixels)
+    return out
+
+
+def update_population(
+    problem: Problem, fit: PixelFit, hyper: Hyperparameters, rounds: int | None = None
+) -> Hyperparameters:
+    """Hyperparameters from a fit that was made with `hyper`.
+
+    EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
+    the fit, on part of the pixels, before the round that counts. Without a limit to the `rounds`
+    each pair of them is extrapolated.
+    """
+    step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
+    if rounds is None:
+        hyper = _accelerated(lambda at: population_round(problem, fit, at, step), hyper)
+    for _ in range(rounds or 0):
+        start, hyper = hyper, population_round(problem, fit, hyper, step)[0]
+        if hyper.moved(start) < _HYPER_TOLERANCE:
+            break
+    return population_round(problem, fit, hyper, 1)[0]
+
+
+def _accelerated(
+    em: Callable[[Hyperparameters], tuple[Hyperparameters, float]], hyper: Hyperparameters
+) -> Hyperparameters:
+    """Rounds of EM, each pair of them extrapolated where that does not lower the density.
+
+    `em` returns what a round leads to and the log density of where it started. Where an
+    extrapolated point is not a covariance, or its density is below that of the last plain round,
+    the plain rounds count and the next step is shorter.
+    """
+    new, _ = em(hyper)
+    longest = LONGEST
+    for _ in range(_INNER_ROUNDS):
+        start, hyper = hyper, new
+        if hyper.moved(start) < _HYPER_TOLERANCE:
+            break
+        second, density = em(hyper)
+        if second.moved(hyper) < _HYPER_TOLERANCE:
+            return second
+        ahead = extrapolate(start, hyper, second, longest=longest)
+        found = _round_or_none(em, ahead)
+        if found is not None and found[1] >= density:
+            hyper, new, longest = ahead, found[0], min(2 * longest, LONGEST)
+        else:
+            longest = max(longest / 4, 1.0)
+            hyper, new = second, em(second)[0]
+    return new
+
+
+def _round_or_none(
+    em: Callable[[Hyperparameters], tuple[Hyperparameters, float]], at: Hyperparameters
+) -> tuple[Hyperparameters, float] | None:
+    """A round of EM from a point that may be impossible; None where it is."""
+    if not at.usable:
+        return None
+    try:
+        new, density = em(at)
+    except (SingularPixelsError, np.linalg.LinAlgError):
+        return None
+    return (new, density) if np.isfinite(density) and new.usable else None
+
+
+def population_round(
+    problem: Problem, fit: PixelFit, hyper: Hyperparameters, step: int
+) -> tuple[Hyperparameters, float]:
+    """One round of EM at the scatters of a fit, over every step-th pixel.
+
+    Returns
+    -------
+    hyper : Hyperparameters
+        Where it leads to.
+    density : float
+        Log density of T before it, up to what does not depend on T, its prior included.
+    """
+    gram, right = fit.gram[::step], fit.right[::step]
+    prior = problem.prior(hyper).rows(slice(None, None, step))
+    small = right.size * right.shape[1] ** 2 < _NOT_WORTH_THREADS
+    size = len(right) if small else LANES * max(1, min(4, len(right) // (8 * LANES)))
+    n_blocks = -(-len(right) // size)
+    seconds, densities = np.zeros((n_blocks, *prior.covariance.shape)), np.zeros(n_blocks)
+
+    def work(rows: slice) -> None:
+        part = prior.rows(rows)
+        mean, cov, density = given_scatter(gram[rows], right[rows], part)
+        seconds[rows.start // size] = second_moment(mean, cov, part)
+        densities[rows.start // size] = density.sum()
+
+    each_block(work, size, len(right))
+    share, n_terms = len(fit.right) / len(right), problem.labels.n_coef
+    new = update_hyperparameters(
+        np.sum(seconds, axis=0) * share, fit.log_scatter + fit.skewness_shift, fit.log_scatter_sd,
+        problem.priors, n_terms,
+    )  # fmt: skip
+    return new, float(densities.sum() * share + hyper.log_prior(problem.priors, n_terms))
+
+
+def learn_population(
+    problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray
+) -> tuple[Hyperparameters, FloatArray]:
+    """Alternate between the pixels and their hyperparameters until these stop moving."""
+    for _ in range(_MAX_HYPER_ROUNDS):
+        fit = fit_all_pixels(problem, design, hyper, start, max_steps=2, finish=False)
+        new, start = update_population(problem, fit, hyper), fit.log_scatter
+        moved = new.moved(hyper)
+        hyper = new
+        if moved < 2 * _HYPER_TOLERANCE:  # of two rounds at least
+            break
+    return hyper, start

@@ -1,0 +1,168 @@
+"""The commands, stage by stage, and what they say to bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from bayes_cannon.cli import commands as cli
+from bayes_cannon.models.cannon import Cannon
+
+
+def run(*arguments: object) -> int:
+    """Run the command line in this process; returns its exit status."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bayes-cannon", *map(str, arguments)])
+        try:
+            cli.main()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def stages(tmp_path_factory) -> Path:
+    """Folder with a small survey taken through every stage."""
+    folder = tmp_path_factory.mktemp("stages")
+    assert run("simulate", folder / "survey", "--n-stars", 70, "--seed", 3) == 0
+    assert run("prepare", folder / "survey", "-o", folder / "dataset.nc") == 0
+    model = ("train", folder / "dataset.nc", "-o", folder / "cannon.nc")
+    assert run(*model, "--factors", 2, "--train-fraction", 0.6) == 0
+    sample = ("infer", folder / "cannon.nc", folder / "dataset.nc", "-o", folder / "run")
+    assert run(*sample, "--method", "laplace") == 0
+    return folder
+
+
+def test_stages_leave_what_they_promise(stages):
+    cannon = Cannon.load(stages / "cannon.nc")
+    table = Table.read(stages / "run" / "catalogue.fits")
+    summary = json.loads((stages / "run" / "summary.json").read_text())
+    assert cannon.n_factors == 2
+    assert cannon.simulated
+    assert len(table) == len(cannon.held_out) == summary["n_stars"] == 28
+    assert set(np.char.strip(table["APOGEE_ID"].astype(str))) == set(cannon.held_out)
+    assert np.isfinite(table["TEFF"]).all()
+    assert abs(np.median(table["TEFF"] - table["TEFF_ASPCAP"])) < 60
+    assert summary["simulated"] is True
+    assert (stages / "run" / "figures" / "one-to-one.png").stat().st_size > 20_000
+
+
+def test_prepare_counts_every_cut(stages, capsys):
+    assert run("prepare", stages / "survey", "-o", stages / "again.nc", "--overwrite") == 0
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines()]
+    removed = {row[0]: int(row[-2]) for row in rows if len(row) > 3 and row[-1].isdigit()}
+    for name in ("aspcap", "star", "duplicate", "snr", "labels", "logg", "teff", "feh"):
+        assert removed[name] >= 5, name
+    assert "70 stars, 7514 pixels" in shown
+
+
+def test_a_fits_file_is_inferred_with_a_corner_plot(stages, tmp_path):
+    spectra = sorted((stages / "survey" / "mystery").glob("*.fits"))
+    arguments = ("infer", stages / "cannon.nc", *spectra, "-o", tmp_path / "run")
+    assert run(*arguments, "--method", "laplace") == 0
+    table = Table.read(tmp_path / "run" / "catalogue.ecsv")
+    truth = Table.read(stages / "survey" / "truth.ecsv")
+    true = truth[truth["KIND"] == "mystery"][0]
+    assert len(table) == 1
+    assert abs(table["TEFF"][0] - true["TEFF"]) < 250
+    assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 1
+
+
+def test_real_mystery_spectrum_goes_from_fits_to_corner_plot(stages, tmp_path, real_dir):
+    source = real_dir / "mystery_spec_wiped.fits"
+    arguments = ("infer", stages / "cannon.nc", source, "-o", tmp_path / "run")
+    assert run(*arguments, "--method", "laplace") == 0
+    table = Table.read(tmp_path / "run" / "catalogue.ecsv")
+    # A model of synthetic spectra on a real one: only the region of label space is asked for.
+    assert 3800 < table["TEFF"][0] < 5200
+    assert (table.meta["SIMULATE"], table.meta["SIMMODEL"]) == (False, True)
+    assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 1
+
+
+ERRORS = {
+    "no survey": (("prepare", "{tmp}/nothing", "-o", "{tmp}/x.nc"), "nothing"),
+    "unknown label": (
+        ("prepare", "{stages}/survey", "-o", "{tmp}/x.nc", "--label", "MGG_FE"),
+        "did you mean MG_FE",
+    ),
+    "nothing left": (
+        ("prepare", "{stages}/survey", "-o", "{tmp}/x.nc", "--snr-min", "9999"),
+        "none of",
+    ),
+    "dataset exists": (
+        ("prepare", "{stages}/survey", "-o", "{stages}/dataset.nc"),
+        "--overwrite",
+    ),
+    "degree": (
+        ("prepare", "{stages}/survey", "-o", "{tmp}/x.nc", "--degree", "7"),
+        "2 to 5",
+    ),
+    "not a dataset": (("train", "{stages}/survey/truth.ecsv", "-o", "{tmp}/x.nc"), "truth.ecsv"),
+    "factors": (
+        ("train", "{stages}/dataset.nc", "-o", "{tmp}/x.nc", "--factors", "many"),
+        "a number or 'auto'",
+    ),
+    "window": (
+        ("train", "{stages}/dataset.nc", "-o", "{tmp}/x.nc", "--window", "MG_FE=abc"),
+        "NAME=low:high",
+    ),
+    "window of nothing": (
+        ("train", "{stages}/dataset.nc", "-o", "{tmp}/x.nc", "--window", "X_FE=15100:16000",
+         "--factors", "0"),
+        "X_FE",
+    ),
+    "no model": (("infer", "{tmp}/no.nc", "{stages}/dataset.nc", "-o", "{tmp}/r"), "no.nc"),
+    "no spectra": (("infer", "{stages}/cannon.nc", "{tmp}", "-o", "{tmp}/r"), "no apStar"),
+    "no file": (("infer", "{stages}/cannon.nc", "{tmp}/a.fits", "-o", "{tmp}/r"), "does not exist"),
+    "demo's folder": (("demo", "{stages}"), "choose another path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_errors_are_one_line_with_status_2_and_nothing_is_written(case, stages, tmp_path, capsys):
+    arguments, message = ERRORS[case]
+    before = sorted(p.name for p in tmp_path.iterdir())
+    status = run(*(a.format(tmp=tmp_path, stages=stages) for a in arguments))
+    error = capsys.readouterr().err.strip().splitlines()
+    assert status == 2
+    assert error[-1].startswith("error: ")
+    assert message in error[-1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_web_page_saved_as_fits_is_said(stages, tmp_path, capsys):
+    page = tmp_path / "apStar-page.fits"
+    page.write_text("<!DOCTYPE html><html>not found</html>")
+    assert run("infer", stages / "cannon.nc", page, "-o", tmp_path / "run") == 2
+    assert "apStar-page.fits" in capsys.readouterr().err
+
+
+def test_every_simulated_file_says_so(stages):
+    for path in list((stages / "survey").rglob("*.fits"))[:5]:
+        with fits.open(path) as file:
+            assert all(hdu.header["SIMULATE"] for hdu in file)
+
+
+@pytest.mark.parametrize(
+    "command", ["simulate", "prepare", "train", "infer", "report", "download", "demo"]
+)
+def test_every_command_has_help(command, capsys):
+    assert run(command, "--help") == 0
+    assert f"{command} [OPTIONS]" in capsys.readouterr().out
+
+
+def test_command_is_installed_and_starts_quickly_without_the_heavy_libraries():
+    code = "import sys, bayes_cannon.cli; print('pymc' in sys.modules or 'xarray' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "False"
+    version = subprocess.run(
+        [sys.executable, "-c", "from bayes_cannon.cli import main; main()", "--version"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert version.stdout.startswith("bayes-cannon ")
