@@ -4,7 +4,7 @@ import sys
 
 def test_functions_win_over_modules_of_the_same_name_in_any_order():
     code = (
-        "import bayes_cannon.run, bayes_cannon as bc\n"
+        "import bayes_cannon.runs.run, bayes_cannon as bc\n"
         "from bayes_cannon.training.pipeline import train\n"
         "from bayes_cannon.analysis.catalogues import catalogue\n"
         "assert bc.train is train and bc.catalogue is catalogue\n"

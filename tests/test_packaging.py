@@ -146,13 +146,15 @@ def test_wheel_carries_package_and_data(wheel: Path) -> None:
         ).decode()
     assert library == (ROOT / "data" / "giants.npz").read_bytes()
     assert {f"bayes_cannon/data/{name}" for name in data_files()} <= names
-    modules = {f"bayes_cannon/{path.name}" for path in (ROOT / "bayes_cannon").glob("*.py")}
+    package = ROOT / "bayes_cannon"
+    modules = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py*")
+               if path.suffix in (".py", ".pyi")}  # fmt: skip
     assert modules <= names
     assert {name.split("/")[0] for name in names} == {
         "bayes_cannon",
         f"bayes_cannon-{__version__}.dist-info",
     }
-    assert "bayes-cannon = bayes_cannon.cli:main" in entry_points
+    assert "bayes-cannon = bayes_cannon.cli.commands:main" in entry_points
 
 
 @pytest.mark.slow

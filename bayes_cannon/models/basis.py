@@ -18,27 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import LabelError
-from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.labels import Labels, check_label_names
 
 __all__ = [
     "PolynomialBasis",
 ]
-
-
-_RESERVED = frozenset(
-    ("star", "chain", "draw", "label_name", "label_name_2", "APOGEE_ID", "LABEL_FLAG", "LABEL_COV")
-)
-_SUFFIXES = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
-
-
-def _refuse_reserved(names: Sequence[str]) -> None:
-    """Refuse names of labels that results and catalogues have for something else."""
-    taken = _RESERVED | {f"{name}{suffix}" for name in names for suffix in _SUFFIXES}
-    if wrong := [name for name in names if name in taken]:
-        raise LabelError(
-            f"a label cannot be called {', '.join(wrong)}, which results and catalogues have for "
-            "something else; rename it."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +72,7 @@ class PolynomialBasis:
     @classmethod
     def from_labels(cls, labels: Labels, degree: int = 2) -> PolynomialBasis:
         """Take center and scale from the mean and standard deviation of `labels` (NaN left out)."""
-        _refuse_reserved(labels.names)
+        check_label_names(labels.names)
         known = np.isfinite(labels.values).sum(axis=0)
         if (known < 2).any():
             names = ", ".join(n for n, k in zip(labels.names, known, strict=True) if k < 2)

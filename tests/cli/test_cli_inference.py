@@ -70,7 +70,7 @@ def test_ways_with_missing_labels(folder, tmp_path, monkeypatch, capsys, how):
         asked.append(settings.missing)
         raise FitError("far enough")
 
-    monkeypatch.setattr(sys.modules["bayes_cannon.train"], "train", stop)
+    monkeypatch.setattr(sys.modules["bayes_cannon.training.pipeline"], "train", stop)
     options = () if how is None else ("--missing", how)
     assert run("train", folder / "dataset.nc", "-o", tmp_path / "model.nc", *options) == 2
     assert asked == [how or "auto"]
@@ -113,7 +113,10 @@ def test_a_label_without_lines_leaves_the_pages_of_the_others(monkeypatch):
     monkeypatch.setattr(report_physics, "gradients", lambda _: iter(()))
     names = ("TEFF", "AGE", "MG_FE")
     cannon = SimpleNamespace(
-        names=names, wavelength=WAVELENGTH, used=np.ones(WAVELENGTH.size, dtype=bool)
+        names=names,
+        wavelength=WAVELENGTH,
+        used=np.ones(WAVELENGTH.size, dtype=bool),
+        medium="vacuum",
     )
     items = list(report_physics.gradient_spectra(SimpleNamespace(cannon=cannon)))
     drawn = [item.name for item in items if isinstance(item, Drawing)]

@@ -14,6 +14,7 @@ from bayes_cannon.plots.aspcap import plot_errors, plot_forest
 from bayes_cannon.plots.calibration import plot_scores
 from bayes_cannon.plots.sample import plot_sample
 from bayes_cannon.runs.report.inputs import ReportInputs, open_finished
+from bayes_cannon.runs.report.page import Grid
 from bayes_cannon.runs.report.physics import gradient_spectra
 from bayes_cannon.runs.report.tables import all_stars, original_tables
 from bayes_cannon.spectra.labels import Labels
@@ -107,10 +108,13 @@ def test_figures(made):
 def test_report_tables_and_lines(made):
     result, table, summary = open_finished(made.run.folder)
     inputs = ReportInputs(made.run.folder, result, table, summary, made.model)
-    page = "".join(
-        item.html() for part in (original_tables, all_stars) for item in part(inputs)
-        if hasattr(item, "html")
-    )  # fmt: skip
+    grids = [
+        item for part in (original_tables, all_stars) for item in part(inputs)
+        if isinstance(item, Grid)
+    ]  # fmt: skip
+    heads = [column.title for grid in grids for column in grid.columns]
+    cells = [text for grid in grids for row in grid.rows for text in row if isinstance(text, str)]
+    page = "".join(f">{text}<" for text in (*heads, *cells))
     assert "(dex)" not in page
     assert page.count(f">{CASES[made.unit][1]}<") >= 2
     items = list(gradient_spectra(inputs))

@@ -298,7 +298,7 @@ def test_a_wild_value_costs_its_pixel_alone():
 
 def test_a_pixel_that_turns_out_singular_is_left_out(monkeypatch):
     from bayes_cannon.errors import SingularPixelsError
-    from bayes_cannon.training import map_fit
+    from bayes_cannon.training.pixels import survey
 
     flux, ivar, x, *_ = make_survey(n_stars=60, n_pixels=100)
     marked = flux[:, 30].copy()
@@ -309,8 +309,8 @@ def test_a_pixel_that_turns_out_singular_is_left_out(monkeypatch):
             raise SingularPixelsError(bad.tolist())
         return fit_pixels(block, *arguments, **options)
 
-    fit_pixels = map_fit.fit_pixels
-    monkeypatch.setattr(map_fit, "fit_pixels", failing)
+    fit_pixels = survey.fit_pixels
+    monkeypatch.setattr(survey, "fit_pixels", failing)
     fit = fit_map(flux, ivar, Design.exact(x))
     assert np.flatnonzero(~fit.fitted).tolist() == [30]
 

@@ -197,7 +197,7 @@ def test_an_extrapolated_point_counts_only_where_its_density_is_not_lower():
 
 
 def test_an_extrapolated_point_that_is_no_covariance_is_not_used(monkeypatch):
-    from bayes_cannon.training import map_fit
+    from bayes_cannon.training.pixels import survey
 
     def em(hyper):
         assert hyper.usable
@@ -205,7 +205,7 @@ def test_an_extrapolated_point_that_is_no_covariance_is_not_used(monkeypatch):
         return Hyperparameters(at, 0.0, 1.0), 0.0
 
     broken = Hyperparameters(np.array([[1.0, 1.0], [1.0, 1.0]]), 0.0, 1.0)
-    monkeypatch.setattr(map_fit, "extrapolate", lambda *rounds, longest: broken)
+    monkeypatch.setattr(survey, "extrapolate", lambda *rounds, longest: broken)
     found = _accelerated(em, Hyperparameters(9.0 * np.eye(2), 0.0, 1.0))
     np.testing.assert_allclose(found.covariance, np.eye(2), atol=0.02)
 

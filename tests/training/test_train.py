@@ -1,6 +1,5 @@
 """`train`: from a training set to a frozen model."""
 
-import importlib
 from dataclasses import replace
 
 import numpy as np
@@ -355,13 +354,12 @@ def test_a_model_error_that_cannot_be_learnt_costs_itself_alone(simple, caplog, 
 
 
 def test_linear_algebra_that_fails_is_an_error_of_the_package(simple, monkeypatch):
-    module = importlib.import_module("bayes_cannon.train")  # the package's attribute is a function
     dataset, *_ = simple
 
     def failing(*arguments, **options):
         raise np.linalg.LinAlgError("Singular matrix")
 
-    monkeypatch.setattr(module, "fit_map", failing)
+    monkeypatch.setattr("bayes_cannon.training.pipeline.fit_map", failing)
     with pytest.raises(
         FitError, match=r"training failed numerically \(Singular matrix\); look for"
     ):
@@ -375,7 +373,7 @@ def test_labels_of_which_spectra_say_nothing_are_named(simple, caplog):
     values = dataset.labels.values.copy()
     values[:, 1] = np.random.default_rng(5).permutation(values[:, 1])
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
-    errors = replace(labels, errors=dataset.labels.errors * [1, 1e4, 1])
+    errors = replace(labels, errors=dataset.labels.errors * [1, 150, 1])
     with caplog.at_level("WARNING"):
         cannon = train(replace(dataset, labels=errors), settings=settings())
     assert cannon.settings["training"]["uninformative_labels"] == ["LOGG"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon.errors import FitError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.training.model_error_fit import ModelErrorSettings
 from tests.zoo import ZOO, Animal, Outcome, faults, take
 
@@ -54,7 +55,10 @@ def test_whatever_the_number_of_factors(name, n_factors):
         ({"ratio": np.array([0.1, 0.9, 0.1])}, "LOGG: rms error 0.90 of that of the training mean"),
         ({"ratio": np.array([0.1, np.nan, 0.1])}, "LOGG: rms error nan"),
         ({"calibrated": np.full(3, 0.2)}, "hold the truth in 20 %"),
-        ({"unknown": (4,)}, r"no posterior of test stars \(4,\)"),
+        (
+            {"unknown": (4,), "flags": np.full(60, int(LabelFlag.NO_PIXELS))},
+            r"no posterior of test stars \(4,\)",
+        ),
         ({"error": FitError("no")}, "refused: no"),
     ],
 )
