@@ -43,6 +43,7 @@ lint: $(STAMP)  ## check style and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo --no-cache
 
 format: $(STAMP)  ## put the code into its format
 	$(PY) -m ruff check --fix .

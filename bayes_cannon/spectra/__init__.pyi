@@ -6,6 +6,7 @@ from .continuum import ContinuumSettings as ContinuumSettings
 from .continuum import divide_by_continuum as divide_by_continuum
 from .continuum import normalize as normalize
 from .continuum import published_pixels as published_pixels
+from .continuum import published_wavelengths as published_wavelengths
 from .dataset import CutStep as CutStep
 from .dataset import StarProblem as StarProblem
 from .dataset import TrainingSet as TrainingSet

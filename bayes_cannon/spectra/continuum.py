@@ -30,7 +30,6 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.spectra.air import in_medium
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra, name_some
-from bayes_cannon.surveys.apogee.layout import WAVELENGTH
 
 __all__ = [
     "STARS_AT_ONCE",
@@ -43,6 +42,7 @@ __all__ = [
     "normalize",
     "normalized_like",
     "published_pixels",
+    "published_wavelengths",
     "warn_masked",
 ]
 
@@ -58,7 +58,17 @@ makes fluxes of any size."""
 
 def published_pixels() -> NDArray[np.int64]:
     """Return the 529 published continuum pixels: 0-based indices on the 8575-pixel grid."""
-    return np.loadtxt(data_path("continuum_pixels_529.txt"), dtype=np.int64)
+    return _published()[:, 0].astype(np.int64)
+
+
+def published_wavelengths() -> FloatArray:
+    """Return the vacuum wavelengths of the 529 published continuum pixels, Å, shape (529,)."""
+    return _published()[:, 1]
+
+
+def _published() -> FloatArray:
+    """Index on the 8575-pixel grid and vacuum wavelength of each, shape (529, 2)."""
+    return np.loadtxt(data_path("continuum_pixels_529.txt"), dtype=np.float64, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -125,7 +135,7 @@ class ContinuumSettings:
     def wavelengths(self) -> FloatArray:
         """Wavelengths of the continuum pixels, Å: the published ones in vacuum."""
         if isinstance(self.pixels, str):
-            return np.asarray(WAVELENGTH[published_pixels()])
+            return published_wavelengths()
         return np.asarray(self.pixels)
 
     def wavelengths_in(self, medium: str) -> FloatArray:
