@@ -33,6 +33,11 @@ class TrainedStandIn:
     simulated: bool = True
     medium: str = "vacuum"
 
+    @property
+    def kappa_of_pixels(self) -> np.ndarray:
+        """Independent pixels."""
+        return np.ones(self.wavelength.size)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:

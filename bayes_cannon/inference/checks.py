@@ -94,8 +94,8 @@ def predictive_p(data: Compressed, v: FloatArray) -> float:
     """Posterior-predictive p-value of chi-square for one star.
 
     The discrepancy is ``(f - m)' S^-1 (f - m)``; for a replicated spectrum it is chi-square with
-    as many degrees of freedom as pixels, whatever the labels, so that the p-value is its
-    survival function averaged over the draws.
+    as many degrees of freedom as independent pixels, whatever the labels, so that the p-value is
+    its survival function averaged over the draws.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def predictive_p(data: Compressed, v: FloatArray) -> float:
         Features of the draws, shape (n_draws, n_terms).
     """
     values = data.chi2(v[None])[0]
-    return float(np.mean(chi2_distribution.sf(values, int(data.n_used[0]))))
+    return float(np.mean(chi2_distribution.sf(values, float(data.n_effective[0]))))
 
 
 def factors_p(z: FloatArray) -> float:

@@ -8,6 +8,9 @@ With the nuisance factors integrated out, the pixels of a star are
 `D` is diagonal: photon noise, intrinsic scatter and, because the trained coefficients c are
 uncertain, ``x' Cov(c) x`` with ``x = [v(ell), z]``. That last part depends on the star's labels
 and factors; it is evaluated at a point that the caller gives and refreshes (see `label_modes`).
+Pixels are not independent witnesses: the log likelihood of each is divided by its ``kappa``, the
+pixels per independent one (`bayes_cannon.training.effective_pixels`), before the factors are
+integrated out, so that S^-1 above is that of weights ``w / kappa``.
 Everything is a matrix product over a block of stars; the sums run in float64, in which the terms
 of the log likelihood (about 1e8) cancel to differences good to 1e-7.
 
@@ -16,6 +19,7 @@ Likelihood of one star's labels over all pixels: the oracle of the compressed on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,9 +38,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Compressed",
     "PixelModel",
+    "PixelSums",
+    "collapse",
     "compress",
     "extra_variance",
     "full_log_likelihood",
+    "pixel_sums",
     "pixels_needed",
 ]
 
@@ -85,6 +92,8 @@ class PixelModel:
         coefficients' uncertainty out ("plug-in").
     scatter2 : (n_pixels,) float64
         Square of the intrinsic scatter.
+    kappa : (n_pixels,) float64 or None
+        Pixels per independent one, by which log likelihoods are divided; None: 1.
     """
 
     basis: PolynomialBasis
@@ -93,6 +102,7 @@ class PixelModel:
     products: FloatArray
     coef_cov: NDArray[np.float32] | None
     scatter2: FloatArray
+    kappa: FloatArray | None = None
 
     @classmethod
     def from_cannon(cls, cannon: Cannon, *, coefficient_uncertainty: bool = True) -> PixelModel:
@@ -121,7 +131,9 @@ class PixelModel:
                 f"{np.sum(~finite)} usable pixels of the trained model have coefficients that are "
                 "not finite; train it again."
             )
-        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2)
+        kappa = cannon.kappa_of_pixels[used]
+        tempered = kappa if np.any(kappa != 1) else None
+        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2, tempered)
 
     @property
     def n_terms(self) -> int:
@@ -193,6 +205,8 @@ class Compressed:
         flux' S^-1 flux: chi^2 of the labels is square - 2 b.v + v'A v.
     n_used : (n_stars,) int
         Pixels with weight.
+    n_effective : (n_stars,) float64
+        The independent ones among them: sum of 1 / kappa, the degrees of freedom of chi^2.
     factor_mean, factor_slope : (n_stars, n_factors[, n_terms]) float64
         Posterior mean of the factors given v: factor_mean - factor_slope v.
     """
@@ -202,6 +216,7 @@ class Compressed:
     const: FloatArray
     square: FloatArray
     n_used: NDArray[np.int64]
+    n_effective: FloatArray
     factor_mean: FloatArray
     factor_slope: FloatArray
 
@@ -285,15 +300,84 @@ def compress(
         Where the coefficients' variance is evaluated: features and factors of every star,
         shape (n_stars, n_coef).
     """
-    k, j, n = pixels.n_terms, pixels.n_factors, flux.shape[0]
     w = ivar / (1 + ivar * extra_variance(pixels, x))
+    if pixels.kappa is None:
+        return collapse([pixel_sums(pixels, flux, w)], np.ones(1))
+    return collapse([pixel_sums(pixels, flux, w, power=1 / pixels.kappa)], np.ones(1))
+
+
+@dataclass(frozen=True, eq=False)
+class PixelSums:
+    """Sums over pixels of a block of stars, before the factors are integrated out.
+
+    Attributes
+    ----------
+    outer : (n_stars, n_coef, n_coef) float64
+        Sum of w c c', c the coefficients of a pixel.
+    right : (n_stars, n_coef) float64
+        Sum of w c flux.
+    square, log_w : (n_stars,) float64
+        Sums of w flux^2 and of log w - log 2 pi.
+    n_used : (n_stars,) int
+    n_effective : (n_stars,) float64
+    n_terms : int
+    """
+
+    outer: FloatArray
+    right: FloatArray
+    square: FloatArray
+    log_w: FloatArray
+    n_used: NDArray[np.int64]
+    n_effective: FloatArray
+    n_terms: int
+
+
+def pixel_sums(
+    pixels: PixelModel, flux: FloatArray, w: FloatArray, *, power: FloatArray | None = None
+) -> PixelSums:
+    """Add up what the pixels of a block of stars say.
+
+    Parameters
+    ----------
+    flux, w
+        Used pixels and their inverse variances, all but the factors included, shape
+        (n_stars, n_pixels); w 0: not used.
+    power
+        Power of each pixel's likelihood, shape (n_pixels,); None: 1.
+    """
     good = w > 0
-    wf = w * flux
-    sums = unpack(_times(w, pixels.products))
-    right = _times(wf, pixels.coef)
-    square = np.einsum("np,np->n", wf, flux)
-    log_w = np.log(w, where=good, out=np.zeros_like(w)).sum(axis=1)
+    log_w = np.log(w, where=good, out=np.zeros_like(w)) - _LOG_2PI * good
     n_used = good.sum(axis=1)
+    if power is None:
+        total, effective = log_w.sum(axis=1), n_used.astype(np.float64)
+    else:
+        total, effective, w = log_w @ power, good @ power, w * power
+    wf = w * flux
+    return PixelSums(
+        unpack(_times(w, pixels.products)), _times(wf, pixels.coef),
+        np.einsum("np,np->n", wf, flux), total, n_used.astype(np.int64), effective, pixels.n_terms,
+    )  # fmt: skip
+
+
+def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
+    """Integrate the factors out of the sums of several groups of pixels.
+
+    Parameters
+    ----------
+    parts
+        Sums of each group of pixels, of the same stars.
+    powers
+        Power of the likelihood of each group, shape (n_groups,).
+    """
+    k = parts[0].n_terms
+
+    def total(name: str) -> FloatArray:
+        return np.asarray(
+            sum(p * getattr(part, name) for p, part in zip(powers, parts, strict=True))
+        )
+
+    sums, right, square = total("outer"), total("right"), total("square")
+    n, j = len(square), right.shape[1] - k
     inner = sums[:, k:, k:] + np.eye(j)
     solved = np.linalg.solve(inner, np.concatenate([sums[:, k:, :k], right[:, k:, None]], axis=2))
     slope, mean = solved[:, :, :k], solved[:, :, k]
@@ -301,9 +385,10 @@ def compress(
     b = right[:, :k] - np.einsum("njt,nj->nt", sums[:, k:, :k], mean)
     square = square - np.einsum("nj,nj->n", right[:, k:], mean)
     log_det = np.linalg.slogdet(inner)[1] if j else np.zeros(n)
-    const = 0.5 * (log_w - n_used * _LOG_2PI - log_det - square)
+    const = 0.5 * (total("log_w") - log_det - square)
     A = 0.5 * (A + np.swapaxes(A, 1, 2))
-    return Compressed(A, b, const, square, n_used.astype(np.int64), mean, slope)
+    n_used = np.sum([part.n_used for part in parts], axis=0)
+    return Compressed(A, b, const, square, n_used, total("n_effective"), mean, slope)
 
 
 _PIXELS = 1024
@@ -340,7 +425,8 @@ def full_log_likelihood(
     for start in range(0, pixels.n_pixels, _PIXELS):
         some = slice(start, start + _PIXELS)
         total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z)
-    chi2, log_w = total[:, 0], total[:, 1] - np.sum(ivar > 0) * _LOG_2PI
+    power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
+    chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * _LOG_2PI
     if j == 0:
         return np.asarray(0.5 * (log_w - chi2))
     right, inner = total[:, 2 : 2 + j], unpack(total[:, 2 + j :]) + np.eye(j)
@@ -365,8 +451,13 @@ def _pixel_sums(
     share = _extra_variance(pixels, some, v, z)
     share *= ivar
     share += 1
-    log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
-    w = np.divide(ivar, share, out=share)
+    if pixels.kappa is None:
+        log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
+        w = np.divide(ivar, share, out=share)
+    else:
+        power = (1 / pixels.kappa[some]).astype(np.float32)
+        log_w = np.log(ivar[good], dtype=np.float64) @ power[good] - np.log(share) @ power
+        w = np.divide(ivar * power, share, out=share)
     r = (v.mean(axis=0) - v).astype(np.float32) @ coef[:, :k].T
     r += residual.astype(np.float32)
     wr = w * r

@@ -266,7 +266,8 @@ def build_full_pixel_model(
     good = cannon.used & (ivar > 0)
     if not good.any():
         raise InvalidDataError("the spectrum has no pixel that the trained model can use.")
-    sigma = np.sqrt(1 / ivar[good] + extra[good])
+    # With the variance fixed, dividing the log likelihood by kappa is widening every pixel.
+    sigma = np.sqrt(cannon.kappa_of_pixels[good] * (1 / ivar[good] + extra[good]))
     coords = {"label_name": list(basis.names), "pixel": np.nonzero(good)[0]}
     n_factors = cannon.loadings.shape[1]
     if n_factors:

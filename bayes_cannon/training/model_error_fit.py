@@ -97,13 +97,13 @@ def prepare_differences(
     terms = ErrorTerms.learn(basis, found.catalogue, predicted)
     difference = found.difference[rows] / scale
     error = np.nan_to_num(found.catalogue.errors[rows]) / scale
-    known = found.cov[rows] / scale[:, None] / scale + error[:, :, None] ** 2 * np.eye(k)
+    formal = found.cov[rows] / scale[:, None] / scale
     unit = 1.4826 * np.median(np.abs(difference - np.median(difference, axis=0)), axis=0)
     unit = np.maximum(unit, 1e-6)
     data = Differences(
         basis.names, found.catalogue.star_id[rows], difference / unit,
-        known / unit[:, None] / unit, terms.features(predicted), terms.degree,
-        terms.log_growth(predicted),
+        formal / unit[:, None] / unit, (error / unit)[:, :, None] ** 2 * np.eye(k),
+        terms.features(predicted), terms.degree, terms.log_growth(predicted),
     )  # fmt: skip
     return data, terms, unit
 
@@ -135,8 +135,9 @@ def fit_model_error(
     -------
     xarray.DataTree
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
-        ``growth``, ``nu``, ``bias_scale``), ``sample_stats``, ``constant_data`` (what the error
-        depends on) and ``differences`` (what it was learnt from).
+        ``growth``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
+        ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
+        from).
 
     Raises
     ------
@@ -247,6 +248,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
             (*lead, "label_name", "label_name_2"), triangle @ np.swapaxes(triangle, -1, -2),
         ),
         "growth": (lead, draws["growth"].values),
+        "formal_scale": (lead, np.exp(draws["log_formal_scale"].values)),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip
     coef = np.zeros((*draws["growth"].shape, data.degree.size, k))

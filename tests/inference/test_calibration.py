@@ -29,7 +29,8 @@ COVARIANCE = np.diag([30.0, 0.1, 0.03]) @ np.array(
 ) @ np.diag([30.0, 0.1, 0.03])  # fmt: skip
 
 
-def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covariance=COVARIANCE):
+def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covariance=COVARIANCE,
+                formal_scale=1.0):  # fmt: skip
     rng = np.random.default_rng(0)
     basis = PolynomialBasis(names, UNITS, CENTER, SCALE, 2)
     values = CENTER + SCALE * rng.standard_normal((200, 3))
@@ -39,6 +40,7 @@ def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covarian
     return ErrorModel(
         names, terms, np.tile(bias, (n, 1)), np.zeros((n, terms.degree.size, 3)),
         np.tile(np.linalg.cholesky(covariance), (n, 1, 1)), np.full(n, growth), np.full(n, nu),
+        np.full(n, formal_scale),
     )  # fmt: skip
 
 
@@ -80,10 +82,20 @@ def test_draws_are_the_formal_ones_less_the_error():
     assert found["TEFF"].dtype == np.float32
 
 
+def test_formal_deviations_are_scaled():
+    """Variances within 12 %: false alarm 1e-5."""
+    tree = result(sd=(300.0, 0.3, 0.2))
+    found = calibrated_posterior(tree, error_model(formal_scale=0.5), seed=1)
+    formal = flat(tree["posterior"].to_dataset(), "star1")
+    expected = COVARIANCE + 0.25 * np.cov(formal.T)
+    ratio = np.linalg.solve(expected, np.cov(flat(found, "star1").T))
+    np.testing.assert_allclose(np.linalg.eigvals(ratio), 1, atol=0.12)
+
+
 def test_tails_are_students():
     """Kolmogorov-Smirnov, false alarm 1e-3; a normal of the same variance fails."""
     error = error_model(bias=(0, 0, 0), nu=4.0)
-    draws = error.sample(CENTER, 4000, np.random.default_rng(1))[:, 0] / 30
+    draws = error.sample(CENTER, 4000, np.random.default_rng(1))[0][:, 0] / 30
     assert stats.kstest(draws, "t", (4,)).pvalue > 1e-3
     assert stats.kstest(draws / np.sqrt(2), "norm").pvalue < 1e-3
 
@@ -91,7 +103,7 @@ def test_tails_are_students():
 def test_the_error_grows_to_the_edges():
     error = error_model(bias=(0, 0, 0), growth=1.0)
     rng = np.random.default_rng(1)
-    inner, outer = (error.sample(CENTER + s * SCALE, 3000, rng).std(axis=0) for s in (0, 3))
+    inner, outer = (error.sample(CENTER + s * SCALE, 3000, rng)[0].std(axis=0) for s in (0, 3))
     assert np.all(outer > 2 * inner)
 
 
