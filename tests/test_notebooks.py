@@ -1,5 +1,7 @@
 """Every notebook runs from a clean kernel, and holds no function of its own."""
 
+import ast
+import importlib
 import re
 
 import nbformat
@@ -111,3 +113,18 @@ def test_committed_notebook_on_real_fields_says_that_its_stars_are_simulated():
 
 def test_there_are_notebooks():
     assert {FROM_ARCHIVE, REAL} <= {p.stem for p in NOTEBOOKS}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_names_that_a_notebook_imports_are_in_the_package(path):
+    code = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    plain = ["\n".join(s for s in c.splitlines() if not s.startswith(("%", "!"))) for c in code]
+    nodes = [n for text in plain for n in ast.walk(ast.parse(text))]
+    wanted = [
+        (n.module, a.name)
+        for n in nodes
+        if isinstance(n, ast.ImportFrom) and str(n.module).startswith("bayes_cannon")
+        for a in n.names
+    ]
+    missing = [f"{m}.{n}" for m, n in wanted if not hasattr(importlib.import_module(m), n)]
+    assert not missing

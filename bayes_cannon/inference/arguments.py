@@ -36,8 +36,6 @@ __all__ = [
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with APOGEE_ID; see `as_labels`."""
 _ID = "APOGEE_ID"
-_MISSING = -9990.0
-"""Values at or below are an archive's sign of a missing number."""
 
 
 def as_path(given: str | os.PathLike[str]) -> Path:
@@ -105,7 +103,7 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     """Labels of stars, those of a `TrainingSet`, or those of a table; None for None.
 
     A table (of Astropy or pandas) has its stars in APOGEE_ID; its other columns of numbers are
-    labels, their errors in NAME_ERR. Masked values and -9999 are missing ones.
+    labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are missing ones.
 
     Raises
     ------
@@ -162,8 +160,7 @@ def _label_columns(table: Table) -> list[str]:
 
 
 def _numbers(table: Table, name: str) -> NDArray[np.float64]:
-    values = np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
-    return np.where(values > _MISSING, values, np.nan)
+    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
 
 
 def _text(star: Any) -> str:

@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
@@ -272,7 +273,7 @@ class Cannon:
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write as NetCDF; see `load`."""
-        tree, path = _to_tree(self), Path(path).expanduser()
+        tree, path = _to_tree(self), user_path(path)
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
@@ -286,7 +287,7 @@ class Cannon:
         FileFormatError
             If the file is missing, damaged, of another kind or of another format version.
         """
-        path = Path(path).expanduser()
+        path = user_path(path)
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return _from_tree(tree)

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.plots.posteriors import plot_corner
+from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs.store import open_run
 from bayes_cannon.spectra.labels import Labels
 

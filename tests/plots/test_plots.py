@@ -22,7 +22,7 @@ from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import _spread, mark_lines, with_gaps
-from bayes_cannon.plots.posteriors import _interval_text
+from bayes_cannon.plots.corner import _interval_text
 from bayes_cannon.spectra.continuum import ContinuumSettings, normalize
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra

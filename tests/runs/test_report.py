@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -514,3 +516,16 @@ def test_sections_that_cannot_be_registered():
     assert registered_sections()[0].title == "B"
     remove_section("a")
     assert registered_sections() == SECTIONS
+
+
+def test_a_fresh_process_knows_the_sections_of_the_package():
+    """The command imports the report alone; the report of the demo was empty."""
+    code = (
+        "import bayes_cannon.runs.report.report as report\n"
+        "print(*[s.key for s in report.registered_sections()])"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
+    assert said.split() == [s.key for s in SECTIONS]
+    assert {"summary", "kiel", "calibration", "stars"} <= set(said.split())

@@ -27,7 +27,7 @@ from bayes_cannon.inference.posterior import model_is_simulated
 from bayes_cannon.inference.sampler import LabelSampler
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_priors import LabelPrior
-from bayes_cannon.plots.posteriors import plot_corner
+from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs import corners as run_corners
 from bayes_cannon.runs.corners import corner_files, draw_corners
 from bayes_cannon.runs.fingerprint import fingerprint

@@ -14,8 +14,8 @@ from bayes_cannon.analysis.calibration import check_calibration
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
+from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.plots.gradients import plot_gradients
-from bayes_cannon.plots.posteriors import plot_corner
 from bayes_cannon.plots.sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots.spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots.stars import plot_one_to_one

@@ -18,9 +18,9 @@ from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.plots.aspcap import plot_disagreements, plot_errors, plot_forest, plot_pulls
+from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.plots.gradients import plot_line_group
 from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
-from bayes_cannon.plots.posteriors import plot_corner
 from bayes_cannon.plots.sequences import plot_giant_branch, plot_metallicity
 from bayes_cannon.plots.spectra import plot_model
 from bayes_cannon.runs.report.figures import gradients, reaches, window_of

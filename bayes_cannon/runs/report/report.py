@@ -26,7 +26,7 @@ from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.loading import PathLike, load_inputs
 from bayes_cannon.runs.report.page import GENERATOR, Chapter, Note, Page, Part, Picture, plain
 from bayes_cannon.runs.report.parts import Drawing, Section
-from bayes_cannon.runs.report.registry import registered_sections
+from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels, shown_label
 

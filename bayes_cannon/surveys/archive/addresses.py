@@ -194,12 +194,7 @@ def check_field(name: str) -> str:
     DownloadError
         If it holds anything but letters, digits and ``_ + - .``.
     """
-    stripped = name.strip()
-    if not _NAME.fullmatch(stripped):
-        raise DownloadError(
-            f"{name!r} cannot be the name of a field; they look like M15, 060+00, K2_C4_168-21."
-        )
-    return stripped
+    return _checked(name, "name of a field", "M15, 060+00, K2_C4_168-21")
 
 
 def check_star(name: str) -> str:
@@ -210,11 +205,13 @@ def check_star(name: str) -> str:
     DownloadError
         If it holds anything but letters, digits and ``_ + - .``.
     """
+    return _checked(name, "id of a star", "2M21235315+1244123")
+
+
+def _checked(name: str, what: str, examples: str) -> str:
     stripped = name.strip()
     if not _NAME.fullmatch(stripped):
-        raise DownloadError(
-            f"{name!r} cannot be the id of a star; they look like 2M21235315+1244123."
-        )
+        raise DownloadError(f"{name!r} cannot be the {what}; they look like {examples}.")
     return stripped
 
 
