@@ -301,7 +301,8 @@ def library_labels(
     usual = np.stack([label_error(n, np.broadcast_to(snr, stars.shape)) for n in names], axis=1)
     drawn = np.empty_like(true)
     for k in range(stars.size):
-        normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k,))).normal
+        # A stream of its own: `observe` draws the star's noise from (k,).
+        normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k, 1))).normal
         all_labels = dict(zip(library.names, normal(size=len(library.names)), strict=True))
         drawn[k] = [all_labels[name] for name in names]
     observed = true + error_scale * usual * drawn
