@@ -28,7 +28,8 @@ from bayes_cannon.runs.report.page import GENERATOR, Chapter, Note, Page, Part, 
 from bayes_cannon.runs.report.parts import Drawing, Section
 from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import Labels, shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "Report",
