@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -137,7 +136,7 @@ def infer_run(
             "method": settings.method,
             "seed": int(seed),
             "simulated": bool(spectra.simulated),
-            "settings": asdict(settings),
+            "settings": settings.record(),
             "priors": _describe(priors),
         }
         compared = _compare(table, aspcap, store.folder / "figures")
