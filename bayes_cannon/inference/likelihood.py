@@ -286,7 +286,12 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
 
 
 def compress(
-    pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
+    pixels: PixelModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    x: FloatArray,
+    *,
+    weights: FloatArray | None = None,
 ) -> Compressed:
     """Compress a block of stars.
 
@@ -299,8 +304,13 @@ def compress(
     x
         Where the coefficients' variance is evaluated: features and factors of every star,
         shape (n_stars, n_coef).
+    weights
+        What each pixel's inverse variance is multiplied by, shape (n_stars, n_pixels), as robust
+        likelihoods have it (iteratively reweighted least squares); None: 1.
     """
     w = ivar / (1 + ivar * extra_variance(pixels, x))
+    if weights is not None:
+        w = w * weights
     if pixels.kappa is None:
         return collapse([pixel_sums(pixels, flux, w)], np.ones(1))
     return collapse([pixel_sums(pixels, flux, w, power=1 / pixels.kappa)], np.ones(1))

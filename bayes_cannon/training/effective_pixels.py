@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from bayes_cannon.base.typing import FloatArray
@@ -44,8 +45,9 @@ __all__ = ["EffectivePixels", "LeftOut", "Modes", "learn_effective_pixels", "loo
 _MOST_LAGS = 50
 _LEAST = 0.02
 """Autocorrelation below which lags count no more."""
-_LOG_GRID = np.linspace(np.log(0.05), np.log(100.0), 39)
-"""Logarithms of the multipliers that are tried: a fifth apart."""
+_LOG_GRID = np.linspace(np.log(0.05), np.log(100.0), 10)
+"""Logarithms of the multipliers that are tried first; the best is refined between neighbours."""
+_TOLERANCE = 0.03
 _PRIOR_SD = 1.0
 _DEGREES = (3.0, 5.0, 10.0, 30.0, 100.0)
 _LARGEST = 500.0
@@ -233,39 +235,75 @@ def learn_effective_pixels(
         Modes and covariances of the left-out stars with that kappa, block by block.
     """
     rho, first = _from_residuals(blocks)
-    known = np.nan_to_num(errors) ** 2
-    eye = np.eye(catalogue.shape[1])
-    scores = np.full((_LOG_GRID.size, len(_DEGREES)), -np.inf)
-    tried: list[list[Modes]] = []
-    for row, log_m in enumerate(_LOG_GRID):
-        kappa = np.clip(first * np.exp(log_m), 1.0, _LARGEST)
-        modes = [_modes(basis, block, kappa) for block in blocks]
-        tried.append(modes)
-        differences, covs = [], []
-        for found in modes:
-            off = found.labels - catalogue[found.rows]
-            whole = np.isfinite(off).all(axis=1)
-            differences.append(off[whole])
-            covs.append(found.cov[whole] + known[found.rows][whole][:, :, None] * eye)
-        off, cov = np.concatenate(differences), np.concatenate(covs)
-        if not len(off):
-            break
-        unit = np.sqrt(np.median(np.diagonal(cov, axis1=1, axis2=2), axis=0))
-        off, cov = off / unit, cov / np.outer(unit, unit)
-        jitter = 1e-10 * np.eye(len(unit))
-        for j, degrees in enumerate(_DEGREES):
-            scores[row, j] = _score(off, cov + jitter, degrees) - len(off) * np.log(unit).sum()
-            scores[row, j] -= 0.5 * (log_m / _PRIOR_SD) ** 2
-        if np.all(kappa >= _LARGEST):
-            break
-    if not np.isfinite(scores).any():
+    score = _LabelScore(basis, blocks, catalogue, np.nan_to_num(errors) ** 2, first)
+    if not np.isfinite([score(log_m) for log_m in _LOG_GRID]).any():
         modes = [_modes(basis, block, first) for block in blocks]
         return EffectivePixels(first, np.nan, first, rho, 1.0, np.nan), modes
-    i, j = (int(x) for x in np.unravel_index(int(np.argmax(scores)), scores.shape))
-    weight = np.exp(scores.max(axis=1) - scores[i, j])
-    weight /= weight.sum()
-    mean = float(weight @ _LOG_GRID)
-    sd = float(np.sqrt(max(weight @ (_LOG_GRID - mean) ** 2, 0.0)))
-    multiplier = float(np.exp(_LOG_GRID[i]))
-    kappa = np.clip(first * multiplier, 1.0, _LARGEST)
-    return EffectivePixels(kappa, sd, first, rho, multiplier, _DEGREES[j]), tried[i]
+    tried = np.array(sorted(score.values))
+    best = int(np.argmax([score.values[x] for x in tried]))
+    low, high = tried[max(best - 1, 0)], tried[min(best + 1, tried.size - 1)]
+    minimize_scalar(
+        lambda x: -score(float(x)), bounds=(low, high), method="bounded",
+        options={"xatol": _TOLERANCE},
+    )  # fmt: skip
+    top = max(score.values, key=score.values.__getitem__)
+    step = 0.2
+    bend = 2 * score.values[top] - score(top - step) - score(top + step)
+    sd = step / np.sqrt(bend) if bend > 0 else np.nan
+    return (
+        EffectivePixels(
+            score.kappa(top), float(sd), first, rho, float(np.exp(top)), score.degrees[top]
+        ),
+        score.modes(top),
+    )
+
+
+class _LabelScore:
+    """Log density of the catalogue's labels given the left-out spectra, by log multiplier."""
+
+    def __init__(
+        self,
+        basis: PolynomialBasis,
+        blocks: Sequence[LeftOut],
+        catalogue: FloatArray,
+        known: FloatArray,
+        first: FloatArray,
+    ) -> None:
+        self._basis, self._blocks, self._first = basis, blocks, first
+        self._catalogue, self._known = catalogue, known
+        self._unit: FloatArray | None = None
+        self._kept: tuple[float, list[Modes]] | None = None
+        self.values: dict[float, float] = {}
+        self.degrees: dict[float, float] = {}
+
+    def kappa(self, log_m: float) -> FloatArray:
+        """Pixels per independent one, (n_chips,)."""
+        return np.clip(self._first * np.exp(log_m), 1.0, _LARGEST)
+
+    def modes(self, log_m: float) -> list[Modes]:
+        """Modes of all stars."""
+        if self._kept is None or self._kept[0] != log_m:
+            kappa = self.kappa(log_m)
+            self._kept = log_m, [_modes(self._basis, block, kappa) for block in self._blocks]
+        return self._kept[1]
+
+    def __call__(self, log_m: float) -> float:
+        """Score at its best degrees of freedom, prior included; -inf without a complete star."""
+        found = self.modes(log_m)
+        rows = np.concatenate([m.rows for m in found])
+        off = np.concatenate([m.labels for m in found]) - self._catalogue[rows]
+        whole = np.isfinite(off).all(axis=1)
+        if not whole.any():
+            self.values[log_m], self.degrees[log_m] = -np.inf, np.nan
+            return -np.inf
+        eye = np.eye(off.shape[1])
+        cov = np.concatenate([m.cov for m in found]) + self._known[rows][:, :, None] * eye
+        off, cov = off[whole], cov[whole]
+        if self._unit is None:
+            self._unit = np.sqrt(np.median(np.diagonal(cov, axis1=1, axis2=2), axis=0))
+        off, cov = off / self._unit, cov / np.outer(self._unit, self._unit) + 1e-10 * eye
+        scores = [_score(off, cov, degrees) for degrees in _DEGREES]
+        best = int(np.argmax(scores))
+        self.degrees[log_m] = _DEGREES[best]
+        self.values[log_m] = scores[best] - 0.5 * (log_m / _PRIOR_SD) ** 2
+        return self.values[log_m]
