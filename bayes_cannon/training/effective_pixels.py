@@ -7,12 +7,15 @@ divided by
     kappa_c = m (1 + 2 sum_k rho_ck) ,
 
 with rho the autocorrelation of the standardised residuals of stars that the model has not seen
-(labels and factors at their modes), and the multiplier m learnt from their labels: the score
+(labels and factors at their modes), and the multiplier m learnt from their labels: the share of
+predictions whose difference from the catalogue is within one standard deviation, errors of the
+catalogue included, shall be that of a normal distribution. With log m ~ Normal(0, 1) as its prior,
+by which few stars keep the estimate from the residuals,
 
-    sum_n log t_nu(l_n - mode_n(m); C_n(m) + catalogue variance)
+    log p(m) = -(share(m) - 0.683)^2 / 2 s^2 - log(m)^2 / 2 ,    s^2 = 0.43 / (n_stars n_labels) .
 
-is maximised over m and the degrees of freedom nu (outliers then do not widen everyone's errors),
-with log m ~ Normal(0, 1) as its prior, by which few stars keep the estimate from the residuals.
+The share, and not the log density of the labels, for errors have heavy tails that a normal
+posterior cannot have: a density of heavy tails fits their scale, not the width of their core.
 That is a power posterior (generalised Bayes) whose power is chosen by the labels it has to
 predict. The priors of labels and factors are not tempered, and the compression stays exact.
 """
@@ -25,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import gammaln
+from scipy.special import ndtri
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.likelihood import (
@@ -40,7 +43,13 @@ from bayes_cannon.inference.modes import Laplace, find_modes, gaussian_at
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
 
-__all__ = ["EffectivePixels", "LeftOut", "Modes", "learn_effective_pixels", "look_at_left_out"]
+__all__ = [
+    "EffectivePixels",
+    "LeftOut",
+    "Modes",
+    "learn_effective_pixels",
+    "look_at_left_out",
+]
 
 _MOST_LAGS = 50
 _LEAST = 0.02
@@ -49,7 +58,9 @@ _LOG_GRID = np.linspace(np.log(0.05), np.log(100.0), 10)
 """Logarithms of the multipliers that are tried first; the best is refined between neighbours."""
 _TOLERANCE = 0.03
 _PRIOR_SD = 1.0
-_DEGREES = (3.0, 5.0, 10.0, 30.0, 100.0)
+_WITHIN = 0.6827
+_SOFT = 0.1
+"""Width of the step in log abs(z) by which a star counts as within one standard deviation."""
 _LARGEST = 500.0
 
 
@@ -107,15 +118,15 @@ class EffectivePixels:
     Attributes
     ----------
     kappa : (n_chips,) float64
-        Pixels per independent one, at least 1.
+        Pixels per independent one, at least 1, of models of the folds.
     log_sd : float
         Standard deviation of the logarithm of the multiplier.
     from_residuals : (n_chips,) float64
         1 + 2 sum rho, before the labels were looked at.
     rho : (n_chips, n_lags) float64
         Autocorrelation of the residuals, lag 0 first.
-    multiplier, degrees : float
-        m and nu.
+    multiplier : float
+        m.
     """
 
     kappa: FloatArray
@@ -123,7 +134,20 @@ class EffectivePixels:
     from_residuals: FloatArray
     rho: FloatArray
     multiplier: float
-    degrees: float
+
+    def of_final_model(self, folds: int) -> FloatArray:
+        """Kappa (n_chips,) of the model of all stars.
+
+        What exceeds the estimate from residuals is misfit that more stars cure, its variance
+        falling as their number; the noise of the star itself stays.
+
+        Parameters
+        ----------
+        folds
+            Of the cross-validation.
+        """
+        shared = np.minimum(self.kappa, self.from_residuals)
+        return np.maximum(shared + (self.kappa - shared) * (1 - 1 / folds), 1.0)
 
 
 def chip_of_pixels(chips: Sequence[tuple[int, int]], used: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -199,18 +223,6 @@ def _modes(basis: PolynomialBasis, block: LeftOut, kappa: FloatArray) -> Modes:
     return Modes(block.rows, at.labels, root @ np.swapaxes(root, 1, 2), chi2, data.n_effective)
 
 
-def _score(difference: FloatArray, cov: FloatArray, degrees: float) -> float:
-    """Log density of differences (n, k) under Student-t of scale matrices (n, k, k)."""
-    k = difference.shape[1]
-    chol = np.linalg.cholesky(cov)
-    z = np.linalg.solve(chol, difference[:, :, None])[:, :, 0]
-    log_det = np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(axis=1)
-    value = gammaln(0.5 * (degrees + k)) - gammaln(0.5 * degrees) - 0.5 * k * np.log(degrees)
-    return float(
-        np.sum(value - log_det - 0.5 * (degrees + k) * np.log1p(np.sum(z**2, axis=1) / degrees))
-    )
-
-
 def learn_effective_pixels(
     basis: PolynomialBasis,
     blocks: Sequence[LeftOut],
@@ -235,31 +247,26 @@ def learn_effective_pixels(
         Modes and covariances of the left-out stars with that kappa, block by block.
     """
     rho, first = _from_residuals(blocks)
-    score = _LabelScore(basis, blocks, catalogue, np.nan_to_num(errors) ** 2, first)
-    if not np.isfinite([score(log_m) for log_m in _LOG_GRID]).any():
-        modes = [_modes(basis, block, first) for block in blocks]
-        return EffectivePixels(first, np.nan, first, rho, 1.0, np.nan), modes
-    tried = np.array(sorted(score.values))
-    best = int(np.argmax([score.values[x] for x in tried]))
+    look = _Look(basis, blocks, catalogue, np.nan_to_num(errors) ** 2, first)
+    if not np.isfinite([look(log_m) for log_m in _LOG_GRID]).any():
+        return EffectivePixels(first, np.nan, first, rho, 1.0), look.modes(0.0)
+    tried = np.array(sorted(look.values))
+    best = int(np.argmax([look.values[x] for x in tried]))
     low, high = tried[max(best - 1, 0)], tried[min(best + 1, tried.size - 1)]
     minimize_scalar(
-        lambda x: -score(float(x)), bounds=(low, high), method="bounded",
+        lambda x: -look(float(x)), bounds=(low, high), method="bounded",
         options={"xatol": _TOLERANCE},
     )  # fmt: skip
-    top = max(score.values, key=score.values.__getitem__)
+    top = max(look.values, key=look.values.__getitem__)
     step = 0.2
-    bend = 2 * score.values[top] - score(top - step) - score(top + step)
+    bend = 2 * look.values[top] - look(top - step) - look(top + step)
     sd = step / np.sqrt(bend) if bend > 0 else np.nan
-    return (
-        EffectivePixels(
-            score.kappa(top), float(sd), first, rho, float(np.exp(top)), score.degrees[top]
-        ),
-        score.modes(top),
-    )
+    found = EffectivePixels(look.kappa(top), float(sd), first, rho, float(np.exp(top)))
+    return found, look.modes(top)
 
 
-class _LabelScore:
-    """Log density of the catalogue's labels given the left-out spectra, by log multiplier."""
+class _Look:
+    """Log posterior density of the multiplier, by its logarithm; -inf without a usable star."""
 
     def __init__(
         self,
@@ -271,14 +278,12 @@ class _LabelScore:
     ) -> None:
         self._basis, self._blocks, self._first = basis, blocks, first
         self._catalogue, self._known = catalogue, known
-        self._unit: FloatArray | None = None
         self._kept: tuple[float, list[Modes]] | None = None
         self.values: dict[float, float] = {}
-        self.degrees: dict[float, float] = {}
 
     def kappa(self, log_m: float) -> FloatArray:
         """Pixels per independent one, (n_chips,)."""
-        return np.clip(self._first * np.exp(log_m), 1.0, _LARGEST)
+        return np.asarray(np.clip(self._first * np.exp(log_m), 1.0, _LARGEST))
 
     def modes(self, log_m: float) -> list[Modes]:
         """Modes of all stars."""
@@ -288,22 +293,25 @@ class _LabelScore:
         return self._kept[1]
 
     def __call__(self, log_m: float) -> float:
-        """Score at its best degrees of freedom, prior included; -inf without a complete star."""
         found = self.modes(log_m)
         rows = np.concatenate([m.rows for m in found])
         off = np.concatenate([m.labels for m in found]) - self._catalogue[rows]
-        whole = np.isfinite(off).all(axis=1)
-        if not whole.any():
-            self.values[log_m], self.degrees[log_m] = -np.inf, np.nan
-            return -np.inf
-        eye = np.eye(off.shape[1])
-        cov = np.concatenate([m.cov for m in found]) + self._known[rows][:, :, None] * eye
-        off, cov = off[whole], cov[whole]
-        if self._unit is None:
-            self._unit = np.sqrt(np.median(np.diagonal(cov, axis1=1, axis2=2), axis=0))
-        off, cov = off / self._unit, cov / np.outer(self._unit, self._unit) + 1e-10 * eye
-        scores = [_score(off, cov, degrees) for degrees in _DEGREES]
-        best = int(np.argmax(scores))
-        self.degrees[log_m] = _DEGREES[best]
-        self.values[log_m] = scores[best] - 0.5 * (log_m / _PRIOR_SD) ** 2
-        return self.values[log_m]
+        variance = np.concatenate([np.diagonal(m.cov, axis1=1, axis2=2) for m in found])
+        z2 = off**2 / (variance + self._known[rows])
+        z2 = z2[np.isfinite(z2)]
+        value = -np.inf
+        if z2.size:
+            share = float(np.mean(_within(z2)))
+            sd2 = _WITHIN * (1 - _WITHIN) / max(0.5 * z2.size, 1.0)
+            value = -0.5 * (share - _OF_NORMAL) ** 2 / sd2 - 0.5 * (log_m / _PRIOR_SD) ** 2
+        self.values[log_m] = value
+        return value
+
+
+def _within(z2: FloatArray) -> FloatArray:
+    """Soft count of squared pulls below 1, differentiable in their scale."""
+    return np.asarray(1 / (1 + np.maximum(z2, 1e-300) ** (0.5 / _SOFT)))
+
+
+_OF_NORMAL = float(np.mean(_within(ndtri((np.arange(10_000) + 0.5) / 10_000) ** 2)))
+"""The soft share of a normal distribution."""

@@ -329,7 +329,7 @@ def _with_model_error(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
             priors=settings.priors, progress=progress,
         )  # fmt: skip
-        cannon = _with_effective_pixels(cannon, found.effective)
+        cannon = _with_effective_pixels(cannon, found.effective, settings.folds)
         if progress is not None:
             progress("model error", 0.0)
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
@@ -337,23 +337,24 @@ def _with_model_error(
         return _without_model_error(cannon, str(error).rstrip("."))
 
 
-def _with_effective_pixels(cannon: Cannon, found: EffectivePixels) -> Cannon:
+def _with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) -> Cannon:
     """Return the model with the effective number of pixels, recorded."""
+    kappa = found.of_final_model(folds)
     _log.info(
         "pixels per independent one: %s by chip (%s from residuals alone)",
-        ", ".join(f"{x:.1f}" for x in found.kappa),
+        ", ".join(f"{x:.1f}" for x in kappa),
         ", ".join(f"{x:.1f}" for x in found.from_residuals),
     )
     record = {
-        "kappa": found.kappa.tolist(),
+        "kappa": kappa.tolist(),
+        "of_folds": found.kappa.tolist(),
         "log_sd": found.log_sd,
         "from_residuals": found.from_residuals.tolist(),
         "multiplier": found.multiplier,
-        "degrees": found.degrees,
     }
     training = {**cannon.settings["training"], "effective_pixels": record}
     return replace(
-        cannon, kappa=found.kappa, kappa_log_sd=found.log_sd,
+        cannon, kappa=kappa, kappa_log_sd=found.log_sd,
         settings={**cannon.settings, "training": training},
     )  # fmt: skip
 

@@ -37,8 +37,8 @@ NAMES, SCALE = ("TEFF", "LOGG", "FE_H"), np.array([300.0, 0.6, 0.3])
 BASIS = PolynomialBasis(NAMES, ("K", "dex", "dex"), np.array([4700, 2.5, -0.2]), SCALE, 2)
 SD = np.array([0.1, 0.15, 0.08])
 CORRELATION = np.array([[1, 0.6, 0.2], [0.6, 1, -0.3], [0.2, -0.3, 1]])
-NU, GROWTH = 6.0, 1.0
-INDEPENDENT = EffectivePixels(np.ones(1), 0.1, np.ones(1), np.ones((1, 1)), 1.0, 5.0)
+NU, GROWTH, FORMAL = 6.0, 1.0, 0.03
+INDEPENDENT = EffectivePixels(np.ones(1), 0.1, np.ones(1), np.ones((1, 1)), 1.0)
 
 
 def draw_stars(n, rng):
@@ -55,8 +55,8 @@ def draw_stars(n, rng):
 def cross_validation(n=300, seed=1, label_error=0.08):
     rng = np.random.default_rng(seed)
     ell, error = draw_stars(n, rng)
-    formal = np.tile(np.diag([0.03, 0.03, 0.03]) ** 2, (n, 1, 1))
-    predicted = ell + error + 0.03 * rng.standard_normal((n, 3))
+    formal = np.tile(np.diag([FORMAL] * 3) ** 2, (n, 1, 1))
+    predicted = ell + error + FORMAL * rng.standard_normal((n, 3))
     catalogue = ell + label_error * rng.standard_normal((n, 3))
     ids = np.array([f"s{i}" for i in range(n)])
     labels = Labels(NAMES, BASIS.unstandardize(catalogue), label_error * SCALE, ids)
@@ -278,11 +278,13 @@ def test_new_stars_are_covered(fitted):
     model = ErrorModel(**{**vars(model), "chol": model.chol / fold})
     rng = np.random.default_rng(8)
     ell, error = draw_stars(2000, rng)
-    predicted = BASIS.unstandardize(ell + error)
+    predicted = BASIS.unstandardize(ell + error + FORMAL * rng.standard_normal((2000, 3)))
     inside = np.zeros((2000, 3), dtype=bool)
     shift = np.zeros((2000, 3))
     for i, star in enumerate(predicted):
-        draws = star - model.sample(star, 400, rng)[0]
+        wrong, stretch = model.sample(star, 400, rng)
+        noise = stretch[:, None] * FORMAL * SCALE * rng.standard_normal((400, 3))
+        draws = star + noise - wrong
         rank = np.mean(draws < BASIS.unstandardize(ell[i]), axis=0)
         inside[i] = np.abs(rank - 0.5) < 0.34
         shift[i] = draws.mean(axis=0) - BASIS.unstandardize(ell[i])
