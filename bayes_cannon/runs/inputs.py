@@ -21,8 +21,9 @@ import numpy as np
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, NoStarsError
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.dataset import StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.folders import files_below, is_spectrum
 from bayes_cannon.surveys.preparing import prepare_spectra

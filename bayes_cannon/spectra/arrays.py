@@ -20,10 +20,11 @@ from numpy.typing import ArrayLike
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.errors import BayesCannonWarning, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.spectra.dataset import CutStep, Setting, StarProblem, TrainingSet, log_steps
+from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import LabelTable, columns_of, make_labels, require_labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 
 __all__ = [

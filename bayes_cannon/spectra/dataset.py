@@ -19,12 +19,12 @@ from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 __all__ = [
     "CutStep",
     "Setting",
-    "StarProblem",
     "TrainingSet",
     "log_steps",
 ]
@@ -34,23 +34,6 @@ FORMAT = "bayes_cannon.dataset"
 FORMAT_VERSION = 1
 
 Setting = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class StarProblem:
-    """A star that could not be used, and why.
-
-    Attributes
-    ----------
-    star_id : str
-    path : str
-        The spectrum's file; empty where there is none.
-    message : str
-    """
-
-    star_id: str
-    path: str
-    message: str
 
 
 @dataclass(frozen=True, eq=False)

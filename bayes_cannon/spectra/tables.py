@@ -19,14 +19,16 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.spectra.arrays import _training_set
 from bayes_cannon.spectra.continuum import ContinuumSettings
-from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels
+from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
 __all__ = [
     "Reader",
+    "find_columns",
     "read_files",
     "read_spectrum",
     "read_table",
@@ -148,24 +150,25 @@ def read_files(
     rows: list[GivenSpectra] = []
     kept: list[int] = []
     problems: list[StarProblem] = []
-    for i, path in enumerate(paths):
-        try:
-            if reader is None:
-                row = _read_row(path, format, str(ids[i]))
-            else:
-                row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
-            if rows and not same_grid(rows[0].wavelength, row.wavelength):
-                raise InvalidDataError(
-                    f"its wavelengths are not those of {paths[kept[0]].name}; "
-                    "let the reader bring all spectra to one grid."
-                )
-            rows.append(row)
-            kept.append(i)
-        except Exception as error:  # a user's reader may raise anything; the others go on
-            text = str(error) or type(error).__name__
-            problems.append(StarProblem(str(ids[i]), str(path), text))
-        if progress is not None:
-            progress(i + 1, len(paths))
+
+    def read(i: int, path: Path) -> GivenSpectra:
+        if reader is None:
+            row = _read_row(path, format, str(ids[i]))
+        else:
+            row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
+        if rows and not same_grid(rows[0].wavelength, row.wavelength):
+            raise InvalidDataError(
+                f"its wavelengths are not those of {paths[kept[0]].name}; "
+                "let the reader bring all spectra to one grid."
+            )
+        return row
+
+    def name(i: int, path: Path) -> str:
+        return str(ids[i])
+
+    for i, row in read_each(paths, read, name, problems, progress=progress):
+        rows.append(row)
+        kept.append(i)
     if not rows:
         first = (
             f"; the first, {problems[0].star_id}: {problems[0].message.rstrip('.')}"
@@ -277,13 +280,39 @@ def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
     """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
     if isinstance(table, str | os.PathLike):
         table = read_table(table)
-    given = columns_of(table, "the table")
+    return find_columns(columns_of(table, "the table"), ("PATH",), labels, optional=("STAR_ID",))
+
+
+def find_columns(
+    given: Mapping[str, Any],
+    needed: Sequence[str],
+    labels: Sequence[str],
+    *,
+    optional: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Columns of a table by the names asked for, whatever their capitals.
+
+    Parameters
+    ----------
+    given
+        Columns by name.
+    needed, optional
+        Names of columns that must, or may, be there.
+    labels
+        Names of labels that must be there, under a name of their kind (`LabelKind.aliases`);
+        their errors, in ``NAME_ERR``, may.
+
+    Raises
+    ------
+    LabelError
+        If a column is not there, or there twice.
+    """
     found: dict[str, Any] = {}
     by_capitals: dict[str, list[str]] = {}
     for name in given:
         by_capitals.setdefault(name.upper(), []).append(name)
     lacking = []
-    for name in ("PATH", "STAR_ID", *labels, *(f"{label}_ERR" for label in labels)):
+    for name in (*needed, *optional, *labels, *(f"{label}_ERR" for label in labels)):
         alike = [name] if name in given else by_capitals.get(name.upper(), [])
         if not alike:
             alike = [n for other in _other_names(name) for n in by_capitals.get(other, [])]
@@ -291,7 +320,7 @@ def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
             found[name] = given[alike[0]]
         elif alike:
             raise LabelError(f"the table has several columns {name}: {', '.join(alike)}.")
-        elif name == "PATH" or name in labels:
+        elif name in needed or name in labels:
             lacking.append(name)
     if lacking:
         raise LabelError(

@@ -20,15 +20,16 @@ from bayes_cannon.errors import (
     OutputExistsError,
 )
 from bayes_cannon.spectra.continuum import ContinuumSettings, normalize, published_pixels
-from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.apstar import read_spectra
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 DETECTORS = ((197, 3324), (3533, 6130), (6291, 8382))
