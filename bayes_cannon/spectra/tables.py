@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.label_kinds import label_kind
-from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels
+from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels, take_ids
 from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
@@ -208,6 +209,7 @@ def training_set_from_table(
     simulated: bool = False,
     medium: str = "vacuum",
     format: str | None = None,
+    catalogue: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
@@ -219,10 +221,10 @@ def training_set_from_table(
     ----------
     table
         One row a star: column ``PATH``, a column for each label, and, where known, its error in
-        ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings. An astropy
-        table, a pandas DataFrame, or the path of a file that `read_table` can read. Capitals in
-        names do not matter, and a label that is not there is looked for by the other names of its
-        kind (`LabelKind.aliases`).
+        ``NAME_ERR``; ``STAR_ID``, ``APOGEE_ID`` or ``SDSS_ID`` with names, or the named index of a
+        DataFrame, else the file names without their endings. An astropy table, a pandas DataFrame,
+        or the path of a file that `read_table` can read. Capitals in names do not matter, and a
+        label that is not there is looked for by the other names of its kind (`LabelKind.aliases`).
     labels
         Names of the label columns, or the name of one.
     folder
@@ -234,7 +236,7 @@ def training_set_from_table(
         default `read_spectrum`.
     progress
         Called with the number of files read and their total.
-    units, chips, continuum, allow_missing_labels, simulated, medium
+    units, chips, continuum, allow_missing_labels, simulated, medium, catalogue
         See `training_set_from_arrays`.
 
     Raises
@@ -244,23 +246,26 @@ def training_set_from_table(
     """
     if reader is not None and format is not None:
         raise InvalidDataError("give either a reader, or the format that astropy reads.")
-    columns = _wanted_columns(table, one_or_more(labels))
+    given = read_table(table) if isinstance(table, str | os.PathLike) else table
+    columns = find_columns(columns_of(given, "the table"), ("PATH",), one_or_more(labels))
     base = user_path(folder)
     paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
-    names = columns.pop("STAR_ID", None)
+    names, id_name = take_ids(given, columns_of(given, "the table"))
     ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
-    whole = make_labels(ids, columns, None, units)
+    whole = make_labels(ids, columns, None, units, id_name)
     require_labels(whole, allowed=allow_missing_labels)
     pixels, kept, problems = read_files(
         paths, ids, reader, progress, format=format, medium=check_medium(medium)
     )
+    pixels = replace(pixels, id_name=id_name)
     steps = [
         CutStep("table", "all rows of the table", 0, len(paths)),
         CutStep("spectrum readable", "the file holds a spectrum", len(problems), len(kept)),
     ]
     return _training_set(
-        pixels, whole.select(kept), steps, problems, chips, continuum, simulated=simulated
-    )
+        pixels, whole.select(kept), steps, problems, chips, continuum, simulated=simulated,
+        catalogue=catalogue,
+    )  # fmt: skip
 
 
 def _stem(path: Path) -> str:
@@ -276,19 +281,10 @@ def _other_names(name: str) -> list[str]:
     return [f"{alias}{ending}".upper() for alias in label_kind(label).aliases]
 
 
-def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
-    if isinstance(table, str | os.PathLike):
-        table = read_table(table)
-    return find_columns(columns_of(table, "the table"), ("PATH",), labels, optional=("STAR_ID",))
-
-
 def find_columns(
     given: Mapping[str, Any],
     needed: Sequence[str],
     labels: Sequence[str],
-    *,
-    optional: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Columns of a table by the names asked for, whatever their capitals.
 
@@ -296,8 +292,8 @@ def find_columns(
     ----------
     given
         Columns by name.
-    needed, optional
-        Names of columns that must, or may, be there.
+    needed
+        Names of columns that must be there.
     labels
         Names of labels that must be there, under a name of their kind (`LabelKind.aliases`);
         their errors, in ``NAME_ERR``, may.
@@ -312,7 +308,7 @@ def find_columns(
     for name in given:
         by_capitals.setdefault(name.upper(), []).append(name)
     lacking = []
-    for name in (*needed, *optional, *labels, *(f"{label}_ERR" for label in labels)):
+    for name in (*needed, *labels, *(f"{label}_ERR" for label in labels)):
         alike = [name] if name in given else by_capitals.get(name.upper(), [])
         if not alike:
             alike = [n for other in _other_names(name) for n in by_capitals.get(other, [])]

@@ -118,6 +118,7 @@ class Catalogue:
             errors=np.array([columns[f"{n}_ERR"] for n in wanted], dtype=np.float64).T,
             star_id=self.star_id,
             units=tuple(self._unit(n) for n in wanted),
+            id_name=self.id_name,
         )
 
     def _unit(self, name: str) -> str:

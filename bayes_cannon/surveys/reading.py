@@ -121,6 +121,7 @@ class Treatment:
         """Return it as plain values, for `TrainingSet.settings`."""
         out: dict[str, Setting] = {
             "reader": self.reader.name,
+            "id_name": self.reader.id_name,
             "catalogue": self.reader.catalogue,
             "bad_bits": self.bad_bits,
             "mask_row": "the row that is read",
@@ -197,6 +198,7 @@ class ReadSpectra:
             chips=tuple(pairwise(edges)),
             simulated=any(s.simulated for s in self.stars),
             medium=reader.medium,
+            id_name=reader.id_name,
         )
 
 
@@ -358,6 +360,7 @@ def _normalized(
         ivar=observed.ivar,
         chips=observed.chips,
         medium=observed.medium,
+        id_name=observed.id_name,
     )
     inside = "no good pixel lies in the windows that are used"
     why = [inside if any_good else "no pixel of the spectrum is good" for any_good in good.any(1)]
@@ -385,6 +388,7 @@ def _observed(
         chips=_chips(reader),
         simulated=any(s.simulated for s in stars),
         medium=reader.medium,
+        id_name=reader.id_name,
     )
 
 

@@ -171,7 +171,7 @@ def survey_of(
     ids = names_of(found.pop(reader.id_name), reader.id_name)
     if len(files) != ids.size:
         raise InvalidDataError(f"{len(files)} files for the {ids.size} rows of the catalogue.")
-    known = make_labels(ids, found, None, None)
+    known = make_labels(ids, found, None, None, reader.id_name)
     whole = Table({n.upper(): c for n, c in columns.items()})
     whole[reader.id_name] = ids
     for name, unit in zip(known.names, known.units, strict=True):

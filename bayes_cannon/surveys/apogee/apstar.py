@@ -281,6 +281,7 @@ def _observed(
         snr=np.array([f.snr for f in facts]),
         chips=CHIPS_8575,
         simulated=any(f.simulated for f in facts),
+        id_name="APOGEE_ID",
     )
 
 
