@@ -23,7 +23,13 @@ from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.label_kinds import label_kind
-from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels, take_ids
+from bayes_cannon.spectra.own_labels import (
+    columns_of,
+    make_labels,
+    require_labels,
+    take_ids,
+    units_told,
+)
 from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
@@ -252,7 +258,8 @@ def training_set_from_table(
     paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
     names, id_name = take_ids(given, columns_of(given, "the table"))
     ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
-    whole = make_labels(ids, columns, None, units, id_name)
+    told = {n: unit for n, unit in (units_told(given) or {}).items() if n in columns}
+    whole = make_labels(ids, columns, None, told if units is None else units, id_name)
     require_labels(whole, allowed=allow_missing_labels)
     pixels, kept, problems = read_files(
         paths, ids, reader, progress, format=format, medium=check_medium(medium)
