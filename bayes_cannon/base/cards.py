@@ -53,10 +53,12 @@ def lines(title: str, rows: Iterable[Row]) -> str:
     --------
     >>> print(lines("Labels of 3 stars", [("TEFF", "4500 to 4700 K"), ("problems", "")]))
     Labels of 3 stars
-      TEFF: 4500 to 4700 K
+      TEFF  4500 to 4700 K
     """
-    shown = [title, *(f"  {name}: {value}" for name, value in rows if value)]
-    return "\n".join(_wrapped(line) for line in shown)
+    shown = [(name, value) for name, value in rows if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    facts = (_wrapped(f"  {name:<{width}}  {value}", " " * (width + 4)) for name, value in shown)
+    return "\n".join([_wrapped(title, "  "), *facts])
 
 
 def card(title: str, rows: Iterable[Row]) -> str:
@@ -120,11 +122,11 @@ def range_text(values: ArrayLike, digits: int = 0, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
-def _wrapped(line: str) -> str:
+def _wrapped(line: str, indent: str) -> str:
     """A line, or two where it is long."""
     return "\n".join(
         textwrap.wrap(
-            line, _LONGEST, initial_indent="", subsequent_indent="    ", max_lines=2,
+            line, _LONGEST, subsequent_indent=indent, max_lines=2,
             placeholder=" …", break_on_hyphens=False,
         )
     )  # fmt: skip

@@ -24,6 +24,7 @@ from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
 from bayes_cannon.inference.flags import LabelReference, add_flags
 from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
+from bayes_cannon.inference.likelihoods import GAUSSIAN, likelihood_of
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
@@ -111,8 +112,8 @@ def infer_labels(
     Warns
     -----
     BayesCannonWarning
-        If stars are left without a posterior, default priors are widened, or a prior leaves out
-        all training stars.
+        If stars are left without a posterior, default priors are widened, a prior leaves out
+        all training stars, or the model error was learnt with another likelihood.
     """
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
@@ -186,6 +187,14 @@ def infer_blocks(
     pixels = PixelModel.from_cannon(
         cannon, coefficient_uncertainty=settings.coefficient_uncertainty
     )
+    if cannon.model_error is not None and (own := likelihood_of(settings.likelihood)) != GAUSSIAN:
+        warnings.warn(
+            "the model error was learnt from labels that the Gaussian likelihood predicts; "
+            f"calibrated posteriors of {own.name!r} are as wide as if it erred alike: check them "
+            "on stars of known labels.",
+            BayesCannonWarning,
+            stacklevel=3,
+        )
     finishing = Finishing.from_cannon(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )

@@ -271,7 +271,12 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
 
 
 def compress(
-    pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
+    pixels: PixelModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    x: FloatArray,
+    *,
+    weights: FloatArray | None = None,
 ) -> Compressed:
     """Compress a block of stars.
 
@@ -284,9 +289,14 @@ def compress(
     x
         Where the coefficients' variance is evaluated: features and factors of every star,
         shape (n_stars, n_coef).
+    weights
+        What each pixel's inverse variance is multiplied by, shape (n_stars, n_pixels), as robust
+        likelihoods have it (iteratively reweighted least squares); None: 1.
     """
     k, j, n = pixels.n_terms, pixels.n_factors, flux.shape[0]
     w = ivar / (1 + ivar * extra_variance(pixels, x))
+    if weights is not None:
+        w = w * weights
     good = w > 0
     wf = w * flux
     sums = unpack(_times(w, pixels.products))

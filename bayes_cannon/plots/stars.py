@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,7 +17,7 @@ from scipy.stats import linregress
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import KnownLabels, as_table, several
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table, several
 from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -34,7 +33,7 @@ _MANY = 700
 
 
 def plot_one_to_one(
-    table: Table | xr.DataTree,
+    table: Table | GivenResult,
     *,
     reference: KnownLabels | None = None,
     reference_name: str = "ASPCAP",

@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.corner import plot_corner
-from bayes_cannon.runs.store import open_run
+from bayes_cannon.runs.results import Run, folder_of
+from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.spectra.label_kinds import (
     LabelKind,
     register_label_kind,
@@ -67,7 +68,7 @@ def _plain(star: str) -> str:
 
 
 def draw_corners(
-    run: Path,
+    run: Run | str | os.PathLike[str],
     files: Mapping[str, Path],
     *,
     aspcap: Labels | None = None,
@@ -83,7 +84,7 @@ def draw_corners(
     Parameters
     ----------
     run
-        The run's directory.
+        A run, or its directory.
     files
         File to write of each star.
     aspcap
@@ -105,21 +106,22 @@ def draw_corners(
         If both an executor and a number of processes are given, or a star has no posterior.
     """
     refuse_both(executor, processes)
+    folder = folder_of(run)
     tell = progress or (lambda done, total: None)
     todo = [star for star, path in files.items() if not path.exists()]
     if executor is not None:
-        _draw_with(executor, run, files, todo, aspcap, snr, tell)
+        _draw_with(executor, folder, files, todo, aspcap, snr, tell)
     elif processes > 1 and len(todo) > _FEW:
         try:
             with _processes(min(processes, len(todo))) as pool:
-                _draw_with(pool, run, files, todo, aspcap, snr, tell)
+                _draw_with(pool, folder, files, todo, aspcap, snr, tell)
         except BrokenProcessPool:
             _log.warning(
                 "a process that drew corner plots ended early (out of memory, or a script without "
                 "an `if __name__ == '__main__'`); the others are drawn one after the other."
             )
     left = {star: path for star, path in files.items() if not path.exists()}
-    _draw(run, left, aspcap, snr, lambda n: tell(len(files) - len(left) + n, len(files)))
+    _draw(folder, left, aspcap, snr, lambda n: tell(len(files) - len(left) + n, len(files)))
 
 
 def refuse_both(executor: Executor | None, processes: int) -> None:
@@ -216,7 +218,7 @@ def _draw(
     """Draw plots on one canvas, one after the other."""
     if not files or (_stop is not None and _stop.is_set()):
         return
-    result, figure = open_run(run), Figure()
+    result, figure = open_posterior(run), Figure()
     known = set() if aspcap is None else set(aspcap.star_id.tolist())
     for number, (star, path) in enumerate(files.items(), 1):
         if _stop is not None and _stop.is_set():

@@ -276,7 +276,7 @@ def test_a_survey_shows_what_it_holds(folder: Path) -> None:
     put(folder, spectrum_name(A))
     survey = open_survey(folder)
     shown = repr(survey)
-    assert shown.startswith("Survey of 2 stars\n  folder: ")
+    assert shown.startswith("Survey of 2 stars\n  folder         ")
     assert "labels of ASPCAP)" in shown
-    assert "  spectra: 1, 1 row without" in shown
+    assert "  spectra        1, 1 row without" in shown
     assert repr(survey.catalogue).startswith("Catalogue ASPCAP of 2 rows")
