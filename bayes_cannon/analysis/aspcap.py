@@ -38,7 +38,8 @@ from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import Labels, two_digits
+from bayes_cannon.spectra.label_kinds import two_digits
+from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
 
 __all__ = [

@@ -23,7 +23,8 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.units import known_labels, units_of_table
-from bayes_cannon.spectra.labels import Labels, two_digits
+from bayes_cannon.spectra.label_kinds import label_kind, two_digits
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "PUBLISHED",
@@ -333,9 +334,9 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
             continue
         calibrated = bool(np.isfinite(row["ERR"]))
         error = row["ERR"] if calibrated else row["FORMAL_ERR"]
-        digits = 0 if row["UNIT"] == "K" else 3
+        kind = label_kind(row["LABEL"], str(row["UNIT"]))
         formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
-        value = f"{row['MEAN']:.{digits}f} ± {two_digits(error)}"
+        value = f"{kind.text(row['MEAN'])} ± {two_digits(error)}"
         parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 

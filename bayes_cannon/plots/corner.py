@@ -36,7 +36,8 @@ from bayes_cannon.plots.posteriors import (
     posterior_handle,
     star_draws,
 )
-from bayes_cannon.spectra.labels import Labels, label_tex
+from bayes_cannon.spectra.label_kinds import label_tex
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = ["plot_corner"]
 

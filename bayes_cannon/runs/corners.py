@@ -23,6 +23,11 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs.results import Run, folder_of
 from bayes_cannon.runs.store import open_posterior
+from bayes_cannon.spectra.label_kinds import (
+    LabelKind,
+    register_label_kind,
+    registered_label_kinds,
+)
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -173,7 +178,9 @@ def _processes(n: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end soon after an error or Ctrl-C here, and with this process."""
     context = get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(n, mp_context=context, initializer=_start, initargs=(stop,))
+    pool = ProcessPoolExecutor(
+        n, mp_context=context, initializer=_start, initargs=(stop, registered_label_kinds())
+    )
     try:
         yield pool
     except BaseException:
@@ -183,8 +190,10 @@ def _processes(n: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(stop: Event) -> None:
+def _start(stop: Event, kinds: Sequence[LabelKind]) -> None:
     """Prepare a process of ours: Ctrl-C is its parent's affair, whose end is its own."""
+    for kind in kinds:
+        register_label_kind(kind, replace=True)
     global _stop  # noqa: PLW0603 (an initializer can leave what it was given nowhere else)
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -29,7 +29,8 @@ from bayes_cannon.runs.report.parts import Drawing, Section
 from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.runs.results import Run, folder_of
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import Labels, shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "Report",
