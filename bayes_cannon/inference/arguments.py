@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
+from bayes_cannon.inference.tables import ID_NAMES, column_of, id_column, star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 
@@ -37,8 +37,7 @@ __all__ = [
 
 
 KnownLabels = Any
-"""Labels of stars: `Labels`, a `TrainingSet`, or a table with APOGEE_ID; see `as_labels`."""
-_ID = "APOGEE_ID"
+"""Labels of stars: `Labels`, a `TrainingSet`, or a table with the stars' names; see `as_labels`."""
 
 
 class RunLike(Protocol):
@@ -117,8 +116,9 @@ def as_spectra(given: Any) -> NormalizedSpectra:
 def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     """Labels of stars, those of a `TrainingSet`, or those of a table; None for None.
 
-    A table (of Astropy or pandas) has its stars in APOGEE_ID; its other columns of numbers are
-    labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are missing ones.
+    A table (of Astropy or pandas) has its stars in APOGEE_ID, SDSS_ID or STAR_ID, or the column
+    that ``meta["ID"]`` names; its other columns of numbers are labels, their errors in NAME_ERR.
+    Masked values and fill values (see `Labels`) are missing ones.
 
     Raises
     ------
@@ -134,8 +134,8 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     if table is not None:
         return _labels_of_table(table, what)
     raise InvalidDataError(
-        f"{what} must be Labels, a TrainingSet, or a table with the column {_ID}, not "
-        f"{_kind(given)}."
+        f"{what} must be Labels, a TrainingSet, or a table with the column {ID_NAMES[0]} (or "
+        f"{' or '.join(ID_NAMES[1:])}), not {_kind(given)}."
     )
 
 
@@ -148,38 +148,31 @@ def _as_astropy(given: Any) -> Table | None:
 
 
 def _labels_of_table(table: Table, what: str) -> Labels:
-    if _ID not in table.colnames:
+    key = id_column(table)
+    if key is None:
         raise InvalidDataError(
-            f"the table {what} has no column {_ID} with the stars' names (it has "
+            f"the table {what} has no column {ID_NAMES[0]} with the stars' names (it has "
             f"{', '.join(table.colnames[:8])})."
         )
     own = str(table.meta.get("LABELS", ""))
     names = own.split(",") if own else _label_columns(table)
     if not names:
-        raise LabelError(f"the table {what} has no column of numbers besides {_ID}.")
-    values = np.stack([_numbers(table, n) for n in names], axis=1)
+        raise LabelError(f"the table {what} has no column of numbers besides {key}.")
+    values = np.stack([column_of(table, n) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [_numbers(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)
-    ids = np.array([_text(star) for star in table[_ID]], dtype=np.str_)
     errors = np.where(errors > 0, errors, np.nan)
-    return Labels(tuple(names), values, errors, ids, units if any(units) else ())
+    return Labels(tuple(names), values, errors, star_ids(table), units if any(units) else ())
 
 
 def _label_columns(table: Table) -> list[str]:
     numbers = [n for n in table.colnames if table[n].dtype.kind in "fiu" and table[n].ndim == 1]
-    return [n for n in numbers if n != _ID and not n.endswith("_ERR")]
-
-
-def _numbers(table: Table, name: str) -> NDArray[np.float64]:
-    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
-
-
-def _text(star: Any) -> str:
-    return star.decode() if isinstance(star, bytes) else str(star).rstrip()
+    keys = (id_column(table), *ID_NAMES)
+    return [n for n in numbers if n not in keys and not n.endswith("_ERR")]
 
 
 def as_result(given: Any) -> xr.DataTree:
@@ -240,10 +233,10 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     if table is None or not whole:
         return table
     names = str(table.meta.get("LABELS", "")).split(",")
-    if _ID not in table.colnames or any(n not in table.colnames for n in names):
+    if id_column(table) is None or any(n not in table.colnames for n in names):
         raise InvalidDataError(
-            "the table is not one that catalogue() made (it lacks APOGEE_ID, its labels, or the "
-            "entry LABELS in its meta data); pass the result of inference itself."
+            "the table is not one that catalogue() made (it lacks the stars' names, its labels, or "
+            "the entry LABELS in its meta data); pass the result of inference itself."
         )
     return table
 

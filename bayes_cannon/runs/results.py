@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.table import Column, MaskedColumn, Row, Table
+from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
@@ -21,6 +21,13 @@ from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import REMARKS, describe_flag
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
+from bayes_cannon.inference.tables import (
+    ID_NAMES,
+    catalogue_column,
+    catalogue_name,
+    id_column,
+    star_ids,
+)
 from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model
@@ -38,7 +45,7 @@ __all__ = [
     "read_catalogue",
 ]
 
-_SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
+_SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,9 +92,9 @@ class Run:
             return catalogue(self.result)
         table = read_catalogue(file)
         written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
-        if not np.array_equal(np.char.rstrip(written), np.asarray(table["APOGEE_ID"], np.str_)):
+        if not np.array_equal(np.char.rstrip(written), star_ids(table)):
             return catalogue(self.result)  # the file is of an earlier state of a run that goes on
-        table["APOGEE_ID"] = self.star_id
+        table[str(id_column(table))] = self.star_id
         return table
 
     @property
@@ -162,7 +169,7 @@ class Run:
 
         Flags that only remark on a star (it was sampled again) do not count.
         """
-        key = self.table.colnames[0]
+        key = str(id_column(self.table))
         flag = np.asarray(self.table["LABEL_FLAG"], dtype=np.int64)
         rows = np.flatnonzero(flag & ~int(REMARKS))
         found = ["; ".join(describe_flag(int(f))) for f in flag[rows]]
@@ -288,23 +295,13 @@ def read_catalogue(path: Path) -> Table:
             "again, which writes it anew."
         ) from error
     names = str(table.meta.get("LABELS", "")).split(",")
-    needed = ["APOGEE_ID", "LABEL_FLAG", *names]
-    if lacking := [n for n in needed if n not in table.colnames]:
+    key, their = id_column(table), catalogue_column(catalogue_name(table))
+    lacking = [n for n in ("LABEL_FLAG", *names) if n not in table.colnames]
+    if lacking := [*lacking, *([] if key else [ID_NAMES[0]])]:
         raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
-    table["APOGEE_ID"] = _text(table["APOGEE_ID"])
+    table[str(key)] = star_ids(table)
     for name, unit in units_of_table(table, names).items():
-        for suffix in _SUFFIXES:
+        for suffix in (*_SUFFIXES, f"_{their}", f"_{their}_ERR"):
             if f"{name}{suffix}" in table.colnames:
                 table[f"{name}{suffix}"].unit = unit
     return table
-
-
-def _text(values: Column | MaskedColumn) -> NDArray[np.str_]:
-    filled: Sequence[Any] = np.ma.filled(np.ma.asarray(values), "").tolist()
-    return np.array(
-        [
-            (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).rstrip()
-            for v in filled
-        ],
-        dtype=np.str_,
-    )

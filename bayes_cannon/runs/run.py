@@ -25,6 +25,7 @@ from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -106,6 +107,7 @@ def infer_run(
     """
     cannon, spectra = as_model(cannon), as_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
+    catalogued = catalogue_name(aspcap, *_noted_in(cannon))
     aspcap = known_labels(aspcap, units)
     folder, corner = as_path(folder), several(corner)
     if spectra.n_stars == 0:
@@ -118,7 +120,7 @@ def infer_run(
     store = RunStore(
         folder, spectra.star_id, block_size=settings.block_size,
         digests=fingerprint(cannon, spectra, settings, priors, seed),
-        simulated=spectra.simulated, overwrite=overwrite,
+        simulated=spectra.simulated, catalogue=catalogued, overwrite=overwrite,
     )  # fmt: skip
     with told_writing(store.folder), store:
         pending = [store.blocks[b] for b in store.pending]
@@ -153,6 +155,12 @@ def infer_run(
             summary["inputs"] = describe_inputs(store.folder, inputs)
         summary = write_summary(store.folder, summary)
     return Run.made(store.folder, result, table, summary, cannon)
+
+
+def _noted_in(cannon: Cannon) -> list[Table]:
+    """What the model says of the catalogue that it was trained on."""
+    name = (cannon.settings.get("dataset") or {}).get("labels")
+    return [Table(meta={"CATALOG": name})] if isinstance(name, str) else []
 
 
 def _seed_of(folder: Path) -> int | None:
@@ -247,7 +255,8 @@ def _describe(priors: LabelPriors) -> dict[str, dict[str, Any]]:
 def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[str, Any]] | None:
     """Compare with the catalogue's labels where the stars have both."""
     names = table.meta["LABELS"].split(",")
-    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_ASPCAP"]) for n in names]
+    their = catalogue_column(catalogue_name(table))
+    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_{their}"]) for n in names]
     if aspcap is None or not np.any(both):
         return None
     save_figure(plot_one_to_one(table), figures / "one-to-one.png")
@@ -263,7 +272,7 @@ def _corners(
     draw: Callable[[Path, Mapping[str, Path]], None],
 ) -> None:
     """Draw the corner plots that are not there yet."""
-    star_id = [str(star) for star in table["APOGEE_ID"]]
+    star_id = star_ids(table).tolist()
     has = dict(zip(star_id, _has_posterior(table).tolist(), strict=True))
     without = [star for star in wanted if not has[star]]
     if without:

@@ -71,6 +71,8 @@ class RunStore:
         From `bayes_cannon.runs.fingerprint.fingerprint`; a run of other digests is not continued.
     simulated
         Whether the spectra are, which is kept with the posteriors.
+    catalogue
+        Name of the catalogue that the labels are compared with, kept as well.
     overwrite
         Whether to delete a run that is there.
 
@@ -89,10 +91,11 @@ class RunStore:
         block_size: int,
         digests: Mapping[str, str],
         simulated: bool = False,
+        catalogue: str = "",
         overwrite: bool = False,
     ) -> None:
         self.folder = user_path(folder)
-        self.star_id, self.simulated = star_id, simulated
+        self.star_id, self.simulated, self.catalogue = star_id, simulated, catalogue
         self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
         self._lock = ExitStack()
@@ -259,7 +262,9 @@ class RunStore:
     def _lay_out(self, tree: xr.DataTree) -> None:
         """Make the arrays: written with one block, then given room for all stars."""
         shutil.rmtree(self.path, ignore_errors=True)
-        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
+        kept = {key: str(tree.attrs[key]) for key in ("id_name", "catalogue") if key in tree.attrs}
+        kept |= {"catalogue": self.catalogue} if self.catalogue else {}
+        head = kept | {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
         xr.Dataset(attrs=head).to_zarr(
             self.path, mode="w", zarr_format=ZARR_FORMAT, consolidated=False
         )  # fmt: skip
