@@ -270,7 +270,7 @@ def _columns(table: Table, names: tuple[str, ...], suffix: str = "") -> FloatArr
 def _with_catalogue(table: Table, labels: Labels, their_name: str) -> Table:
     """The table with the catalogue's values put in anew."""
     out, their = table.copy(), catalogue_column(their_name)
-    out.meta["CATALOG"] = their_name
+    out.meta["CATALOG"] = their
     place = {star: i for i, star in enumerate(labels.star_id.tolist())}
     rows = np.array([place.get(s, -1) for s in star_ids(table).tolist()])
     for name in table.meta["LABELS"].split(","):

@@ -12,7 +12,7 @@ from scipy.stats import chi2 as chi2_law
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.flags import LabelFlag
-from bayes_cannon.inference.tables import id_column, star_ids
+from bayes_cannon.inference.tables import star_column, star_ids
 
 __all__ = [
     "disagreement_table",
@@ -151,7 +151,7 @@ def disagreement_table(
     """The stars, the one that disagrees most first; see `AspcapComparison.stars`."""
     cov = np.asarray(np.ma.filled(np.ma.asarray(table["LABEL_COV"]), np.nan), dtype=np.float64)
     rows, order = [], []
-    key, ids = str(id_column(table)), star_ids(table).tolist()
+    key, ids = star_column(table), star_ids(table).tolist()
     for i in np.flatnonzero(np.isfinite(pull).any(axis=1)):
         k = np.flatnonzero(np.isfinite(pull[i]))
         joint = cov[i][np.ix_(k, k)] + np.diag(their_error[i, k] ** 2)

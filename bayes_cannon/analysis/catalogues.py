@@ -26,6 +26,7 @@ from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import (
     group_of,
+    id_name_of,
     is_simulated,
     model_is_simulated,
     moments_of,
@@ -35,8 +36,7 @@ from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
     column_of,
-    id_column,
-    id_name_of,
+    star_column,
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
@@ -164,7 +164,7 @@ def catalogue(
     marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
     table.meta.update(
         ID=key,
-        CATALOG=their_name,
+        CATALOG=their,
         LABELS=",".join(names),
         UNITS=",".join(units.values()),
         KIND=kind,
@@ -225,7 +225,7 @@ def _write_fits(table: Table, path: Path) -> None:
     FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
     """
     bare = table.copy()
-    key = str(id_column(table))
+    key = star_column(table)
     bare[key] = np.char.encode(star_ids(table), "ascii", "backslashreplace")
     bare.meta = {}
     for column in bare.columns.values():

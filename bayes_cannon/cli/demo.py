@@ -25,11 +25,11 @@ from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import two_digits
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.gaia_xp import load_gaia_xp_giants
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.catalogue import read_truth
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 from bayes_cannon.training.pipeline import train
 
 __all__ = [

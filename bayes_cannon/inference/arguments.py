@@ -17,9 +17,10 @@ from astropy.table import Table
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
-from bayes_cannon.inference.tables import ID_NAMES, column_of, id_column, star_ids
+from bayes_cannon.inference.tables import column_of, star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, index_name
 
 __all__ = [
     "GivenResult",
@@ -37,7 +38,8 @@ __all__ = [
 
 
 KnownLabels = Any
-"""Labels of stars: `Labels`, a `TrainingSet`, or a table with the stars' names; see `as_labels`."""
+"""Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
+_IDS = ", ".join(ID_NAMES)
 
 
 class RunLike(Protocol):
@@ -116,9 +118,10 @@ def as_spectra(given: Any) -> NormalizedSpectra:
 def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     """Labels of stars, those of a `TrainingSet`, or those of a table; None for None.
 
-    A table (of Astropy or pandas) has its stars in APOGEE_ID, SDSS_ID or STAR_ID, or the column
-    that ``meta["ID"]`` names; its other columns of numbers are labels, their errors in NAME_ERR.
-    Masked values and fill values (see `Labels`) are missing ones.
+    A table (of Astropy or pandas) has its stars in APOGEE_ID, SDSS_ID or STAR_ID, in the column
+    that its meta data name in ``ID``, or in the named index of a DataFrame; its other columns of
+    numbers are labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are
+    missing ones.
 
     Raises
     ------
@@ -134,8 +137,8 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     if table is not None:
         return _labels_of_table(table, what)
     raise InvalidDataError(
-        f"{what} must be Labels, a TrainingSet, or a table with the column {ID_NAMES[0]} (or "
-        f"{' or '.join(ID_NAMES[1:])}), not {_kind(given)}."
+        f"{what} must be Labels, a TrainingSet, or a table with one of the columns {_IDS}, not "
+        f"{_kind(given)}."
     )
 
 
@@ -143,21 +146,30 @@ def _as_astropy(given: Any) -> Table | None:
     if isinstance(given, Table):
         return given
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):  # a DataFrame
-        return Table.from_pandas(given)
+        return _of_frame(given)
     return None
 
 
+def _of_frame(frame: Any) -> Table:
+    """A DataFrame as a table; a named index holds the stars' names."""
+    name = index_name(frame)
+    table = Table.from_pandas(frame, index=bool(name))
+    if name:
+        table.meta["ID"] = name
+    return table
+
+
 def _labels_of_table(table: Table, what: str) -> Labels:
-    key = id_column(table)
-    if key is None:
+    column = id_column(table.colnames, table.meta)
+    if column is None:
         raise InvalidDataError(
-            f"the table {what} has no column {ID_NAMES[0]} with the stars' names (it has "
+            f"the table {what} has no column with the stars' names ({_IDS}; it has "
             f"{', '.join(table.colnames[:8])})."
         )
     own = str(table.meta.get("LABELS", ""))
-    names = own.split(",") if own else _label_columns(table)
+    names = own.split(",") if own else _label_columns(table, column)
     if not names:
-        raise LabelError(f"the table {what} has no column of numbers besides {key}.")
+        raise LabelError(f"the table {what} has no column of numbers besides {column}.")
     values = np.stack([column_of(table, n) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
@@ -165,14 +177,15 @@ def _labels_of_table(table: Table, what: str) -> Labels:
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)
+    ids = star_ids(table)
     errors = np.where(errors > 0, errors, np.nan)
-    return Labels(tuple(names), values, errors, star_ids(table), units if any(units) else ())
+    return Labels(tuple(names), values, errors, ids, units if any(units) else (), id_name=column)
 
 
-def _label_columns(table: Table) -> list[str]:
+def _label_columns(table: Table, column: str) -> list[str]:
     numbers = [n for n in table.colnames if table[n].dtype.kind in "fiu" and table[n].ndim == 1]
-    keys = (id_column(table), *ID_NAMES)
-    return [n for n in numbers if n not in keys and not n.endswith("_ERR")]
+    names = {column, *ID_NAMES}
+    return [n for n in numbers if n not in names and not n.endswith("_ERR")]
 
 
 def as_result(given: Any) -> xr.DataTree:
@@ -233,7 +246,7 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     if table is None or not whole:
         return table
     names = str(table.meta.get("LABELS", "")).split(",")
-    if id_column(table) is None or any(n not in table.colnames for n in names):
+    if id_column(table.colnames, table.meta) is None or any(n not in table.colnames for n in names):
         raise InvalidDataError(
             "the table is not one that catalogue() made (it lacks the stars' names, its labels, or "
             "the entry LABELS in its meta data); pass the result of inference itself."

@@ -8,7 +8,6 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,41 +17,43 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.posterior import catalogue_of
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
 
 __all__ = [
-    "ID_NAMES",
     "catalogue_column",
     "catalogue_name",
     "column_of",
-    "id_column",
-    "id_name_of",
     "number_of",
     "row_of_star",
+    "star_column",
     "star_ids",
 ]
 
-ID_NAMES = ("APOGEE_ID", "SDSS_ID", "STAR_ID")
-"""Names of the column with the stars' names, where a table does not say which it is."""
 _CATALOGUE = "ASPCAP"
+_NAMELESS = "CATALOGUE"
+"""What a training set says whose catalogue was given no name."""
 
 
-def id_name_of(result: xr.DataTree) -> str:
-    """What the names of a result's stars are called: ``APOGEE_ID`` where it does not say.
+def star_column(table: Table) -> str:
+    """Name of the column with the stars' names.
 
-    >>> id_name_of(xr.DataTree()), id_name_of(xr.DataTree(xr.Dataset(attrs={"id_name": "SDSS_ID"})))
-    ('APOGEE_ID', 'SDSS_ID')
-    """
-    return str(result.attrs.get("id_name") or ID_NAMES[0])
-
-
-def id_column(table: Table) -> str | None:
-    """Name of the column with the stars' names; None where there is none.
-
-    >>> id_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
+    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
     'STAR_ID'
+
+    Raises
+    ------
+    InvalidDataError
+        If there is none.
     """
-    said = str(table.meta.get("ID", ""))
-    return next((name for name in (said, *ID_NAMES) if name in table.colnames), None)
+    name = id_column(table.colnames, table.meta)
+    if name is None:
+        raise InvalidDataError(
+            f"the table has no column with the stars' names, such as {', '.join(ID_NAMES)} "
+            f"(it has {', '.join(table.colnames[:8])})."
+        )
+    return name
 
 
 def star_ids(table: Table) -> NDArray[np.str_]:
@@ -63,13 +64,7 @@ def star_ids(table: Table) -> NDArray[np.str_]:
     InvalidDataError
         If no column has them.
     """
-    name = id_column(table)
-    if name is None:
-        raise InvalidDataError(
-            f"the table has no column with the stars' names, such as {', '.join(ID_NAMES)} "
-            f"(it has {', '.join(table.colnames[:8])})."
-        )
-    return np.array([_text(star) for star in table[name]], dtype=np.str_)
+    return np.array([_text(star) for star in table[star_column(table)]], dtype=np.str_)
 
 
 def _text(star: Any) -> str:
@@ -99,23 +94,28 @@ def row_of_star(table: Table, star: str | None = None) -> int:
 
 
 def catalogue_name(*sources: Any) -> str:
-    """Name of the catalogue that labels are compared with, as the first source that says it has it.
+    """Name of the catalogue that labels are compared with: of the first source that says it.
 
     Parameters
     ----------
     sources
-        Results, tables, training sets, or None.
+        Results, tables of this package, training sets, or anything else, which says nothing.
 
-    >>> catalogue_name(None, Table(meta={"CATALOG": "GALAH DR3"})), catalogue_name(None)
+    >>> catalogue_name(None, Table(meta={"CATALOG": "GALAH_DR3"})), catalogue_name(None)
     ('GALAH DR3', 'ASPCAP')
     """
-    for source in sources:
-        for holder, key in (("attrs", "catalogue"), ("meta", "CATALOG"), ("settings", "labels")):
-            found = getattr(source, holder, None)
-            name = found.get(key) if isinstance(found, Mapping) else None
-            if isinstance(name, str) and name:
-                return name
-    return _CATALOGUE
+    found = [name for name in map(_said_by, sources) if name]
+    named = [name for name in found if name != _NAMELESS]
+    return (named[0] if named else "catalogue" if found else _CATALOGUE).replace("_", " ")
+
+
+def _said_by(source: Any) -> str:
+    """Name of the catalogue that a result, table or training set says; empty for none."""
+    if isinstance(source, xr.DataTree):
+        return catalogue_of(source)
+    if isinstance(source, Table):
+        return str(source.meta.get("CATALOG", ""))
+    return source.catalogue if isinstance(source, TrainingSet) else ""
 
 
 def catalogue_column(name: str) -> str:

@@ -22,10 +22,9 @@ from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import REMARKS, describe_flag
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
 from bayes_cannon.inference.tables import (
-    ID_NAMES,
     catalogue_column,
     catalogue_name,
-    id_column,
+    star_column,
     star_ids,
 )
 from bayes_cannon.inference.units import units_of_table
@@ -36,6 +35,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
 
 __all__ = [
     "Run",
@@ -94,7 +94,7 @@ class Run:
         written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
         if not np.array_equal(np.char.rstrip(written), star_ids(table)):
             return catalogue(self.result)  # the file is of an earlier state of a run that goes on
-        table[str(id_column(table))] = self.star_id
+        table[star_column(table)] = self.star_id
         return table
 
     @property
@@ -169,7 +169,7 @@ class Run:
 
         Flags that only remark on a star (it was sampled again) do not count.
         """
-        key = str(id_column(self.table))
+        key = star_column(self.table)
         flag = np.asarray(self.table["LABEL_FLAG"], dtype=np.int64)
         rows = np.flatnonzero(flag & ~int(REMARKS))
         found = ["; ".join(describe_flag(int(f))) for f in flag[rows]]
@@ -295,11 +295,12 @@ def read_catalogue(path: Path) -> Table:
             "again, which writes it anew."
         ) from error
     names = str(table.meta.get("LABELS", "")).split(",")
-    key, their = id_column(table), catalogue_column(catalogue_name(table))
+    key, their = id_column(table.colnames, table.meta), catalogue_column(catalogue_name(table))
     lacking = [n for n in ("LABEL_FLAG", *names) if n not in table.colnames]
-    if lacking := [*lacking, *([] if key else [ID_NAMES[0]])]:
+    if key is None or lacking:
+        lacking = [*([] if key else [ID_NAMES[0]]), *lacking]
         raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
-    table[str(key)] = star_ids(table)
+    table[key] = star_ids(table)
     for name, unit in units_of_table(table, names).items():
         for suffix in (*_SUFFIXES, f"_{their}", f"_{their}_ERR"):
             if f"{name}{suffix}" in table.colnames:

@@ -39,6 +39,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
+from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 
@@ -107,7 +108,7 @@ def infer_run(
     """
     cannon, spectra = as_model(cannon), as_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
-    catalogued = catalogue_name(aspcap, *_noted_in(cannon))
+    catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
     folder, corner = as_path(folder), several(corner)
     if spectra.n_stars == 0:
@@ -157,10 +158,10 @@ def infer_run(
     return Run.made(store.folder, result, table, summary, cannon)
 
 
-def _noted_in(cannon: Cannon) -> list[Table]:
-    """What the model says of the catalogue that it was trained on."""
-    name = (cannon.settings.get("dataset") or {}).get("labels")
-    return [Table(meta={"CATALOG": name})] if isinstance(name, str) else []
+def _catalogue_of(aspcap: KnownLabels | None, cannon: Cannon) -> str:
+    """Name of the catalogue that labels are compared with; without, of that trained on."""
+    trained = catalogue_of_settings(cannon.settings.get("dataset") or {})
+    return catalogue_column(catalogue_name(aspcap, Table(meta={"CATALOG": trained})))
 
 
 def _seed_of(folder: Path) -> int | None:

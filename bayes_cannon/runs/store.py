@@ -262,9 +262,7 @@ class RunStore:
     def _lay_out(self, tree: xr.DataTree) -> None:
         """Make the arrays: written with one block, then given room for all stars."""
         shutil.rmtree(self.path, ignore_errors=True)
-        kept = {key: str(tree.attrs[key]) for key in ("id_name", "catalogue") if key in tree.attrs}
-        kept |= {"catalogue": self.catalogue} if self.catalogue else {}
-        head = kept | {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "simulated": self._flag}
         xr.Dataset(attrs=head).to_zarr(
             self.path, mode="w", zarr_format=ZARR_FORMAT, consolidated=False
         )  # fmt: skip
@@ -273,6 +271,7 @@ class RunStore:
             dataset.attrs["variables"] = [str(v) for v in dataset.data_vars]
             if name.endswith("posterior"):
                 dataset.attrs["simulated"] = self._flag
+                dataset.attrs |= {"catalogue": self.catalogue} if self.catalogue else {}
             sizes = dict(dataset.sizes) | {"star": chunk}
             encoding = {
                 str(v): {"chunks": tuple(sizes[d] for d in a.dims)}

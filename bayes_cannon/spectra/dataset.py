@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
     "CutStep",
     "Setting",
-    "StarProblem",
     "TrainingSet",
+    "catalogue_name",
     "log_steps",
 ]
 
@@ -34,23 +37,6 @@ FORMAT = "bayes_cannon.dataset"
 FORMAT_VERSION = 1
 
 Setting = str | int | float | bool
-
-
-@dataclass(frozen=True)
-class StarProblem:
-    """A star that could not be used, and why.
-
-    Attributes
-    ----------
-    star_id : str
-    path : str
-        The spectrum's file; empty where there is none.
-    message : str
-    """
-
-    star_id: str
-    path: str
-    message: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +100,20 @@ class TrainingSet:
     def star_id(self) -> NDArray[np.str_]:
         """Names of the stars, shape (n_stars,)."""
         return self.spectra.star_id
+
+    @property
+    def id_name(self) -> str:
+        """What the column of the stars' names is called in tables, such as ``'APOGEE_ID'``."""
+        return self.spectra.id_name
+
+    @property
+    def catalogue(self) -> str:
+        """Name of the catalogue that the labels are of, as columns and figures have it.
+
+        ``'ASPCAP'`` for APOGEE's; of a name that was given its letters and digits, in capitals;
+        ``'CATALOGUE'`` where none was.
+        """
+        return catalogue_name(self.settings)
 
     @property
     def n_stars(self) -> int:
@@ -207,6 +207,19 @@ class TrainingSet:
             raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
 
 
+def catalogue_name(settings: Mapping[str, Any]) -> str:
+    """Name of the catalogue of a training set's labels, from its settings, as columns have it.
+
+    >>> catalogue_name({"catalogue": "GALAH DR4"}), catalogue_name({"release": "dr17"})
+    ('GALAH_DR4', 'ASPCAP')
+    """
+    given = settings.get("catalogue")
+    if given is None:  # files of earlier versions: APOGEE's have a release
+        apogee = "release" in settings or str(settings.get("labels", "")).startswith("APOGEE")
+        given = "ASPCAP" if apogee else ""
+    return re.sub(r"[^A-Z0-9]+", "_", str(given).upper()).strip("_") or "CATALOGUE"
+
+
 def _is_number(value: object, kinds: Any) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
@@ -246,7 +259,7 @@ def _to_tree(dataset: TrainingSet) -> xr.DataTree:
             # As variables, since attributes end at 64 kB.
             **{name: ((), json.dumps(value)) for name, value in texts.items()},
         },
-        attrs={"simulated": int(spectra.simulated)},
+        attrs={"simulated": int(spectra.simulated), "id_name": spectra.id_name},
     )
     info = xr.Dataset(
         {
@@ -264,6 +277,8 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         return json.loads(str(whole[name].values))
 
     star_id = whole["star_id"].values.astype(np.str_)
+    older = "APOGEE_ID" if "apogee_id" in tree["info"].data_vars else DEFAULT_ID
+    id_name = str(tree.attrs.get("id_name", older))
     spectra = NormalizedSpectra(
         star_id=star_id,
         wavelength=whole["wavelength"].values,
@@ -273,6 +288,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         chips=tuple((int(a), int(b)) for a, b in text("chips")),
         simulated=bool(tree.attrs["simulated"]),
         medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
+        id_name=id_name,
     )
     labels = Labels(
         tuple(text("label_names")),
@@ -280,6 +296,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         whole["label_errors"].values,
         star_id,
         tuple(text("label_units")),
+        id_name,
     )
     columns = {str(name): c.values for name, c in tree["info"].to_dataset().data_vars.items()}
     return TrainingSet(

@@ -13,6 +13,7 @@ from bayes_cannon.base.columns import is_fill_value, names_of, numbers_of, one_o
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.label_kinds import label_kind, label_unit
 from bayes_cannon.spectra.spectra import index_of, name_some
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
 
 __all__ = [
     "DEFAULT_LABELS",
@@ -28,8 +29,8 @@ DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
 
 _RESERVED = frozenset({
     "star", "chain", "draw", "sample", "pixel", "term", "coef", "factor", "label", "label_name",
-    "star_id", "apogee_id", "path", "rhat_max", "ess_min", "divergences", "chi2_p", "label_flag",
-    "label_cov",
+    "star_id", "apogee_id", "sdss_id", "path", "rhat_max", "ess_min", "divergences", "chi2_p",
+    "label_flag", "label_cov",
 })  # fmt: skip
 _ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
 
@@ -76,6 +77,8 @@ class Labels:
     star_id : (n_stars,) str
     units : tuple of str
         Unit of each label; worked out from the names where left out.
+    id_name : str
+        What the column of the stars' names is called in tables.
 
     Raises
     ------
@@ -88,6 +91,7 @@ class Labels:
     errors: NDArray[np.float64]
     star_id: NDArray[np.str_]
     units: tuple[str, ...] = field(default=())
+    id_name: str = DEFAULT_ID
 
     def __post_init__(self) -> None:
         try:
@@ -125,6 +129,7 @@ class Labels:
                 f"{wrong.sum()} stars ({name_some(star_id[wrong])}) have infinite labels or errors "
                 "that are not positive; use NaN for what is unknown."
             )
+        object.__setattr__(self, "id_name", check_id_name(self.id_name))
         units = one_or_more(self.units) or tuple(label_unit(n) for n in names)
         if len(units) != len(names):
             raise LabelError(f"{len(names)} labels but {len(units)} units.")
@@ -170,8 +175,9 @@ class Labels:
         """Return the labels of some stars, by integer indices, a boolean mask, or ids."""
         index = index_of(self.star_id, stars)
         return Labels(
-            self.names, self.values[index], self.errors[index], self.star_id[index], self.units
-        )
+            self.names, self.values[index], self.errors[index], self.star_id[index], self.units,
+            self.id_name,
+        )  # fmt: skip
 
     def only(self, names: Sequence[str]) -> Labels:
         """Return some of the labels, in the order asked for."""
@@ -179,7 +185,7 @@ class Labels:
         columns = [self.column(n) for n in wanted]
         return Labels(
             wanted, self.values[:, columns], self.errors[:, columns], self.star_id,
-            tuple(self.units[c] for c in columns),
+            tuple(self.units[c] for c in columns), self.id_name,
         )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
 
 __all__ = [
     "MEDIA",
@@ -71,6 +72,7 @@ class _Spectra:
     chips: tuple[tuple[int, int], ...] = ()
     simulated: bool = False
     medium: str = "vacuum"
+    id_name: str = DEFAULT_ID
 
     def __post_init__(self) -> None:
         star_id = names_of(self.star_id)
@@ -82,6 +84,7 @@ class _Spectra:
         wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
         flux, ivar = _pixels(self.flux, self.ivar)
         check_medium(self.medium)
+        object.__setattr__(self, "id_name", check_id_name(self.id_name))
         shape = (star_id.size, wavelength.size)
         if wavelength.ndim != 1 or star_id.ndim != 1:
             raise InvalidDataError("wavelength and star_id must be one-dimensional arrays.")
@@ -178,6 +181,7 @@ class _Spectra:
             chips=self.chips,
             simulated=self.simulated,
             medium=self.medium,
+            id_name=self.id_name,
         )
 
 
@@ -282,6 +286,8 @@ class ObservedSpectra(_Spectra):
     medium : str
         ``'vacuum'`` or ``'air'``: what the wavelengths are in. Files, figures and line lists
         follow it.
+    id_name : str
+        What the column of the stars' names is called in tables: ``'APOGEE_ID'``, ``'SDSS_ID'``, …
 
     Masked pixels of masked arrays get ivar 0; wavelengths with a unit of length become Å.
 

@@ -9,7 +9,7 @@ from astropy.table import Table
 import bayes_cannon as bc
 from bayes_cannon.errors import LabelError
 from bayes_cannon.inference.infer import infer_labels
-from bayes_cannon.inference.tables import id_column
+from bayes_cannon.inference.tables import star_column
 from bayes_cannon.plots.aspcap import plot_errors, plot_forest, plot_pulls
 from bayes_cannon.runs.report.report import write_report
 from tests.run_problem import CANNON, QUICK, labels_of, make_spectra
@@ -23,7 +23,9 @@ STAR = str(SPECTRA.star_id[0])
 def galah():
     """A result that says it is of stars with SDSS_ID, beside a catalogue named GALAH DR3."""
     result = infer_labels(CANNON, SPECTRA, settings=QUICK, seed=1)
-    result.attrs.update(id_name="SDSS_ID", catalogue="GALAH DR3")
+    for name in ("posterior", "calibrated_posterior"):
+        if name in result.children:
+            result[name].attrs.update(id_name="SDSS_ID", catalogue="GALAH_DR3")
     return result
 
 
@@ -33,7 +35,7 @@ def texts(figure):
 
 def test_columns_are_named_as_the_result_says(galah, tmp_path):
     table = bc.catalogue(galah, aspcap=KNOWN)
-    assert id_column(table) == table.colnames[0] == "SDSS_ID"
+    assert star_column(table) == table.colnames[0] == "SDSS_ID"
     assert {"TEFF_GALAH_DR3", "TEFF_GALAH_DR3_ERR"} <= set(table.colnames)
     assert not [c for c in table.colnames if "ASPCAP" in c or "APOGEE" in c]
     fits, ecsv = bc.analysis.write_catalogue(table, tmp_path)
@@ -41,7 +43,7 @@ def test_columns_are_named_as_the_result_says(galah, tmp_path):
         back = Table.read(path)
         assert back["SDSS_ID"].astype(str).tolist() == SPECTRA.star_id.tolist()
         assert back.meta["ID"] == "SDSS_ID"
-        assert back.meta["CATALOG"] == "GALAH DR3"
+        assert back.meta["CATALOG"] == "GALAH_DR3"
         np.testing.assert_allclose(
             bc.comparison(back, KNOWN)["RMS"], bc.comparison(table, KNOWN)["RMS"], rtol=1e-6
         )
@@ -89,7 +91,7 @@ def test_a_run_keeps_both_names(tmp_path):
     again = bc.open_run(run.folder)
     for one in (run, again):
         assert "TEFF_PASTEL" in one.table.colnames
-        assert one.result.attrs["catalogue"] == "PASTEL"
+        assert one.table.meta["CATALOG"] == "PASTEL"
     np.testing.assert_array_equal(again.table["TEFF_PASTEL"], KNOWN["TEFF"])
     page = write_report(run.folder, cannon=CANNON).path.read_text()
     assert "PASTEL" in page

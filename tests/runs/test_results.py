@@ -41,7 +41,7 @@ def test_what_is_opened_is_what_was_returned(made):
     assert run.table.meta["LABELS"] == made.table.meta["LABELS"]
     for name in run.table.colnames:
         np.testing.assert_array_equal(
-            np.ma.asarray(run.table[name]).filled(np.nan) if name != "APOGEE_ID" else
+            np.ma.asarray(run.table[name]).filled(np.nan) if name != "STAR_ID" else
             run.table[name], made.table[name],
         )  # fmt: skip
     assert run.names == CANNON.names
@@ -64,12 +64,12 @@ def test_stars_are_found_by_name(made):
 
 def test_problems_are_the_stars_that_need_a_look(made):
     found = made.problems
-    assert str(SPECTRA.star_id[3]) in found["APOGEE_ID"]
-    row = found[found["APOGEE_ID"] == SPECTRA.star_id[3]][0]
+    assert str(SPECTRA.star_id[3]) in found["STAR_ID"]
+    row = found[found["STAR_ID"] == SPECTRA.star_id[3]][0]
     assert "too few usable pixels" in row["FOUND"]
     remarks = {str(s) for s, f in zip(made.star_id, made.table["LABEL_FLAG"], strict=True)
                if f in (0, 1024)}  # fmt: skip
-    assert remarks.isdisjoint(found["APOGEE_ID"])
+    assert remarks.isdisjoint(found["STAR_ID"])
 
 
 def test_the_model_is_read_where_the_run_notes_it(made, tmp_path):

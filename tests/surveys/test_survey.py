@@ -10,7 +10,7 @@ from astropy.table import Table
 
 from bayes_cannon.errors import FileFormatError, LabelError, SurveyError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
-from bayes_cannon.surveys.apogee.survey import Survey, open_survey
+from bayes_cannon.surveys.survey import Survey, open_survey
 
 Row = tuple[str, str, str]
 A: Row = ("apo25m", "M15", "2M21300001+1200001")

@@ -15,7 +15,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.label_kinds import label_unit
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
-from bayes_cannon.surveys.apogee.allstar import Catalogue
+from bayes_cannon.surveys.catalogue import Catalogue
 
 __all__ = [
     "CutResult",
