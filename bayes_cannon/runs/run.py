@@ -107,7 +107,8 @@ def infer_run(
     inputs
         Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
     processes, executor
-        Processes, or an executor, that draw corner plots, see `draw_corners`.
+        Processes that draw corner plots (see `draw_corners`), or an executor, which samples stars
+        too (see `infer_labels`).
     overwrite
         Replace a run that is there.
     progress, drawing
@@ -146,7 +147,7 @@ def infer_run(
     with told_writing(store.folder), store:
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
-        _sample(cannon, spectra, store, settings, priors, seed, progress)
+        _sample(cannon, spectra, store, settings, priors, seed, executor, progress)
         result = open_run(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
@@ -191,6 +192,7 @@ def _sample(
     settings: InferenceSettings,
     priors: LabelPriors,
     seed: int,
+    executor: Executor | None,
     progress: Progress | None,
 ) -> None:
     """Do the blocks that are not done; those that follow each other without starting anew."""
@@ -208,7 +210,7 @@ def _sample(
 
         parts = infer_blocks(
             cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, progress=tell,
+            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
         )  # fmt: skip
         began = time.monotonic()
         for number, part in zip(numbers, parts, strict=True):
