@@ -32,11 +32,13 @@ from .runs import infer_run as infer_run
 from .runs import open_run as open_run
 from .spectra import DEFAULT_LABELS as DEFAULT_LABELS
 from .spectra import ContinuumSettings as ContinuumSettings
+from .spectra import LabelKind as LabelKind
 from .spectra import Labels as Labels
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
 from .spectra import TrainingSet as TrainingSet
 from .spectra import normalize as normalize
+from .spectra import register_label_kind as register_label_kind
 from .spectra import spectra_from_arrays as spectra_from_arrays
 from .spectra import training_set_from_arrays as training_set_from_arrays
 from .spectra import training_set_from_table as training_set_from_table

@@ -34,11 +34,12 @@ from bayes_cannon.analysis.aspcap_tables import error_table, pull_table, words
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import KnownLabels, as_result, as_table
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import Labels, two_digits
+from bayes_cannon.spectra.label_kinds import two_digits
+from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
 
 __all__ = [
@@ -173,7 +174,7 @@ class AspcapComparison:
 
 
 def aspcap_comparison(
-    result: xr.DataTree | Table,
+    result: GivenResult | Table,
     aspcap: KnownLabels | TrainingSet | None = None,
     *,
     snr: Mapping[str, float] | None = None,
@@ -203,16 +204,18 @@ def aspcap_comparison(
     if n_bins < 1:
         raise InvalidDataError(f"at least one bin of S/N is needed, not {n_bins}.")
     given = as_table(result)
+    draws = (
+        as_result(result) if isinstance(getattr(result, "result", result), xr.DataTree) else None
+    )
     if given is None:
-        result = as_result(result)
-        table = catalogue(result, aspcap=aspcap)
+        table = catalogue(as_result(result) if draws is None else draws, aspcap=aspcap)
     else:
         own = units_of_table(given, given.meta["LABELS"].split(","))
         labels = known_labels(aspcap, own)
         table = given if labels is None else _with_catalogue(given, labels)
     names = tuple(table.meta["LABELS"].split(","))
     star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_)
-    mean, sd = _moments(result, table, names)
+    mean, sd = _moments(draws, table, names)
     theirs, their_error = _columns(table, names, "_ASPCAP"), _columns(table, names, "_ASPCAP_ERR")
     judged = list(mean)[-1]
     usable = np.isfinite((mean[judged] - theirs) * sd[judged] * their_error)
@@ -259,7 +262,7 @@ def _with_catalogue(table: Table, labels: Labels) -> Table:
 
 
 def _moments(
-    result: xr.DataTree | Table, table: Table, names: tuple[str, ...]
+    draws: xr.DataTree | None, table: Table, names: tuple[str, ...]
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Means and standard deviations by kind."""
     main = _columns(table, names)
@@ -267,8 +270,8 @@ def _moments(
     calibrated = _columns(table, names, "_ERR")
     if np.isfinite(calibrated).any():
         mean["calibrated"], sd["calibrated"] = main, calibrated
-        if isinstance(result, xr.DataTree):
-            formal = moments_of(group_of(result, "posterior"), posterior_names(result))
+        if draws is not None:
+            formal = moments_of(group_of(draws, "posterior"), posterior_names(draws))
             mean["formal"] = formal.mean
     return mean, sd
 

@@ -33,7 +33,7 @@ from scipy.stats import kstest
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import KnownLabels, as_result
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.labels import Labels
@@ -124,7 +124,7 @@ def cover_error(cover: float, n: int) -> float:
 
 
 def check_calibration(
-    result: xr.DataTree,
+    result: GivenResult,
     references: Mapping[str, KnownLabels],
     *,
     snr: Mapping[str, float] | None = None,
@@ -318,7 +318,7 @@ class Scores:
 
 
 def score(
-    result: xr.DataTree, reference: KnownLabels, *, group: str = "calibrated_posterior"
+    result: GivenResult, reference: KnownLabels, *, group: str = "calibrated_posterior"
 ) -> Scores:
     """Compare posteriors with a reference, matched by star id.
 
@@ -385,7 +385,7 @@ def _block(
     return tuple(np.where(known, a, np.nan) for a in (pit, mean, sd, pull))
 
 
-def pit(result: xr.DataTree, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
+def pit(result: GivenResult, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
     """Probability integral transform: part of a star's draws below the true label.
 
     Uniform on (0, 1) where the posterior is calibrated. Shape (n_stars in both, n_labels in both),
@@ -394,12 +394,12 @@ def pit(result: xr.DataTree, truth: Labels, *, group: str = "calibrated_posterio
     return score(result, truth, group=group).pit
 
 
-def pulls(result: xr.DataTree, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
+def pulls(result: GivenResult, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
     """Posterior mean minus truth in posterior standard deviations, shaped as `pit`."""
     return score(result, truth, group=group).pull
 
 
-def coverage(result: xr.DataTree, truth: Labels, levels: Sequence[float] = (0.68, 0.95)) -> Table:
+def coverage(result: GivenResult, truth: Labels, levels: Sequence[float] = (0.68, 0.95)) -> Table:
     """How often central intervals hold the true label.
 
     Parameters

@@ -23,7 +23,7 @@ from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import KnownLabels, as_result, as_table
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import (
     group_of,
     is_simulated,
@@ -72,7 +72,7 @@ def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels |
     return Labels(names, values, errors, star_id)
 
 
-def catalogue(result: xr.DataTree, *, aspcap: KnownLabels | None = None) -> Table:
+def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Table:
     """Make the table of a survey, one row per star.
 
     Parameters
@@ -221,7 +221,7 @@ def _ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def comparison(table: Table | xr.DataTree, reference: KnownLabels) -> Table:
+def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
     """Compare labels with a reference (the catalogue's values, or the truth of a simulation).
 
     Parameters

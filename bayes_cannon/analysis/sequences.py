@@ -13,7 +13,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.flags import LabelReference
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.labels import label_tex, label_unit
+from bayes_cannon.spectra.label_kinds import label_number, label_tex, label_unit
 
 __all__ = [
     "GIANT_BRANCH",
@@ -91,23 +91,18 @@ class LabelSequence:
         parts = []
         for name in self.varies:
             k = self.names.index(name)
-            unit, value = self.units[k], self.values[row, k]
-            shown = "" if unit == "dex" else f" {unit}"
-            number = f"{value:.{0 if unit == 'K' else 2}f}{shown}".rstrip()
-            parts.append(f"{label_tex(name)} = {number}".replace("-", "−"))
+            number = label_number(name, self.values[row, k], self.units[k], dex=False)
+            parts.append(f"{label_tex(name)} = {number}")
         return ", ".join(parts)
 
     @property
     def rest(self) -> str:
         """Labels that stay the same, with their values; empty where all vary."""
-        parts = []
-        for k, name in enumerate(self.names):
-            if name not in self.varies:
-                value, unit = self.values[0, k], self.units[k]
-                parts.append(
-                    f"{label_tex(name)} = {value:.{0 if unit == 'K' else 2}f} {unit}".rstrip()
-                )
-        return ", ".join(parts).replace("-", "−")
+        return ", ".join(
+            f"{label_tex(name)} = {label_number(name, self.values[0, k], self.units[k])}"
+            for k, name in enumerate(self.names)
+            if name not in self.varies
+        )
 
 
 def metallicity_sequence(

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import xarray as xr
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import KnownLabels, as_table
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.units import known_labels, units_of_table
-from bayes_cannon.spectra.labels import Labels, two_digits
+from bayes_cannon.spectra.label_kinds import label_kind, two_digits
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "PUBLISHED",
@@ -110,7 +110,7 @@ def row_of_star(table: Table, star: str | None) -> int:
 
 
 def star_table(
-    result: xr.DataTree | Table,
+    result: GivenResult | Table,
     star: str | None = None,
     *,
     aspcap: KnownLabels | None = None,
@@ -181,7 +181,7 @@ def _put_catalogue(out: Table, aspcap: Labels, star: str) -> None:
 
 
 def scatter_table(
-    result: xr.DataTree | Table,
+    result: GivenResult | Table,
     reference: KnownLabels,
     *,
     published: Sequence[PublishedResult] = PUBLISHED,
@@ -279,7 +279,7 @@ class StarStory:
         return self.text
 
 
-def mystery_story(result: xr.DataTree | Table, star: str | None = None) -> StarStory:
+def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarStory:
     """Tell what is known about one star, a mystery star or any other.
 
     Parameters
@@ -334,9 +334,9 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
             continue
         calibrated = bool(np.isfinite(row["ERR"]))
         error = row["ERR"] if calibrated else row["FORMAL_ERR"]
-        digits = 0 if row["UNIT"] == "K" else 3
+        kind = label_kind(row["LABEL"], str(row["UNIT"]))
         formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
-        value = f"{row['MEAN']:.{digits}f} ± {two_digits(error)}"
+        value = f"{kind.text(row['MEAN'])} ± {two_digits(error)}"
         parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 

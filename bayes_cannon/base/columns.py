@@ -5,7 +5,6 @@ Fill values: the numbers that catalogues write where they have no value.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import BuiltinMethodType, MethodType
@@ -279,7 +278,6 @@ _NINES = {
     for places in range(7 - whole)
 }
 """Numbers of at most six nines and no other digit, 9 to 999999, and how many nines they have."""
-_DEX = re.compile(r"LOGG|[A-Z0-9]+_(FE|H|M)")
 _IMPOSSIBLE = 99.0  # dex
 
 
@@ -294,19 +292,22 @@ def known_values(values: ArrayLike, *, positive: bool = False) -> FloatArray:
     return np.where(known, numbers, np.nan)
 
 
-def is_fill_value(values: ArrayLike, name: str = "") -> NDArray[np.bool_]:
-    """Which values of a label are fill values; NaN is none.
+def is_fill_value(
+    values: ArrayLike, *, dex: bool = False, positive: bool = False
+) -> NDArray[np.bool_]:
+    """Which values are fill values; NaN is none.
 
-    Of every label: -9.99, -99.9, -999, -9999.99 and the like, minus and three nines or more; and
-    with plus those of four nines or more (9999, 99.99). Of LOGG and of abundances (MG_FE, FE_H,
-    ALPHA_M) also 9.99 and everything from 99 on, with either sign; of TEFF everything that is not
-    positive.
+    Always: -9.99, -99.9, -999, -9999.99 and the like, minus and three nines or more; and with plus
+    those of four nines or more (9999, 99.99). Which holds for a label is a matter of its kind, see
+    `bayes_cannon.spectra.label_kinds.LabelKind.is_fill`.
 
     Parameters
     ----------
     values : (...) float
-    name
-        Of the label, where known.
+    dex
+        Whether these are logarithms: also 9.99 and everything from 99 on, with either sign.
+    positive
+        Whether what is not positive is a fill value, as of temperatures.
 
     Returns
     -------
@@ -314,7 +315,6 @@ def is_fill_value(values: ArrayLike, name: str = "") -> NDArray[np.bool_]:
     """
     numbers = np.asarray(values, dtype=np.float64)
     found = np.zeros(numbers.shape, dtype=np.bool_)
-    dex = bool(_DEX.fullmatch(name.upper()))
     for size, nines in _NINES.items():
         if nines >= 3:
             found |= np.abs(numbers + size) <= _ROUNDING * size
@@ -322,6 +322,6 @@ def is_fill_value(values: ArrayLike, name: str = "") -> NDArray[np.bool_]:
             found |= np.abs(numbers - size) <= _ROUNDING * size
     if dex:
         found |= (numbers <= -_IMPOSSIBLE) | (numbers >= _IMPOSSIBLE)
-    if name.upper() == "TEFF":
+    if positive:
         found |= numbers <= 0
     return found & np.isfinite(numbers)

@@ -31,7 +31,7 @@ from rich.text import Text
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.errors import BayesCannonError
-from bayes_cannon.spectra.labels import two_digits
+from bayes_cannon.spectra.label_kinds import two_digits
 
 if TYPE_CHECKING:
     from bayes_cannon.surveys.archive.streams import DownloadProgress

@@ -19,9 +19,11 @@ from bayes_cannon.cli.console import OUT, counting, stages
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.report.report import write_report
-from bayes_cannon.runs.run import Run, infer_run, write_summary
+from bayes_cannon.runs.results import Run
+from bayes_cannon.runs.run import infer_run
+from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import two_digits
+from bayes_cannon.spectra.label_kinds import two_digits
 from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.gaia_xp import load_gaia_xp_giants
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra

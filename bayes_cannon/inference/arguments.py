@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
@@ -22,7 +22,10 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 
 __all__ = [
+    "GivenResult",
     "KnownLabels",
+    "RunLike",
+    "as_draws",
     "as_labels",
     "as_path",
     "as_result",
@@ -36,6 +39,18 @@ __all__ = [
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with APOGEE_ID; see `as_labels`."""
 _ID = "APOGEE_ID"
+
+
+class RunLike(Protocol):
+    """What holds a result of inference, as a `Run` does."""
+
+    @property
+    def result(self) -> xr.DataTree:
+        """Posteriors of many stars."""
+
+
+GivenResult = xr.DataTree | RunLike
+"""A result of `infer_labels`, or a run."""
 
 
 def as_path(given: str | os.PathLike[str]) -> Path:
@@ -197,6 +212,12 @@ def as_result(given: Any) -> xr.DataTree:
     return whole
 
 
+def as_draws(given: Any) -> xr.DataTree | None:
+    """The draws of a result or a run, see `as_result`; None for a table, which has none."""
+    is_result = isinstance(getattr(given, "result", given), xr.DataTree)
+    return as_result(given) if is_result else None
+
+
 def _restored(group: xr.Dataset) -> xr.Dataset:
     """Scalar coordinates of a group made dimensions again, in their order."""
     lacking = [d for d in DIMS if d not in group.dims and d in group.coords]
@@ -205,7 +226,7 @@ def _restored(group: xr.Dataset) -> xr.Dataset:
 
 
 def as_table(given: Any, *, whole: bool = True) -> Table | None:
-    """A catalogue's table if it is one, from `catalogue` or read back; else None.
+    """A catalogue's table if it is one, from `catalogue` or read back, or a run's; else None.
 
     It must have all columns of its labels if `whole` is true.
 
@@ -214,7 +235,8 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     InvalidDataError
         If it is a table without the columns of a catalogue.
     """
-    table = _as_astropy(given)
+    of_run = isinstance(getattr(given, "result", None), xr.DataTree)
+    table = _as_astropy(getattr(given, "table", None) if of_run else given)
     if table is None or not whole:
         return table
     names = str(table.meta.get("LABELS", "")).split(",")

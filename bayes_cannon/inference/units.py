@@ -16,8 +16,8 @@ from astropy.table import Table
 from bayes_cannon.errors import LabelError
 from bayes_cannon.inference.arguments import as_labels
 from bayes_cannon.inference.posterior import group_of
-from bayes_cannon.models.label_priors import known_range
-from bayes_cannon.spectra.labels import Labels, label_unit
+from bayes_cannon.spectra.label_kinds import known_unit, label_unit
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "known_labels",
@@ -96,7 +96,7 @@ def known_labels(given: Any, units: Mapping[str, str], what: str = "aspcap") -> 
 
 def _factor(name: str, theirs: str, ours: str, what: str) -> float:
     """Factor from one unit to the other; 1 where a label of an unknown kind has none of its own."""
-    unsaid = known_range(name) is None and theirs == label_unit(name)
+    unsaid = known_unit(name) is None and theirs == label_unit(name)
     if theirs == ours or unsaid or {theirs, ours} <= _PLAIN:
         return 1.0
     try:

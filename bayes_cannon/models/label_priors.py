@@ -15,7 +15,6 @@ Priors of labels from a TOML file, as the command line takes them.
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from scipy.stats import norm, truncnorm
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, LabelError
+from bayes_cannon.spectra.label_kinds import label_kind
 
 __all__ = [
     "LabelPrior",
@@ -42,18 +42,7 @@ __all__ = [
     "read_priors",
 ]
 
-_WIDE = {
-    "TEFF": (0.0, 10000.0),
-    "LOGG": (0.0, 10.0),
-    "VMICRO": (0.0, 50.0),
-    "VMACRO": (0.0, 500.0),
-    "VSINI": (0.0, 500.0),
-}
-_ABUNDANCE = (-2.0, 2.0)
-_RATIO = re.compile(
-    "(LI|CI?|N|O|NA|MG|AL|SI|P|S|K|CA|TI(II)?|V|CR|MN|FE|CO|NI|CU|ZN|GE|RB|SR|Y|ZR|BA|LA|CE|ND|SM"
-    "|EU|YB|M|ALPHA)_(H|FE|M)"
-)
+_ANY = (-2.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -189,7 +178,7 @@ def as_prior(given: Any, name: str) -> LabelPrior:
 
 
 def known_range(name: str) -> tuple[float, float] | None:
-    """Usual range of a label of a known kind; None for any other.
+    """Usual range of a label of a known kind (`LabelKind.prior`); None for any other.
 
     Teff 0 to 10000 K, log g 0 to 10, velocities from 0 to 50 or 500 km/s; an abundance, that is a
     ratio of an element, of all metals or of the alpha elements to hydrogen, iron or all metals,
@@ -198,10 +187,7 @@ def known_range(name: str) -> tuple[float, float] | None:
     >>> known_range("FE_H"), known_range("ALPHA_M"), known_range("AGE"), known_range("A_K")
     ((-2.0, 2.0), (-2.0, 2.0), None, None)
     """
-    upper = name.upper()
-    if upper in _WIDE:
-        return _WIDE[upper]
-    return _ABUNDANCE if _RATIO.fullmatch(upper) else None
+    return label_kind(name).prior
 
 
 def default_prior(name: str) -> LabelPrior:
@@ -210,7 +196,7 @@ def default_prior(name: str) -> LabelPrior:
     A label of an unknown kind gets -2 to 2; `bayes_cannon.models.model_priors` knows the training
     stars and does better.
     """
-    return LabelPrior.uniform(*(known_range(name) or _ABUNDANCE))
+    return LabelPrior.uniform(*(known_range(name) or _ANY))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,10 +15,9 @@ from bayes_cannon.models.label_priors import (
     LabelPrior,
     LabelPriors,
     as_prior,
-    known_range,
     read_priors,
 )
-from bayes_cannon.spectra.labels import label_unit
+from bayes_cannon.spectra.label_kinds import label_kind
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -48,7 +47,7 @@ def default_priors(cannon: Cannon, *, given: Container[str] = ()) -> dict[str, L
         if name in given:
             continue
         column = values[np.isfinite(values[:, k]), k]
-        usual = known_range(name) if unit == label_unit(name) else None
+        usual = label_kind(name, unit).prior
         if usual is None and column.size == 0:
             raise LabelError(f"no training star has a value of {name}; give its prior.")
         out[name] = _around(column, usual)

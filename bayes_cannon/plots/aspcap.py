@@ -37,7 +37,7 @@ from bayes_cannon.plots.common import (
     with_gaps,
     within,
 )
-from bayes_cannon.spectra.labels import label_tex
+from bayes_cannon.spectra.label_kinds import label_number, label_tex
 from bayes_cannon.spectra.spectra import NormalizedSpectra, require_medium
 
 __all__ = [
@@ -330,7 +330,7 @@ def _draw_star(
         sigma = 1 / np.sqrt(np.where(good, block.weight[0], 1.0))
         chi2 = float(np.sum((block.after[0] / sigma)[good] ** 2) + np.sum(block.z_mean**2))
         values = ", ".join(
-            f"{label_tex(n)} {v:.{0 if unit == 'K' else 2}f}"
+            f"{label_tex(n)} {label_number(n, v, unit, dex=False)}"
             for n, v, unit in zip(cannon.names, labels, cannon.basis.units, strict=True)
         )
         found.append(f"at {kind} labels, {values}: $\\chi^2$ {chi2:.0f} of {good.sum()} pixels")

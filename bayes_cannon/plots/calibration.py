@@ -28,7 +28,7 @@ from bayes_cannon.plots.common import (
     title_of,
 )
 from bayes_cannon.plots.posteriors import POSTERIOR_STYLES
-from bayes_cannon.spectra.labels import label_tex
+from bayes_cannon.spectra.label_kinds import label_tex
 
 __all__ = [
     "plot_calibration",

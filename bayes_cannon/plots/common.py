@@ -24,7 +24,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import is_simulated, model_is_simulated
 from bayes_cannon.inference.units import with_unit
-from bayes_cannon.spectra.labels import label_tex, label_unit
+from bayes_cannon.spectra.label_kinds import label_tex, label_unit
 
 __all__ = [
     "BLACK",

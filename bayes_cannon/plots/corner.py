@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import KnownLabels, as_result, several
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, several
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import group_of, posterior_names
 from bayes_cannon.inference.units import known_labels, units_of_result
@@ -36,7 +36,8 @@ from bayes_cannon.plots.posteriors import (
     posterior_handle,
     star_draws,
 )
-from bayes_cannon.spectra.labels import Labels, label_tex
+from bayes_cannon.spectra.label_kinds import label_tex
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = ["plot_corner"]
 
@@ -54,7 +55,7 @@ _TALLEST = 4.0
 
 
 def plot_corner(
-    result: xr.DataTree,
+    result: GivenResult,
     star: str,
     *,
     truth: ArrayLike | None = None,

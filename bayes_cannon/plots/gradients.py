@@ -35,7 +35,7 @@ from bayes_cannon.plots.common import (
     with_gaps,
     within,
 )
-from bayes_cannon.spectra.labels import label_tex
+from bayes_cannon.spectra.label_kinds import label_kind, label_number, label_tex
 
 __all__ = [
     "plot_gradients",
@@ -100,7 +100,7 @@ def plot_gradients(
     }
     dotted = any(len(lines) for lines in known.values())
     for ax, name, k, part in zip(axes[:, 0], names, columns, parts, strict=True):
-        step, per = _step(cannon.basis.units[k])
+        step, per = _step(name, cannon.basis.units[k])
         curve = _draw(ax, cannon, gradient, k, part, step)
         low, high = _range(curve)
         height = high - low
@@ -193,7 +193,7 @@ def plot_line_group(
         _draw_extremum(axes, cannon, gradient, group, extrema, i, window)
         if place % n_columns == 0:
             axes[0].set_ylabel("model\nflux")
-            unit = _step(cannon.basis.units[cannon.training.column(group.label)])[1]
+            unit = _step(group.label, cannon.basis.units[cannon.training.column(group.label)])[1]
             axes[1].set_ylabel(f"flux per {unit}\nof {label_tex(group.label)}")
     missing = [name for i, name in enumerate(group.names) if i not in shown]
     _frame(figure, cannon, group, at, missing)
@@ -246,14 +246,15 @@ def _range(curve: FloatArray) -> tuple[float, float]:
     return low, max(high, low + 1e-9)
 
 
-def _step(unit: str) -> tuple[float, str]:
+def _step(name: str, unit: str) -> tuple[float, str]:
     """Step in a label whose change of flux is shown, as a number and as text."""
-    return (100.0, "100 K") if unit == "K" else (0.1, f"0.1 {unit}".rstrip())
+    step = label_kind(name, unit).step
+    return step, f"{step:g} {unit}".rstrip()
 
 
 def _labels_text(cannon: Cannon, at: FloatArray) -> str:
     return ", ".join(
-        f"{label_tex(n)} = {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−").rstrip()
+        f"{label_tex(n)} = {label_number(n, v, u)}"
         for n, v, u in zip(cannon.names, at, cannon.basis.units, strict=True)
     )
 
@@ -350,7 +351,7 @@ def _draw_extremum(
 ) -> None:
     """Draw the gradient around a line of the group, its extremum and how far it is off."""
     k = cannon.training.column(group.label)
-    step, _ = _step(cannon.basis.units[k])
+    step, _ = _step(group.label, cannon.basis.units[k])
     ax = axes[1]
     curve = _draw(ax, cannon, gradient, k, _around(cannon, window), step)
     ax.set_xlim(window)

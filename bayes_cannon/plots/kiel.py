@@ -23,7 +23,15 @@ from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import Isochrone, IsochroneSet, packaged_isochrones
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import KnownLabels, as_labels, as_result, as_table, several
+from bayes_cannon.inference.arguments import (
+    GivenResult,
+    KnownLabels,
+    as_draws,
+    as_labels,
+    as_result,
+    as_table,
+    several,
+)
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.units import units_of_result, units_of_table
 from bayes_cannon.plots.common import (
@@ -68,12 +76,12 @@ _MANY = 700
 
 
 def plot_kiel(
-    table: Table,
+    table: Table | GivenResult,
     *,
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
     feh: Sequence[float] = FOUR_METALLICITIES,
-    result: xr.DataTree | None = None,
+    result: GivenResult | None = None,
     stars: str | Sequence[str] = (),
     ax: Axes | None = None,
 ) -> Axes:
@@ -88,14 +96,15 @@ def plot_kiel(
     Parameters
     ----------
     table
-        What `catalogue` made.
+        What `catalogue` made, a result of inference, or a run.
     isochrones
         What `read_mist` read from ``.iso`` or ``.iso.cmd`` files; left out, those that come with
         the package.
     log10_age, feh
         Age (log10 of years) and [Fe/H] of the isochrones: the nearest of each is drawn.
     result, stars
-        What `infer_labels` returned, and the ids of stars whose posteriors are drawn; at most 26.
+        What `infer_labels` returned, and the ids of stars whose posteriors are drawn, at most 26;
+        with a run in place of the table, the result may be left out.
 
     Raises
     ------
@@ -105,14 +114,14 @@ def plot_kiel(
         If no star has both, stars are chosen without a result or are not in it, or an isochrone
         has no giants.
     """
-    given = as_table(table, whole=False)
+    first, given = table, as_table(table, whole=False)
     table = catalogue(table) if given is None else given
-    result = None if result is None else as_result(result)
+    source = as_draws(first) if result is None else as_result(result)
     teff, logg = (_values(table, name) for name in _AXES)
     known = np.isfinite(teff) & np.isfinite(logg)
     if not known.any():
         raise InvalidDataError(f"none of the {len(table)} stars of the table has Teff and log g.")
-    draws = _chosen_draws(result, stars)
+    draws = _chosen_draws(source, stars)
     ax = new_axes(ax, (8.6, 7.4))
     handles, norm = _draw_stars(ax, table, known)
     x, y = _extent(teff[known]), _extent(logg[known])
@@ -141,7 +150,7 @@ def plot_kiel(
 
 
 def plot_kiel_stars(
-    result: xr.DataTree,
+    result: GivenResult,
     stars: str | Sequence[str],
     *,
     aspcap: KnownLabels | None = None,
@@ -170,8 +179,8 @@ def plot_kiel_stars(
     InvalidDataError
         Without stars, or if one is not in the result or has no posterior.
     """
-    result, aspcap = as_result(result), as_labels(aspcap)
-    draws = _chosen_draws(result, stars)
+    tree, aspcap = as_result(result), as_labels(aspcap)
+    draws = _chosen_draws(tree, stars)
     if not draws:
         raise InvalidDataError("choose at least one star to draw.")
     chosen = packaged_isochrones() if isochrones is None else isochrones
@@ -206,7 +215,7 @@ def plot_kiel_stars(
                   title="contours: 39 and 86 % of the draws; thin lines: red clump\n"
                   f"isochrones: {chosen.source}",
                   title_fontsize=8.5)  # fmt: skip
-    figure.suptitle(result_title("Posteriors in the Kiel diagram", result), fontsize=12)
+    figure.suptitle(result_title("Posteriors in the Kiel diagram", tree), fontsize=12)
     return figure
 
 

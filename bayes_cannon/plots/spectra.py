@@ -33,7 +33,7 @@ from bayes_cannon.plots.common import (
     within,
 )
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, match_pixels
-from bayes_cannon.spectra.labels import label_tex
+from bayes_cannon.spectra.label_kinds import label_number, label_tex
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra, require_medium
 
 __all__ = [
@@ -260,7 +260,7 @@ def plot_model(
     _shade(bottom, w, ~good)
     bottom.set(xlabel=wavelength_label(cannon.medium), ylabel="residual\n(sigma)")
     shown = ", ".join(
-        f"{label_tex(n)} {v:.{0 if u == 'K' else 2}f} {u}".replace("-", "−")
+        f"{label_tex(n)} {label_number(n, v, u)}"
         for n, v, u in zip(cannon.names, values, cannon.basis.units, strict=True)
     )
     title = title_of(

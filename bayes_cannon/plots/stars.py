@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,9 +17,10 @@ from scipy.stats import linregress
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import KnownLabels, as_table, several
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table, several
 from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -33,7 +33,7 @@ _MANY = 700
 
 
 def plot_one_to_one(
-    table: Table | xr.DataTree,
+    table: Table | GivenResult,
     *,
     reference: KnownLabels | None = None,
     reference_name: str = "ASPCAP",
@@ -188,17 +188,17 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     width = high - low + 2 * room
     corner = (high + room - 0.13 * width, low - room + 0.13 * width)
     top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
-    _write_numbers(top, difference, unit)
+    _write_numbers(top, difference, name, unit)
     _write_trend(top, x, difference)
     widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
     _limit_differences(bottom, x, difference, max(widest, 1e-9))
 
 
-def _write_numbers(ax: Axes, difference: FloatArray, unit: str) -> None:
+def _write_numbers(ax: Axes, difference: FloatArray, name: str, unit: str) -> None:
     """Bias, rms and robust scatter in the upper left corner."""
     robust = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
     rms, bias = float(np.sqrt(np.mean(difference**2))), float(difference.mean())
-    digits = 1 if unit == "K" else 3
+    digits = max(1, label_kind(name, unit).digits)
     signed = f"{round(bias, digits) + 0.0:+.{digits}f}".replace("-", "−")
     text = "\n".join(
         (

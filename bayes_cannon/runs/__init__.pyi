@@ -4,7 +4,7 @@ from .check import write_check as write_check
 from .corners import draw_corners as draw_corners
 from .report.report import Report as Report
 from .report.report import write_report as write_report
-from .run import Run as Run
+from .results import Run as Run
+from .results import open_run as open_run
 from .run import infer_run as infer_run
 from .store import RunStore as RunStore
-from .store import open_run as open_run

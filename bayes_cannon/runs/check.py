@@ -20,8 +20,9 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.runs.inputs import spectra_to_infer
-from bayes_cannon.runs.run import infer_run, write_summary
-from bayes_cannon.runs.store import open_run
+from bayes_cannon.runs.results import Run, folder_of, open_run
+from bayes_cannon.runs.run import infer_run
+from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.surveys.simulation.catalogue import read_truth
@@ -41,7 +42,7 @@ def run_check(
     dataset: Path,
     folder: str | os.PathLike[str],
     *,
-    run: Path | None = None,
+    run: Run | str | os.PathLike[str] | None = None,
     truth: Path | None = None,
     settings: InferenceSettings | None = None,
     seed: int = 1,
@@ -60,7 +61,7 @@ def run_check(
         Where to write ``coverage.ecsv``, ``scores.ecsv``, ``figures/``, ``summary.json`` and, of
         an inference made here, ``run/`` (which goes on where an earlier one was cut off).
     run
-        A run of the held-out stars to use in place of inferring them here.
+        A run of the held-out stars, or its directory, in place of inferring them here.
     truth
         Table of true labels, see `read_truth`: the reference ``truth``.
     settings, seed
@@ -92,7 +93,8 @@ def run_check(
         stars = TrainingSet.load(dataset)
         catalogue, spectra = stars.labels, stars.spectra
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
-        result = _only_new(open_run(run), cannon, run)
+        opened = run if isinstance(run, Run) else open_run(run)
+        result = _only_new(opened.result, cannon, folder_of(run))
     references: dict[str, Labels] = {} if true is None else {"truth": true}
     check = check_calibration(result, references | {"catalogue": catalogue}, snr=snr)
     write_check(check, out, overwrite=overwrite)

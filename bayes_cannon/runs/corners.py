@@ -21,7 +21,13 @@ from matplotlib.figure import Figure
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.corner import plot_corner
-from bayes_cannon.runs.store import open_run
+from bayes_cannon.runs.results import Run, folder_of
+from bayes_cannon.runs.store import open_posterior
+from bayes_cannon.spectra.label_kinds import (
+    LabelKind,
+    register_label_kind,
+    registered_label_kinds,
+)
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -62,7 +68,7 @@ def _plain(star: str) -> str:
 
 
 def draw_corners(
-    run: Path,
+    run: Run | str | os.PathLike[str],
     files: Mapping[str, Path],
     *,
     aspcap: Labels | None = None,
@@ -78,7 +84,7 @@ def draw_corners(
     Parameters
     ----------
     run
-        The run's directory.
+        A run, or its directory.
     files
         File to write of each star.
     aspcap
@@ -100,21 +106,22 @@ def draw_corners(
         If both an executor and a number of processes are given, or a star has no posterior.
     """
     refuse_both(executor, processes)
+    folder = folder_of(run)
     tell = progress or (lambda done, total: None)
     todo = [star for star, path in files.items() if not path.exists()]
     if executor is not None:
-        _draw_with(executor, run, files, todo, aspcap, snr, tell)
+        _draw_with(executor, folder, files, todo, aspcap, snr, tell)
     elif processes > 1 and len(todo) > _FEW:
         try:
             with _processes(min(processes, len(todo))) as pool:
-                _draw_with(pool, run, files, todo, aspcap, snr, tell)
+                _draw_with(pool, folder, files, todo, aspcap, snr, tell)
         except BrokenProcessPool:
             _log.warning(
                 "a process that drew corner plots ended early (out of memory, or a script without "
                 "an `if __name__ == '__main__'`); the others are drawn one after the other."
             )
     left = {star: path for star, path in files.items() if not path.exists()}
-    _draw(run, left, aspcap, snr, lambda n: tell(len(files) - len(left) + n, len(files)))
+    _draw(folder, left, aspcap, snr, lambda n: tell(len(files) - len(left) + n, len(files)))
 
 
 def refuse_both(executor: Executor | None, processes: int) -> None:
@@ -171,7 +178,9 @@ def _processes(n: int) -> Iterator[ProcessPoolExecutor]:
     """Processes that end soon after an error or Ctrl-C here, and with this process."""
     context = get_context("spawn")
     stop = context.Event()
-    pool = ProcessPoolExecutor(n, mp_context=context, initializer=_start, initargs=(stop,))
+    pool = ProcessPoolExecutor(
+        n, mp_context=context, initializer=_start, initargs=(stop, registered_label_kinds())
+    )
     try:
         yield pool
     except BaseException:
@@ -181,8 +190,10 @@ def _processes(n: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(stop: Event) -> None:
+def _start(stop: Event, kinds: Sequence[LabelKind]) -> None:
     """Prepare a process of ours: Ctrl-C is its parent's affair, whose end is its own."""
+    for kind in kinds:
+        register_label_kind(kind, replace=True)
     global _stop  # noqa: PLW0603 (an initializer can leave what it was given nowhere else)
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -207,7 +218,7 @@ def _draw(
     """Draw plots on one canvas, one after the other."""
     if not files or (_stop is not None and _stop.is_set()):
         return
-    result, figure = open_run(run), Figure()
+    result, figure = open_posterior(run), Figure()
     known = set() if aspcap is None else set(aspcap.star_id.tolist())
     for number, (star, path) in enumerate(files.items(), 1):
         if _stop is not None and _stop.is_set():

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -37,40 +34,19 @@ from bayes_cannon.runs.corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.runs.fingerprint import digest_of_labels, fingerprint
 from bayes_cannon.runs.inputs import describe_inputs
 from bayes_cannon.runs.progress import read_json
-from bayes_cannon.runs.store import RunStore, open_run
+from bayes_cannon.runs.results import Run
+from bayes_cannon.runs.store import RunStore, open_posterior
+from bayes_cannon.runs.summary import plain_values, write_summary
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 
 __all__ = [
-    "Run",
     "infer_run",
-    "write_summary",
 ]
 
 
 _log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A finished run.
-
-    Attributes
-    ----------
-    folder : Path
-    result : xarray.DataTree
-        Posteriors, read lazily.
-    table : astropy.table.Table
-        The catalogue.
-    summary : dict
-        What ``summary.json`` holds.
-    """
-
-    folder: Path
-    result: xr.DataTree
-    table: Table
-    summary: dict[str, Any]
 
 
 def infer_run(
@@ -148,7 +124,7 @@ def infer_run(
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
         _sample(cannon, spectra, store, settings, priors, seed, executor, progress)
-        result = open_run(store.folder)
+        result = open_posterior(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
         write_catalogue(table, store.folder, overwrite=True)
@@ -175,8 +151,8 @@ def infer_run(
         summary["model"] = dict(cannon.settings)
         if inputs:
             summary["inputs"] = describe_inputs(store.folder, inputs)
-        write_summary(store.folder, summary)
-    return Run(store.folder, result, table, summary)
+        summary = write_summary(store.folder, summary)
+    return Run.made(store.folder, result, table, summary, cannon)
 
 
 def _seed_of(folder: Path) -> int | None:
@@ -277,7 +253,7 @@ def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[st
         return None
     save_figure(plot_one_to_one(table), figures / "one-to-one.png")
     rows = comparison(table, aspcap)
-    return [dict(zip(rows.colnames, (_plain(v) for v in row), strict=True)) for row in rows]
+    return [dict(zip(rows.colnames, map(plain_values, row), strict=True)) for row in rows]
 
 
 def _corners(
@@ -303,23 +279,3 @@ def _corners(
     todo = {s: files[s] for s in dict.fromkeys(wanted) if has[s] and not files[s].exists()}
     if todo:
         draw(folder, todo)
-
-
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write ``summary.json`` whole or not at all; NaN becomes null."""
-    text = json.dumps(_plain(summary), indent=2, default=str, allow_nan=False)
-    part = folder / ".summary.json.part"
-    part.write_text(text + "\n")
-    os.replace(part, folder / "summary.json")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    return value

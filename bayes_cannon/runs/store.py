@@ -47,7 +47,7 @@ __all__ = [
     "ZARR_FORMAT",
     "RunStore",
     "datasets_of",
-    "open_run",
+    "open_posterior",
 ]
 
 
@@ -312,7 +312,7 @@ def datasets_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
     return {str(name): node.to_dataset() for name, node in tree.children.items()}
 
 
-def open_run(folder: str | os.PathLike[str]) -> xr.DataTree:
+def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
     """Open the posteriors of a run, read lazily.
 
     Parameters
@@ -406,6 +406,6 @@ def _only_done(tree: xr.DataTree, folder: Path) -> xr.DataTree:
         f"{folder} is not finished: {done.sum()} of {n_stars} stars are here; the same command "
         "goes on with it.",
         BayesCannonWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return tree.isel(star=np.flatnonzero(done))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -12,17 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import is_fill_value, names_of, numbers_of, one_or_more
 from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.spectra.label_kinds import label_kind, label_unit
 from bayes_cannon.spectra.spectra import index_of, name_some
 
 __all__ = [
     "DEFAULT_LABELS",
     "Labels",
     "check_label_names",
-    "known_unit",
-    "label_tex",
-    "label_unit",
-    "shown_label",
-    "two_digits",
 ]
 
 
@@ -31,39 +26,12 @@ _log = logging.getLogger(__name__)
 DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
 """The five labels of the package: names of the allStar catalogue's columns."""
 
-_ELEMENT_CASE = {"FE": "Fe", "MG": "Mg", "SI": "Si", "NA": "Na", "AL": "Al", "CA": "Ca",
-                 "TI": "Ti", "MN": "Mn", "NI": "Ni", "CR": "Cr", "CO": "Co", "CE": "Ce",
-                 "CU": "Cu", "ND": "Nd", "YB": "Yb", "ALPHA": r"\alpha"}  # fmt: skip
-_PLAIN = {
-    "TEFF": (r"$T_\mathrm{eff}$", "K"),
-    "LOGG": (r"$\log g$", "dex"),
-    "VMICRO": (r"$v_\mathrm{micro}$", "km/s"),
-    "VMACRO": (r"$v_\mathrm{macro}$", "km/s"),
-    "VSINI": (r"$v\,\sin i$", "km/s"),
-    "AK_TARG": (r"$A_K$", "mag"),
-}
-
-
-def label_unit(name: str) -> str:
-    """Unit of a catalogue label: ``'K'``, ``'km/s'``, ``'mag'`` or ``'dex'``."""
-    return _PLAIN.get(name.upper(), ("", "dex"))[1]
-
-
-_DEX = re.compile(r"[A-Z0-9]+_(FE|H|M)")
 _RESERVED = frozenset({
     "star", "chain", "draw", "sample", "pixel", "term", "coef", "factor", "label", "label_name",
     "star_id", "apogee_id", "path", "rhat_max", "ess_min", "divergences", "chi2_p", "label_flag",
     "label_cov",
 })  # fmt: skip
 _ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
-
-
-def known_unit(name: str) -> str | None:
-    """Unit that a label's name tells: as `label_unit`; None where the name tells none."""
-    upper = name.upper()
-    if upper in _PLAIN:
-        return _PLAIN[upper][1]
-    return "dex" if _DEX.fullmatch(upper) else None
 
 
 def check_label_names(names: Sequence[str]) -> None:
@@ -90,31 +58,6 @@ def check_label_names(names: Sequence[str]) -> None:
             f"{', '.join(clashing)} cannot be labels beside the label of that beginning: the "
             "catalogue has columns of that name; give errors as errors, or choose another name."
         )
-
-
-def two_digits(value: float) -> str:
-    """An error as text: two digits, or all of those before the point.
-
-    >>> two_digits(0.01234), two_digits(123.4)
-    ('0.012', '123')
-    """
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
-
-
-def label_tex(name: str) -> str:
-    """Name of a label for figures, e.g. ``'[Mg/Fe]'``; without its unit.
-
-    >>> label_tex("MG_FE"), label_tex("M_H")
-    ('[Mg/Fe]', '[M/H]')
-    """
-    upper = name.upper()
-    if upper in _PLAIN:
-        return _PLAIN[upper][0]
-    top, _, bottom = upper.partition("_")
-    if not bottom or not top or "_" in bottom:
-        return name
-    text = f"[{_ELEMENT_CASE.get(top, top)}/{_ELEMENT_CASE.get(bottom, bottom)}]"
-    return f"${text}$" if "\\" in text else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,8 +191,8 @@ def _without_fill_values(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Values and errors with NaN in place of fill values; how many there were is logged."""
     found = [
-        np.stack([is_fill_value(array[:, k], name) for k, name in enumerate(given)], axis=1)
-        for array, given in ((values, names), (errors, ("",) * len(names)))
+        np.stack([label_kind(name).is_fill(values[:, k]) for k, name in enumerate(names)], axis=1),
+        is_fill_value(errors),
     ]
     for what, fill in zip(("values", "errors"), found, strict=True):
         stars = fill.any(axis=1)
@@ -259,16 +202,3 @@ def _without_fill_values(
                 fill.sum(), what, stars.sum(), name_some(star_id[stars]),
             )  # fmt: skip
     return np.where(found[0], np.nan, values), np.where(found[1], np.nan, errors)
-
-
-def shown_label(name: str) -> str:
-    """Name of a label in plain text: ``Teff``, ``log g``, ``[Fe/H]``.
-
-    >>> shown_label("TEFF"), shown_label("MG_FE"), shown_label("VSINI")
-    ('Teff', '[Mg/Fe]', 'VSINI')
-    """
-    known = {"TEFF": "Teff", "LOGG": "log g", "AK_TARG": "A_K", "ALPHA_M": "[α/M]"}
-    top, _, bottom = name.upper().partition("_")
-    if name.upper() in known or not bottom or "_" in bottom:
-        return known.get(name.upper(), name)
-    return f"[{top.capitalize()}/{bottom.capitalize()}]"

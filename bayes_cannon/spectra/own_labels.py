@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.columns import Numbers, is_fill_value, numbers_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.spectra.labels import Labels, check_label_names, known_unit
+from bayes_cannon.spectra.label_kinds import known_unit, label_kind
+from bayes_cannon.spectra.labels import Labels, check_label_names
 from bayes_cannon.spectra.spectra import name_some
 
 __all__ = [
@@ -150,10 +151,11 @@ def _column(
             f"both to {unit}."
         )
     values = _one_a_star(numbers.values, star_id.size)
-    fill = is_fill_value(values, name)
+    kind = label_kind(name)
+    fill = kind.is_fill(values)
     _log_missing(star_id, fill, f"a fill value of {name}")
     known = np.where(fill | np.isinf(values), np.nan, values * factor)
-    known[is_fill_value(known, name)] = np.nan
+    known[kind.is_fill(known)] = np.nan
     plain = _one_a_star(errors.values, star_id.size)
     if plain.shape not in ((), star_id.shape):
         raise LabelError(f"errors of {name} have shape {plain.shape}, expected ({star_id.size},).")

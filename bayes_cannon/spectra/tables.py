@@ -21,6 +21,7 @@ from bayes_cannon.spectra.arrays import _training_set
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
@@ -217,7 +218,8 @@ def training_set_from_table(
         One row a star: column ``PATH``, a column for each label, and, where known, its error in
         ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings. An astropy
         table, a pandas DataFrame, or the path of a file that `read_table` can read. Capitals in
-        names do not matter.
+        names do not matter, and a label that is not there is looked for by the other names of its
+        kind (`LabelKind.aliases`).
     labels
         Names of the label columns, or the name of one.
     folder
@@ -264,6 +266,13 @@ def _stem(path: Path) -> str:
     return Path(path.stem).stem if packed else path.stem
 
 
+def _other_names(name: str) -> list[str]:
+    """Other names of a label's column, or of its error's, in capitals."""
+    label = name.removesuffix("_ERR")
+    ending = name[len(label) :]
+    return [f"{alias}{ending}".upper() for alias in label_kind(label).aliases]
+
+
 def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
     """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
     if isinstance(table, str | os.PathLike):
@@ -276,6 +285,8 @@ def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
     lacking = []
     for name in ("PATH", "STAR_ID", *labels, *(f"{label}_ERR" for label in labels)):
         alike = [name] if name in given else by_capitals.get(name.upper(), [])
+        if not alike:
+            alike = [n for other in _other_names(name) for n in by_capitals.get(other, [])]
         if len(alike) == 1:
             found[name] = given[alike[0]]
         elif alike:

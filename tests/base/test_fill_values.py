@@ -5,8 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from bayes_cannon.base.columns import is_fill_value, known_values
+from bayes_cannon.base.columns import known_values
 from bayes_cannon.errors import LabelError
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 
 
@@ -22,9 +23,9 @@ from bayes_cannon.spectra.labels import Labels
     ],
 )
 def test_fill_values_of_labels(name, fill, real):
-    assert is_fill_value(fill, name).all()
-    assert is_fill_value(np.float32(fill), name).all(), "as read from a float32 column"
-    assert not is_fill_value([*real, np.nan], name).any()
+    assert label_kind(name).is_fill(fill).all()
+    assert label_kind(name).is_fill(np.float32(fill)).all(), "as read from a float32 column"
+    assert not label_kind(name).is_fill([*real, np.nan]).any()
 
 
 def test_values_of_the_archive():

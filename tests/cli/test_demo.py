@@ -6,7 +6,7 @@ from astropy.table import Table
 
 from bayes_cannon.cli.demo import run_demo, run_real_demo
 from bayes_cannon.errors import OutputExistsError
-from bayes_cannon.runs.store import open_run
+from bayes_cannon.runs.results import open_run
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_demo_goes_the_whole_way(tmp_path, capsys):
     assert summary["run"]["rhat_below_1.01"] > 0.9
     teff = next(row for row in summary["against_truth"] if row["LABEL"] == "TEFF")
     assert teff["RMS"] < 150
-    tree = open_run(out / "run")
+    tree = open_run(out / "run").result
     assert dict(tree["posterior"].sizes) == {"chain": 4, "draw": 500, "star": 30}
     assert "SIMULATED" in shown
     assert "Ness" in shown

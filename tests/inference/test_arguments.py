@@ -217,7 +217,7 @@ def test_home_folder(made, tmp_path, monkeypatch):
     assert (tmp_path / "c.nc").exists()
     assert bc.Cannon.load("~/c.nc").names == made.model.names
     bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE)
-    assert bc.open_run("~/run")["posterior"].sizes["star"] == 3
+    assert bc.open_run("~/run").result["posterior"].sizes["star"] == 3
     assert "~" not in os.listdir(made.folder)
     assert as_path("~/x") == tmp_path / "x"
     with pytest.raises(InvalidDataError, match="a path is needed"):

@@ -13,10 +13,11 @@ from bayes_cannon.inference.units import known_labels, units_of_result, units_of
 from bayes_cannon.plots.aspcap import plot_errors, plot_forest
 from bayes_cannon.plots.calibration import plot_scores
 from bayes_cannon.plots.sample import plot_sample
-from bayes_cannon.runs.report.inputs import ReportInputs, open_finished
+from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.page import Grid
 from bayes_cannon.runs.report.physics import gradient_spectra
 from bayes_cannon.runs.report.tables import all_stars, original_tables
+from bayes_cannon.runs.results import open_run
 from bayes_cannon.spectra.labels import Labels
 from tests.line_survey import LAPLACE, LineSurvey
 
@@ -70,7 +71,7 @@ def test_model_result_and_tables(made):
 
 def test_files_keep_them(made):
     folder = made.run.folder
-    _, table, _ = open_finished(folder)
+    table = open_run(folder).table
     assert str(table[made.name].unit) == made.unit
     assert units_of_table(Table.read(folder / "catalogue.ecsv"), [made.name]) == {
         made.name: made.unit
@@ -106,8 +107,8 @@ def test_figures(made):
 
 
 def test_report_tables_and_lines(made):
-    result, table, summary = open_finished(made.run.folder)
-    inputs = ReportInputs(made.run.folder, result, table, summary, made.model)
+    run = open_run(made.run.folder)
+    inputs = ReportInputs(run.folder, run.result, run.table, run.summary, made.model)
     grids = [
         item for part in (original_tables, all_stars) for item in part(inputs)
         if isinstance(item, Grid)

@@ -24,8 +24,8 @@ from bayes_cannon.errors import (
     FileFormatError,
     OutputExistsError,
 )
+from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
-from bayes_cannon.runs.store import open_run
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from tests.archive_server import N_SPECTRA, ArchiveServer
@@ -160,7 +160,7 @@ def test_killed_before_its_first_block_a_run_goes_on(runner, tmp_path):
         assert runner.function(MAKE_RUN, folder / "run", watch=folder, fatal=moment).status == -9
         again = runner.function(MAKE_RUN, folder / "run")
         assert again.status == 0, (changes[moment], again.said)
-        assert len(open_run(folder / "run")["posterior"].star) == 3
+        assert len(open_run(folder / "run").result["posterior"].star) == 3
 
 
 def test_killed_download_goes_on(runner, commands, server, tmp_path):
@@ -257,7 +257,7 @@ def test_full_disk_keeps_the_stars_that_are_done(runner, tmpfs, tmp_path):
     done = sorted(p.name for p in (disk / "run" / "progress").glob("[0-9]*"))
     assert 1 <= len(done) < 4
     with pytest.warns(BayesCannonWarning, match="not finished"):
-        assert np.isfinite(open_run(disk / "run")["posterior"]["TEFF"].values[..., -1]).all()
+        assert np.isfinite(open_run(disk / "run").result["posterior"]["TEFF"].values[..., -1]).all()
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     again = runner.command(*arguments)
     assert again.status == 1, again.said
@@ -578,7 +578,7 @@ def test_runs_of_before_have_no_sums_and_are_read(finished, tmp_path):
             content = json.loads(path.read_text())
             del content["files"]
             path.write_text(json.dumps(content))
-    assert open_run(run)["posterior"].sizes["star"] == 11
+    assert open_run(run).result["posterior"].sizes["star"] == 11
     again = infer_run(CANNON, SPECTRA, run, settings=QUICK, seed=1)
     assert again.summary["n_from_earlier"] == 11
 

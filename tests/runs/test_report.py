@@ -38,7 +38,7 @@ from bayes_cannon.runs.report.registry import registered_sections, remove_sectio
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.report.sections import SECTIONS
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
 from tests.cli.test_cli import run as command
 from tests.report_problem import HOSTILE, make_run
 

@@ -32,8 +32,9 @@ from bayes_cannon.runs import corners as run_corners
 from bayes_cannon.runs.corners import corner_files, draw_corners
 from bayes_cannon.runs.fingerprint import fingerprint
 from bayes_cannon.runs.report.report import write_report
-from bayes_cannon.runs.run import infer_run, write_summary
-from bayes_cannon.runs.store import open_run
+from bayes_cannon.runs.results import open_run
+from bayes_cannon.runs.run import infer_run
+from bayes_cannon.runs.summary import write_summary
 from tests.run_problem import CANNON, QUICK, labels_of, make_spectra, write_files
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +83,7 @@ def test_real_stars_and_a_model_of_simulated_ones_are_told_apart(tmp_path, finis
     real = replace(SPECTRA, simulated=False)
     run = infer_run(CANNON, real, tmp_path / "run", settings=QUICK, seed=1)
     assert (run.table.meta["SIMULATE"], run.table.meta["SIMMODEL"]) == (False, True)
-    assert model_is_simulated(open_run(run.folder))
+    assert model_is_simulated(open_run(run.folder).result)
     report = write_report(run.folder, cannon=CANNON, sections=[])
     page = report.path.read_text()
     assert "The model was trained on SIMULATED stars" in page
@@ -291,7 +292,7 @@ def test_summary_is_strict_json(tmp_path):
 
 @pytest.fixture
 def one_star(sampled):
-    return open_run(sampled.folder).sel(star="star0")
+    return open_run(sampled.folder).result.sel(star="star0")
 
 
 def test_summary_of_arviz(one_star):
@@ -499,5 +500,7 @@ def test_the_command_goes_on_after_a_signal(tmp_path, sign):
     rows = np.array([0, 63, 64, 127, 128, 500, 699])
     alone = infer_labels(CANNON, spectra.select(rows), settings=settings, seed=1)
     np.testing.assert_allclose(
-        open_run(run)["posterior"]["TEFF"].isel(star=rows), alone["posterior"]["TEFF"], rtol=1e-5
+        open_run(run).result["posterior"]["TEFF"].isel(star=rows),
+        alone["posterior"]["TEFF"],
+        rtol=1e-5,
     )

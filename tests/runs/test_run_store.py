@@ -14,7 +14,8 @@ import xarray as xr
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
 from bayes_cannon.inference.infer import infer_blocks, infer_labels
-from bayes_cannon.runs.store import RunStore, open_run
+from bayes_cannon.runs.results import open_run
+from bayes_cannon.runs.store import RunStore
 from tests.run_problem import CANNON, QUICK, make_spectra
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,7 @@ def run(tmp_path, parts):
 
 
 def test_what_is_written_is_read_lazily(run, parts):
-    tree = open_run(run)
+    tree = open_run(run).result
     whole = infer_labels(CANNON, SPECTRA, settings=QUICK, seed=1)
     assert set(tree.children) == set(whole.children)
     for name in whole.children:
@@ -59,7 +60,7 @@ def test_what_is_written_is_read_lazily(run, parts):
 
 
 def test_order_of_variables_and_attributes_are_kept(run, parts):
-    tree = open_run(run)
+    tree = open_run(run).result
     for name, dataset in parts[0].children.items():
         assert list(tree[name].data_vars) == list(dataset.data_vars), name
     assert list(tree["posterior"].data_vars) == list(CANNON.names)
@@ -70,7 +71,7 @@ def test_order_of_variables_and_attributes_are_kept(run, parts):
 
 
 def test_chunks_are_blocks_of_stars(run):
-    encoding = open_run(run)["posterior"]["TEFF"].encoding
+    encoding = open_run(run).result["posterior"]["TEFF"].encoding
     assert encoding["chunks"] == (2, 20, 4)
     chunks = sorted(p.name for p in (run / "posterior.zarr/posterior/TEFF").glob("[0-9]*"))
     assert chunks == ["0.0.0", "0.0.1", "0.0.2"]
@@ -79,12 +80,12 @@ def test_chunks_are_blocks_of_stars(run):
 def test_one_block_smaller_than_the_rest_can_be_all_there_is(tmp_path, parts):
     with RunStore(tmp_path, SPECTRA.star_id[:4], block_size=64, digests={}) as store:
         store.write(0, parts[0])
-    assert open_run(tmp_path)["posterior"].sizes["star"] == 4
+    assert open_run(tmp_path).result["posterior"].sizes["star"] == 4
 
 
 def test_sel_of_a_star_goes_through_all_groups(run):
     star = str(SPECTRA.star_id[5])
-    one = open_run(run).sel(star=star)
+    one = open_run(run)[star]
     assert dict(one["posterior"].sizes) == {"chain": 2, "draw": 20}
     assert one["constant_data"].sizes["label_name"] == 2
     assert float(one["star_stats"]["used_pixels"]) > 100
@@ -94,7 +95,7 @@ def test_sel_of_a_star_goes_through_all_groups(run):
 def test_writing_and_reading_says_nothing(tmp_path, parts):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        open_run(written(tmp_path / "run", parts)).load()
+        open_run(written(tmp_path / "run", parts)).result.load()
 
 
 def test_a_store_for_many_stars_takes_no_memory_for_them(tmp_path, parts):
@@ -111,7 +112,7 @@ def test_a_store_for_many_stars_takes_no_memory_for_them(tmp_path, parts):
 def test_unfinished_run_gives_the_stars_that_are_done(tmp_path, parts):
     folder = written(tmp_path / "run", parts, blocks=(0, 2))
     with pytest.warns(BayesCannonWarning, match=r"not finished: 7 of 11 stars"):
-        tree = open_run(folder)
+        tree = open_run(folder).result
     assert (
         tree["posterior"]["star"].values.tolist()
         == SPECTRA.star_id[[0, 1, 2, 3, 8, 9, 10]].tolist()
@@ -127,7 +128,7 @@ def test_posteriors_without_their_progress_are_read_whole(run):
     for path in (run / "progress").iterdir():
         path.unlink()
     (run / "progress").rmdir()
-    assert open_run(run)["posterior"].sizes["star"] == 11
+    assert open_run(run).result["posterior"].sizes["star"] == 11
 
 
 def test_run_without_any_star(tmp_path, parts):
@@ -184,7 +185,7 @@ def test_a_run_killed_before_its_first_block_binds_nothing(tmp_path, parts):
     (tmp_path / "progress" / "run.json").write_text(json.dumps({"seed": "other"}))
     (tmp_path / ".lock").write_text("1")
     written(tmp_path, parts)
-    assert open_run(tmp_path)["posterior"].sizes["star"] == 11
+    assert open_run(tmp_path).result["posterior"].sizes["star"] == 11
     with a_store(tmp_path) as store:
         assert store.pending == []
 

@@ -93,7 +93,7 @@ def test_a_run_by_processes_is_the_run_of_one(tmp_path, processes):
         infer_run(CANNON, spectra, tmp_path / str(i), settings=QUICK, seed=SEED, executor=executor)
         for i, executor in enumerate((None, processes))
     ]
-    same(*(open_run(run.folder) for run in runs))
+    same(*(open_run(run.folder).result for run in runs))
 
 
 def test_cross_validation_is_the_same(processes):

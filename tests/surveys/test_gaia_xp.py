@@ -6,7 +6,7 @@ import pytest
 import bayes_cannon as bc
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.errors import FileFormatError
-from bayes_cannon.spectra.labels import label_tex, label_unit, shown_label
+from bayes_cannon.spectra.label_kinds import label_tex, label_unit, shown_label
 from bayes_cannon.surveys import gaia_xp
 
 FILE = data_path("gaia_xp_giants.npz")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +10,18 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.table import Column, MaskedColumn, Table
+from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.catalogues import catalogue
-from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FileFormatError
 from bayes_cannon.inference.posterior import (
     group_of,
     is_simulated,
     model_is_simulated,
     posterior_names,
 )
-from bayes_cannon.inference.units import units_of_result, units_of_table
+from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.runs.store import open_run
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -35,9 +29,6 @@ from bayes_cannon.spectra.spectra import NormalizedSpectra
 __all__ = [
     "ReportInputs",
     "column",
-    "open_finished",
-    "read_catalogue",
-    "read_summary",
 ]
 
 
@@ -171,86 +162,3 @@ def column(table: Table, name: str) -> FloatArray:
         return np.full(len(table), np.nan)
     values = np.ma.asarray(table[name], dtype=np.float64)
     return np.asarray(np.ma.filled(values, np.nan))
-
-
-def open_finished(folder: str | os.PathLike[str]) -> tuple[xr.DataTree, Table, dict[str, Any]]:
-    """Open a run: posteriors, catalogue and summary.
-
-    A catalogue that is missing is made from the posteriors; a missing summary is empty.
-
-    Raises
-    ------
-    FileFormatError
-        If there is no run, or its files are damaged.
-    """
-    path = user_path(folder)
-    result = open_run(path)
-    posterior = group_of(result, "posterior")["star"].values.astype(np.str_)
-    file = path / "catalogue.fits"
-    if not file.exists():
-        return result, catalogue(result), read_summary(path)
-    table = read_catalogue(file)
-    written = np.char.encode(posterior, "ascii", "backslashreplace").astype(np.str_)
-    if np.array_equal(np.char.rstrip(written), np.asarray(table["APOGEE_ID"], dtype=np.str_)):
-        table["APOGEE_ID"] = posterior
-    else:
-        table = catalogue(result)  # of an earlier state of a run that goes on
-    return result, table, read_summary(path)
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Read ``summary.json``; empty where there is none.
-
-    Raises
-    ------
-    FileFormatError
-        If it is damaged.
-    """
-    path = folder / "summary.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path} cannot be read; run the same command again.") from error
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{path} does not hold a summary; run the same command again.")
-    return content
-
-
-def read_catalogue(path: Path) -> Table:
-    """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is damaged or not such a catalogue.
-    """
-    try:
-        table = Table.read(path, format="fits", hdu=1)
-    except Exception as error:
-        raise FileFormatError(
-            f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "
-            "again, which writes it anew."
-        ) from error
-    names = str(table.meta.get("LABELS", "")).split(",")
-    needed = ["APOGEE_ID", "LABEL_FLAG", *names]
-    if lacking := [n for n in needed if n not in table.colnames]:
-        raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
-    table["APOGEE_ID"] = _text(table["APOGEE_ID"])
-    for name, unit in units_of_table(table, names).items():
-        for suffix in ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR"):
-            if f"{name}{suffix}" in table.colnames:
-                table[f"{name}{suffix}"].unit = unit
-    return table
-
-
-def _text(values: Column | MaskedColumn) -> NDArray[np.str_]:
-    filled: Sequence[Any] = np.ma.filled(np.ma.asarray(values), "").tolist()
-    return np.array(
-        [
-            (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).rstrip()
-            for v in filled
-        ],
-        dtype=np.str_,
-    )

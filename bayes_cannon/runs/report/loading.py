@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bayes_cannon._version import __version__
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
 from bayes_cannon.runs.inputs import find_input, paths_of, spectra_files, spectra_to_infer
-from bayes_cannon.runs.progress import read_json
-from bayes_cannon.runs.report.inputs import ReportInputs, open_finished
+from bayes_cannon.runs.report.inputs import ReportInputs
+from bayes_cannon.runs.results import Run, folder_of, noted_digest, open_run
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -47,14 +46,9 @@ class _Found:
     missing: dict[str, str]
     notes: list[str]
 
-    def digest(self, name: str) -> str | None:
-        """Digest that the run notes; None where it was made by another version."""
-        head = read_json(self.folder / "progress" / "run.json") or {}
-        return str(head[name]) if name in head and head.get("version") == __version__ else None
-
     def is_of_run(self, name: str, digest: str, what: str, *, given: bool) -> bool:
         """Whether a model or spectra may be used: a file given is, with a note if it differs."""
-        noted = self.digest(name)
+        noted = noted_digest(self.folder, name)
         if noted is None or noted == digest:
             return True
         if given:
@@ -64,20 +58,20 @@ class _Found:
 
 
 def load_inputs(
-    run: PathLike,
+    run: Run | PathLike,
     *,
     cannon: Cannon | PathLike | None = None,
     dataset: TrainingSet | PathLike | None = None,
     survey: PathLike | None = None,
     truth: Labels | PathLike | None = None,
-    mystery: PathLike | None = None,
+    mystery: Run | PathLike | None = None,
 ) -> ReportInputs:
     """Open a run and find what belongs to it.
 
     Parameters
     ----------
     run
-        The run's directory.
+        A run, or its directory.
     cannon
         The trained model; left out, the file that the run notes.
     dataset
@@ -95,8 +89,8 @@ def load_inputs(
     FileFormatError
         If the run, or a file that was given, is missing or damaged.
     """
-    folder = user_path(run)
-    result, table, summary = open_finished(folder)
+    opened = run if isinstance(run, Run) else open_run(run)
+    folder, result, table, summary = folder_of(run), opened.result, opened.table, opened.summary
     star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_).tolist()
     found = _Found(folder, summary, star_id, {}, [])
     model = _find_cannon(found, cannon)

@@ -28,7 +28,7 @@ from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.page import Column, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.runs.report.registry import section
-from bayes_cannon.spectra.labels import shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
 
 __all__ = [
     "aspcap",

@@ -27,8 +27,10 @@ from bayes_cannon.runs.report.loading import PathLike, load_inputs
 from bayes_cannon.runs.report.page import GENERATOR, Chapter, Note, Page, Part, Picture, plain
 from bayes_cannon.runs.report.parts import Drawing, Section
 from bayes_cannon.runs.report.sections import registered_sections
+from bayes_cannon.runs.results import Run, folder_of
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.labels import Labels, shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
+from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "Report",
@@ -69,13 +71,13 @@ class Report:
 
 
 def write_report(
-    run: PathLike,
+    run: Run | PathLike,
     *,
     cannon: Cannon | PathLike | None = None,
     dataset: TrainingSet | PathLike | None = None,
     survey: PathLike | None = None,
     truth: Labels | PathLike | None = None,
-    mystery: PathLike | None = None,
+    mystery: Run | PathLike | None = None,
     out: PathLike | None = None,
     overwrite: bool = False,
     sections: Sequence[Section] | None = None,
@@ -89,7 +91,7 @@ def write_report(
     Parameters
     ----------
     run
-        The run's directory.
+        A run, or its directory.
     cannon, dataset
         The trained model and the dataset; left out, the files that the run notes.
     survey
@@ -118,13 +120,13 @@ def write_report(
     OutputExistsError
         If the report cannot be written, or `out` is a file of another kind.
     """
-    run = user_path(run)
-    target = run / "report.html" if out is None else user_path(out)
+    folder = folder_of(run)
+    target = folder / "report.html" if out is None else user_path(out)
     _refuse_others(target, overwrite=overwrite)
     inputs = load_inputs(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
     )
-    maker = _Maker(inputs, run / "figures" if out is None else None)
+    maker = _Maker(inputs, folder / "figures" if out is None else None)
     sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
     for number, section in enumerate(sections, 1):

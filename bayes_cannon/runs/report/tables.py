@@ -22,7 +22,7 @@ from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
-from bayes_cannon.spectra.labels import shown_label
+from bayes_cannon.spectra.label_kinds import label_kind, shown_label
 
 __all__ = [
     "all_stars",
@@ -38,11 +38,9 @@ _MOST_ROWS = 1500
 _STAR = Column("star", kind="id")
 
 
-def _form(unit: str, *, error: bool = False) -> str:
+def _form(name: str, unit: str, *, error: bool = False) -> str:
     """Format of a label in some unit, or of its error."""
-    if unit == "K":
-        return ",.0f" if not error else ".1f"
-    return ".4f" if error else ".3f"
+    return f",.{label_kind(name, unit).digits + error}f"
 
 
 def _with_unit(name: str, unit: str) -> str:
@@ -228,7 +226,8 @@ def all_stars(inputs: ReportInputs) -> Iterator[Item]:
     columns: list[Column] = [_STAR, Column("S/N", ".0f")]
     for name, unit in inputs.units.items():
         columns += [
-            Column(_with_unit(name, unit), _form(unit)), Column("±", _form(unit, error=True)),
+            Column(_with_unit(name, unit), _form(name, unit)),
+            Column("±", _form(name, unit, error=True)),
         ]  # fmt: skip
     columns += [Column("χ² p", ".3f"), Column("ESS", ",.0f"), Column("flags", kind="wide")]
     values, errors = inputs.values(), inputs.errors

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.dataset import CutStep
-from bayes_cannon.spectra.labels import DEFAULT_LABELS, label_unit
+from bayes_cannon.spectra.label_kinds import label_unit
+from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.surveys.apogee.allstar import Catalogue
 
 __all__ = [

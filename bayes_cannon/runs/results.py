@@ -1,0 +1,310 @@
+"""A run that is read: posteriors, catalogue and summary of its stars, and the model behind them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Column, MaskedColumn, Row, Table
+from numpy.typing import NDArray
+
+from bayes_cannon._version import __version__
+from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.cards import card, lines
+from bayes_cannon.base.paths import user_path
+from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.inference.flags import REMARKS, describe_flag
+from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
+from bayes_cannon.inference.units import units_of_table
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.fingerprint import digest_of_model
+from bayes_cannon.runs.inputs import find_input, paths_of
+from bayes_cannon.runs.progress import read_json
+from bayes_cannon.runs.store import open_posterior
+from bayes_cannon.runs.summary import read_summary
+from bayes_cannon.spectra.spectra import name_some
+
+__all__ = [
+    "Run",
+    "folder_of",
+    "noted_digest",
+    "open_run",
+    "read_catalogue",
+]
+
+_SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """Posteriors of many stars in a folder, with all that belongs to them.
+
+    ``run[star]`` is the posterior of one star, ready for ArviZ; iteration goes over the names of
+    the stars, as that of a dict. Functions that take a result of `infer_labels` take a run.
+
+    Attributes
+    ----------
+    folder : Path
+    result : xarray.DataTree
+        Posteriors, read lazily: groups ``posterior``, ``star_stats``, ``constant_data`` and, where
+        the model error was measured, ``calibrated_posterior``; of NUTS, ``sample_stats``. Draws
+        have the dims chain, draw, star.
+    """
+
+    folder: Path
+    result: xr.DataTree
+    _cannon: Cannon | None = None
+
+    @classmethod
+    def made(
+        cls, folder: Path, result: xr.DataTree, table: Table, summary: dict[str, Any],
+        cannon: Cannon,
+    ) -> Run:  # fmt: skip
+        """Run whose parts are at hand, so that none has to be read."""
+        run = cls(folder, result, cannon)
+        vars(run).update(table=table, summary=summary)
+        return run
+
+    @cached_property
+    def table(self) -> Table:
+        """The catalogue, one row per star, see `catalogue`; made of the posteriors if need be.
+
+        Raises
+        ------
+        FileFormatError
+            If ``catalogue.fits`` is damaged.
+        """
+        file = self.folder / "catalogue.fits"
+        if not file.exists():
+            return catalogue(self.result)
+        table = read_catalogue(file)
+        written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
+        if not np.array_equal(np.char.rstrip(written), np.asarray(table["APOGEE_ID"], np.str_)):
+            return catalogue(self.result)  # the file is of an earlier state of a run that goes on
+        table["APOGEE_ID"] = self.star_id
+        return table
+
+    @property
+    def catalogue(self) -> Table:
+        """The same as `table`."""
+        return self.table
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` holds; empty where there is none.
+
+        Raises
+        ------
+        FileFormatError
+            If it is damaged.
+        """
+        return read_summary(self.folder)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the labels were inferred: method, seed, draws and so on; empty where not known."""
+        noted: dict[str, Any] = {
+            key: self.summary[key] for key in ("method", "seed") if key in self.summary
+        }
+        return noted | dict(self.summary.get("settings") or {})
+
+    @cached_property
+    def star_id(self) -> NDArray[np.str_]:
+        """Names of the stars, shape (n_stars,)."""
+        return np.asarray(group_of(self.result, "posterior")["star"].values, dtype=np.str_)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the labels."""
+        return posterior_names(self.result)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the spectra are."""
+        return is_simulated(self.result)
+
+    @cached_property
+    def cannon(self) -> Cannon:
+        """The trained model, read from the file that the run notes.
+
+        Raises
+        ------
+        FileFormatError
+            If the run does not say where it is, or the file is gone, damaged, or of another model.
+        """
+        if self._cannon is not None:
+            return self._cannon
+        path = next(iter(find_input(self.folder, self.summary, "cannon")), None)
+        if path is None:
+            noted = [p[0].name for p in paths_of(self.folder, self.summary, "cannon")]
+            why = f"{noted[0]} is not there any more" if noted else "it does not say where it is"
+            raise FileFormatError(
+                f"the model of the run {self.folder} is not known: {why}; load it with "
+                "bc.Cannon.load(FILE)."
+            )
+        model = Cannon.load(path)
+        if noted_digest(self.folder, "model") not in (None, digest_of_model(model)):
+            raise FileFormatError(
+                f"{path} is not the model that the run {self.folder} was made with; it was changed "
+                "since."
+            )
+        return model
+
+    @property
+    def problems(self) -> Table:
+        """Stars that need a look: name, LABEL_FLAG, and what was found in words.
+
+        Flags that only remark on a star (it was sampled again) do not count.
+        """
+        key = self.table.colnames[0]
+        flag = np.asarray(self.table["LABEL_FLAG"], dtype=np.int64)
+        rows = np.flatnonzero(flag & ~int(REMARKS))
+        found = ["; ".join(describe_flag(int(f))) for f in flag[rows]]
+        return Table(
+            {key: self.star_id[rows], "LABEL_FLAG": flag[rows],
+             "FOUND": np.array(found, dtype=np.str_)}
+        )  # fmt: skip
+
+    def row(self, star: str) -> Row:
+        """Row of a star in the catalogue.
+
+        Raises
+        ------
+        InvalidDataError
+            If the star is not in the run.
+        """
+        return self.table[self._place(star)]
+
+    def __getitem__(self, star: str) -> xr.DataTree:
+        """Posterior of one star: the groups of `result`, without the dim star.
+
+        Raises
+        ------
+        InvalidDataError
+            If the star is not in the run.
+        """
+        return self.result.isel(star=self._place(star))
+
+    def _place(self, star: str) -> int:
+        place = np.flatnonzero(self.star_id == str(star))
+        if place.size == 0 and str(star) in self.result.children:
+            raise InvalidDataError(f"a run is asked for stars; use run.result[{star!r}].")
+        if place.size == 0:
+            raise InvalidDataError(
+                f"no star {star!r} in the run {self.folder}, which has {len(self)} "
+                f"({name_some(self.star_id)})."
+            )
+        return int(place[0])
+
+    def __len__(self) -> int:
+        return int(self.star_id.size)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.star_id.tolist())
+
+    def __contains__(self, star: object) -> bool:
+        return bool(np.any(self.star_id == str(star)))
+
+    def __repr__(self) -> str:
+        return lines(*self._described())
+
+    def _repr_html_(self) -> str:
+        return card(*self._described())
+
+    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+        summary, settings = self.summary, self.settings
+        calibrated = "calibrated_posterior" in self.result.children
+        sampled = {"nuts": "{chains} chains of {draws} draws by NUTS",
+                   "laplace": "Gaussian at the mode"}  # fmt: skip
+        method = str(settings.get("method", ""))
+        known = {"chains": "?", "draws": "?"} | settings
+        how = sampled.get(method, method).format(**known)
+        found = [f"{summary[key]} {text}" for key, text in
+                 (("n_failed", "without a posterior"), ("n_flagged", "flagged"))
+                 if summary.get(key)]  # fmt: skip
+        model = [places[0].name for places in paths_of(self.folder, summary, "cannon")]
+        n = len(self)
+        return f"Run of {n:,} {'star' if n == 1 else 'stars'}", [
+            ("folder", f"{self.folder}{' (SIMULATED spectra)' if self.simulated else ''}"),
+            ("labels", ", ".join(self.names)),
+            ("errors", "formal and calibrated" if calibrated else "formal only"),
+            ("method", f"{how}, seed {settings['seed']}" if "seed" in settings else how),
+            ("stars", ", ".join(found)),
+            ("model", ", ".join(model)),
+        ]
+
+
+def folder_of(run: Run | str | os.PathLike[str]) -> Path:
+    """Folder of a run, however it is given."""
+    return run.folder if isinstance(run, Run) else user_path(run)
+
+
+def open_run(folder: str | os.PathLike[str]) -> Run:
+    """Open a run; its draws are read when they are needed.
+
+    Parameters
+    ----------
+    folder
+        The run's directory.
+
+    Returns
+    -------
+    Run
+        Of a run that is not finished: the stars that are done, with a warning.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no run, or it is damaged or of a newer format.
+    """
+    return Run(user_path(folder), open_posterior(folder))
+
+
+def noted_digest(folder: Path, name: str) -> str | None:
+    """Digest that a run notes of its model or spectra; None where another version made it."""
+    head = read_json(folder / "progress" / "run.json") or {}
+    return str(head[name]) if name in head and head.get("version") == __version__ else None
+
+
+def read_catalogue(path: Path) -> Table:
+    """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or not such a catalogue.
+    """
+    try:
+        table = Table.read(path, format="fits", hdu=1)
+    except Exception as error:
+        raise FileFormatError(
+            f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "
+            "again, which writes it anew."
+        ) from error
+    names = str(table.meta.get("LABELS", "")).split(",")
+    needed = ["APOGEE_ID", "LABEL_FLAG", *names]
+    if lacking := [n for n in needed if n not in table.colnames]:
+        raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
+    table["APOGEE_ID"] = _text(table["APOGEE_ID"])
+    for name, unit in units_of_table(table, names).items():
+        for suffix in _SUFFIXES:
+            if f"{name}{suffix}" in table.colnames:
+                table[f"{name}{suffix}"].unit = unit
+    return table
+
+
+def _text(values: Column | MaskedColumn) -> NDArray[np.str_]:
+    filled: Sequence[Any] = np.ma.filled(np.ma.asarray(values), "").tolist()
+    return np.array(
+        [
+            (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).rstrip()
+            for v in filled
+        ],
+        dtype=np.str_,
+    )
