@@ -6,7 +6,13 @@ from .infer import infer_blocks as infer_blocks
 from .infer import infer_labels as infer_labels
 from .likelihood import PixelModel as PixelModel
 from .likelihood import compress as compress
+from .likelihood import extra_variance as extra_variance
 from .likelihood import full_log_likelihood as full_log_likelihood
+from .likelihoods import Gaussian as Gaussian
+from .likelihoods import Likelihood as Likelihood
+from .likelihoods import OneStar as OneStar
+from .likelihoods import known_likelihoods as known_likelihoods
+from .likelihoods import register_likelihood as register_likelihood
 from .modes import ModeSettings as ModeSettings
 from .modes import fit_laplace as fit_laplace
 from .posterior import moments_of as moments_of

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bayes_cannon.base.parallel import available_cores
+from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, NoStarsError
+from bayes_cannon.errors import BayesCannonError, FitError, NoStarsError
 from bayes_cannon.inference.checks import (
     Convergence,
     StarStatus,
@@ -34,6 +33,7 @@ from bayes_cannon.inference.checks import (
     thin,
 )
 from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
+from bayes_cannon.inference.likelihoods import Likelihood, OneStar, likelihood_of, likelihood_text
 from bayes_cannon.inference.modes import Laplace, fit_laplace
 from bayes_cannon.inference.sampler import STATISTICS, Draws, LabelSampler, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
@@ -57,9 +57,7 @@ class _Star:
     """What is known of one star before it is sampled."""
 
     star_id: str
-    flux: FloatArray
-    ivar: FloatArray
-    data: Compressed
+    spectrum: OneStar
     laplace: Laplace
 
 
@@ -73,6 +71,7 @@ def sample_block(
     settings: InferenceSettings,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    stop: StopSign | None = None,
 ) -> xr.DataTree:
     """Infer the labels of a block of stars; a pure function of its arguments.
 
@@ -88,28 +87,45 @@ def sample_block(
         See `infer_labels`.
     progress
         Called with the number of stars of the block that are done.
+    stop
+        Looked at before each star.
+
+    Raises
+    ------
+    FitError
+        If something fails that is no matter of a star's numbers; it names the star.
     """
     flux, ivar = pixels.take(flux), pixels.take(ivar)
-    sampler = LabelSampler.compile(pixels.basis, priors) if settings.method == "nuts" else None
+    likelihood = likelihood_of(settings.likelihood)
     n_used = np.sum(ivar > 0, axis=1)
     results: list[StarResult] = [StarResult(StarStatus.NO_PIXELS)] * len(star_id)
     usable = n_used >= pixels_needed(pixels.n_pixels, settings.min_pixels)
 
     def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
         index, star = item
+        if stop is not None:
+            stop.check()
         if star is None:
             return index, StarResult(StarStatus.FAILED)
         try:
-            return index, _infer_star(pixels, priors, sampler, star, settings, seed)
+            return index, _infer_star(pixels, priors, likelihood, sampler, star, settings, seed)
         except _OF_ONE_STAR as error:
             _LOG.warning("%s: no posterior: %s", star.star_id, error)
             return index, StarResult(StarStatus.FAILED)
+        except (BayesCannonError, MemoryError, CancelledError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise FitError(
+                f"labels of {star.star_id} cannot be inferred ({type(error).__name__}: {reason})."
+            ) from error
 
-    threads = settings.cores or available_cores()
+    threads = settings.cores or threads_here()
     # Threads of BLAS inside threads of stars, or on small matrices, cost many times the time; and
     # their number would change the last digits of what comes out.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        stars = _prepare(pixels, priors, flux, ivar, star_id, usable, settings)
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
+        stars = _prepare(pixels, priors, likelihood, flux, ivar, star_id, usable, settings)
+        sampler = _compiled(pixels, priors, likelihood, stars, settings)
         for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):
             results[index] = result
             if progress is not None:
@@ -117,9 +133,25 @@ def sample_block(
     return assemble(pixels.basis, priors, star_id, n_used, results, settings, seed)
 
 
+def _compiled(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    likelihood: Likelihood,
+    stars: Mapping[int, _Star | None],
+    settings: InferenceSettings,
+) -> LabelSampler | None:
+    """Return the compiled label model; None where no star is sampled."""
+    first = next((star for star in stars.values() if star is not None), None)
+    if settings.method != "nuts" or first is None:
+        return None
+    data = likelihood.data(pixels, first.spectrum)
+    return LabelSampler.compile(pixels.basis, priors, likelihood, data)
+
+
 def _prepare(
     pixels: PixelModel,
     priors: LabelPriors,
+    likelihood: Likelihood,
     flux: FloatArray,
     ivar: FloatArray,
     star_id: NDArray[np.str_],
@@ -129,60 +161,73 @@ def _prepare(
     """Modes and compression of the usable stars, by row; None where that fails."""
     rows = np.nonzero(usable)[0]
     out: dict[int, _Star | None] = dict.fromkeys(rows.tolist())
+
+    def fit(rows: NDArray[np.intp]) -> tuple[Laplace, Compressed]:
+        return fit_laplace(
+            pixels, priors, flux[rows], ivar[rows], settings.modes, likelihood=likelihood
+        )
+
     try:
-        groups = [(rows, fit_laplace(pixels, priors, flux[rows], ivar[rows], settings.modes))]
+        groups = [(rows, fit(rows))]
     except _OF_ONE_STAR:
         groups = []
         for row in rows:
             one = np.array([row])
             try:
-                groups.append(
-                    (one, fit_laplace(pixels, priors, flux[one], ivar[one], settings.modes))
-                )
+                groups.append((one, fit(one)))
             except _OF_ONE_STAR as error:
                 _LOG.warning("%s: no mode found: %s", star_id[row], error)
     for group, (laplace, data) in groups:
+        x = np.concatenate([pixels.basis(laplace.labels), laplace.factors], axis=1)
         for i, row in enumerate(group):
             here = slice(i, i + 1)
             out[int(row)] = _Star(
-                str(star_id[row]), flux[row], ivar[row],
-                data.rows(here),
+                str(star_id[row]),
+                OneStar(flux[row], ivar[row], data.rows(here), x[i]),
                 Laplace(**{k: a[here] for k, a in vars(laplace).items()}),
-            )  # fmt: skip
+            )
     return out
 
 
 def _infer_star(
     pixels: PixelModel,
     priors: LabelPriors,
+    likelihood: Likelihood,
     sampler: LabelSampler | None,
     star: _Star,
     settings: InferenceSettings,
     seed: int,
 ) -> StarResult:
     """Draws and checks of one star."""
-    status, summary = _at_mode(pixels, star)
+    status, summary = _at_mode(pixels, likelihood, star)
+    spectrum = star.spectrum
     if sampler is None:
         draws = _laplace_draws(priors, star, settings, seed)
         status |= StarStatus.LAPLACE
     else:
-        draws, checks, problems = _sample_twice(sampler, star, settings, seed)
+        data = likelihood.data(pixels, spectrum)
+        draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
+        draws.statistics["lp"] += likelihood.constant(spectrum)
+        draws.statistics["energy"] -= likelihood.constant(spectrum)
         status |= problems
         summary |= vars(checks)
     labels = thin(draws.labels, settings.n_khat or 100)
     ell = pixels.basis.standardize(labels)
-    summary["chi2_p"] = predictive_p(star.data, pixels.basis.features(ell))
+    summary["chi2_p"] = predictive_p(spectrum.compressed, likelihood.chi2(pixels, spectrum, ell))
     if settings.n_khat and sampler is None:
-        summary["khat"] = laplace_khat(pixels, priors, star.laplace, star.flux, star.ivar, labels)
+        summary["khat"] = laplace_khat(
+            pixels, priors, star.laplace, spectrum, labels, likelihood=likelihood
+        )
     elif settings.n_khat:
-        factors = star.laplace.factors[0]
-        summary["khat"] = pareto_khat(pixels, star.data, star.flux, star.ivar, ell, factors)
+        summary["khat"] = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
     if summary.get("khat", 0.0) > 0.7:
         status |= StarStatus.HIGH_KHAT
     return StarResult(status, draws, summary)
 
 
-def _at_mode(pixels: PixelModel, star: _Star) -> tuple[StarStatus, dict[str, Any]]:
+def _at_mode(
+    pixels: PixelModel, likelihood: Likelihood, star: _Star
+) -> tuple[StarStatus, dict[str, Any]]:
     laplace, status = star.laplace, StarStatus(0)
     if not laplace.converged[0]:
         status |= StarStatus.MODE_NOT_CONVERGED
@@ -190,10 +235,11 @@ def _at_mode(pixels: PixelModel, star: _Star) -> tuple[StarStatus, dict[str, Any
         status |= StarStatus.NOT_GAUSSIAN
     if laplace.mode_gap[0] < 10:
         status |= StarStatus.SEVERAL_MODES
+    ell = pixels.basis.standardize(laplace.labels)
     return status, {
         "n_modes": int(laplace.n_modes[0]),
         "mode_gap": float(laplace.mode_gap[0]),
-        "chi2": float(star.data.chi2(pixels.basis(laplace.labels))[0]),
+        "chi2": float(likelihood.chi2(pixels, star.spectrum, ell)[0]),
         "factors_p": factors_p(laplace.factors[0]),
         "map_labels": laplace.labels[0],
         "laplace_cov": laplace.cov[0],
@@ -209,13 +255,17 @@ def _laplace_draws(
 
 
 def _sample_twice(
-    sampler: LabelSampler, star: _Star, settings: InferenceSettings, seed: int
+    sampler: LabelSampler,
+    data: Mapping[str, FloatArray],
+    star: _Star,
+    settings: InferenceSettings,
+    seed: int,
 ) -> tuple[Draws, Convergence, StarStatus]:
     """Sample; where the checks fail, once more with a longer warm-up and shorter steps."""
     nuts, status = settings.nuts, StarStatus(0)
     for stage in range(2):
         draws = sampler.sample(
-            star.data.A[0], star.data.b[0], star.laplace.u[0], star.laplace.chol[0], nuts,
+            data, star.laplace.u[0], star.laplace.chol[0], nuts,
             star_seed(seed, star.star_id, stage),
         )  # fmt: skip
         checks = check_convergence(draws.labels, draws.statistics["diverging"])
@@ -226,8 +276,6 @@ def _sample_twice(
             status |= StarStatus.SAMPLED_AGAIN
             accept = max(0.95, nuts.target_accept)
             nuts = replace(nuts, tune=10 * nuts.tune, target_accept=accept)
-    draws.statistics["lp"] += star.data.const[0]
-    draws.statistics["energy"] -= star.data.const[0]
     return draws, checks, status | problems
 
 
@@ -306,6 +354,7 @@ def assemble(
             inference_library="bayes_cannon",
             sampler="nutpie" if settings.method == "nuts" else "none",
             method=settings.method,
+            likelihood=likelihood_text(settings.likelihood),
             seed=int(seed),
             tuning_steps=settings.tune if settings.method == "nuts" else 0,
         )

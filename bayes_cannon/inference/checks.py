@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import Compressed, PixelModel, full_log_likelihood
+from bayes_cannon.inference.likelihood import Compressed, PixelModel
+from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood, OneStar
 from bayes_cannon.inference.modes import Laplace
 from bayes_cannon.models.label_priors import LabelPriors
 
@@ -90,7 +91,7 @@ def thin(labels: FloatArray, n: int) -> FloatArray:
     return np.asarray(flat[np.linspace(0, len(flat) - 1, min(n, len(flat))).round().astype(int)])
 
 
-def predictive_p(data: Compressed, v: FloatArray) -> float:
+def predictive_p(data: Compressed, values: FloatArray) -> float:
     """Posterior-predictive p-value of chi-square for one star.
 
     The discrepancy is ``(f - m)' S^-1 (f - m)``; for a replicated spectrum it is chi-square with
@@ -101,10 +102,9 @@ def predictive_p(data: Compressed, v: FloatArray) -> float:
     ----------
     data
         Of one star (arrays of length 1).
-    v
-        Features of the draws, shape (n_draws, n_terms).
+    values
+        Chi-square of the draws (`Likelihood.chi2`), shape (n_draws,).
     """
-    values = data.chi2(v[None])[0]
     return float(np.mean(chi2_distribution.sf(values, int(data.n_used[0]))))
 
 
@@ -114,56 +114,56 @@ def factors_p(z: FloatArray) -> float:
 
 
 def pareto_khat(
-    pixels: PixelModel,
-    data: Compressed,
-    flux: FloatArray,
-    ivar: FloatArray,
-    ell: FloatArray,
-    z: FloatArray,
+    pixels: PixelModel, star: OneStar, ell: FloatArray, *, likelihood: Likelihood = GAUSSIAN
 ) -> float:
-    """Pareto k-hat of the compressed posterior against the full-pixel likelihood.
+    """Pareto k-hat of the posterior that was sampled against the likelihood of all pixels.
 
     Below 0.7 the draws can be trusted (importance weights would repair what little differs); 0
-    where the two likelihoods are equal, NaN for fewer than 25 draws.
+    where the two likelihoods are equal, NaN for fewer than 25 draws (Vehtari et al. 2024, JMLR 25,
+    72).
 
     Parameters
     ----------
-    data
-        Of one star (arrays of length 1).
-    flux, ivar
-        Used pixels of the star, shape (n_pixels,).
+    pixels
+        The trained model.
+    star
+        The star at its mode.
     ell
         Standardised labels of the draws, shape (n_draws, n_labels).
-    z
-        Factors of the star at its mode, shape (n_factors,).
+    likelihood
+        That was sampled.
     """
-    if pixels.coef_cov is None:
-        return 0.0
-    fast = data.log_likelihood(pixels.basis.features(ell)[None])[0]
-    return _khat(full_log_likelihood(pixels, flux, ivar, ell, z) - fast)
+    full = likelihood.log_likelihood(pixels, star, ell)
+    return _khat(full - likelihood.sampled(pixels, star, ell))
 
 
 def laplace_khat(
     pixels: PixelModel,
     priors: LabelPriors,
     laplace: Laplace,
-    flux: FloatArray,
-    ivar: FloatArray,
+    star: OneStar,
     labels: FloatArray,
+    *,
+    likelihood: Likelihood = GAUSSIAN,
 ) -> float:
     """Pareto k-hat of the Gaussian at a star's mode against the full-pixel posterior.
 
     Parameters
     ----------
+    pixels, priors
+        The trained model, and the labels' priors.
     laplace
         Of one star (arrays of length 1).
+    star
+        The same star.
     labels
         Draws of the Gaussian in physical units, shape (n_draws, n_labels).
+    likelihood
+        Of the pixels.
     """
     u = priors.unconstrain(labels)
     y = np.linalg.solve(laplace.chol[0], (u - laplace.u[0]).T)
-    ell = pixels.basis.standardize(labels)
-    full = full_log_likelihood(pixels, flux, ivar, ell, laplace.factors[0])
+    full = likelihood.log_likelihood(pixels, star, pixels.basis.standardize(labels))
     return _khat(full + priors.at(u).log_density + 0.5 * np.sum(y**2, axis=0))
 
 

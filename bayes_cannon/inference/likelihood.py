@@ -123,6 +123,14 @@ class PixelModel:
             )
         return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes are sent: the products are a multiple of the rest."""
+        derived = ("products", "factor_products", "monomials")
+        return {name: value for name, value in vars(self).items() if name not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, products=pack_outer(state["coef"]))
+
     @property
     def n_terms(self) -> int:
         """Number of terms of the polynomial."""
@@ -271,7 +279,12 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
 
 
 def compress(
-    pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
+    pixels: PixelModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    x: FloatArray,
+    *,
+    weights: FloatArray | None = None,
 ) -> Compressed:
     """Compress a block of stars.
 
@@ -284,9 +297,14 @@ def compress(
     x
         Where the coefficients' variance is evaluated: features and factors of every star,
         shape (n_stars, n_coef).
+    weights
+        What each pixel's inverse variance is multiplied by, shape (n_stars, n_pixels), as robust
+        likelihoods have it (iteratively reweighted least squares); None: 1.
     """
     k, j, n = pixels.n_terms, pixels.n_factors, flux.shape[0]
     w = ivar / (1 + ivar * extra_variance(pixels, x))
+    if weights is not None:
+        w = w * weights
     good = w > 0
     wf = w * flux
     sums = unpack(_times(w, pixels.products))

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import Compressed, PixelModel, compress
+from bayes_cannon.inference.likelihood import Compressed, PixelModel
+from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
 
@@ -107,6 +108,8 @@ def fit_laplace(
     flux: NDArray[Any],
     ivar: NDArray[Any],
     settings: ModeSettings | None = None,
+    *,
+    likelihood: Likelihood = GAUSSIAN,
 ) -> tuple[Laplace, Compressed]:
     """Find the best mode of a block of stars and compress their spectra there.
 
@@ -120,16 +123,19 @@ def fit_laplace(
         Used pixels only (`PixelModel.take`), shape (n_stars, n_pixels); ivar 0: not used.
     settings
         Of the search.
+    likelihood
+        Of the pixels.
     """
     settings = settings or ModeSettings()
     basis, n = pixels.basis, len(flux)
     v = basis.features(np.zeros((n, basis.n_labels)))
-    data = compress(pixels, flux, ivar, np.concatenate([v, np.zeros((n, pixels.n_factors))], 1))
+    x = np.concatenate([v, np.zeros((n, pixels.n_factors))], axis=1)
+    data = likelihood.compress(pixels, flux, ivar, x)
     starts = starting_points(basis, priors, data, min(settings.n_starts, 2))
     ends, value, _ = find_modes(basis, priors, data, starts, settings.max_steps)
     u, refreshes = _pick(ends, value), np.zeros(n, dtype=np.int64)
-    if pixels.coef_cov is not None:
-        u, data, refreshes = _settle(pixels, priors, flux, ivar, u, data, settings)
+    if likelihood.depends_on_labels(pixels):
+        u, data, refreshes = _settle(pixels, priors, flux, ivar, u, data, settings, likelihood)
     starts = starting_points(basis, priors, data, settings.n_starts)
     starts = np.concatenate([u[:, None], starts], axis=1)
     ends, value, converged = find_modes(basis, priors, data, starts, settings.max_steps)
@@ -144,6 +150,7 @@ def _settle(
     u: FloatArray,
     data: Compressed,
     settings: ModeSettings,
+    likelihood: Likelihood,
 ) -> tuple[FloatArray, Compressed, NDArray[np.int64]]:
     """Refresh the coefficients' variance at the mode of every star that still moves."""
     u, refreshes = u.copy(), np.zeros(len(u), dtype=np.int64)
@@ -151,7 +158,7 @@ def _settle(
     for _ in range(settings.max_refreshes):
         v = pixels.basis(priors.constrain(u[rows]))
         x = np.concatenate([v, data.rows(rows).factors(v)], axis=1)
-        fresh = compress(pixels, flux[rows], ivar[rows], x)
+        fresh = likelihood.compress(pixels, flux[rows], ivar[rows], x)
         data = data.with_rows(rows, fresh)
         ends, _, _ = find_modes(pixels.basis, priors, fresh, u[rows, None], settings.max_steps)
         chol, _ = gaussian_at(pixels.basis, priors, fresh, ends[:, 0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import build_label_model, coordinates
 from bayes_cannon.models.label_priors import LabelPriors
@@ -111,8 +113,9 @@ class LabelSampler:
     basis : PolynomialBasis
     priors : LabelPriors
     compiled : object
-        nutpie's compiled model. Depends on the number of labels, the degree and the priors,
-        and not on the scaling of the labels, which goes in with each star.
+        nutpie's compiled model. Depends on the number of labels, the degree, the priors, the
+        likelihood and the shapes of its data, and not on the scaling of the labels, which goes in
+        with each star.
     """
 
     basis: PolynomialBasis
@@ -122,14 +125,40 @@ class LabelSampler:
     _lock: ClassVar[threading.Lock] = threading.Lock()
 
     @classmethod
-    def compile(cls, basis: PolynomialBasis, priors: LabelPriors) -> LabelSampler:
-        """Compile the model (some seconds), or take it from this process' earlier compilations."""
+    def compile(
+        cls,
+        basis: PolynomialBasis,
+        priors: LabelPriors,
+        likelihood: Likelihood = GAUSSIAN,
+        data: Mapping[str, FloatArray] | None = None,
+    ) -> LabelSampler:
+        """Compile the model (some seconds), or take it from this process' earlier compilations.
+
+        Parameters
+        ----------
+        basis, priors
+            Of the labels.
+        likelihood
+            Of the pixels.
+        data
+            What it takes of some star (`Likelihood.data`); may be left out for the Gaussian.
+
+        Raises
+        ------
+        InvalidDataError
+            If the data of another likelihood than the Gaussian are left out.
+        """
         import nutpie
 
-        key = (basis.names, basis.degree, priors.names, priors.priors)
+        if data is None and likelihood != GAUSSIAN:
+            raise InvalidDataError(f"the likelihood {likelihood.name!r} needs data of some star.")
+        t = basis.n_terms
+        given = data or {"A": np.zeros((t, t)), "b": np.zeros(t)}
+        shapes = tuple(sorted((name, np.shape(a)) for name, a in given.items()))
+        key = (basis.names, basis.degree, priors.names, priors.priors, likelihood, shapes)
         with cls._lock:
             if key not in cls._cache:
-                model = build_label_model(basis, priors)
+                model = build_label_model(basis, priors, term=likelihood.term, data=given)
                 compiled = nutpie.compile_pymc_model(model, backend="numba")
                 k = basis.n_labels
                 cls._cache[key] = dataclasses.replace(
@@ -139,11 +168,18 @@ class LabelSampler:
         return cls(basis, priors, cls._cache[key])
 
     def log_density(
-        self, A: FloatArray, b: FloatArray, mean: FloatArray, chol: FloatArray, y: FloatArray
+        self, data: Mapping[str, FloatArray], mean: FloatArray, chol: FloatArray, y: FloatArray
     ) -> tuple[float, FloatArray]:
-        """Compiled log density of whitened coordinates y (n_labels,) and its gradient."""
-        place = coordinates(self.basis, self.priors, mean, chol)
-        shared = {"A": A, "b": b, "coordinates": place}
+        """Compiled log density of whitened coordinates y (n_labels,) and its gradient.
+
+        Parameters
+        ----------
+        data
+            What the likelihood takes of the star, by name: ``A`` and ``b`` of the Gaussian.
+        mean, chol
+            Whitening, see `sample`.
+        """
+        shared = {**data, "coordinates": coordinates(self.basis, self.priors, mean, chol)}
         function = self.compiled.logp_func
         arguments = [shared[v.name] for v in function.get_shared()]
         value, gradient = function.vm.jit_fn(np.asarray(y, dtype=np.float64), *arguments)
@@ -151,8 +187,7 @@ class LabelSampler:
 
     def sample(
         self,
-        A: FloatArray,
-        b: FloatArray,
+        data: Mapping[str, FloatArray],
         mean: FloatArray,
         chol: FloatArray,
         settings: NutsSettings,
@@ -162,8 +197,8 @@ class LabelSampler:
 
         Parameters
         ----------
-        A, b
-            Compressed spectrum.
+        data
+            What the likelihood takes of the star, by name: ``A`` and ``b`` of the Gaussian.
         mean, chol
             Laplace approximation in unconstrained coordinates: the whitening. Chains start from it.
         settings
@@ -179,7 +214,7 @@ class LabelSampler:
         import nutpie
 
         place = coordinates(self.basis, self.priors, mean, chol)
-        compiled = self.compiled.with_data(A=A, b=b, coordinates=place)
+        compiled = self.compiled.with_data(**data, coordinates=place)
         try:
             trace = nutpie.sample(
                 compiled, draws=settings.draws, tune=settings.tune, chains=settings.chains,

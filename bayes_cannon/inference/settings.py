@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.likelihoods import (
+    GAUSSIAN,
+    Likelihood,
+    likelihood_of,
+    likelihood_text,
+)
 from bayes_cannon.inference.modes import ModeSettings
 from bayes_cannon.inference.sampler import NutsSettings
 
@@ -33,6 +39,8 @@ class InferenceSettings:
         Sample, or draw from the Gaussian at the mode (in unconstrained coordinates).
     draws, tune, chains, target_accept
         See `NutsSettings`.
+    likelihood : str or Likelihood
+        Of the pixels: a registered name, or an object; see `bayes_cannon.inference.likelihoods`.
     coefficient_uncertainty : bool
         Whether the trained coefficients' uncertainty widens the pixels' variance.
     modes : ModeSettings
@@ -45,9 +53,9 @@ class InferenceSettings:
     n_khat : int
         Draws on which k-hat is evaluated; 0 leaves it out.
     block_size : int
-        Stars per block; bounds the memory.
+        Stars per block, which is a task of an executor; bounds the memory.
     cores : int
-        Threads; 0 takes all cores.
+        Threads; 0 takes all cores, or one for each task of an executor.
     """
 
     method: Literal["nuts", "laplace"] = "nuts"
@@ -55,6 +63,7 @@ class InferenceSettings:
     tune: int = 100
     chains: int = 4
     target_accept: float = 0.8
+    likelihood: str | Likelihood = GAUSSIAN.name
     coefficient_uncertainty: bool = True
     modes: ModeSettings = field(default_factory=ModeSettings)
     rhat_limit: float = 1.01
@@ -73,9 +82,14 @@ class InferenceSettings:
             object.__setattr__(self, name, _whole(getattr(self, name), name))
         if self.block_size < 1 or (self.min_pixels is not None and self.min_pixels < 1):
             raise InvalidDataError("block_size and min_pixels must be at least 1.")
-        _ = self.nuts
+        _ = self.nuts, likelihood_of(self.likelihood)
 
     @property
     def nuts(self) -> NutsSettings:
         """Settings of the sampler."""
         return NutsSettings(self.draws, self.tune, self.chains, self.target_accept)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as plain values, the likelihood as text, as runs keep them."""
+        plain = asdict(replace(self, likelihood=GAUSSIAN.name))
+        return plain | {"likelihood": likelihood_text(self.likelihood)}

@@ -10,6 +10,7 @@ oracle and as the yardstick of speed. Both name their variable ``labels``, dim `
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
     "build_full_pixel_model",
     "build_label_model",
     "build_plain_model",
+    "compressed_term",
     "coordinates",
 ]
 
@@ -138,6 +140,29 @@ def coordinates(
     return np.column_stack([basis.center, basis.scale, mean, np.tril(chol)])
 
 
+def compressed_term(
+    basis: PolynomialBasis, labels: Any, place: Any, given: Mapping[str, Any]
+) -> Any:
+    """Log likelihood ``b.v - v'A v / 2`` of labels, as one operation with its gradient.
+
+    Parameters
+    ----------
+    labels
+        In physical units, shape (n_labels,).
+    place
+        See `coordinates`.
+    given
+        ``A`` (n_terms, n_terms) and ``b`` (n_terms,).
+    """
+    parent, factor = basis.recurrence
+    outputs: Any = CompressedLogLikelihood()(labels, given["A"], given["b"], place, parent, factor)
+    return outputs[0]
+
+
+LikelihoodTerm = Callable[[PolynomialBasis, Any, Any, Mapping[str, Any]], Any]
+"""Log likelihood as a PyTensor scalar: a function of basis, labels, coordinates and data."""
+
+
 def build_label_model(
     basis: PolynomialBasis,
     priors: LabelPriors | None = None,
@@ -146,8 +171,10 @@ def build_label_model(
     b: FloatArray | None = None,
     mean: FloatArray | None = None,
     chol: FloatArray | None = None,
+    term: LikelihoodTerm | None = None,
+    data: Mapping[str, FloatArray] | None = None,
 ) -> pm.Model:
-    """Build the label model of one star with the compressed likelihood.
+    """Build the label model of one star, with the compressed likelihood or one of your own.
 
     What belongs to a star is ``pm.Data`` (``A``, ``b``, ``coordinates``): the model is compiled
     once and the data swapped.
@@ -162,26 +189,32 @@ def build_label_model(
         Compressed spectrum, shapes (n_terms, n_terms) and (n_terms,); None: no data.
     mean, chol
         Whitening, see `coordinates`.
+    term, data
+        Another likelihood in place of A and b: its `Likelihood.term`, and the arrays that it takes
+        of the star, by name (see `bayes_cannon.inference.likelihoods`).
 
     Raises
     ------
     LabelError
         If the priors are not those of the basis' labels.
     InvalidDataError
-        If an array has another shape.
+        If an array has another shape, or two likelihoods are given.
     """
     priors = _checked(basis, priors)
-    t = basis.n_terms
-    A = _shaped("A", np.zeros((t, t)) if A is None else A, (t, t))
-    b = _shaped("b", np.zeros(t) if b is None else b, (t,))
+    if (term is None) != (data is None) or (term is not None and not (A is None and b is None)):
+        raise InvalidDataError("give A and b, or term and data of another likelihood.")
+    if term is None or data is None:
+        t = basis.n_terms
+        term = compressed_term
+        data = {
+            "A": _shaped("A", np.zeros((t, t)) if A is None else A, (t, t)),
+            "b": _shaped("b", np.zeros(t) if b is None else b, (t,)),
+        }
     with pm.Model(coords={"label_name": list(basis.names)}, check_bounds=False) as model:
         place = pm.Data("coordinates", coordinates(basis, priors, mean, chol))
         labels = _labels(priors, place)
-        parent, factor = basis.recurrence
-        outputs: Any = CompressedLogLikelihood()(
-            labels, pm.Data("A", A), pm.Data("b", b), place, parent, factor
-        )
-        pm.Potential("log_likelihood", outputs[0])
+        given = {name: pm.Data(name, np.asarray(a, np.float64)) for name, a in data.items()}
+        pm.Potential("log_likelihood", term(basis, labels, place, given))
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def fingerprint(
     dict of str
         By what it is of: ``model``, ``spectra``, ``settings``, ``priors``, ``seed``, ``version``.
     """
-    kept = {name: value for name, value in asdict(settings).items() if name != "cores"}
+    kept = {name: value for name, value in settings.record().items() if name != "cores"}
     return {
         "model": digest_of_model(cannon),
         "spectra": digest_of_spectra(spectra),

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
 from bayes_cannon.analysis.catalogues import catalogue
-from bayes_cannon.base.cards import card, lines
+from bayes_cannon.base.cards import SIMULATED, Carded, count_text
+from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import REMARKS, describe_flag
@@ -49,7 +50,7 @@ _SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(Carded):
     """Posteriors of many stars in a folder, with all that belongs to them.
 
     ``run[star]`` is the posterior of one star, ready for ArviZ; iteration goes over the names of
@@ -218,13 +219,7 @@ class Run:
     def __contains__(self, star: object) -> bool:
         return bool(np.any(self.star_id == str(star)))
 
-    def __repr__(self) -> str:
-        return lines(*self._described())
-
-    def _repr_html_(self) -> str:
-        return card(*self._described())
-
-    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+    def _facts(self) -> tuple[str, list[Fact]]:
         summary, settings = self.summary, self.settings
         calibrated = "calibrated_posterior" in self.result.children
         sampled = {"nuts": "{chains} chains of {draws} draws by NUTS",
@@ -236,9 +231,9 @@ class Run:
                  (("n_failed", "without a posterior"), ("n_flagged", "flagged"))
                  if summary.get(key)]  # fmt: skip
         model = [places[0].name for places in paths_of(self.folder, summary, "cannon")]
-        n = len(self)
-        return f"Run of {n:,} {'star' if n == 1 else 'stars'}", [
-            ("folder", f"{self.folder}{' (SIMULATED spectra)' if self.simulated else ''}"),
+        title = f"Run of {count_text(len(self), 'star')}{SIMULATED if self.simulated else ''}"
+        return title, [
+            ("folder", str(self.folder)),
             ("labels", ", ".join(self.names)),
             ("errors", "formal and calibrated" if calibrated else "formal only"),
             ("method", f"{how}, seed {settings['seed']}" if "seed" in settings else how),

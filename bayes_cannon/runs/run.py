@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -59,7 +58,7 @@ def infer_run(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None = 0,
+    seed: int | None = None,
     aspcap: KnownLabels | None = None,
     corner: str | Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
@@ -76,7 +75,8 @@ def infer_run(
     Parameters
     ----------
     cannon, spectra, settings, priors, seed
-        As for `infer_labels`; with a seed of None a run that is there goes on with its own.
+        As for `infer_labels`; without a seed, a run that is there goes on with its own, and a new
+        one draws a fresh seed, which its summary holds.
     folder
         Where to write.
     aspcap
@@ -86,7 +86,8 @@ def infer_run(
     inputs
         Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
     processes, executor
-        Processes, or an executor, that draw corner plots, see `draw_corners`.
+        Processes that draw corner plots (see `draw_corners`), or an executor, which samples stars
+        too (see `infer_labels`).
     overwrite
         Replace a run that is there.
     progress, drawing
@@ -126,7 +127,7 @@ def infer_run(
     with told_writing(store.folder), store:
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
-        _sample(cannon, spectra, store, settings, priors, seed, progress)
+        _sample(cannon, spectra, store, settings, priors, seed, executor, progress)
         result = open_posterior(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
@@ -140,7 +141,7 @@ def infer_run(
             "method": settings.method,
             "seed": int(seed),
             "simulated": bool(spectra.simulated),
-            "settings": asdict(settings),
+            "settings": settings.record(),
             "priors": _describe(priors),
         }
         compared = _compare(table, aspcap, store.folder / "figures")
@@ -177,6 +178,7 @@ def _sample(
     settings: InferenceSettings,
     priors: LabelPriors,
     seed: int,
+    executor: Executor | None,
     progress: Progress | None,
 ) -> None:
     """Do the blocks that are not done; those that follow each other without starting anew."""
@@ -194,7 +196,7 @@ def _sample(
 
         parts = infer_blocks(
             cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, progress=tell,
+            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
         )  # fmt: skip
         began = time.monotonic()
         for number, part in zip(numbers, parts, strict=True):

@@ -21,6 +21,7 @@ from bayes_cannon.inference.block import join_blocks, sample_block
 from bayes_cannon.inference.checks import StarStatus, check_convergence, pareto_khat, thin
 from bayes_cannon.inference.infer import Finishing, finish_block, infer_blocks, infer_labels
 from bayes_cannon.inference.likelihood import PixelModel
+from bayes_cannon.inference.likelihoods import OneStar
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
 from bayes_cannon.inference.sampler import LabelSampler, NutsSettings, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
@@ -125,9 +126,9 @@ def test_a_star_does_not_depend_on_the_others(problem):
 def test_linear_algebra_has_one_thread_from_the_modes_on(problem, monkeypatch):
     honest, seen = star_block.fit_laplace, []
 
-    def fit(*args):
+    def fit(*args, **options):
         seen.extend(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
-        return honest(*args)
+        return honest(*args, **options)
 
     monkeypatch.setattr(star_block, "fit_laplace", fit)
     results = []
@@ -203,7 +204,7 @@ def test_a_density_that_is_not_finite_is_a_fit_error(problem):
     A = np.full((basis.n_terms, basis.n_terms), np.nan)
     with pytest.raises(FitError, match="the sampler could not start"):
         sampler.sample(
-            A, np.zeros(basis.n_terms), np.zeros(3), np.eye(3), NutsSettings(draws=10),
+            {"A": A, "b": np.zeros(basis.n_terms)}, np.zeros(3), np.eye(3), NutsSettings(draws=10),
             star_seed(1, "a"),
         )  # fmt: skip
 
@@ -330,7 +331,8 @@ def test_khat_is_zero_without_coefficient_uncertainty_and_large_where_it_rules()
         laplace, data = fit_laplace(pixels, priors, flux[:1], ivar[:1])
         wide = laplace.labels[0] + 5 * rng.multivariate_normal(np.zeros(3), laplace.cov[0], 200)
         ell = problem.cannon.basis.standardize(wide)
-        khat[on] = pareto_khat(pixels, data, flux[0], ivar[0], ell, laplace.factors[0])
+        x = np.r_[pixels.basis(laplace.labels[0]), laplace.factors[0]]
+        khat[on] = pareto_khat(pixels, OneStar(flux[0], ivar[0], data, x), ell)
     assert khat[False] == 0.0
     assert khat[True] > 0.7
 

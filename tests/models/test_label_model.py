@@ -124,7 +124,7 @@ def test_compiled_density_is_that_of_the_model():
     )
     plain = density_and_gradient(model)
     for y in 2 * np.random.default_rng(SEED).standard_normal((5, 3)):
-        value, gradient = sampler.log_density(data.A[0], data.b[0], mean, chol, y)
+        value, gradient = sampler.log_density({"A": data.A[0], "b": data.b[0]}, mean, chol, y)
         expected, slope = plain(y)
         np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-6)
         np.testing.assert_allclose(gradient, slope, rtol=1e-7, atol=1e-7)
@@ -182,6 +182,9 @@ def test_arrays_of_wrong_shape_are_refused():
         build_label_model(cannon.basis, A=np.eye(3))
     with pytest.raises(InvalidDataError, match=r"mean has shape \(2,\)"):
         build_label_model(cannon.basis, mean=np.zeros(2))
+    for two in ({"term": lambda *_: 0.0}, {"data": {}}, {"A": np.eye(10), "term": id, "data": {}}):
+        with pytest.raises(InvalidDataError, match="give A and b, or term and data"):
+            build_label_model(cannon.basis, **two)
     with pytest.raises(InvalidDataError, match="flux has shape"):
         build_full_pixel_model(cannon, np.ones(3), np.ones(3))
 
@@ -206,7 +209,7 @@ def test_posterior_is_that_of_all_pixels(n_factors):
     problem, priors, laplace, data = solved(n_factors=n_factors, n_pixels=80)
     sampler = LabelSampler.compile(problem.cannon.basis, priors)
     fast = sampler.sample(
-        data.A[0], data.b[0], laplace.u[0], laplace.chol[0],
+        {"A": data.A[0], "b": data.b[0]}, laplace.u[0], laplace.chol[0],
         NutsSettings(draws=5000, tune=500), star_seed(SEED, "a"),
     ).labels.reshape(-1, 3)  # fmt: skip
     spectra = problem.spectra

@@ -125,16 +125,25 @@ def test_functions_that_take_a_result_take_a_run(made, name):
 def test_the_card_says_what_the_run_is(made):
     text = repr(open_run(made.folder))
     assert len(text.splitlines()) <= 7
-    assert text.startswith("Run of 31 stars\n")
+    assert text.startswith("Run of 31 stars (SIMULATED)\n")
     for part in ("SIMULATED", "TEFF, LOGG", "Gaussian at the mode", "seed 1",
                  "1 without a posterior", "cannon.nc"):  # fmt: skip
         assert part in text
-    assert made._repr_html_().count("<tr>") == len(text.splitlines()) - 1
+    assert made._repr_html_().count("<tr>") == 6
     (made.folder / "summary.json").rename(made.folder / "kept.json")
     try:
         assert "Run of 31 stars" in repr(open_run(made.folder))
     finally:
         (made.folder / "kept.json").rename(made.folder / "summary.json")
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_kept(tmp_path):
+    first = bc.infer_run(CANNON, SPECTRA, tmp_path / "a", settings=QUICK)
+    other = bc.infer_run(CANNON, SPECTRA, tmp_path / "b", settings=QUICK)
+    assert first.settings["seed"] != other.settings["seed"]
+    again = bc.infer_run(CANNON, SPECTRA, tmp_path / "a", settings=QUICK)
+    assert again.settings["seed"] == first.settings["seed"]
+    assert again.summary["n_from_earlier"] == 31
 
 
 def test_a_summary_that_is_damaged_is_refused(made, tmp_path):
