@@ -17,6 +17,7 @@ from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.cli.console import OUT, counting, stages
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.results import Run
@@ -211,7 +212,7 @@ def _report(
     values = ", ".join(
         f"{n} {_measured(star[n], star[f'{n}_ERR'], star[f'{n}_FORMAL_ERR'])}" for n in cannon.names
     )
-    OUT.print(f"\nmystery star {star['APOGEE_ID']}: {values}")
+    OUT.print(f"\nmystery star {star_ids(mystery.table)[0]}: {values}")
     summary = {
         "simulated": True,
         "stages": clock.seconds,

@@ -11,12 +11,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.parallel import StopSign, as_executor, in_order
+from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import as_path, as_seed, as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
@@ -27,6 +30,7 @@ from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
 from bayes_cannon.inference.likelihoods import GAUSSIAN, likelihood_of
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
@@ -71,6 +75,7 @@ def infer_labels(
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
     seed: int | None,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> xr.DataTree:
     """Posterior of the labels of every star.
@@ -89,6 +94,12 @@ def infer_labels(
     seed
         Together with a star's id it fixes the star's draws. None takes a fresh one; it is in the
         attribute ``seed`` of the groups.
+    executor
+        Does blocks of stars side by side: any of `concurrent.futures`, or that of a Dask client
+        (``client.get_executor()``). Draws are the same to the last bit. It is left open; each task
+        keeps to one thread (see `InferenceSettings`), and no more than twice as many blocks are
+        handed out as it has workers. A `ProcessPoolExecutor` needs a script with
+        ``if __name__ == "__main__"``.
     progress
         Called with the number of stars done and of all stars.
 
@@ -108,6 +119,8 @@ def infer_labels(
         If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
     LabelError
         If there is a prior of a label that the model lacks.
+    FitError
+        If the executor fails; it names stars of the block.
 
     Warns
     -----
@@ -118,7 +131,7 @@ def infer_labels(
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
         model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
-        progress=progress,
+        executor=executor, progress=progress,
     )  # fmt: skip
     result = join_blocks(list(blocks))
     warn_of_undone(result, model, settings or InferenceSettings())
@@ -166,9 +179,10 @@ def infer_blocks(
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
     seed: int,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Iterator[xr.DataTree]:
-    """As `infer_labels`, one DataTree per block of stars, as they finish."""
+    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish."""
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
@@ -198,20 +212,59 @@ def infer_blocks(
     finishing = Finishing.from_cannon(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )
-    tell = progress or (lambda done, total: None)
-    tell(0, spectra.n_stars)
-    for start in range(0, spectra.n_stars, settings.block_size):
-        rows = slice(start, start + settings.block_size)
-        done = start
+    settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
+    tell, executor = progress or (lambda done, total: None), as_executor(executor)
+    blocks = [
+        slice(start, min(start + settings.block_size, spectra.n_stars))
+        for start in range(0, spectra.n_stars, settings.block_size)
+    ]
+    stop, done = StopSign(), 0
 
-        def step(count: int, done: int = done) -> None:
-            tell(done + count, spectra.n_stars)
+    def step(count: int) -> None:
+        tell(done + count, spectra.n_stars)
 
-        block = sample_block(
-            pixels, spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows],
-            priors=priors, settings=settings, seed=seed, progress=step,
-        )  # fmt: skip
-        yield finish_block(block, finishing)
+    def add(number: int) -> None:
+        nonlocal done
+        done += blocks[number].stop - blocks[number].start
+        step(0)
+
+    tasks = (
+        _Block(
+            spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
+            settings, seed, finishing, stop, step if executor is None else None,
+        )
+        for rows in blocks
+    )  # fmt: skip
+    step(0)
+    yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """What an executor is sent to infer the labels of a block of stars."""
+
+    flux: AnyArray
+    ivar: AnyArray
+    star_id: AnyArray
+    pixels: PixelModel
+    priors: LabelPriors
+    settings: InferenceSettings
+    seed: int
+    finishing: Finishing
+    stop: StopSign
+    progress: Callable[[int], None] | None
+
+
+def _names(block: _Block) -> str:
+    return name_some(block.star_id)
+
+
+def _infer_block(given: _Block) -> xr.DataTree:
+    block = sample_block(
+        given.pixels, given.flux, given.ivar, given.star_id, priors=given.priors,
+        settings=given.settings, seed=given.seed, progress=given.progress, stop=given.stop,
+    )  # fmt: skip
+    return finish_block(block, given.finishing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
@@ -160,6 +162,7 @@ def train(
     windows: Windows | None = None,
     held_out: Sequence[str] = (),
     seed: int | None = 0,
+    executor: Executor | None = None,
     progress: Progress | None = None,
 ) -> Cannon:
     """Fit the training model to a training set.
@@ -179,6 +182,8 @@ def train(
     seed
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
+    executor
+        Does the folds of the cross-validation side by side, see `cross_validate`.
     progress
         Called with a stage and the fraction of it done.
 
@@ -202,7 +207,7 @@ def train(
     ):
         return _train(
             stars, basis, settings, most=most, windows=windows, held_out=held_out, seed=seed,
-            progress=progress,
+            executor=as_executor(executor), progress=progress,
         )  # fmt: skip
 
 
@@ -238,6 +243,7 @@ def _train(
     windows: Windows | None,
     held_out: Sequence[str],
     seed: int,
+    executor: Executor | None,
     progress: Progress | None,
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
@@ -293,6 +299,7 @@ def _train(
         imputed=spectrum is not None,
         settings=settings,
         seed=seed,
+        executor=executor,
         progress=progress,
     )
 
@@ -307,6 +314,7 @@ def _with_model_error(
     imputed: bool,
     settings: TrainingSettings,
     seed: int,
+    executor: Executor | None,
     progress: Progress | None,
 ) -> Cannon:
     if not _has_folds(stars, settings):
@@ -326,7 +334,7 @@ def _with_model_error(
     try:
         found = cross_validate(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
-            priors=settings.priors, progress=progress,
+            priors=settings.priors, executor=executor, progress=progress,
         )  # fmt: skip
         if progress is not None:
             progress("model error", 0.0)

@@ -144,7 +144,7 @@ def test_progress_is_told(plain):
     cross_validate(
         cannon, dataset.spectra, design, folds=3, progress=lambda s, f: told.append((s, f))
     )
-    assert told == [("cross-validation", i / 3) for i in range(3)]
+    assert told == [("cross-validation", i / 3) for i in range(4)]
 
 
 def test_number_of_folds_is_checked():
