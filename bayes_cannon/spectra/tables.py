@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import is_fits_name, user_path
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.spectra.arrays import _training_set
@@ -124,7 +125,7 @@ def read_files(
     paths: Sequence[Path],
     ids: NDArray[np.str_],
     reader: Reader | None,
-    progress: Callable[[int, int], None] | None,
+    tell: Tell,
     *,
     format: str | None = None,
     medium: str = "vacuum",
@@ -164,8 +165,7 @@ def read_files(
         except Exception as error:  # a user's reader may raise anything; the others go on
             text = str(error) or type(error).__name__
             problems.append(StarProblem(str(ids[i]), str(path), text))
-        if progress is not None:
-            progress(i + 1, len(paths))
+        tell(i + 1, len(paths), "spectra")
     if not rows:
         first = (
             f"; the first, {problems[0].star_id}: {problems[0].message.rstrip('.')}"
@@ -205,7 +205,7 @@ def training_set_from_table(
     simulated: bool = False,
     medium: str = "vacuum",
     format: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
 
@@ -230,7 +230,7 @@ def training_set_from_table(
         Takes the path of a file and returns wavelength, flux and inverse variance;
         default `read_spectrum`.
     progress
-        Called with the number of files read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     units, chips, continuum, allow_missing_labels, simulated, medium
         See `training_set_from_arrays`.
 
@@ -248,9 +248,10 @@ def training_set_from_table(
     ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
     whole = make_labels(ids, columns, None, units)
     require_labels(whole, allowed=allow_missing_labels)
-    pixels, kept, problems = read_files(
-        paths, ids, reader, progress, format=format, medium=check_medium(medium)
-    )
+    with as_progress(progress) as tell:
+        pixels, kept, problems = read_files(
+            paths, ids, reader, tell, format=format, medium=check_medium(medium)
+        )
     steps = [
         CutStep("table", "all rows of the table", 0, len(paths)),
         CutStep("spectrum readable", "the file holds a spectrum", len(problems), len(kept)),

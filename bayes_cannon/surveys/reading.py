@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, divide_by_continuum
 from bayes_cannon.spectra.dataset import Setting, StarProblem
@@ -21,7 +22,6 @@ from bayes_cannon.surveys.apogee.layout import CHIPS_8575, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import StarFacts, name_from_path, unique_star_ids
 
 __all__ = [
-    "Progress",
     "ReadSpectra",
     "ReadStar",
     "Treatment",
@@ -31,7 +31,6 @@ __all__ = [
 
 
 Windows = Sequence[tuple[int, int]]
-Progress = Callable[[int, int], None]
 
 _BLOCK = 64  # stars read at a time: 64 x 8575 pixels in float64 are 4 MB an array
 
@@ -154,7 +153,7 @@ def read_treated(
     treatment: Treatment,
     *,
     visit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> ReadSpectra:
     """Read, normalise and trim block by block; only the result grows with the number of stars.
 
@@ -169,7 +168,7 @@ def read_treated(
     visit
         Number of a visit, from 1, to read instead of the combined spectrum.
     progress
-        Called with the number of spectra read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     """
     pixels = _pixels(treatment.windows)
     flux = np.empty((len(paths), pixels.size), dtype=np.float32)
@@ -177,28 +176,28 @@ def read_treated(
     stars: list[ReadStar] = []
     problems: list[StarProblem] = []
     n_readable = 0
-    for first in range(0, len(paths), _BLOCK):
-        block: dict[int, ApStar] = {}
-        for i in range(first, min(first + _BLOCK, len(paths))):
-            try:
-                block[i] = read_apstar(paths[i], visit=visit, bad_bits=treatment.bad_bits)
-            except FileFormatError as error:
-                name = name_from_path(Path(paths[i])) if names is None else str(names[i])
-                problems.append(StarProblem(name, paths[i], str(error)))
-            if progress is not None:
-                progress(i + 1, len(paths))
-        n_readable += len(block)
-        if not block:
-            continue
-        normalized, fit = divide_by_continuum(_observed(block), treatment.continuum)
-        for row, (i, star) in enumerate(block.items()):
-            k = len(stars)
-            flux[k], ivar[k] = normalized.flux[row, pixels], normalized.ivar[row, pixels]
-            if ivar[k].any():
-                stars.append(ReadStar(i, star.facts, fit.masked_chips[row]))
-            else:
-                name = star.star_id if names is None else str(names[i])
-                problems.append(StarProblem(name, paths[i], _why_empty(fit, row)))
+    with as_progress(progress) as tell:
+        for first in range(0, len(paths), _BLOCK):
+            block: dict[int, ApStar] = {}
+            for i in range(first, min(first + _BLOCK, len(paths))):
+                try:
+                    block[i] = read_apstar(paths[i], visit=visit, bad_bits=treatment.bad_bits)
+                except FileFormatError as error:
+                    name = name_from_path(Path(paths[i])) if names is None else str(names[i])
+                    problems.append(StarProblem(name, paths[i], str(error)))
+                tell(i + 1, len(paths), "reading spectra")
+            n_readable += len(block)
+            if not block:
+                continue
+            normalized, fit = divide_by_continuum(_observed(block), treatment.continuum)
+            for row, (i, star) in enumerate(block.items()):
+                k = len(stars)
+                flux[k], ivar[k] = normalized.flux[row, pixels], normalized.ivar[row, pixels]
+                if ivar[k].any():
+                    stars.append(ReadStar(i, star.facts, fit.masked_chips[row]))
+                else:
+                    name = star.star_id if names is None else str(names[i])
+                    problems.append(StarProblem(name, paths[i], _why_empty(fit, row)))
     star_id = (
         _own_names(stars)
         if names is None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.spectra.spectra import ObservedSpectra, name_some
 from bayes_cannon.surveys.apogee.bits import resolve_bits
@@ -214,7 +215,7 @@ def read_spectra(
     weighting: str = "pixel",
     bad_bits: str | int = "default",
     mask_row: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     star_ids: Sequence[str] | NDArray[np.str_] | None = None,
 ) -> tuple[ObservedSpectra, list[FileProblem]]:
     """Read many apStar files; one that cannot be read never stops the others.
@@ -226,7 +227,7 @@ def read_spectra(
     visit, weighting, bad_bits, mask_row
         As for `read_apstar`, for every file.
     progress
-        Called as ``progress(done, total)`` after each file.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     star_ids
         Unique names of the stars; left out, those in the files, made unique by telescope and
         field (see `names.unique_star_ids`).
@@ -257,18 +258,18 @@ def read_spectra(
     ivar = np.empty_like(flux)
     stars: list[tuple[int, StarFacts]] = []
     problems: list[FileProblem] = []
-    for number, path in enumerate(files):
-        try:
-            star = read(path)
-        except FileFormatError as error:
-            name = names[number] if names else name_from_path(path)
-            problems.append(FileProblem(path, name, str(error)))
-        else:
-            flux[len(stars)] = np.where(star.bad, 0.0, star.flux)
-            ivar[len(stars)] = star.ivar
-            stars.append((number, star.facts))
-        if progress is not None:
-            progress(number + 1, len(files))
+    with as_progress(progress) as tell:
+        for number, path in enumerate(files):
+            try:
+                star = read(path)
+            except FileFormatError as error:
+                name = names[number] if names else name_from_path(path)
+                problems.append(FileProblem(path, name, str(error)))
+            else:
+                flux[len(stars)] = np.where(star.bad, 0.0, star.flux)
+                ivar[len(stars)] = star.ivar
+                stars.append((number, star.facts))
+            tell(number + 1, len(files), "reading spectra")
     if not stars:
         raise _nothing_read(problems)
     return _observed(stars, names, flux[: len(stars)], ivar[: len(stars)]), problems
