@@ -21,10 +21,10 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import name_from_path
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
+from bayes_cannon.surveys.survey import open_survey
 from tests.models.test_cannon import make_cannon
 from tests.run_problem import CANNON, labels_of, make_spectra
 
@@ -146,7 +146,7 @@ def test_a_survey_with_links_and_capitals(survey, tmp_path):
     ("options", "match"),
     [
         ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts, not dict"),
-        ({"cuts": None}, "cuts must be a Cuts, not NoneType"),
+        ({"cuts": 5}, "cuts must be a Cuts, not int"),
         ({"continuum": 4}, "continuum must be a ContinuumSettings, not int"),
         ({"windows": 5}, "windows must be pairs of pixel numbers"),
         ({"windows": ["ab", "cd"]}, "windows must be pairs"),
@@ -380,10 +380,10 @@ def test_progress_tells_stars_per_second(monkeypatch, terminal):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=100)
     monkeypatch.setattr(cli_progress, "_ERR", console)
-    monkeypatch.setattr(cli_progress, "_PLAIN_EVERY", 0.15)
-    with cli_progress.counting("stars") as tell:
+    monkeypatch.setattr("bayes_cannon.base.progress._PLAIN_EVERY", 0.15)
+    with cli_progress.watching() as tell:
         for done in (0, 20, 40):
-            tell(done, 100)
+            tell(done, 100, "stars")
             time.sleep(0.2)
     said = shown.getvalue()
     assert "40/100" in said if terminal else "stars: 40 of 100" in said

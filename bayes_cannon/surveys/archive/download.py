@@ -15,9 +15,11 @@ from platformdirs import user_cache_dir
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import reason_of
 from bayes_cannon.errors import DownloadError, OutputExistsError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.archive.addresses import (
     Release,
@@ -34,7 +36,7 @@ from bayes_cannon.surveys.archive.catalogue import (
 )
 from bayes_cannon.surveys.archive.fetch import fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, FetchSettings, HttpClient
-from bayes_cannon.surveys.archive.mirror import ArchiveCopy, MissingSpectrum, check_space
+from bayes_cannon.surveys.archive.mirror import ArchiveCopy, check_space
 from bayes_cannon.surveys.archive.select import MOST_STREAMS, Request, names, select_spectra
 from bayes_cannon.surveys.archive.skyserver import query_catalogue, query_url
 from bayes_cannon.surveys.archive.streams import DownloadProgress
@@ -60,7 +62,7 @@ class DownloadReport:
         Spectra that were asked for, after cuts and limit.
     n_fetched, n_present : int
         Spectra that came now, and that were there already and are whole.
-    missing : tuple of MissingSpectrum
+    missing : tuple of StarProblem
         The rest, with reasons.
     n_bytes : int
         Size of the spectra that came now.
@@ -72,7 +74,7 @@ class DownloadReport:
     n_wanted: int
     n_fetched: int
     n_present: int
-    missing: tuple[MissingSpectrum, ...]
+    missing: tuple[StarProblem, ...]
     n_bytes: int
     selection: tuple[tuple[str, int], ...]
 
@@ -88,8 +90,8 @@ class DownloadReport:
         )
         if self.complete:
             return text + "."
-        some = name_some([m.star for m in self.missing])
-        reason = self.missing[0].reason
+        some = name_some([m.star_id for m in self.missing])
+        reason = self.missing[0].message
         return f"{text}, {len(self.missing)} missing ({some}; first: {reason}). {self.advice}"
 
     @property
@@ -97,7 +99,7 @@ class DownloadReport:
         """What to do about what is missing; empty where nothing is."""
         if self.complete:
             return ""
-        if any(m.url for m in self.missing):
+        if any(m.path for m in self.missing):
             return "Run the same command again to fetch what is missing."
         return "Check the names, capitals too."
 
@@ -117,7 +119,8 @@ def download_survey(
     sas_url: str | None = None,
     skyserver_url: str | None = None,
     streams: int = 4,
-    progress: Callable[[DownloadProgress], None] | None = None,
+    progress: Progress = None,
+    details: Callable[[DownloadProgress], None] | None = None,
     settings: FetchSettings | None = None,
 ) -> DownloadReport:
     """Download catalogue rows and spectra of some fields and stars; go on where it stopped.
@@ -154,7 +157,9 @@ def download_survey(
         ``BAYES_CANNON_SAS_URL`` and ``BAYES_CANNON_SKYSERVER_URL``, else SDSS's own.
     streams : int
         Files at a time, 1 to 4.
-    progress : callable, optional
+    progress : bool or callable, optional
+        Told of (files done, of all, what), see `bayes_cannon.base.progress`; True draws bars.
+    details : callable, optional
         Called with a `DownloadProgress` several times a second; first with the total size.
     settings : FetchSettings, optional
         How patiently to fetch.
@@ -191,7 +196,14 @@ def download_survey(
         else:
             source, table = query_url(sky, request.release), _rows_of_sql(sky, request, client)
         copy = ArchiveCopy(folder, root, request.release, client)
-        return _bring(copy, table, source, request, streams, progress)
+        with as_progress(progress) as tell:
+
+            def told(now: DownloadProgress) -> None:
+                tell(now.files_done, now.files_total, "download")
+                if details is not None:
+                    details(now)
+
+            return _bring(copy, table, source, request, streams, told)
 
 
 def _bring(
@@ -200,12 +212,12 @@ def _bring(
     source: str,
     request: Request,
     streams: int,
-    progress: Callable[[DownloadProgress], None] | None,
+    progress: Callable[[DownloadProgress], None],
 ) -> DownloadReport:
     """Write the catalogue, choose the spectra, fetch them."""
     table = table[~is_commissioning(table)]
     absent = tuple(
-        MissingSpectrum(star, "", f"not in the catalogue of {request.release.name}")
+        StarProblem(star, "", f"not in the catalogue of {request.release.name}")
         for star in request.absent_stars(table)
     )
     catalogue = copy.folder / request.catalogue_name()
