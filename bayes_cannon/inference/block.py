@@ -48,6 +48,9 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+_CORRECT_KHAT = 0.5
+"""k-hat from which the likelihood is corrected and the star sampled again."""
+_CORRECTIONS = 2
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -205,12 +208,13 @@ def _infer_star(
         draws = _laplace_draws(priors, star, settings, seed)
         status |= StarStatus.LAPLACE
     else:
-        data = likelihood.data(pixels, spectrum)
-        draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
-        draws.statistics["lp"] += likelihood.constant(spectrum)
-        draws.statistics["energy"] -= likelihood.constant(spectrum)
+        draws, khat, problems, checks = _sample_and_correct(
+            pixels, likelihood, sampler, star, settings, seed
+        )
         status |= problems
         summary |= vars(checks)
+        if settings.n_khat:
+            summary["khat"] = khat
     labels = thin(draws.labels, settings.n_khat or 100)
     ell = pixels.basis.standardize(labels)
     summary["chi2_p"] = predictive_p(spectrum.compressed, likelihood.chi2(pixels, spectrum, ell))
@@ -218,8 +222,6 @@ def _infer_star(
         summary["khat"] = laplace_khat(
             pixels, priors, star.laplace, spectrum, labels, likelihood=likelihood
         )
-    elif settings.n_khat:
-        summary["khat"] = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
     if summary.get("khat", 0.0) > 0.7:
         status |= StarStatus.HIGH_KHAT
     return StarResult(status, draws, summary)
@@ -252,6 +254,37 @@ def _laplace_draws(
     rng = np.random.default_rng(star_seed(seed, star.star_id))
     y = rng.standard_normal((settings.chains, settings.draws, star.laplace.u.shape[1]))
     return Draws(priors.constrain(star.laplace.u[0] + y @ star.laplace.chol[0].T), {})
+
+
+def _sample_and_correct(
+    pixels: PixelModel,
+    likelihood: Likelihood,
+    sampler: LabelSampler,
+    star: _Star,
+    settings: InferenceSettings,
+    seed: int,
+) -> tuple[Draws, float, StarStatus, Convergence]:
+    """Sample; where k-hat tells that the likelihood is not the full one, correct it and go on.
+
+    What the likelihood lacks is learnt at the draws, up to `_CORRECTIONS` times.
+    """
+    spectrum, khat = star.spectrum, np.nan
+    for number in range(_CORRECTIONS + 1):
+        data = likelihood.data(pixels, spectrum)
+        draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
+        if not settings.n_khat:
+            break
+        ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
+        khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+        if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
+            break
+        better = likelihood.corrected(pixels, spectrum, ell)
+        if better is spectrum:
+            break
+        spectrum = better
+    draws.statistics["lp"] += likelihood.constant(spectrum)
+    draws.statistics["energy"] -= likelihood.constant(spectrum)
+    return draws, khat, problems, checks
 
 
 def _sample_twice(

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,12 +64,15 @@ class OneStar:
         What `Likelihood.compress` made of it at the mode, arrays of length 1.
     x : (n_coef,) float64
         Features and factors at the mode.
+    slope : (n_terms,) float64 or None
+        What `Likelihood.corrected` adds to the log likelihood that is sampled, times the features.
     """
 
     flux: FloatArray
     ivar: FloatArray
     compressed: Compressed
     x: FloatArray
+    slope: FloatArray | None = None
 
 
 class Likelihood(ABC):
@@ -141,6 +144,14 @@ class Likelihood(ABC):
         """Log likelihood (n_draws,) as `term` has it, constants aside; k-hat compares the two."""
         return self.log_likelihood(pixels, star, ell)
 
+    def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
+        """Return the star with `term` nearer to `log_likelihood`, learnt at draws (n, n_labels).
+
+        Called where k-hat tells the two apart; the star is then sampled again. The star itself
+        where nothing can be done, as here.
+        """
+        return star
+
     def constant(self, star: OneStar) -> float:
         """Return what `term` leaves out; it is added to the statistic ``lp``."""
         return 0.0
@@ -176,7 +187,8 @@ class Gaussian(Likelihood):
 
     def data(self, pixels: PixelModel, star: OneStar) -> dict[str, FloatArray]:
         """``A`` (n_terms, n_terms) and ``b`` (n_terms,)."""
-        return {"A": star.compressed.A[0], "b": star.compressed.b[0]}
+        b = star.compressed.b[0]
+        return {"A": star.compressed.A[0], "b": b if star.slope is None else b + star.slope}
 
     def term(
         self, basis: PolynomialBasis, labels: Any, place: Any, given: Mapping[str, Any]
@@ -192,8 +204,31 @@ class Gaussian(Likelihood):
 
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Of the compressed spectrum."""
-        v = pixels.basis.features(ell)[None]
-        return np.asarray(star.compressed.log_likelihood(v)[0])
+        v = pixels.basis.features(ell)
+        found = np.asarray(star.compressed.log_likelihood(v[None])[0])
+        return found if star.slope is None else found + v @ star.slope
+
+    def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
+        """Return the star with the difference of the two likelihoods as a sum of features.
+
+        The variance that the coefficients' uncertainty adds changes with the labels, which the
+        compressed likelihood leaves out; the features are polynomials of the labels, so that a
+        fit of what is left out is a change of ``b`` alone.
+        """
+        v = pixels.basis.features(ell)
+        left_out = self.log_likelihood(pixels, star, ell) - self.sampled(pixels, star, ell)
+        good = np.isfinite(left_out)
+        if np.sum(good) < 2 * v.shape[1]:
+            return star
+        v, left_out = v[good], left_out[good]
+        mean, sd = v.mean(axis=0), v.std(axis=0)
+        varies = sd > 0
+        scaled = (v[:, varies] - mean[varies]) / sd[varies]
+        slope = np.zeros(v.shape[1])
+        slope[varies] = np.linalg.lstsq(scaled, left_out - left_out.mean(), rcond=1e-9)[0]
+        slope[varies] /= sd[varies]
+        slope[0] = left_out.mean() - mean @ slope
+        return replace(star, slope=slope if star.slope is None else star.slope + slope)
 
     def constant(self, star: OneStar) -> float:
         """Of the compressed spectrum."""
