@@ -209,7 +209,7 @@ def _infer_star(
         status |= StarStatus.LAPLACE
     else:
         draws, khat, problems, checks = _sample_and_correct(
-            pixels, likelihood, sampler, star, settings, seed
+            pixels, priors, likelihood, sampler, star, settings, seed
         )
         status |= problems
         summary |= vars(checks)
@@ -258,17 +258,23 @@ def _laplace_draws(
 
 def _sample_and_correct(
     pixels: PixelModel,
+    priors: LabelPriors,
     likelihood: Likelihood,
     sampler: LabelSampler,
     star: _Star,
     settings: InferenceSettings,
     seed: int,
 ) -> tuple[Draws, float, StarStatus, Convergence]:
-    """Sample; where k-hat tells that the likelihood is not the full one, correct it and go on.
+    """Sample a likelihood that is corrected towards the full one.
 
-    What the likelihood lacks is learnt at the draws, up to `_CORRECTIONS` times.
+    What it lacks is learnt at draws of the Gaussian at the mode and, where k-hat of the draws still
+    tells the two apart, at those, up to `_CORRECTIONS` times.
     """
     spectrum, khat = star.spectrum, np.nan
+    if settings.n_khat and _CORRECTIONS:
+        few = replace(settings, chains=1, draws=settings.n_khat)
+        first = _laplace_draws(priors, star, few, seed).labels[0]
+        spectrum = likelihood.corrected(pixels, spectrum, pixels.basis.standardize(first))
     for number in range(_CORRECTIONS + 1):
         data = likelihood.data(pixels, spectrum)
         draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)

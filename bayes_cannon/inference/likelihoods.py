@@ -147,8 +147,7 @@ class Likelihood(ABC):
     def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
         """Return the star with `term` nearer to `log_likelihood`, learnt at draws (n, n_labels).
 
-        Called where k-hat tells the two apart; the star is then sampled again. The star itself
-        where nothing can be done, as here.
+        The star itself where nothing need or can be done, as here.
         """
         return star
 
@@ -215,10 +214,12 @@ class Gaussian(Likelihood):
         compressed likelihood leaves out; the features are polynomials of the labels, so that a
         fit of what is left out is a change of ``b`` alone.
         """
+        if pixels.coef_cov is None:
+            return star
         v = pixels.basis.features(ell)
         left_out = self.log_likelihood(pixels, star, ell) - self.sampled(pixels, star, ell)
         good = np.isfinite(left_out)
-        if np.sum(good) < 2 * v.shape[1]:
+        if np.sum(good) < 2 * v.shape[1] or np.std(left_out[good]) < _ALIKE:
             return star
         v, left_out = v[good], left_out[good]
         mean, sd = v.mean(axis=0), v.std(axis=0)
@@ -235,6 +236,8 @@ class Gaussian(Likelihood):
         return float(star.compressed.const[0])
 
 
+_ALIKE = 0.05
+"""Standard deviation of a difference in log likelihood that moves a mean by less than 0.05 sd."""
 GAUSSIAN = Gaussian()
 _KNOWN: dict[str, Likelihood] = {GAUSSIAN.name: GAUSSIAN}
 
