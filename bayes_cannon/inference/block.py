@@ -35,6 +35,7 @@ from bayes_cannon.inference.checks import (
 from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
 from bayes_cannon.inference.likelihoods import Likelihood, OneStar, likelihood_of, likelihood_text
 from bayes_cannon.inference.modes import Laplace, fit_laplace
+from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.inference.sampler import STATISTICS, Draws, LabelSampler, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.basis import PolynomialBasis
@@ -242,6 +243,9 @@ def _at_mode(
         "n_modes": int(laplace.n_modes[0]),
         "mode_gap": float(laplace.mode_gap[0]),
         "chi2": float(likelihood.chi2(pixels, star.spectrum, ell)[0]),
+        "independent_pixels": float(star.spectrum.compressed.n_effective[0]),
+        "log_snr": float(log_snr(star.spectrum.ivar[None])[0]),
+        "factors_square": float(np.sum(laplace.factors[0] ** 2)) if pixels.n_factors else np.nan,
         "factors_p": factors_p(laplace.factors[0]),
         "map_labels": laplace.labels[0],
         "laplace_cov": laplace.cov[0],
@@ -344,7 +348,10 @@ _SUMMARY = {
     "n_modes": "distinct modes found",
     "mode_gap": "log density of the best mode minus that of the second",
     "khat": "Pareto k-hat of the draws' density against the likelihood of all pixels",
-    "chi2": "chi-square at the mode",
+    "chi2": "chi-square at the mode, of independent pixels",
+    "independent_pixels": "used pixels over pixels per independent one",
+    "log_snr": "logarithm of the median signal-to-noise ratio of the used pixels",
+    "factors_square": "sum of squares of the nuisance factors at the mode",
     "chi2_p": "posterior-predictive p-value of chi-square",
     "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
 }

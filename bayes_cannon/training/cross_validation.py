@@ -33,6 +33,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
@@ -71,8 +72,8 @@ class CrossValidation:
         Posterior mode, physical units; NaN for a star without enough pixels.
     cov : (n_stars, n_labels, n_labels) float64
         Formal covariance, physical units.
-    chi2_p : (n_stars,) float64
-        p-value of chi-square at the mode.
+    fit : FitReference
+        How well each star is fitted, NaN where it has no labels.
     fold : (n_stars,) int64
     effective : EffectivePixels
         Pixels per independent one, with which labels and covariances were found.
@@ -81,7 +82,7 @@ class CrossValidation:
     catalogue: Labels
     predicted: FloatArray
     cov: FloatArray
-    chi2_p: FloatArray
+    fit: FitReference
     fold: NDArray[np.int64]
     effective: EffectivePixels
 
@@ -201,7 +202,7 @@ def cross_validate(
     ivar = spectra.ivar if ivar is None else ivar
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
-    chi2_p = np.full(n, np.nan)
+    fit = FitReference(*np.full((3, n), np.nan))
     tasks = (
         _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
         for number in range(folds)
@@ -228,8 +229,10 @@ def cross_validate(
         )
     for found in modes:
         predicted[found.rows], cov[found.rows] = found.labels, found.cov
-        chi2_p[found.rows] = _survival(found.chi2, found.n_effective)
-    return CrossValidation(labels, predicted, cov, chi2_p, fold, effective)
+        fit.chi2_reduced[found.rows] = found.chi2 / found.n_effective
+        fit.factors_square[found.rows] = found.factors_square
+        fit.log_snr[found.rows] = found.log_snr
+    return CrossValidation(labels, predicted, cov, fit, fold, effective)
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,9 +307,3 @@ def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) 
                     name = spectra.star_id[rows[i]]
                     _LOG.warning("cross-validation: no labels of %s: %s", name, error)
     return out
-
-
-def _survival(chi2: FloatArray, n: FloatArray) -> FloatArray:
-    from scipy.stats import chi2 as distribution
-
-    return np.asarray(distribution.sf(chi2, n), dtype=np.float64)

@@ -40,6 +40,7 @@ from bayes_cannon.inference.likelihood import (
     pixel_sums,
 )
 from bayes_cannon.inference.modes import Laplace, find_modes, gaussian_at
+from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
 
@@ -76,6 +77,8 @@ class LeftOut:
         Of each chip, at the stars' modes.
     u : (n, n_labels) float64
         Modes, unconstrained.
+    log_snr : (n,) float64
+        See `bayes_cannon.inference.reference.log_snr`.
     priors : LabelPriors
     products, pairs : (n_chips, _MOST_LAGS + 1) float64
         Sums over stars and pixels of the products of standardised residuals, by lag in pixels,
@@ -85,6 +88,7 @@ class LeftOut:
     rows: NDArray[np.intp]
     sums: Sequence[PixelSums]
     u: FloatArray
+    log_snr: FloatArray
     priors: LabelPriors
     products: FloatArray
     pairs: FloatArray
@@ -102,6 +106,10 @@ class Modes:
     cov : (n, n_labels, n_labels) float64
     chi2, n_effective : (n,) float64
         Chi-square at the mode and its degrees of freedom.
+    factors_square : (n,) float64
+        Sum of squares of the factors at the mode; NaN without factors.
+    log_snr : (n,) float64
+        See `bayes_cannon.inference.reference.log_snr`.
     """
 
     rows: NDArray[np.intp]
@@ -109,6 +117,8 @@ class Modes:
     cov: FloatArray
     chi2: FloatArray
     n_effective: FloatArray
+    factors_square: FloatArray
+    log_snr: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +206,7 @@ def look_at_left_out(
             here, there = slice(lag, None), slice(0, stop - start - lag)
             products[c, lag] = np.einsum("np,np->", r[:, here], r[:, there])
             pairs[c, lag] = np.einsum("np,np->", g[:, here], g[:, there])
-    return LeftOut(rows, sums, laplace.u, priors, products, pairs)
+    return LeftOut(rows, sums, laplace.u, log_snr(ivar), priors, products, pairs)
 
 
 def _from_residuals(blocks: Sequence[LeftOut]) -> tuple[FloatArray, FloatArray]:
@@ -219,8 +229,13 @@ def _modes(basis: PolynomialBasis, block: LeftOut, kappa: FloatArray) -> Modes:
     chol, _ = gaussian_at(basis, block.priors, data, ends[:, 0])
     at = block.priors.at(ends[:, 0])
     root = at.first[:, :, None] * chol
-    chi2 = data.chi2(basis(at.labels))
-    return Modes(block.rows, at.labels, root @ np.swapaxes(root, 1, 2), chi2, data.n_effective)
+    v = basis(at.labels)
+    z = data.factors(v)
+    square = np.sum(z**2, axis=1) if z.shape[1] else np.full(len(z), np.nan)
+    return Modes(
+        block.rows, at.labels, root @ np.swapaxes(root, 1, 2), data.chi2(v), data.n_effective,
+        square, block.log_snr,
+    )  # fmt: skip
 
 
 def learn_effective_pixels(

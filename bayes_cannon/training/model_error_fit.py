@@ -272,7 +272,7 @@ def _differences(found: CrossValidation) -> xr.Dataset:
             "catalogue": (both, found.catalogue.values),
             "catalogue_error": (both, found.catalogue.errors),
             "formal_cov": ((*both, "label_name_2"), found.cov),
-            "chi2_p": ("star", found.chi2_p),
+            **found.fit.to_variables(),
             "fold": ("star", found.fold),
         },
         {
