@@ -99,7 +99,7 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.HIGH_KHAT: "Pareto k-hat above 0.7",
         LabelFlag.LAPLACE: "drawn from the Gaussian at the mode, not sampled",
         LabelFlag.PRIOR_EDGE: f"mean within {_EDGE_SD:g} standard deviations of a prior's bound",
-        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars of its S/N",
+        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars",
         LabelFlag.OUTSIDE_LABELS: "Mahalanobis distance beyond 99.9 % of the training stars'",
         LabelFlag.SPARSE_LABELS: f"distance to training star no. {_NEIGHBOUR} beyond 99.9 % of "
         "the training stars' own",
