@@ -40,6 +40,7 @@ from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import two_digits
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of, rows_of
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
 
 __all__ = [
@@ -129,10 +130,7 @@ class AspcapComparison:
         InvalidDataError
             If the star is not there.
         """
-        place = np.flatnonzero(self.star_id == star)
-        if place.size == 0:
-            raise InvalidDataError(f"no star {star!r} among the {self.star_id.size} compared.")
-        return int(place[0])
+        return row_of(self.star_id, star)
 
     def describe(self) -> str:
         """Say in a few sentences which error is which and what the comparison found."""
@@ -247,8 +245,7 @@ def _columns(table: Table, names: tuple[str, ...], suffix: str = "") -> FloatArr
 def _with_catalogue(table: Table, labels: Labels) -> Table:
     """The table with the catalogue's values put in anew."""
     out = table.copy()
-    place = {star: i for i, star in enumerate(labels.star_id.tolist())}
-    rows = np.array([place.get(str(s), -1) for s in table["APOGEE_ID"]])
+    rows = rows_of(labels.star_id, table["APOGEE_ID"])
     for name in table.meta["LABELS"].split(","):
         for suffix, values in (
             ("_ASPCAP", labels[name] if name in labels.names else None),

@@ -19,12 +19,14 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of, rows_of
 
 __all__ = [
     "PUBLISHED",
@@ -103,10 +105,7 @@ def row_of_star(table: Table, star: str | None) -> int:
         return 0
     if star is None:
         raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
-    place = np.flatnonzero(ids == star)
-    if place.size == 0:
-        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
-    return int(place[0])
+    return row_of(ids, star)
 
 
 def star_table(
@@ -173,11 +172,11 @@ def star_table(
 
 def _put_catalogue(out: Table, aspcap: Labels, star: str) -> None:
     """Replace the catalogue's values by those given."""
-    place = np.flatnonzero(aspcap.star_id == star)
-    known = [n in aspcap.names and place.size > 0 for n in out["LABEL"]]
+    row = int(rows_of(aspcap.star_id, [star])[0])
+    known = [n in aspcap.names and row >= 0 for n in out["LABEL"]]
     for i, (name, found) in enumerate(zip(out["LABEL"], known, strict=True)):
-        out["ASPCAP"][i] = aspcap[name][place[0]] if found else np.nan
-        out["ASPCAP_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
+        out["ASPCAP"][i] = aspcap[name][row] if found else np.nan
+        out["ASPCAP_ERR"][i] = aspcap.error(name)[row] if found else np.nan
 
 
 def scatter_table(
@@ -303,7 +302,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     units = units_of_table(table, names)
     labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        values = [np.ma.filled(np.ma.asarray(row[f"{n}{suffix}"], float), np.nan) for n in names]
+        values = [plain_numbers(row[f"{n}{suffix}"]) for n in names]
         labels[column] = np.array(values, dtype=np.float64)
         labels[column].info.format = ".4g"
     labels["RATIO"] = labels["ERR"] / labels["FORMAL_ERR"]
@@ -319,7 +318,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     simulated = bool(table.meta.get("SIMULATE"))
     name = str(row["APOGEE_ID"])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
-    p = float(np.ma.filled(np.ma.asarray(row["CHI2_P"], float), np.nan))
+    p = float(plain_numbers(row["CHI2_P"]))
     if np.isfinite(p):
         sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
     sentences += _flags_text(flag, flags)

@@ -25,6 +25,7 @@ __all__ = [
     "names_of",
     "numbers_of",
     "one_or_more",
+    "plain_numbers",
     "unit_of",
     "whole_number",
 ]
@@ -190,19 +191,52 @@ def names_of(given: Any, what: str = "star_id") -> NDArray[np.str_]:
     return np.array([_name(v) for v in array.data.tolist()], dtype=np.str_)
 
 
-def one_or_more(names: str | Sequence[str]) -> tuple[str, ...]:
+def one_or_more(names: Any, *, ids: bool = False) -> tuple[str, ...]:
     """Return names as a tuple; one may be given as plain text.
+
+    Parameters
+    ----------
+    names
+        Text, or a list, array or column of text.
+    ids
+        Whether these are names of stars: a single whole number is one, too.
 
     Raises
     ------
     InvalidDataError
         If they are not names.
+
+    Examples
+    --------
+    >>> one_or_more("TEFF"), one_or_more(["TEFF", b"LOGG"]), one_or_more(17, ids=True)
+    (('TEFF',), ('TEFF', 'LOGG'), ('17',))
     """
-    if isinstance(names, str | bytes):
+    if isinstance(names, str | bytes) or (ids and isinstance(names, int | np.integer)):
         return (_name(names),)
-    if not isinstance(names, Iterable):
+    bare = isinstance(names, np.ndarray) and names.ndim == 0
+    if bare or not isinstance(names, Iterable):
         raise InvalidDataError(f"names must be text or a list of text, not {names!r}.")
     return tuple(_name(name) for name in names)
+
+
+def plain_numbers(column: Any) -> FloatArray:
+    """Numbers of a column, NaN where it is masked, as what a file read back is where it was NaN.
+
+    Parameters
+    ----------
+    column : (...) array, column or value of a table
+        Of numbers; units are left aside.
+
+    Returns
+    -------
+    (...) float64
+
+    Examples
+    --------
+    >>> plain_numbers(np.ma.array([1, 2], mask=[False, True]))
+    array([ 1., nan])
+    """
+    return np.asarray(np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan))
 
 
 def whole_number(given: object, what: str, *, least: int | None = None) -> int:
@@ -215,9 +249,9 @@ def whole_number(given: object, what: str, *, least: int | None = None) -> int:
     """
     kinds = int | float | np.integer | np.floating
     if not isinstance(given, kinds) or isinstance(given, bool) or given != given // 1:
-        raise InvalidDataError(f"{what} must be a whole number, got {given!r}.")
+        raise InvalidDataError(f"{what} must be a whole number, not {given!r}.")
     if least is not None and given < least:
-        raise InvalidDataError(f"{what} must be at least {least}, got {given!r}.")
+        raise InvalidDataError(f"{what} must be at least {least}, not {given!r}.")
     return int(given)
 
 

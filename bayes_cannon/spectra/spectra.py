@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, rows_of
 
 __all__ = [
     "MEDIA",
@@ -244,16 +244,14 @@ def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
     if array.size == 0:
         return np.empty(0, dtype=np.intp)
     if array.dtype.kind in "U":
-        order = np.argsort(star_id)
-        place = np.searchsorted(star_id, array, sorter=order)
-        found = order[np.minimum(place, n_stars - 1)]
-        unknown = star_id[found] != array
+        found = rows_of(star_id, array)
+        unknown = found < 0
         if unknown.any():
             raise InvalidDataError(
                 f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
                 f"{name_some(array[unknown])}."
             )
-        return np.asarray(found, dtype=np.intp)
+        return found
     if array.dtype == bool and array.shape != (n_stars,):
         raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
     if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):
