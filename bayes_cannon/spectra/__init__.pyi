@@ -4,6 +4,7 @@ from .arrays import spectra_from_arrays as spectra_from_arrays
 from .arrays import training_set_from_arrays as training_set_from_arrays
 from .continuum import ContinuumSettings as ContinuumSettings
 from .continuum import divide_by_continuum as divide_by_continuum
+from .continuum import divide_by_running_quantile as divide_by_running_quantile
 from .continuum import normalize as normalize
 from .continuum import published_pixels as published_pixels
 from .continuum import published_wavelengths as published_wavelengths
