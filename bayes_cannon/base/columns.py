@@ -52,6 +52,13 @@ class Numbers:
     def factor_to(self, wanted: Any, what: str) -> float:
         """What to multiply by to have the values in another unit; 1 where no unit was given.
 
+        Parameters
+        ----------
+        wanted
+            Astropy unit, or its text.
+        what
+            What the numbers are, for messages.
+
         Raises
         ------
         InvalidDataError
@@ -72,6 +79,8 @@ def numbers_of(given: Any, what: str) -> Numbers:
 
     Parameters
     ----------
+    given
+        Of any shape; of a list of Quantities the first tells the unit.
     what
         Its name, for messages.
 
@@ -96,6 +105,17 @@ def numbers_of(given: Any, what: str) -> Numbers:
 
 def unit_of(given: Any, what: str) -> Any:
     """Unit of a Quantity, a table column, or an array with ``attrs["units"]``; None without.
+
+    Parameters
+    ----------
+    given
+        Anything that may have a unit.
+    what
+        Its name, for messages.
+
+    Returns
+    -------
+    astropy unit or None
 
     Raises
     ------
@@ -133,6 +153,15 @@ def _attribute(given: Any, names: Sequence[str]) -> Any:
 def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     """Return float64 numbers with their mask; units are left aside.
 
+    Parameters
+    ----------
+    given : (...) numbers
+        Of any kind: array, Quantity, column, pandas object, list.
+
+    Returns
+    -------
+    (...) masked array of float64
+
     Raises
     ------
     TypeError, ValueError
@@ -161,6 +190,17 @@ def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
 
 def names_of(given: Any, what: str = "star_id") -> NDArray[np.str_]:
     """Names as an array of text, shape (n,): of text, bytes, whole numbers or objects.
+
+    Parameters
+    ----------
+    given : (n,) names
+        Of any kind: array, column, pandas object, list; one name is a list of one.
+    what
+        What they are, for messages.
+
+    Returns
+    -------
+    (n,) str
 
     Raises
     ------
@@ -242,6 +282,15 @@ def plain_numbers(column: Any) -> FloatArray:
 def whole_number(given: object, what: str, *, least: int | None = None) -> int:
     """Return a whole number as int; 2.0 is one, and so are NumPy's.
 
+    Parameters
+    ----------
+    given
+        What a user gave.
+    what
+        Its name, for messages.
+    least
+        Smallest that is allowed; any where left out.
+
     Raises
     ------
     InvalidDataError
@@ -320,6 +369,16 @@ def known_values(values: ArrayLike, *, positive: bool = False) -> FloatArray:
 
     Missing are values that are not finite or at most -999 (-9999, -9999.99, -999.99); with
     `positive`, as for errors, also those that are not positive.
+
+    Parameters
+    ----------
+    values : (...) float
+    positive
+        Whether what is not positive is missing.
+
+    Returns
+    -------
+    (...) float64
     """
     numbers = np.asarray(values, dtype=np.float64)
     known = np.isfinite(numbers) & (numbers > (0.0 if positive else -999.0))

@@ -44,6 +44,15 @@ def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
     Element-wise work and small matrices use one core each, so that blocks on threads of their own
     are faster than threads inside the matrix products, which therefore get one each meanwhile.
     Every block must write to its own part of the result; their order does not matter.
+
+    Parameters
+    ----------
+    work
+        Works on one block; must be safe beside others.
+    size
+        Rows of a block; the last may have fewer.
+    total
+        Rows of all.
     """
     blocks = [slice(a, min(a + size, total)) for a in range(0, total, size)]
     threads = min(available_cores(), len(blocks), _MAX_THREADS)

@@ -4,7 +4,6 @@ from .arrays import spectra_from_arrays as spectra_from_arrays
 from .arrays import training_set_from_arrays as training_set_from_arrays
 from .continuum import ContinuumSettings as ContinuumSettings
 from .continuum import divide_by_continuum as divide_by_continuum
-from .continuum import divide_by_running_quantile as divide_by_running_quantile
 from .continuum import normalize as normalize
 from .continuum import published_pixels as published_pixels
 from .continuum import published_wavelengths as published_wavelengths
@@ -21,6 +20,7 @@ from .label_kinds import unregister_label_kind as unregister_label_kind
 from .labels import DEFAULT_LABELS as DEFAULT_LABELS
 from .labels import Labels as Labels
 from .problems import StarProblem as StarProblem
+from .running_quantile import divide_by_running_quantile as divide_by_running_quantile
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
 from .tables import read_spectrum as read_spectrum

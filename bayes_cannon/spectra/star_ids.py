@@ -34,6 +34,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 def check_id_name(name: str) -> str:
     """Return the name of a column of star ids, in capitals.
 
+    Parameters
+    ----------
+    name
+        Of the column.
+
     Raises
     ------
     InvalidDataError
@@ -72,7 +77,13 @@ def id_column(columns: Iterable[str], meta: Mapping[str, Any] | None = None) -> 
 
 
 def index_name(given: Any) -> str:
-    """Name of a DataFrame's index, in which it holds the stars' names; '' without."""
+    """Name of a DataFrame's index, in which it holds the stars' names; '' without.
+
+    Parameters
+    ----------
+    given
+        Table of any kind.
+    """
     name = getattr(getattr(given, "index", None), "name", None)
     return str(name) if name is not None and hasattr(given, "to_numpy") else ""
 

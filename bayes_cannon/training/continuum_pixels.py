@@ -102,7 +102,7 @@ def choose_continuum(
     """Choose the continuum pixels of a survey by a first trained model, as a continuum's settings.
 
     For spectra on a grid, or in a resolution, for which there is no published list: normalise them
-    by `bayes_cannon.spectra.continuum.divide_by_running_quantile`, train, and normalise and train
+    by `bayes_cannon.spectra.divide_by_running_quantile`, train, and normalise and train
     again with what this returns.
 
     Parameters
