@@ -151,7 +151,13 @@ class SurveyReader(Protocol):
     expected: tuple[type[Exception], ...] = (Exception,)
 
     def sniff(self, folder: Path) -> str:
-        """Why a folder is not of this survey, after "it ": ``'has no stars.fits'``; '' if it is."""
+        """Why a folder is not of this survey, after "it ": ``'has no stars.fits'``; '' if it is.
+
+        Parameters
+        ----------
+        folder
+            That may be of the survey.
+        """
         ...
 
     def open(self, folder: Path, labels: Sequence[str]) -> Survey:
@@ -183,6 +189,11 @@ class SurveyReader(Protocol):
     def mask_bits(self, given: str | int) -> int:
         """Mask bits of a preset's name or a number, as a number; 0 without a mask.
 
+        Parameters
+        ----------
+        given
+            Name of a preset, or a number.
+
         Raises
         ------
         InvalidDataError
@@ -195,11 +206,23 @@ class SurveyReader(Protocol):
         return 0
 
     def is_spectrum(self, name: str) -> bool:
-        """Whether a file's name is that of a spectrum, where a folder is looked through."""
+        """Whether a file's name is that of a spectrum, where a folder is looked through.
+
+        Parameters
+        ----------
+        name
+            Of a file.
+        """
         return is_fits_name(name)
 
     def name_from_path(self, path: Path) -> str:
-        """Name of the star of a file that cannot be read."""
+        """Name of the star of a file that cannot be read.
+
+        Parameters
+        ----------
+        path
+            Of a file.
+        """
         return without_fits_ending(path.name)
 
 
@@ -266,6 +289,11 @@ def known_readers() -> tuple[SurveyReader, ...]:
 def reader_named(name: str) -> SurveyReader:
     """Return the reader of a name.
 
+    Parameters
+    ----------
+    name
+        Of the reader.
+
     Raises
     ------
     SurveyError
@@ -282,6 +310,11 @@ def reader_named(name: str) -> SurveyReader:
 
 def reader_of(folder: Path) -> SurveyReader:
     """Find the reader of a survey's folder.
+
+    Parameters
+    ----------
+    folder
+        Of a survey.
 
     Raises
     ------

@@ -32,8 +32,8 @@ from bayes_cannon.surveys.fits import (
     is_simulated,
     open_bytes,
     open_fits,
-    unscaled,
 )
+from bayes_cannon.surveys.images import unscaled
 
 __all__ = [
     "FitsTable",
@@ -164,7 +164,13 @@ class FitsTable:
     n_rows: int
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds one number a row."""
+        """Whether a column holds one number a row.
+
+        Parameters
+        ----------
+        name
+            Of the column, in capitals.
+        """
         stored = self.dtype[self.names[name]]
         logical = str(self._column(name).format).endswith("L")
         return stored.kind in "iuf" and not stored.shape and not logical
@@ -174,11 +180,19 @@ class FitsTable:
 
         Parameters
         ----------
+        name
+            Of the column, in capitals.
+        raw : (n_rows, ...)
+            As it is stored.
         kind
             ``'text'``: without blanks around it; ``'flag'`` and ``'count'``: int64, the sign bit
             of a shorter flag being its highest bit; ``'number'`` and ``'error'``: float64 with
             NaN for what is missing (see `known_values`); ``'extra'``: as it is. Whole numbers
             that are missing (the column's TNULL) are masked, and 0 below the mask.
+
+        Returns
+        -------
+        (n_rows, ...) array
 
         Raises
         ------
@@ -228,6 +242,11 @@ class FitsTable:
 
 def find_table(file: FitsFile) -> FitsTable:
     """Find the first table that has a column APOGEE_ID.
+
+    Parameters
+    ----------
+    file
+        Open.
 
     Raises
     ------
@@ -281,6 +300,19 @@ def read_columns(
     """Read columns as they are stored, all in one pass over the table.
 
     With `wanted`, only the rows for which it is true; it is called with some rows at a time.
+
+    Parameters
+    ----------
+    source
+        Table of an open file.
+    names
+        Of the columns, in capitals.
+    wanted
+        Takes some rows as they are stored, and tells which to keep, shape (n_rows,).
+
+    Returns
+    -------
+    dict of str to (n_rows, ...) arrays
     """
     kept: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for piece in _pieces(source):
