@@ -4,6 +4,8 @@ Every error that a user can cause is a `BayesCannonError`: the command line
 prints its message in one line and ends with exit status 2.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 __all__ = [
@@ -65,6 +67,9 @@ class SingularPixelsError(FitError):
             f"the coefficients of {len(self.pixels)} pixels ({shown}) are singular; set their ivar "
             "to 0 if their fluxes or errors are extreme."
         )
+
+    def __reduce__(self) -> tuple[type[SingularPixelsError], tuple[list[int]]]:
+        return type(self), (self.pixels,)
 
 
 class OutputExistsError(BayesCannonError):

@@ -82,12 +82,12 @@ def simulate(
     overwrite: Overwrite = False,
 ) -> None:
     """Write a simulated survey (marked as simulated in every header)."""
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.surveys.simulation.simulate import simulate_survey
     from bayes_cannon.surveys.simulation.stars import SimulationSettings
 
     settings = SimulationSettings(label_error_scale=label_errors)
-    with counting("spectra") as progress:
+    with watching() as progress:
         simulate_survey(
             out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
             progress=progress,
@@ -115,7 +115,7 @@ def prepare(
 ) -> None:
     """Read a survey: cuts, masks, continuum; says how many stars each cut removed."""
     from bayes_cannon.base.storage import check_output
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.apogee.cuts import Cuts
@@ -125,7 +125,7 @@ def prepare(
     check_output(out, overwrite=overwrite)
     names = tuple(label) if label else DEFAULT_LABELS
     opened = open_survey(survey, labels=names)
-    with counting("spectra") as progress:
+    with watching() as progress:
         dataset = prepare_dataset(
             opened,
             label_names=names,
@@ -170,7 +170,7 @@ def train(
 ) -> None:
     """Fit the training model; held-out stars are recorded in its file."""
     from bayes_cannon.base.storage import check_output
-    from bayes_cannon.cli.console import OUT, stages
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.dataset import TrainingSet
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
@@ -189,7 +189,7 @@ def train(
         latent_labels=latent_labels,
         missing=missing.value,
     )
-    with stages("training") as progress:
+    with watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=windows_of(window or []), held_out=held_out,
             seed=seed, progress=progress,
@@ -239,7 +239,7 @@ def infer(
     Exit status 1 says that stars are left without a posterior.
     """
     from bayes_cannon.base.parallel import available_cores
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.models.model_priors import priors_of
@@ -252,17 +252,16 @@ def infer(
     )
     model = Cannon.load(cannon)
     given = priors_of(model, priors)
-    with counting("spectra") as progress:
+    with watching() as progress:
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = stars_to_plot(corner or [], spectra, few=labels is None)
-    with _to_go_on(), counting("stars") as progress, counting("corner plots") as drawing:
+    with _to_go_on(), watching() as progress:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
             processes=min(4, available_cores()), overwrite=overwrite, progress=progress,
-            drawing=drawing,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -312,10 +311,10 @@ def report(
     the report. With -o only that file is written, with all figures inside.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.runs.report.report import write_report
 
-    with counting("sections") as progress:
+    with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
             out=out, overwrite=overwrite, progress=progress,
@@ -349,12 +348,12 @@ def check(
 
     Coverage, PIT and scores against the catalogue's labels and, with --truth, against true ones.
     """
-    from bayes_cannon.cli.console import OUT, counting, print_check
+    from bayes_cannon.cli.console import OUT, print_check, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check
 
-    with counting("stars") as progress:
+    with watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
             settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
@@ -412,7 +411,7 @@ def download(
                 labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
                 sas_url=sas_url,
                 skyserver_url=skyserver_url,
-                progress=progress,
+                details=progress,
             )
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command again to go on", err=True)

@@ -13,9 +13,9 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
-from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
+from bayes_cannon.inference.tables import column_of, star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
@@ -148,17 +148,14 @@ def _labels_of_table(table: Table, what: str) -> Labels:
     names = own.split(",") if own else _label_columns(table, column)
     if not names:
         raise LabelError(f"the table {what} has no column of numbers besides {column}.")
-    values = np.stack([plain_numbers(table[n]) for n in names], axis=1)
+    values = np.stack([column_of(table, n) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [
-            plain_numbers(table[f"{n}_ERR"]) if f"{n}_ERR" in table.colnames else unknown
-            for n in names
-        ],
+        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)
-    ids = np.array([_text(star) for star in table[column]], dtype=np.str_)
+    ids = star_ids(table)
     errors = np.where(errors > 0, errors, np.nan)
     return Labels(tuple(names), values, errors, ids, units if any(units) else (), id_name=column)
 
@@ -167,10 +164,6 @@ def _label_columns(table: Table, column: str) -> list[str]:
     numbers = [n for n in table.colnames if table[n].dtype.kind in "fiu" and table[n].ndim == 1]
     names = {column, *ID_NAMES}
     return [n for n in numbers if n not in names and not n.endswith("_ERR")]
-
-
-def _text(star: Any) -> str:
-    return star.decode() if isinstance(star, bytes) else str(star).rstrip()
 
 
 def as_result(given: Any) -> xr.DataTree:

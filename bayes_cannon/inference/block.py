@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from bayes_cannon.base.parallel import available_cores
+from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, NoStarsError
+from bayes_cannon.errors import BayesCannonError, FitError, NoStarsError
 from bayes_cannon.inference.checks import (
     Convergence,
     StarStatus,
@@ -72,6 +71,7 @@ def sample_block(
     settings: InferenceSettings,
     seed: int,
     progress: Callable[[int], None] | None = None,
+    stop: StopSign | None = None,
 ) -> xr.DataTree:
     """Infer the labels of a block of stars; a pure function of its arguments.
 
@@ -87,6 +87,13 @@ def sample_block(
         See `infer_labels`.
     progress
         Called with the number of stars of the block that are done.
+    stop
+        Looked at before each star.
+
+    Raises
+    ------
+    FitError
+        If something fails that is no matter of a star's numbers; it names the star.
     """
     flux, ivar = pixels.take(flux), pixels.take(ivar)
     likelihood = likelihood_of(settings.likelihood)
@@ -96,6 +103,8 @@ def sample_block(
 
     def work(item: tuple[int, _Star | None]) -> tuple[int, StarResult]:
         index, star = item
+        if stop is not None:
+            stop.check()
         if star is None:
             return index, StarResult(StarStatus.FAILED)
         try:
@@ -103,11 +112,18 @@ def sample_block(
         except _OF_ONE_STAR as error:
             _LOG.warning("%s: no posterior: %s", star.star_id, error)
             return index, StarResult(StarStatus.FAILED)
+        except (BayesCannonError, MemoryError, CancelledError):
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise FitError(
+                f"labels of {star.star_id} cannot be inferred ({type(error).__name__}: {reason})."
+            ) from error
 
-    threads = settings.cores or available_cores()
+    threads = settings.cores or threads_here()
     # Threads of BLAS inside threads of stars, or on small matrices, cost many times the time; and
     # their number would change the last digits of what comes out.
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with one_blas_thread(), ThreadPoolExecutor(threads) as pool:
         stars = _prepare(pixels, priors, likelihood, flux, ivar, star_id, usable, settings)
         sampler = _compiled(pixels, priors, likelihood, stars, settings)
         for count, (index, result) in enumerate(pool.map(work, stars.items()), 1):

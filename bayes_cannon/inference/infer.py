@@ -11,13 +11,17 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, as_progress
+from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import as_seed, as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
@@ -28,6 +32,7 @@ from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
 from bayes_cannon.inference.likelihoods import GAUSSIAN, likelihood_of
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
@@ -41,9 +46,6 @@ __all__ = [
     "infer_labels",
     "warn_of_undone",
 ]
-
-
-Progress = Callable[[int, int], None]
 
 
 def as_model(given: Any) -> Cannon:
@@ -72,7 +74,8 @@ def infer_labels(
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
     seed: int | None,
-    progress: Progress | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> xr.DataTree:
     """Posterior of the labels of every star.
 
@@ -90,8 +93,14 @@ def infer_labels(
     seed
         Together with a star's id it fixes the star's draws. None takes a fresh one; it is in the
         attribute ``seed`` of the groups.
+    executor
+        Does blocks of stars side by side: any of `concurrent.futures`, or that of a Dask client
+        (``client.get_executor()``). Draws are the same to the last bit. It is left open; each task
+        keeps to one thread (see `InferenceSettings`), and no more than twice as many blocks are
+        handed out as it has workers. A `ProcessPoolExecutor` needs a script with
+        ``if __name__ == "__main__"``.
     progress
-        Called with the number of stars done and of all stars.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------
@@ -109,6 +118,8 @@ def infer_labels(
         If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
     LabelError
         If there is a prior of a label that the model lacks.
+    FitError
+        If the executor fails; it names stars of the block.
 
     Warns
     -----
@@ -119,7 +130,7 @@ def infer_labels(
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
         model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
-        progress=progress,
+        executor=executor, progress=progress,
     )  # fmt: skip
     result = join_blocks(list(blocks))
     warn_of_undone(result, model, settings or InferenceSettings())
@@ -167,9 +178,10 @@ def infer_blocks(
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
     seed: int,
-    progress: Progress | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
-    """As `infer_labels`, one DataTree per block of stars, as they finish."""
+    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish."""
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
@@ -199,20 +211,60 @@ def infer_blocks(
     finishing = Finishing.from_cannon(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )
-    tell = progress or (lambda done, total: None)
-    tell(0, spectra.n_stars)
-    for start in range(0, spectra.n_stars, settings.block_size):
-        rows = slice(start, start + settings.block_size)
-        done = start
+    settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
+    executor = as_executor(executor)
+    blocks = [
+        slice(start, min(start + settings.block_size, spectra.n_stars))
+        for start in range(0, spectra.n_stars, settings.block_size)
+    ]
+    with as_progress(progress) as tell:
+        stop, done = StopSign(), 0
 
-        def step(count: int, done: int = done) -> None:
-            tell(done + count, spectra.n_stars)
+        def step(count: int) -> None:
+            tell(done + count, spectra.n_stars, "inference")
 
-        block = sample_block(
-            pixels, spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows],
-            priors=priors, settings=settings, seed=seed, progress=step,
+        def add(number: int) -> None:
+            nonlocal done
+            done += blocks[number].stop - blocks[number].start
+            step(0)
+
+        tasks = (
+            _Block(
+                spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
+                settings, seed, finishing, stop, step if executor is None else None,
+            )
+            for rows in blocks
         )  # fmt: skip
-        yield finish_block(block, finishing)
+        step(0)
+        yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """What an executor is sent to infer the labels of a block of stars."""
+
+    flux: AnyArray
+    ivar: AnyArray
+    star_id: AnyArray
+    pixels: PixelModel
+    priors: LabelPriors
+    settings: InferenceSettings
+    seed: int
+    finishing: Finishing
+    stop: StopSign
+    progress: Callable[[int], None] | None
+
+
+def _names(block: _Block) -> str:
+    return name_some(block.star_id)
+
+
+def _infer_block(given: _Block) -> xr.DataTree:
+    block = sample_block(
+        given.pixels, given.flux, given.ivar, given.star_id, priors=given.priors,
+        settings=given.settings, seed=given.seed, progress=given.progress, stop=given.stop,
+    )  # fmt: skip
+    return finish_block(block, given.finishing)
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,6 +123,14 @@ class PixelModel:
             )
         return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes are sent: the products are a multiple of the rest."""
+        derived = ("products", "factor_products", "monomials")
+        return {name: value for name, value in vars(self).items() if name not in derived}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, products=pack_outer(state["coef"]))
+
     @property
     def n_terms(self) -> int:
         """Number of terms of the polynomial."""

@@ -45,9 +45,9 @@ class InferenceSettings:
     n_khat : int
         Draws on which k-hat is evaluated; 0 leaves it out.
     block_size : int
-        Stars per block; bounds the memory.
+        Stars per block, which is a task of an executor; bounds the memory.
     cores : int
-        Threads; 0 takes all cores.
+        Threads; 0 takes all cores, or one for each task of an executor.
     """
 
     method: Literal["nuts", "laplace"] = "nuts"

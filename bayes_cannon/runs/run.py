@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_seed, as_spectra
@@ -26,6 +27,7 @@ from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -39,6 +41,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
+from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 
@@ -48,7 +51,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 
 
 def infer_run(
@@ -58,15 +60,14 @@ def infer_run(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None = 0,
+    seed: int | None = None,
     aspcap: KnownLabels | None = None,
     corner: str | Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
     executor: Executor | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    drawing: Progress | None = None,
+    progress: Progress = None,
 ) -> Run:
     """Infer the labels of all `spectra` and write a run; goes on where an earlier one was cut off.
 
@@ -75,7 +76,8 @@ def infer_run(
     Parameters
     ----------
     cannon, spectra, settings, priors, seed
-        As for `infer_labels`; with a seed of None a run that is there goes on with its own.
+        As for `infer_labels`; without a seed, a run that is there goes on with its own, and a new
+        one draws a fresh seed, which its summary holds.
     folder
         Where to write.
     aspcap
@@ -85,11 +87,12 @@ def infer_run(
     inputs
         Files of the model (``cannon``) and of the spectra (``spectra``), noted for reports.
     processes, executor
-        Processes, or an executor, that draw corner plots, see `draw_corners`.
+        Processes that draw corner plots (see `draw_corners`), or an executor, which samples stars
+        too (see `infer_labels`).
     overwrite
         Replace a run that is there.
-    progress, drawing
-        Called with the number of stars done and of all stars; the same for the corner plots.
+    progress
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -107,6 +110,7 @@ def infer_run(
     """
     cannon, spectra = as_model(cannon), as_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
+    catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
     folder, corner = user_path(folder), list(one_or_more(corner, ids=True))
     if spectra.n_stars == 0:
@@ -119,12 +123,12 @@ def infer_run(
     store = RunStore(
         folder, spectra.star_id, block_size=settings.block_size,
         digests=fingerprint(cannon, spectra, settings, priors, seed),
-        simulated=spectra.simulated, overwrite=overwrite,
+        simulated=spectra.simulated, catalogue=catalogued, overwrite=overwrite,
     )  # fmt: skip
-    with told_writing(store.folder), store:
+    with told_writing(store.folder), store, as_progress(progress) as tell:
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
-        _sample(cannon, spectra, store, settings, priors, seed, progress)
+        _sample(cannon, spectra, store, settings, priors, seed, executor, tell)
         result = open_posterior(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
@@ -145,7 +149,7 @@ def infer_run(
         if compared is not None:
             summary["against_catalogue"] = compared
         draw = partial(
-            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=drawing,
+            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=tell,
             snr=dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True)),
         )  # fmt: skip
         _corners(store.folder, table, aspcap, corner, draw)
@@ -154,6 +158,12 @@ def infer_run(
             summary["inputs"] = describe_inputs(store.folder, inputs)
         summary = write_summary(store.folder, summary)
     return Run.made(store.folder, result, table, summary, cannon)
+
+
+def _catalogue_of(aspcap: KnownLabels | None, cannon: Cannon) -> str:
+    """Name of the catalogue that labels are compared with; without, of that trained on."""
+    trained = catalogue_of_settings(cannon.settings.get("dataset") or {})
+    return catalogue_column(catalogue_name(aspcap, Table(meta={"CATALOG": trained})))
 
 
 def _seed_of(folder: Path) -> int | None:
@@ -169,7 +179,8 @@ def _sample(
     settings: InferenceSettings,
     priors: LabelPriors,
     seed: int,
-    progress: Progress | None,
+    executor: Executor | None,
+    progress: Tell,
 ) -> None:
     """Do the blocks that are not done; those that follow each other without starting anew."""
     pending = store.pending
@@ -180,13 +191,12 @@ def _sample(
             continue
         start = store.blocks[numbers[0]].start
 
-        def tell(done: int, _total: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + done, spectra.n_stars)
+        def tell(done: int, _total: int, what: str, start: int = start) -> None:
+            progress(start + done, spectra.n_stars, what)
 
         parts = infer_blocks(
             cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, progress=tell,
+            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
         )  # fmt: skip
         began = time.monotonic()
         for number, part in zip(numbers, parts, strict=True):
@@ -248,7 +258,8 @@ def _describe(priors: LabelPriors) -> dict[str, dict[str, Any]]:
 def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[str, Any]] | None:
     """Compare with the catalogue's labels where the stars have both."""
     names = table.meta["LABELS"].split(",")
-    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_ASPCAP"]) for n in names]
+    their = catalogue_column(catalogue_name(table))
+    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_{their}"]) for n in names]
     if aspcap is None or not np.any(both):
         return None
     save_figure(plot_one_to_one(table), figures / "one-to-one.png")
@@ -264,7 +275,7 @@ def _corners(
     draw: Callable[[Path, Mapping[str, Path]], None],
 ) -> None:
     """Draw the corner plots that are not there yet."""
-    star_id = [str(star) for star in table["APOGEE_ID"]]
+    star_id = star_ids(table).tolist()
     has = dict(zip(star_id, _has_posterior(table).tolist(), strict=True))
     without = [star for star in wanted if not has[star]]
     if without:

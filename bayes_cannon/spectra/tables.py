@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import is_fits_name, user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.spectra.arrays import _training_set
@@ -133,7 +134,7 @@ def read_files(
     paths: Sequence[Path],
     ids: NDArray[np.str_],
     reader: Reader | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress = None,
     *,
     format: str | None = None,
     medium: str = "vacuum",
@@ -231,7 +232,7 @@ def training_set_from_table(
     medium: str = "vacuum",
     format: str | None = None,
     catalogue: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
 
@@ -256,7 +257,7 @@ def training_set_from_table(
         Takes the path of a file and returns wavelength, flux and inverse variance;
         default `read_spectrum`.
     progress
-        Called with the number of files read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     units, chips, continuum, allow_missing_labels, simulated, medium, catalogue
         See `training_set_from_arrays`.
 

@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
@@ -138,7 +141,8 @@ def cross_validate(
     folds: int = 5,
     seed: int = 0,
     priors: TrainingPriors | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> CrossValidation:
     """Predict the labels of every training star without it.
 
@@ -161,16 +165,20 @@ def cross_validate(
         Of the split, together with the stars' ids, and of the first guess of the factors.
     priors
         Of the hyperparameters.
+    executor
+        Does folds side by side, see `bayes_cannon.inference.infer_labels`; the result is the same
+        to the last bit.
     progress
-        Called with the stage and the fraction of it done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
     InvalidDataError
         If stars and model do not belong together, or on an impossible number of folds.
     FitError
-        If a fold cannot be fitted.
+        If a fold cannot be fitted, or the executor fails.
     """
+    executor = as_executor(executor)
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
     same = same_spectra(spectra.flux)
@@ -185,21 +193,55 @@ def cross_validate(
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     chi2_p = np.full(n, np.nan)
-    for number in range(folds):
-        if progress is not None:
-            progress("cross-validation", number / folds)
-        rows = np.flatnonzero(fold != number)
-        fit = fit_map(
-            spectra.flux[rows], ivar[rows], design.rows(rows), n_factors=cannon.n_factors,
-            free=free, priors=priors, seed=seed, tolerance=_TOLERANCE,
+    tasks = (
+        _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
+        for number in range(folds)
+    )
+    done = count(1)
+    with as_progress(progress) as tell:
+        tell(0, folds, "cross-validation")
+        parts = list(
+            in_order(
+                executor, _do_fold, tasks, named=lambda task: f"fold {task.number + 1}",
+                finished=lambda _: tell(next(done), folds, "cross-validation"),
+            )
         )  # fmt: skip
-        model = _with_fit(cannon, fit)
-        test = np.flatnonzero(fold == number)
-        for rows, laplace, data in _predict(model, spectra, test):
-            predicted[rows], cov[rows] = laplace.labels, laplace.cov
-            chi2 = data.chi2(model.basis(laplace.labels))
-            chi2_p[rows] = _survival(chi2, data.n_used)
+    for rows, laplace, data in chain.from_iterable(parts):
+        predicted[rows], cov[rows] = laplace.labels, laplace.cov
+        chi2 = data.chi2(cannon.basis(laplace.labels))
+        chi2_p[rows] = _survival(chi2, data.n_used)
     return CrossValidation(cannon.training, predicted, cov, chi2_p, fold)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """What an executor is sent to predict the stars of a fold; see `cross_validate`."""
+
+    number: int
+    fold: NDArray[np.int64]
+    cannon: Cannon
+    spectra: NormalizedSpectra
+    design: Design
+    ivar: NDArray[Any]
+    free: NDArray[np.bool_] | None
+    seed: int
+    priors: TrainingPriors | None
+
+
+def _do_fold(task: _Fold) -> list[tuple[NDArray[np.intp], Laplace, Compressed]]:
+    """Fit the stars of the other folds and predict those of this one.
+
+    Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
+    """
+    rows = np.flatnonzero(task.fold != task.number)
+    with one_blas_thread():
+        fit = fit_map(
+            task.spectra.flux[rows], task.ivar[rows], task.design.rows(rows),
+            n_factors=task.cannon.n_factors, free=task.free, priors=task.priors, seed=task.seed,
+            tolerance=_TOLERANCE,
+        )  # fmt: skip
+        test = np.flatnonzero(task.fold == task.number)
+        return _predict(_with_fit(task.cannon, fit), task.spectra, test)
 
 
 def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:

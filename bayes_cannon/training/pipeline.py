@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.parallel import as_executor
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
@@ -47,7 +50,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[str, float], None]
 
 
 def label_design(
@@ -160,7 +162,8 @@ def train(
     windows: Windows | None = None,
     held_out: Sequence[str] = (),
     seed: int | None = 0,
-    progress: Progress | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
 ) -> Cannon:
     """Fit the training model to a training set.
 
@@ -179,8 +182,10 @@ def train(
     seed
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
+    executor
+        Does the folds of the cross-validation side by side, see `cross_validate`.
     progress
-        Called with a stage and the fraction of it done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -197,12 +202,11 @@ def train(
     if settings.latent_labels:
         check_label_errors(labels)
     most = _most_factors(stars, settings)
-    with numerical_stage(
-        "training", "look for extreme fluxes, errors or labels among the training stars"
-    ):
+    remedy = "look for extreme fluxes, errors or labels among the training stars"
+    with numerical_stage("training", remedy), as_progress(progress) as tell:
         return _train(
             stars, basis, settings, most=most, windows=windows, held_out=held_out, seed=seed,
-            progress=progress,
+            executor=as_executor(executor), progress=tell,
         )  # fmt: skip
 
 
@@ -238,7 +242,8 @@ def _train(
     windows: Windows | None,
     held_out: Sequence[str],
     seed: int,
-    progress: Progress | None,
+    executor: Executor | None,
+    progress: Tell,
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
     inner = replace(settings, method="map", missing="drop", folds=0)
@@ -293,6 +298,7 @@ def _train(
         imputed=spectrum is not None,
         settings=settings,
         seed=seed,
+        executor=executor,
         progress=progress,
     )
 
@@ -307,7 +313,8 @@ def _with_model_error(
     imputed: bool,
     settings: TrainingSettings,
     seed: int,
-    progress: Progress | None,
+    executor: Executor | None,
+    progress: Tell,
 ) -> Cannon:
     if not _has_folds(stars, settings):
         return _without_model_error(
@@ -326,10 +333,9 @@ def _with_model_error(
     try:
         found = cross_validate(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
-            priors=settings.priors, progress=progress,
+            priors=settings.priors, executor=executor, progress=progress,
         )  # fmt: skip
-        if progress is not None:
-            progress("model error", 0.0)
+        progress(0, 1, "model error")
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
     except FitError as error:
         return _without_model_error(cannon, str(error).rstrip("."))
@@ -348,7 +354,7 @@ def _advi(
     design: Design,
     fit: MapFit,
     seed: int,
-    progress: Progress | None,
+    progress: Tell,
 ) -> tuple[MapFit, FloatArray]:
     from bayes_cannon.training.advi import fit_advi
 

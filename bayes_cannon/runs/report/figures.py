@@ -205,11 +205,9 @@ def factors(inputs: ReportInputs) -> Iterator[Item]:
 def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
     """Our labels against the catalogue's and, of a simulation, against the truth."""
     if inputs.aspcap is not None:
-        settings = {} if inputs.dataset is None else inputs.dataset.settings
-        catalogue = str(settings.get("labels", "ASPCAP"))
         yield Drawing(
-            "one-to-one", partial(plot_one_to_one, inputs.table, reference_name=catalogue),
-            f"Labels against {catalogue}", f"Against the catalogue ({catalogue}).",
+            "one-to-one", partial(plot_one_to_one, inputs.table),
+            f"Labels against {inputs.catalogue}", f"Against the catalogue ({inputs.catalogue}).",
         )  # fmt: skip
     if inputs.truth is not None:
         draw = partial(
