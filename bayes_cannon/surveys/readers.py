@@ -11,10 +11,8 @@ are made known by `register_reader`, or by packages that name theirs in their me
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,8 +21,9 @@ from numpy.typing import ArrayLike
 
 from bayes_cannon.base.columns import numbers_of
 from bayes_cannon.base.paths import is_fits_name, without_fits_ending
+from bayes_cannon.base.plugins import plugins
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, SurveyError
+from bayes_cannon.errors import InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.surveys.apogee.cuts import Cuts
 
@@ -227,7 +226,6 @@ class SurveyReader(Protocol):
 
 
 _readers: dict[str, SurveyReader] = {}
-_loaded: dict[tuple[str, str], SurveyReader] = {}
 
 
 def register_reader(reader: SurveyReader, *, replace: bool = False) -> None:
@@ -273,15 +271,8 @@ def known_readers() -> tuple[SurveyReader, ...]:
     from bayes_cannon.surveys.apogee.survey import APOGEE
 
     found = dict(_readers)
-    for entry in metadata.entry_points(group=GROUP):
-        key = (entry.name, entry.value)
-        try:
-            if key not in _loaded:
-                _loaded[key] = _checked(entry.load())
-            found.setdefault(_loaded[key].name, _loaded[key])
-        except Exception as error:  # another package's code may raise anything
-            text = f"the reader {entry.name} ({entry.value}) cannot be loaded: {error!r}."
-            warnings.warn(text, BayesCannonWarning, stacklevel=2)
+    for reader in plugins(GROUP, _checked):
+        found.setdefault(reader.name, reader)
     found.setdefault(_OWN, APOGEE)
     return tuple(found.values())
 
