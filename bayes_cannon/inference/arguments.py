@@ -29,7 +29,6 @@ __all__ = [
     "as_labels",
     "as_path",
     "as_result",
-    "as_seed",
     "as_spectra",
     "as_table",
     "several",
@@ -72,24 +71,6 @@ def several(given: Any) -> list[str]:
     if not isinstance(given, Iterable):
         raise InvalidDataError(f"names are needed, such as ['TEFF', 'LOGG'], not {_kind(given)}.")
     return [item.decode() if isinstance(item, bytes) else str(item) for item in given]
-
-
-def as_seed(given: Any) -> int:
-    """A seed: a whole number from 0, or a fresh one for None, to be kept with the result.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is anything else.
-    """
-    if given is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(given, np.random.Generator):
-        return int(given.integers(2**32))
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < 0:
-        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
-    return int(given)
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import as_path, as_seed, as_spectra
+from bayes_cannon.inference.arguments import as_path, as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -70,7 +71,7 @@ def infer_labels(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> xr.DataTree:
@@ -126,7 +127,7 @@ def infer_labels(
     """
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
-        model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
+        model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
     )  # fmt: skip
     result = join_blocks(list(blocks))
@@ -174,7 +175,7 @@ def infer_blocks(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
@@ -205,6 +206,7 @@ def infer_blocks(
             BayesCannonWarning,
             stacklevel=3,
         )
+    seed = as_seed(seed)
     finishing = Finishing.from_cannon(cannon, seed=seed, simulated=spectra.simulated)
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)

@@ -45,7 +45,7 @@ def run_check(
     run: Run | str | os.PathLike[str] | None = None,
     truth: Path | None = None,
     settings: InferenceSettings | None = None,
-    seed: int = 1,
+    seed: int | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Check:

@@ -17,10 +17,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_path, as_seed, as_spectra, several
+from bayes_cannon.inference.arguments import KnownLabels, as_path, as_spectra, several
 from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed
@@ -56,7 +57,7 @@ def infer_run(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None = 0,
+    seed: int | None = None,
     aspcap: KnownLabels | None = None,
     corner: str | Sequence[str] = (),
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,

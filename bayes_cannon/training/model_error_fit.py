@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from arviz_stats.base.array import array_stats
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
@@ -113,7 +114,7 @@ def fit_model_error(
     basis: PolynomialBasis,
     *,
     settings: ModelErrorSettings | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     cores: int | None = None,
 ) -> xr.DataTree:
     """Learn the model error from cross-validation, by NUTS.
@@ -127,7 +128,8 @@ def fit_model_error(
     settings
         Of the sampler.
     seed
-        Of the sampler, and of the choice of stars where there are too many.
+        Of the sampler, and of the choice of stars where there are too many; None takes a fresh
+        one, which is in the attribute ``seed``.
     cores
         Chains that run side by side; None: all cores.
 
@@ -143,7 +145,7 @@ def fit_model_error(
     FitError
         If there are too few stars, or the sampler cannot start.
     """
-    settings = settings or ModelErrorSettings()
+    settings, seed = settings or ModelErrorSettings(), as_seed(seed)
     with numerical_stage(
         "the model error", "look at the labels of the training stars for outliers, or train "
         "without cross-validation (folds = 0)",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
@@ -38,7 +39,7 @@ from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.result import freeze_fit, record_of, uninformative_labels
-from bayes_cannon.training.settings import TrainingSettings, Windows, seed_or_new
+from bayes_cannon.training.settings import TrainingSettings, Windows
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -161,7 +162,7 @@ def train(
     settings: TrainingSettings | None = None,
     windows: Windows | None = None,
     held_out: Sequence[str] = (),
-    seed: int | None = 0,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Cannon:
@@ -193,7 +194,7 @@ def train(
         If there are too few stars, or labels that cannot be trained on.
     """
     settings = settings or TrainingSettings(method=method, n_factors=n_factors)
-    seed = seed_or_new(seed)
+    seed = as_seed(seed)
     stars = _training_stars(dataset, settings)
     labels = stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
@@ -257,7 +258,7 @@ def _train(
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar
     if variance is not None:
-        ivar = _widened(stars, design, variance, free=free, priors=settings.priors)
+        ivar = _widened(stars, design, variance, free=free, priors=settings.priors, seed=seed)
     history: dict[str, FloatArray] = {}
     factors = settings.n_factors
     if factors == "auto":

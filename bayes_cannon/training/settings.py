@@ -85,13 +85,3 @@ def _whole(value: object) -> int | None:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         return None
-
-
-def seed_or_new(seed: int | None) -> int:
-    """Return the seed, or a fresh one for None."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-    number = _whole(seed)
-    if number is None or number < 0:
-        raise FitError(f"seed must be a whole number from 0, or None, not {seed!r}.")
-    return number
