@@ -242,8 +242,8 @@ def as_seed(given: Any) -> int:
         return int(np.random.SeedSequence().generate_state(2, np.uint32)[0])
     if isinstance(given, np.random.Generator):
         return int(given.integers(2**32))
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < 0:
+    kinds = int | float | np.integer | np.floating
+    if not isinstance(given, kinds) or isinstance(given, bool) or given != given // 1 or given < 0:
         raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
     return int(given)
 

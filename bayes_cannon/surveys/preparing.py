@@ -47,9 +47,9 @@ def prepare(
     survey: Survey | str | os.PathLike[str],
     *,
     label_names: str | Sequence[str] = DEFAULT_LABELS,
-    cuts: Cuts = Cuts(),  # noqa: B008 (frozen)
+    cuts: Cuts | None = None,
     bad_bits: str | int = "default",
-    continuum: ContinuumSettings = ContinuumSettings(),  # noqa: B008 (frozen)
+    continuum: ContinuumSettings | None = None,
     windows: Windows | None = ASPCAP_WINDOWS,
     allow_missing_labels: bool = False,
     progress: Progress = None,
@@ -88,6 +88,8 @@ def prepare(
     """
     names = tuple(name.upper() for name in one_or_more(label_names))
     check_label_names(names)
+    cuts = Cuts() if cuts is None else cuts
+    continuum = ContinuumSettings() if continuum is None else continuum
     for name, given, kind in (("cuts", cuts, Cuts), ("continuum", continuum, ContinuumSettings)):
         if not isinstance(given, kind):
             raise InvalidDataError(

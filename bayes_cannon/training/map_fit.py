@@ -16,7 +16,7 @@ from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack, packed_size
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, SingularPixelsError
+from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
 from bayes_cannon.training.factors import (
     StarFactors,
@@ -162,7 +162,8 @@ def fit_map(
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     start
-        A fit without factors (or with fewer) of the same data, to begin from.
+        A fit without factors (or with fewer) of the same data, to begin from; there must be
+        factors to be fitted.
 
     Returns
     -------
@@ -170,10 +171,14 @@ def fit_map(
 
     Raises
     ------
+    InvalidDataError
+        If a start is given for a fit without factors.
     FitError
         If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
     """
     problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
+    if start is not None and n_factors == 0:
+        raise InvalidDataError("a fit without factors begins from nothing: leave start out.")
     seed, fitted = as_seed(seed), _can_be_fitted(flux, ivar)
     if start is not None:
         fitted &= start.fitted

@@ -508,8 +508,8 @@ def test_splits_with_numbers_of_every_kind():
     ("call", "match"),
     [
         (lambda: DATASET.split("half", seed=1), "fraction of a split must be a number"),
-        (lambda: DATASET.split(0.5, seed=None), "seed must be a whole number"),
-        (lambda: DATASET.split(0.5, seed=-1), "seed must be at least 0"),
+        (lambda: DATASET.split(0.5, seed="1"), "seed must be a whole number from 0"),
+        (lambda: DATASET.split(0.5, seed=-1), "seed must be a whole number from 0"),
         (lambda: DATASET.select(["nobody"]), "1 star ids are not in these 8 spectra"),
         (lambda: DATASET.select([99]), "star numbers run from 0 to 7"),
         (lambda: DATASET.save(None), "a path must be text"),

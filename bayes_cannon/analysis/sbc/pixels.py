@@ -78,11 +78,10 @@ class TrainingSampler:
         """Build and compile the model (ten seconds and more)."""
         import nutpie
 
-        priors = priors or TrainingPriors()
         flux = np.ones_like(ivar)
         model = build_training_model(flux, ivar, features, priors=priors, hyper=hyper)
         compiled = nutpie.compile_pymc_model(model, backend="numba")
-        return cls(features, ivar, priors, hyper, compiled)
+        return cls(features, ivar, priors or TrainingPriors(), hyper, compiled)
 
     @property
     def n_terms(self) -> int:
@@ -166,7 +165,7 @@ def sbc_training(
     n_simulations: int,
     *,
     told_ivar: FloatArray | None = None,
-    settings: NutsSettings = _SETTINGS,
+    settings: NutsSettings | None = None,
     cores: int = 2,
     seed: int | None = None,
 ) -> Ranks:
@@ -182,7 +181,8 @@ def sbc_training(
         Inverse variances that the posterior is told, like the sampler's, where they are to be
         wrong on purpose: to see that the ranks show it.
     settings
-        Lengths; longer ones follow where the draws are not worth enough.
+        Lengths (None: 4 chains of 200 draws after 300 steps); longer ones follow where the draws
+        are not worth enough.
     cores
         Threads.
     seed
@@ -200,11 +200,11 @@ def sbc_training(
     def work(own: np.random.SeedSequence) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
         rng = np.random.default_rng(own)
         truth, flux = sampler.simulate(rng)
-        found = sampler.sample_enough(flux, told, int(rng.integers(2**62)), settings)
+        found = sampler.sample_enough(flux, told, int(rng.integers(2**62)), lengths)
         values, draws = _first_pixel(truth), _first_pixel(found)
         return values, thinned_rank(draws, values), draws.std(axis=(0, 1))
 
-    seed = as_seed(seed)
+    seed, lengths = as_seed(seed), settings or _SETTINGS
     seeds = np.random.SeedSequence(seed).spawn(n_simulations)
     with ThreadPoolExecutor(cores) as pool:
         columns = [np.array(part) for part in zip(*pool.map(work, seeds), strict=True)]
@@ -232,7 +232,7 @@ def sbc_pixels(
     sampler: TrainingSampler,
     *,
     told_ivar: FloatArray | None = None,
-    settings: NutsSettings = _SETTINGS,
+    settings: NutsSettings | None = None,
     seed: int | None = None,
 ) -> Ranks:
     """Rank coefficients and scatters of many pixels in one run, hyperparameters known.
@@ -251,7 +251,7 @@ def sbc_pixels(
     FitError
         If the draws are not worth 99 independent ones of every parameter.
     """
-    seed = as_seed(seed)
+    seed, settings = as_seed(seed), settings or _SETTINGS
     rng = np.random.default_rng(seed)
     truth, flux = sampler.simulate(rng)
     told = sampler.ivar if told_ivar is None else told_ivar

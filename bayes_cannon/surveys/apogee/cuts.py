@@ -139,7 +139,7 @@ class _Cut:
 
 def apply_cuts(
     catalogue: Catalogue,
-    cuts: Cuts = Cuts(),
+    cuts: Cuts | None = None,
     label_names: Sequence[str] = DEFAULT_LABELS,
 ) -> CutResult:
     """Apply cuts to a catalogue, one after the other.
@@ -148,6 +148,10 @@ def apply_cuts(
 
     Parameters
     ----------
+    catalogue
+        Rows of an allStar file.
+    cuts
+        None: the defaults of `Cuts`.
     label_names
         Labels that a star must have (see `Cuts.require_labels`).
 
@@ -158,7 +162,7 @@ def apply_cuts(
     """
     keep = np.ones(len(catalogue), dtype=np.bool_)
     rows = [CutStep("catalogue", "all rows of the catalogue", 0, len(catalogue))]
-    for cut in _cuts(catalogue, cuts, label_names):
+    for cut in _cuts(catalogue, cuts or Cuts(), label_names):
         before = int(keep.sum())
         if cut.reject is not None:
             keep &= ~cut.reject

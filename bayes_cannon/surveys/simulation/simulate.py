@@ -58,7 +58,7 @@ def simulate_survey(
     *,
     n_stars: int | None = None,
     seed: int | None = None,
-    settings: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
+    settings: SimulationSettings | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Path:
@@ -99,7 +99,7 @@ def simulate_survey(
         If the library does not have `n_stars` stars.
     """
     out = user_path(out)
-    seed = as_seed(seed)
+    seed, settings = as_seed(seed), SimulationSettings() if settings is None else settings
     if not isinstance(settings, SimulationSettings):
         raise InvalidDataError(
             f"settings must be a SimulationSettings, not {type(settings).__name__}."
@@ -204,7 +204,7 @@ def observe(
     *,
     snr: ArrayLike = 150.0,
     seed: int | None = None,
-    settings: InstrumentSettings = InstrumentSettings(),  # noqa: B008 (frozen)
+    settings: InstrumentSettings | None = None,
     windows: Sequence[tuple[int, int]] = ASPCAP_WINDOWS,
 ) -> NormalizedSpectra:
     """Observe stars of the library in one visit each, normalised by the true continuum.
@@ -241,7 +241,7 @@ def observe(
     kept = np.concatenate([np.arange(start, stop) for start, stop in windows])
     flux = np.ones((stars.size, kept.size), dtype=np.float32)
     ivar = np.zeros_like(flux)
-    seed = as_seed(seed)
+    seed, settings = as_seed(seed), settings or InstrumentSettings()
     for k, star in enumerate(stars):
         rng = np.random.default_rng(SeedSequence(seed, spawn_key=(k,)))
         shift = rng.normal(0.0, 10.0, 1)
