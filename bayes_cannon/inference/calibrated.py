@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
@@ -142,7 +143,8 @@ def calibrated_posterior(
         name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
         for k, name in enumerate(names)
     }
-    return xr.Dataset(variables, posterior.coords, attrs={**posterior.attrs, "seed": seed})
+    coords = {dim: posterior[dim].values for dim in dims}
+    return schema_dataset(variables, coords, {**posterior.attrs, "seed": seed})
 
 
 def _convolve(

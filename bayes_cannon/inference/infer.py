@@ -108,6 +108,11 @@ def infer_labels(
         `flags`), ``constant_data`` and, where the model error is known,
         ``calibrated_posterior`` (as ``posterior``, see `calibration`).
 
+        ArviZ takes it as it is: `az.summary`, `az.rhat`, `az.plot_trace`, `az.plot_rank`,
+        `az.plot_dist`, `az.plot_ess`, `az.plot_energy`, best of some stars,
+        ``result.sel(star=[...])``. There is no ``log_likelihood`` (pixels are compressed, and not
+        independent), so that `az.loo` and `az.compare` have nothing to work on.
+
     Raises
     ------
     NoStarsError

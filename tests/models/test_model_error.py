@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import arviz as az
+import matplotlib as mpl
 import numpy as np
 import nutpie
 import pymc as pm
@@ -242,6 +243,17 @@ def test_terms_survive_a_dataset_and_stop_at_the_edge():
 @pytest.fixture(scope="module")
 def fitted():
     return fit_model_error(cross_validation(), BASIS, seed=2, cores=2)
+
+
+@pytest.mark.slow
+def test_arviz_takes_it_as_it_is(fitted):
+    table = az.summary(fitted, var_names=["bias", "growth", "nu"])
+    assert "bias[TEFF]" in table.index
+    assert float(np.max(table["r_hat"].astype(float))) < 1.05
+    assert {"lp", "tree_depth", "acceptance_rate"} <= set(fitted["sample_stats"].data_vars)
+    assert fitted["posterior"].attrs["creation_library"] == "ArviZ"
+    az.plot_trace(fitted, var_names=["growth"], backend="matplotlib")
+    mpl.pyplot.close("all")
 
 
 @pytest.mark.slow
