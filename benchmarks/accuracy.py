@@ -12,9 +12,9 @@ from common import library_set, quick_inference, say, short, table
 
 from bayes_cannon.inference.infer import infer_labels
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 from bayes_cannon.training.pipeline import train
 from bayes_cannon.training.settings import TrainingSettings
 

@@ -87,8 +87,8 @@ def _infer(n_stars: int) -> dict[str, Any]:
 
 
 def _prepare(n_stars: int) -> dict[str, Any]:
-    from bayes_cannon.surveys.apogee.survey import open_survey
     from bayes_cannon.surveys.preparing import prepare
+    from bayes_cannon.surveys.survey import open_survey
 
     with tempfile.TemporaryDirectory() as folder:
         # In another process: what writing takes must not count as what reading takes.

@@ -12,9 +12,9 @@ from memory import measure
 
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.surveys.apogee.apstar import read_apstar
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 
 TITLE = "Reading and preparing"
 

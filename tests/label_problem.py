@@ -1,6 +1,6 @@
 """Small trained models in closed form, drawn from the training model's own priors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ class TrainedStandIn:
     model_error: None = None
     simulated: bool = True
     medium: str = "vacuum"
+    settings: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

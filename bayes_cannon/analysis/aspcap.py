@@ -36,6 +36,12 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    column_of,
+    star_ids,
+)
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import two_digits
@@ -52,7 +58,7 @@ _FLAGS = {"aspcapflag": ASPCAP_BITS, "starflag": STAR_BITS}
 
 @dataclass(frozen=True, eq=False)
 class AspcapComparison:
-    """Labels and errors of stars, ours and ASPCAP's.
+    """Labels and errors of stars, ours and those of ASPCAP or another catalogue.
 
     Attributes
     ----------
@@ -68,7 +74,8 @@ class AspcapComparison:
         The catalogue's values and errors, NaN where it has none.
     errors : astropy.table.Table
         A row per label and bin of S/N: ``LABEL``, ``UNIT``, ``SNR_LOW``, ``SNR_HIGH``, ``SNR``
-        (median), ``N`` stars, and medians of ``FORMAL``, ``CALIBRATED`` and ``ASPCAP`` errors.
+        (median), ``N`` stars, and medians of ``FORMAL``, ``CALIBRATED`` and ``ASPCAP`` errors (or
+        the name of another catalogue, here and below).
         Empty where no S/N is known.
     pulls : astropy.table.Table
         A row per label and kind: ``LABEL``, ``UNIT``, ``KIND``, ``N`` stars with a pull, ``BIAS``
@@ -82,6 +89,8 @@ class AspcapComparison:
         the catalogue's errors, its probability ``P``, the label that is furthest off
         (``WORST``) with its ``PULL``, and ``FLAGS``, ``ASPCAPFLAG``, ``STARFLAG`` in words.
     simulated : bool
+    catalogue : str
+        Name of the catalogue.
     """
 
     names: tuple[str, ...]
@@ -96,6 +105,12 @@ class AspcapComparison:
     pulls: Table
     stars: Table
     simulated: bool
+    catalogue: str = "ASPCAP"
+
+    @property
+    def column(self) -> str:
+        """Name of the catalogue in the names of columns."""
+        return catalogue_column(self.catalogue)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -138,7 +153,7 @@ class AspcapComparison:
         """Say in a few sentences which error is which and what the comparison found."""
         n = len(self.stars)
         text = [
-            f"{n} star{'s' if n != 1 else ''} compared with ASPCAP"
+            f"{n} star{'s' if n != 1 else ''} compared with {self.catalogue}"
             f"{' (SIMULATED: spectra and catalogue alike)' if self.simulated else ''}.",
             "Formal errors are those of the posterior alone: noise, intrinsic scatter, nuisance "
             "factors and uncertain coefficients.",
@@ -158,6 +173,8 @@ class AspcapComparison:
         text.append(
             "ASPCAP's errors are its internal precision from repeat observations, without "
             "covariances; they are not its accuracy."
+            if self.catalogue == "ASPCAP"
+            else f"The errors of {self.catalogue} are those that it quotes."
         )
         return " ".join([*text, *(self._found(kind) for kind in self.kinds)])
 
@@ -165,7 +182,8 @@ class AspcapComparison:
         rows = self.pulls[self.pulls["KIND"] == kind]
         parts = [
             f"{r['LABEL']} {two_digits(r['ERR'])} {r['UNIT']} "
-            f"(ASPCAP {two_digits(r['ASPCAP_ERR'])}; pulls' standard deviation {r['PULL_SD']:.2f}, "
+            f"({self.catalogue} {two_digits(r[f'{self.column}_ERR'])}; "
+            f"pulls' standard deviation {r['PULL_SD']:.2f}, "
             f"{100 * r['COVER_68']:.0f} % within 68 %)"
             for r in rows
             if r["N"]
@@ -212,11 +230,16 @@ def aspcap_comparison(
     else:
         own = units_of_table(given, given.meta["LABELS"].split(","))
         labels = known_labels(aspcap, own)
-        table = given if labels is None else _with_catalogue(given, labels)
+        table = (
+            given
+            if labels is None
+            else _with_catalogue(given, labels, catalogue_name(aspcap, given))
+        )
     names = tuple(table.meta["LABELS"].split(","))
-    star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_)
+    star_id, their_name = star_ids(table), catalogue_name(aspcap, table)
+    their = catalogue_column(their_name)
     mean, sd = _moments(draws, table, names)
-    theirs, their_error = _columns(table, names, "_ASPCAP"), _columns(table, names, "_ASPCAP_ERR")
+    theirs, their_error = (_columns(table, names, f"_{their}{end}") for end in ("", "_ERR"))
     judged = list(mean)[-1]
     usable = np.isfinite((mean[judged] - theirs) * sd[judged] * their_error)
     if not usable.any():
@@ -230,29 +253,30 @@ def aspcap_comparison(
     pulls = {k: (mean[k] - theirs) / np.hypot(sd[k], their_error) for k in mean}
     return AspcapComparison(
         names, units, star_id, own_snr, mean, sd, theirs, their_error,
-        error_table(names, units, own_snr, sd, their_error, n_bins),
-        pull_table(names, units, pulls, {k: mean[k] - theirs for k in mean}, sd, their_error),
+        error_table(names, units, own_snr, sd, their_error, n_bins, their),
+        pull_table(names, units, pulls, {k: mean[k] - theirs for k in mean}, sd, their_error,
+               their),
         star_table(table, names, mean[judged] - theirs, their_error, pulls[judged], own_snr,
                _archive_flags(star_id, aspcap)),
-        bool(table.meta.get("SIMULATE")),
+        bool(table.meta.get("SIMULATE")), their_name,
     )  # fmt: skip
 
 
 def _columns(table: Table, names: tuple[str, ...], suffix: str = "") -> FloatArray:
     """Columns of all labels, shape (n_stars, n_labels); NaN where masked."""
-    columns = [np.ma.asarray(table[f"{n}{suffix}"], dtype=np.float64) for n in names]
-    return np.stack([np.ma.filled(column, np.nan) for column in columns], axis=1)
+    return np.stack([column_of(table, f"{n}{suffix}") for n in names], axis=1)
 
 
-def _with_catalogue(table: Table, labels: Labels) -> Table:
+def _with_catalogue(table: Table, labels: Labels, their_name: str) -> Table:
     """The table with the catalogue's values put in anew."""
-    out = table.copy()
+    out, their = table.copy(), catalogue_column(their_name)
+    out.meta["CATALOG"] = their
     place = {star: i for i, star in enumerate(labels.star_id.tolist())}
-    rows = np.array([place.get(str(s), -1) for s in table["APOGEE_ID"]])
+    rows = np.array([place.get(s, -1) for s in star_ids(table).tolist()])
     for name in table.meta["LABELS"].split(","):
         for suffix, values in (
-            ("_ASPCAP", labels[name] if name in labels.names else None),
-            ("_ASPCAP_ERR", labels.error(name) if name in labels.names else None),
+            (f"_{their}", labels[name] if name in labels.names else None),
+            (f"_{their}_ERR", labels.error(name) if name in labels.names else None),
         ):
             column = np.full(len(table), np.nan)
             if values is not None:

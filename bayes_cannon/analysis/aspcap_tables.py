@@ -12,6 +12,7 @@ from scipy.stats import chi2 as chi2_law
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.flags import LabelFlag
+from bayes_cannon.inference.tables import star_column, star_ids
 
 __all__ = [
     "disagreement_table",
@@ -53,9 +54,20 @@ def error_table(
     sd: Mapping[str, FloatArray],
     their_error: FloatArray,
     n_bins: int,
+    catalogue: str = "ASPCAP",
 ) -> Table:
     """Median errors of each label in bins of S/N; see `AspcapComparison.errors`."""
-    columns = ("LABEL", "UNIT", "SNR_LOW", "SNR_HIGH", "SNR", "N", "FORMAL", "CALIBRATED", "ASPCAP")
+    columns = (
+        "LABEL",
+        "UNIT",
+        "SNR_LOW",
+        "SNR_HIGH",
+        "SNR",
+        "N",
+        "FORMAL",
+        "CALIBRATED",
+        catalogue,
+    )
     kinds = ("U32", "U16", float, float, float, int, float, float, float)
     unknown = np.full(their_error.shape, np.nan)
     rows = []
@@ -80,6 +92,7 @@ def pull_table(
     off: Mapping[str, FloatArray],
     sd: Mapping[str, FloatArray],
     their_error: FloatArray,
+    catalogue: str = "ASPCAP",
 ) -> Table:
     """What the pulls of each label and kind are like; see `AspcapComparison.pulls`."""
     rows = []
@@ -89,7 +102,7 @@ def pull_table(
             head = {"LABEL": name, "UNIT": unit, "KIND": kind, "N": int(known.sum())}
             errors = {
                 "ERR": _median(sd[kind][known, i]),
-                "ASPCAP_ERR": _median(their_error[known, i]),
+                f"{catalogue}_ERR": _median(their_error[known, i]),
             }
             rows.append(head | _moments(off[kind][known, i]) | errors | _pulls(pull[known, i]))
     out = Table(rows=rows)
@@ -138,6 +151,7 @@ def disagreement_table(
     """The stars, the one that disagrees most first; see `AspcapComparison.stars`."""
     cov = np.asarray(np.ma.filled(np.ma.asarray(table["LABEL_COV"]), np.nan), dtype=np.float64)
     rows, order = [], []
+    key, ids = star_column(table), star_ids(table).tolist()
     for i in np.flatnonzero(np.isfinite(pull).any(axis=1)):
         k = np.flatnonzero(np.isfinite(pull[i]))
         joint = cov[i][np.ix_(k, k)] + np.diag(their_error[i, k] ** 2)
@@ -145,11 +159,11 @@ def disagreement_table(
         worst = k[np.argmax(np.abs(pull[i, k]))]
         flags = [str(f.name) for f in LabelFlag if int(table["LABEL_FLAG"][i]) & f]
         rows.append(
-            (str(table["APOGEE_ID"][i]), snr[i], k.size, chi2, float(chi2_law.sf(chi2, k.size)),
+            (ids[i], snr[i], k.size, chi2, float(chi2_law.sf(chi2, k.size)),
              names[worst], pull[i, worst], words(flags), *(c[i] for c in archive.values()))
         )  # fmt: skip
         order.append(float(chi2_law.logsf(chi2, k.size)))
-    columns = ("APOGEE_ID", "SNR", "N_LABELS", "CHI2", "P", "WORST", "PULL", "FLAGS", *archive)
+    columns = (key, "SNR", "N_LABELS", "CHI2", "P", "WORST", "PULL", "FLAGS", *archive)
     out = Table(rows=[rows[j] for j in np.argsort(order, kind="stable")], names=columns)
     for name, digits in (("SNR", ".0f"), ("CHI2", ".1f"), ("P", ".2g"), ("PULL", "+.1f")):
         out[name].info.format = digits

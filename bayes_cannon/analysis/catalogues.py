@@ -1,4 +1,4 @@
-"""One row per star: labels with formal and calibrated errors, checks, flags, and ASPCAP's values.
+"""One row per star: labels with formal and calibrated errors, checks, flags, a catalogue's values.
 
 The table is made from a result of `bayes_cannon.infer`: an `xarray.DataTree` whose group
 ``posterior`` (formal) and, where the model error is known, ``calibrated_posterior`` hold one
@@ -22,14 +22,22 @@ from numpy.typing import NDArray
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import (
     group_of,
+    id_name_of,
     is_simulated,
     model_is_simulated,
     moments_of,
     posterior_names,
+)
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    column_of,
+    star_column,
+    star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
@@ -72,7 +80,9 @@ def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels |
     return Labels(names, values, errors, star_id)
 
 
-def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Table:
+def catalogue(
+    result: GivenResult, *, aspcap: KnownLabels | None = None, name: str | None = None
+) -> Table:
     """Make the table of a survey, one row per star.
 
     Parameters
@@ -82,13 +92,18 @@ def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Tabl
     aspcap
         The catalogue's labels, `Labels`, a `TrainingSet` or a table (see `arguments.as_labels`);
         matched by star id, NaN for stars and labels it lacks. Their units are converted.
+    name
+        Name of that catalogue, for its columns; left out, what `aspcap` or the result says, else
+        ASPCAP.
 
     Returns
     -------
     astropy.table.Table
-        ``APOGEE_ID``; for each label ``NAME`` (posterior mean), ``NAME_ERR`` (calibrated standard
+        Names of the stars in a column named as the survey does (``APOGEE_ID``, ``SDSS_ID``; also
+        ``meta["ID"]``); for each label ``NAME`` (posterior mean), ``NAME_ERR`` (calibrated standard
         deviation, NaN where the model error was not measured), ``NAME_FORMAL_ERR``,
-        ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``;
+        ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
+        (or with the name of another catalogue, also ``meta["CATALOG"]``);
         ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``LABEL_FLAG``; ``LABEL_COV``, the
         covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
         covariances are those of the calibrated posterior where there is one, else of the formal
@@ -99,7 +114,8 @@ def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Tabl
     InvalidDataError
         If the result lacks its posterior, or its per-star checks, or `aspcap` holds no labels.
     LabelError
-        If the unit of a label of `aspcap` cannot be converted.
+        If the unit of a label of `aspcap` cannot be converted, or a label is named like one of the
+        columns.
     """
     result = as_result(result)
     names = posterior_names(result)
@@ -113,20 +129,31 @@ def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Tabl
     units = units_of_result(result, names)
     theirs = _aligned(star_id, names, known_labels(aspcap, units))
 
+    key, their_name = id_name_of(result), name or catalogue_name(aspcap, result)
+    their = catalogue_column(their_name)
     table = Table()
-    table["APOGEE_ID"] = star_id
-    table["APOGEE_ID"].description = "name of the star"
-    for i, (name, unit) in enumerate(units.items()):
-        columns = {
-            name: (main.mean[:, i], f"mean of the {kind} posterior"),
-            f"{name}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
-            f"{name}_FORMAL_ERR": (formal.sd[:, i], "formal standard deviation, too small alone"),
-            f"{name}_Q16": (main.quantiles[0, :, i], f"16 % quantile of the {kind} posterior"),
-            f"{name}_Q50": (main.quantiles[1, :, i], f"median of the {kind} posterior"),
-            f"{name}_Q84": (main.quantiles[2, :, i], f"84 % quantile of the {kind} posterior"),
-            f"{name}_ASPCAP": (theirs.values[:, i], "value of the ASPCAP catalogue"),
-            f"{name}_ASPCAP_ERR": (theirs.errors[:, i], "its error in the ASPCAP catalogue"),
+    table[key] = star_id
+    table[key].description = "name of the star"
+    for i, (label, unit) in enumerate(units.items()):
+        theirs_there = {
+            f"{label}_{their}": (theirs.values[:, i], f"value of the catalogue {their_name}"),
+            f"{label}_{their}_ERR": (theirs.errors[:, i], f"its error in {their_name}"),
         }
+        columns = {
+            label: (main.mean[:, i], f"mean of the {kind} posterior"),
+            f"{label}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
+            f"{label}_FORMAL_ERR": (formal.sd[:, i], "formal standard deviation, too small alone"),
+            f"{label}_Q16": (main.quantiles[0, :, i], f"16 % quantile of the {kind} posterior"),
+            f"{label}_Q50": (main.quantiles[1, :, i], f"median of the {kind} posterior"),
+            f"{label}_Q84": (main.quantiles[2, :, i], f"84 % quantile of the {kind} posterior"),
+        }
+        clash = [c for c in theirs_there if c in columns]
+        columns |= theirs_there
+        if clash := [*clash, *(c for c in columns if c in table.colnames)]:
+            raise LabelError(
+                f"the catalogue needs the column {clash[0]} twice; give the label {label} or the "
+                f"catalogue {their_name} another name."
+            )
         for column, (values, text) in columns.items():
             table[column] = values
             table[column].unit = unit
@@ -135,7 +162,14 @@ def catalogue(result: GivenResult, *, aspcap: KnownLabels | None = None) -> Tabl
     table["LABEL_COV"] = main.cov
     table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
     marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
-    table.meta.update(LABELS=",".join(names), UNITS=",".join(units.values()), KIND=kind, **marks)
+    table.meta.update(
+        ID=key,
+        CATALOG=their,
+        LABELS=",".join(names),
+        UNITS=",".join(units.values()),
+        KIND=kind,
+        **marks,
+    )
     return table
 
 
@@ -191,9 +225,8 @@ def _write_fits(table: Table, path: Path) -> None:
     FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
     """
     bare = table.copy()
-    bare["APOGEE_ID"] = np.char.encode(
-        np.asarray(bare["APOGEE_ID"], dtype=np.str_), "ascii", "backslashreplace"
-    )
+    key = star_column(table)
+    bare[key] = np.char.encode(star_ids(table), "ascii", "backslashreplace")
     bare.meta = {}
     for column in bare.columns.values():
         column.unit = None
@@ -251,7 +284,7 @@ def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
     if reference is None:
         raise InvalidDataError("there is no reference to compare with.")
     names = tuple(n for n in units if n in reference.names)
-    star_id = np.asarray(ours["APOGEE_ID"], dtype=np.str_)
+    star_id = star_ids(ours)
     if not names or not np.isin(star_id, reference.star_id).any():
         raise InvalidDataError(
             f"the {len(ours)} stars of the table and the {reference.n_stars} of the reference "
@@ -260,9 +293,9 @@ def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
     theirs = _aligned(star_id, names, reference)
     rows = []
     for i, name in enumerate(names):
-        difference = _column(ours, name) - theirs.values[:, i]
+        difference = column_of(ours, name) - theirs.values[:, i]
         known = np.isfinite(difference)
-        errors = (_column(ours, f"{name}_{kind}")[known] for kind in ("FORMAL_ERR", "ERR"))
+        errors = (column_of(ours, f"{name}_{kind}")[known] for kind in ("FORMAL_ERR", "ERR"))
         rows.append(
             (
                 name,
@@ -274,11 +307,6 @@ def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
         )
     columns = ("LABEL", "UNIT", "N", "BIAS", "RMS", "ROBUST_SCATTER", "FORMAL_ERR", "ERR")
     return Table(rows=rows, names=columns)
-
-
-def _column(table: Table, name: str) -> FloatArray:
-    """Values of a column, NaN where masked (as a file's NaN are when read back)."""
-    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
 
 
 def _median(values: FloatArray) -> float:

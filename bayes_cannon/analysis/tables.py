@@ -19,9 +19,15 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
-from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    number_of,
+    row_of_star,
+    star_ids,
+)
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
@@ -31,7 +37,6 @@ __all__ = [
     "PublishedResult",
     "StarStory",
     "mystery_story",
-    "row_of_star",
     "scatter_table",
     "star_table",
 ]
@@ -90,25 +95,6 @@ PUBLISHED: tuple[PublishedResult, ...] = (
 _OURS_SIMULATED = "ours: SIMULATED stars, theirs: real ones, so that the tasks differ"
 
 
-def row_of_star(table: Table, star: str | None) -> int:
-    """Row of a star in a catalogue; of the only star where no name is given.
-
-    Raises
-    ------
-    InvalidDataError
-        If the star is not there, or none is named among several.
-    """
-    ids = np.asarray(table["APOGEE_ID"], dtype=np.str_)
-    if star is None and ids.size == 1:
-        return 0
-    if star is None:
-        raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
-    place = np.flatnonzero(ids == star)
-    if place.size == 0:
-        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
-    return int(place[0])
-
-
 def star_table(
     result: GivenResult | Table,
     star: str | None = None,
@@ -116,7 +102,7 @@ def star_table(
     aspcap: KnownLabels | None = None,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
-    """Table 1: the labels of one star beside ASPCAP's, with all errors.
+    """Table 1: the labels of one star beside the catalogue's, with all errors.
 
     Parameters
     ----------
@@ -133,10 +119,11 @@ def star_table(
     -------
     astropy.table.Table
         A row per label: ``LABEL``, ``UNIT``, ``OURS`` (posterior mean), ``ERR`` (calibrated, NaN
-        where the model error was not measured), ``FORMAL_ERR``, ``ASPCAP``, ``ASPCAP_ERR``,
-        ``DIFFERENCE`` of ours and ASPCAP's, ``PULL`` (over the joint error, ours calibrated where
-        known), and ``FORMAL: name`` of each published result that has formal errors, whose
-        description is its source. ``meta`` has the star and the sources.
+        where the model error was not measured), ``FORMAL_ERR``, ``ASPCAP``, ``ASPCAP_ERR``
+        (or the name of another catalogue), ``DIFFERENCE`` of ours and theirs, ``PULL`` (over the
+        joint error, ours calibrated where known), and ``FORMAL: name`` of each published result
+        that has formal errors, whose description is its source. ``meta`` has the star and the
+        sources.
 
     Raises
     ------
@@ -145,39 +132,37 @@ def star_table(
     """
     given = as_table(result)
     table = catalogue(result, aspcap=aspcap) if given is None else given
-    row = table[row_of_star(table, star)]
-    names = table.meta["LABELS"].split(",")
-    columns = {
-        "OURS": "",
-        "ERR": "_ERR",
-        "FORMAL_ERR": "_FORMAL_ERR",
-        "ASPCAP": "_ASPCAP",
-        "ASPCAP_ERR": "_ASPCAP_ERR",
-    }
+    place = row_of_star(table, star)
+    row, names = table[place], table.meta["LABELS"].split(",")
+    noted, their_name = catalogue_name(table), catalogue_name(aspcap, table)
+    old, their = catalogue_column(noted), catalogue_column(their_name)
+    columns = {"OURS": "", "ERR": "_ERR", "FORMAL_ERR": "_FORMAL_ERR", their: f"_{old}",
+               f"{their}_ERR": f"_{old}_ERR"}  # fmt: skip
+    star_id = str(star_ids(table)[place])
     units = units_of_table(table, names)
     out = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        out[column] = [_number(row[f"{n}{suffix}"]) for n in names]
+        out[column] = [number_of(row, f"{n}{suffix}") for n in names]
     theirs = known_labels(aspcap, units)
     if given is not None and theirs is not None:
-        _put_catalogue(out, theirs, str(row["APOGEE_ID"]))
-    out["DIFFERENCE"] = out["OURS"] - out["ASPCAP"]
+        _put_catalogue(out, theirs, star_id, their)
+    out["DIFFERENCE"] = out["OURS"] - out[their]
     own = np.where(np.isfinite(out["ERR"]), out["ERR"], out["FORMAL_ERR"])
-    out["PULL"] = out["DIFFERENCE"] / np.hypot(own, out["ASPCAP_ERR"])
+    out["PULL"] = out["DIFFERENCE"] / np.hypot(own, out[f"{their}_ERR"])
     for other in published:
         if other.formal:
             _add_published(out, f"FORMAL: {other.name}", other, other.formal)
-    _finish(out, table, published, STAR=str(row["APOGEE_ID"]))
+    _finish(out, table, published, STAR=star_id, CATALOG=their_name)
     return out
 
 
-def _put_catalogue(out: Table, aspcap: Labels, star: str) -> None:
+def _put_catalogue(out: Table, aspcap: Labels, star: str, their: str) -> None:
     """Replace the catalogue's values by those given."""
     place = np.flatnonzero(aspcap.star_id == star)
     known = [n in aspcap.names and place.size > 0 for n in out["LABEL"]]
     for i, (name, found) in enumerate(zip(out["LABEL"], known, strict=True)):
-        out["ASPCAP"][i] = aspcap[name][place[0]] if found else np.nan
-        out["ASPCAP_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
+        out[their][i] = aspcap[name][place[0]] if found else np.nan
+        out[f"{their}_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
 
 
 def scatter_table(
@@ -238,10 +223,6 @@ def _finish(out: Table, table: Table, published: Sequence[PublishedResult], **me
     out.meta["comments"] = [*notes, *(f"{name}: {text}" for name, text in sources.items())]
 
 
-def _number(value: object) -> float:
-    return float("nan") if np.ma.is_masked(value) else float(value)  # type: ignore[arg-type]
-
-
 _NOT_DESCRIBED = (
     LabelFlag.POOR_CHI2
     | LabelFlag.OUTSIDE_LABELS
@@ -296,15 +277,14 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     """
     given = as_table(result)
     table = catalogue(result) if given is None else given
-    row = table[row_of_star(table, star)]
-    names = table.meta["LABELS"].split(",")
+    place = row_of_star(table, star)
+    row, names = table[place], table.meta["LABELS"].split(",")
     columns = {"MEAN": "", "ERR": "_ERR", "FORMAL_ERR": "_FORMAL_ERR", "RATIO": "", "Q16": "_Q16",
                "Q50": "_Q50", "Q84": "_Q84"}  # fmt: skip
     units = units_of_table(table, names)
     labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        values = [np.ma.filled(np.ma.asarray(row[f"{n}{suffix}"], float), np.nan) for n in names]
-        labels[column] = np.array(values, dtype=np.float64)
+        labels[column] = [number_of(row, f"{n}{suffix}") for n in names]
         labels[column].info.format = ".4g"
     labels["RATIO"] = labels["ERR"] / labels["FORMAL_ERR"]
     labels["RATIO"].info.format = ".1f"
@@ -317,9 +297,9 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
         }
     )
     simulated = bool(table.meta.get("SIMULATE"))
-    name = str(row["APOGEE_ID"])
+    name = str(star_ids(table)[place])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
-    p = float(np.ma.filled(np.ma.asarray(row["CHI2_P"], float), np.nan))
+    p = number_of(row, "CHI2_P")
     if np.isfinite(p):
         sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
     sentences += _flags_text(flag, flags)

@@ -1,50 +1,132 @@
-"""Short descriptions of objects: a few lines of text for a terminal, a card for a notebook."""
+"""What an object shows of itself: a few lines in a terminal, a small table in a notebook."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from html import escape
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 __all__ = [
+    "SIMULATED",
+    "Carded",
+    "Row",
     "card",
+    "count_text",
     "lines",
+    "range_text",
 ]
 
+Row = tuple[str, str]
+"""A fact: what it is, and its value. Rows without a value are left out."""
+SIMULATED = " (SIMULATED)"
+"""Behind the title of what is not observed."""
+_LONGEST = 96
 
-def lines(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Text of a `__repr__`: the title, then a line for each row that says something.
+
+class Carded:
+    """What shows itself by a few facts: `_facts` returns its title and rows."""
+
+    def _facts(self) -> tuple[str, Iterable[Row]]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return lines(*self._facts())
+
+    def _repr_html_(self) -> str:
+        return card(*self._facts())
+
+
+def lines(title: str, rows: Iterable[Row]) -> str:
+    """Title and facts as text, a line each, or two.
 
     Parameters
     ----------
     title
         What the object is.
     rows
-        Name and value of each property; one without a value is left out.
+        Its facts.
 
-    >>> print(lines("Labels of 2 stars", [("labels", "TEFF, LOGG"), ("errors", "")]))
-    Labels of 2 stars
-      labels  TEFF, LOGG
+    Examples
+    --------
+    >>> print(lines("Labels of 3 stars", [("TEFF", "4500 to 4700 K"), ("problems", "")]))
+    Labels of 3 stars
+      TEFF  4500 to 4700 K
     """
     shown = [(name, value) for name, value in rows if value]
     width = max((len(name) for name, _ in shown), default=0)
-    return "\n".join([title, *(f"  {name:<{width}}  {value}" for name, value in shown)])
+    facts = (_wrapped(f"  {name:<{width}}  {value}", " " * (width + 4)) for name, value in shown)
+    return "\n".join([_wrapped(title, "  "), *facts])
 
 
-def card(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """HTML of a `_repr_html_`: the title over a table of the rows that say something.
+def card(title: str, rows: Iterable[Row]) -> str:
+    """Title and facts as HTML for a notebook; text is escaped.
 
     Parameters
     ----------
-    title, rows
-        As for `lines`; plain text, which is escaped.
+    title
+        What the object is.
+    rows
+        Its facts.
 
-    >>> card("Labels", [("stars", "<2>")]).count("&lt;2&gt;")
-    1
+    Examples
+    --------
+    >>> "<td>&lt;1&gt;</td>" in card("Labels", [("stars", "<1>")])
+    True
     """
     cells = "".join(
-        f'<tr><th style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(value)}</td></tr>'
+        f'<tr><th style="text-align:left">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in rows
         if value
     )
-    return f"<div><strong>{escape(title)}</strong><table>{cells}</table></div>"
+    return (
+        f'<div class="bayes-cannon-card"><strong>{escape(title)}</strong>'
+        f"<table>{cells}</table></div>"
+    )
+
+
+def count_text(number: int, what: str) -> str:
+    """Return a number of things in words.
+
+    >>> count_text(1, "star"), count_text(1500, "star")
+    ('1 star', '1500 stars')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def range_text(values: ArrayLike, digits: int = 0, unit: str = "") -> str:
+    """Smallest and largest known value as text; '' without any.
+
+    Parameters
+    ----------
+    values : (...) float
+        NaN where unknown.
+    digits
+        Places after the point.
+    unit
+        Written behind.
+
+    Examples
+    --------
+    >>> range_text([4500.0, float("nan"), 4700.0], unit="K")
+    '4500 to 4700 K'
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    known = numbers[np.isfinite(numbers)]
+    if not known.size:
+        return ""
+    low, high = (f"{v + 0.0:.{digits}f}".replace("-", "−") for v in (known.min(), known.max()))
+    text = low if low == high else f"{low} to {high}"
+    return f"{text} {unit}".rstrip()
+
+
+def _wrapped(line: str, indent: str) -> str:
+    """A line, or two where it is long."""
+    return "\n".join(
+        textwrap.wrap(
+            line, _LONGEST, subsequent_indent=indent, max_lines=2,
+            placeholder=" …", break_on_hyphens=False,
+        )
+    )  # fmt: skip

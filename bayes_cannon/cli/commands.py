@@ -119,8 +119,8 @@ def prepare(
     from bayes_cannon.spectra.continuum import ContinuumSettings
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.apogee.cuts import Cuts
-    from bayes_cannon.surveys.apogee.survey import open_survey
     from bayes_cannon.surveys.preparing import prepare as prepare_dataset
+    from bayes_cannon.surveys.survey import open_survey
 
     check_output(out, overwrite=overwrite)
     names = tuple(label) if label else DEFAULT_LABELS
@@ -419,7 +419,7 @@ def download(
     OUT.print("; ".join(f"{step}: {n}" for step, n in report.selection), markup=False)
     OUT.print(f"{out}: {report}", markup=False)
     for missing in report.missing:
-        OUT.print(f"  missing {missing.star}: {missing.reason}", markup=False)
+        OUT.print(f"  missing {missing.star_id}: {missing.message}", markup=False)
     if not report.complete:
         raise typer.Exit(2)
 

@@ -17,6 +17,7 @@ from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.cli.console import OUT, watching
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.results import Run
@@ -24,11 +25,11 @@ from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import two_digits
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.gaia_xp import load_gaia_xp_giants
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.catalogue import read_truth
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 from bayes_cannon.training.pipeline import train
 
 __all__ = [
@@ -211,7 +212,7 @@ def _report(
     values = ", ".join(
         f"{n} {_measured(star[n], star[f'{n}_ERR'], star[f'{n}_FORMAL_ERR'])}" for n in cannon.names
     )
-    OUT.print(f"\nmystery star {star['APOGEE_ID']}: {values}")
+    OUT.print(f"\nmystery star {star_ids(mystery.table)[0]}: {values}")
     summary = {
         "simulated": True,
         "stages": clock.seconds,

@@ -14,12 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
+from bayes_cannon.inference.tables import column_of, star_ids
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, index_name
 
 __all__ = [
     "GivenResult",
@@ -36,8 +38,8 @@ __all__ = [
 
 
 KnownLabels = Any
-"""Labels of stars: `Labels`, a `TrainingSet`, or a table with APOGEE_ID; see `as_labels`."""
-_ID = "APOGEE_ID"
+"""Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
+_IDS = ", ".join(ID_NAMES)
 
 
 class RunLike(Protocol):
@@ -98,8 +100,10 @@ def as_spectra(given: Any) -> NormalizedSpectra:
 def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     """Labels of stars, those of a `TrainingSet`, or those of a table; None for None.
 
-    A table (of Astropy or pandas) has its stars in APOGEE_ID; its other columns of numbers are
-    labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are missing ones.
+    A table (of Astropy or pandas) has its stars in APOGEE_ID, SDSS_ID or STAR_ID, in the column
+    that its meta data name in ``ID``, or in the named index of a DataFrame; its other columns of
+    numbers are labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are
+    missing ones.
 
     Raises
     ------
@@ -115,7 +119,7 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     if table is not None:
         return _labels_of_table(table, what)
     raise InvalidDataError(
-        f"{what} must be Labels, a TrainingSet, or a table with the column {_ID}, not "
+        f"{what} must be Labels, a TrainingSet, or a table with one of the columns {_IDS}, not "
         f"{_kind(given)}."
     )
 
@@ -124,43 +128,48 @@ def _as_astropy(given: Any) -> Table | None:
     if isinstance(given, Table):
         return given
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):  # a DataFrame
-        return Table.from_pandas(given)
+        return _of_frame(given)
     return None
 
 
+def _of_frame(frame: Any) -> Table:
+    """A DataFrame as a table; a named index holds the stars' names."""
+    name = index_name(frame)
+    table = Table.from_pandas(frame, index=bool(name))
+    if name:
+        table.meta["ID"] = name
+    for label, unit in (units_told(frame) or {}).items():
+        table[label].unit = unit or None
+    return table
+
+
 def _labels_of_table(table: Table, what: str) -> Labels:
-    if _ID not in table.colnames:
+    column = id_column(table.colnames, table.meta)
+    if column is None:
         raise InvalidDataError(
-            f"the table {what} has no column {_ID} with the stars' names (it has "
+            f"the table {what} has no column with the stars' names ({_IDS}; it has "
             f"{', '.join(table.colnames[:8])})."
         )
     own = str(table.meta.get("LABELS", ""))
-    names = own.split(",") if own else _label_columns(table)
+    names = own.split(",") if own else _label_columns(table, column)
     if not names:
-        raise LabelError(f"the table {what} has no column of numbers besides {_ID}.")
-    values = np.stack([_numbers(table, n) for n in names], axis=1)
+        raise LabelError(f"the table {what} has no column of numbers besides {column}.")
+    values = np.stack([column_of(table, n) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [_numbers(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)
-    ids = np.array([_text(star) for star in table[_ID]], dtype=np.str_)
+    ids = star_ids(table)
     errors = np.where(errors > 0, errors, np.nan)
-    return Labels(tuple(names), values, errors, ids, units if any(units) else ())
+    return Labels(tuple(names), values, errors, ids, units if any(units) else (), id_name=column)
 
 
-def _label_columns(table: Table) -> list[str]:
+def _label_columns(table: Table, column: str) -> list[str]:
     numbers = [n for n in table.colnames if table[n].dtype.kind in "fiu" and table[n].ndim == 1]
-    return [n for n in numbers if n != _ID and not n.endswith("_ERR")]
-
-
-def _numbers(table: Table, name: str) -> NDArray[np.float64]:
-    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
-
-
-def _text(star: Any) -> str:
-    return star.decode() if isinstance(star, bytes) else str(star).rstrip()
+    names = {column, *ID_NAMES}
+    return [n for n in numbers if n not in names and not n.endswith("_ERR")]
 
 
 def as_result(given: Any) -> xr.DataTree:
@@ -221,10 +230,10 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     if table is None or not whole:
         return table
     names = str(table.meta.get("LABELS", "")).split(",")
-    if _ID not in table.colnames or any(n not in table.colnames for n in names):
+    if id_column(table.colnames, table.meta) is None or any(n not in table.colnames for n in names):
         raise InvalidDataError(
-            "the table is not one that catalogue() made (it lacks APOGEE_ID, its labels, or the "
-            "entry LABELS in its meta data); pass the result of inference itself."
+            "the table is not one that catalogue() made (it lacks the stars' names, its labels, or "
+            "the entry LABELS in its meta data); pass the result of inference itself."
         )
     return table
 

@@ -34,7 +34,9 @@ from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
+from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
+from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
     "Finishing",
@@ -212,7 +214,9 @@ def infer_blocks(
             stacklevel=3,
         )
     seed = as_seed(seed)
-    finishing = Finishing.from_cannon(cannon, seed=seed, simulated=spectra.simulated)
+    finishing = Finishing.from_cannon(
+        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
+    )
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
     blocks = [
@@ -283,6 +287,8 @@ class Finishing:
         Of the calibrated draws, together with the stars' ids.
     simulated, model_simulated : bool
         Whether the spectra are, and whether those are that the model was trained on.
+    id_name, catalogue : str
+        What the column of the stars' names, and the catalogue of the training labels, are called.
     """
 
     reference: LabelReference
@@ -290,13 +296,20 @@ class Finishing:
     seed: int
     simulated: bool
     model_simulated: bool
+    id_name: str = DEFAULT_ID
+    catalogue: str = "CATALOGUE"
 
     @classmethod
-    def from_cannon(cls, cannon: Cannon, *, seed: int, simulated: bool) -> Finishing:
+    def from_cannon(
+        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
+    ) -> Finishing:
         """Take it from a trained model."""
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
-        return cls(LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated)
+        return cls(
+            LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated, id_name,
+            catalogue_name(cannon.settings.get("dataset") or {}),
+        )  # fmt: skip
 
 
 def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
@@ -309,4 +322,6 @@ def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
         if name in tree.children:
             tree[name].attrs["simulated"] = int(finishing.simulated)
             tree[name].attrs["model_simulated"] = int(finishing.model_simulated)
+            tree[name].attrs["id_name"] = finishing.id_name
+            tree[name].attrs["catalogue"] = finishing.catalogue
     return tree

@@ -14,7 +14,9 @@ from bayes_cannon.errors import InvalidDataError
 __all__ = [
     "DIMS",
     "Moments",
+    "catalogue_of",
     "group_of",
+    "id_name_of",
     "is_simulated",
     "model_is_simulated",
     "moments_of",
@@ -78,6 +80,19 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
 def is_simulated(result: xr.DataTree) -> bool:
     """Whether the attribute ``simulated`` of the result, or of its posterior, is set."""
     return bool(int(result.attrs.get("simulated", result["posterior"].attrs.get("simulated", 0))))
+
+
+def id_name_of(result: xr.DataTree) -> str:
+    """What the column of the stars' names of a result is called in tables.
+
+    ``'APOGEE_ID'`` where the result does not say it, as those of earlier versions.
+    """
+    return str(result["posterior"].attrs.get("id_name", "APOGEE_ID"))
+
+
+def catalogue_of(result: xr.DataTree) -> str:
+    """Name of the catalogue of a result's training labels, ``'ASPCAP'`` where it does not say."""
+    return str(result["posterior"].attrs.get("catalogue", "ASPCAP"))
 
 
 def model_is_simulated(result: xr.DataTree) -> bool:

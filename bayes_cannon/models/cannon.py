@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import card, lines
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import read_tree, write_tree
@@ -22,7 +22,7 @@ from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.models.label_moments import label_moments
-from bayes_cannon.spectra.label_kinds import two_digits
+from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -70,8 +70,8 @@ class Gradient:
     sd: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class Cannon:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cannon(Carded):
     """A trained model.
 
     Attributes
@@ -149,32 +149,24 @@ class Cannon:
                     f"{name} has shape {getattr(self, name).shape}, expected {shape}."
                 )
 
-    def __repr__(self) -> str:
-        return lines(*self._card())
-
-    def _repr_html_(self) -> str:
-        return card(*self._card())
-
-    def _card(self) -> tuple[str, list[tuple[str, str]]]:
-        """Title and rows of the description."""
-        low, high = self.label_range
-        ranges = [
-            f"{name} {a:.4g} to {b:.4g} {unit}".rstrip()
-            for name, unit, a, b in zip(self.names, self.basis.units, low, high, strict=True)
-        ]
-        first, last = self.wavelength[[0, -1]]
-        pixels = f"{self.used.sum()} of {self.n_pixels} used, {first:.0f} to {last:.0f} Å"
-        made = self.settings.get("training", {})
-        kind = "simulated training stars" if self.simulated else "training stars"
-        return f"Cannon, trained on {len(self.training)} {kind}", [
-            ("labels", "; ".join(ranges)),
-            ("held out", f"{self.held_out.size} stars" if self.held_out.size else ""),
-            ("pixels", f"{pixels} ({self.medium})"),
-            ("model", f"degree {self.basis.degree}, {self.basis.n_terms} terms, "
-             f"{self.n_factors} factors"),
+    def _facts(self) -> tuple[str, list[Row]]:
+        labels, made = self.training, self.settings.get("training", {})
+        ranges = ", ".join(
+            f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"
+            for name, unit in zip(labels.names, labels.units, strict=True)
+        )
+        size = f"degree {self.basis.degree}, {count_text(self.basis.n_terms, 'term')}"
+        used = f"{self.used.sum()} of {self.n_pixels} used, {range_text(self.wavelength)} Å"
+        held = self.held_out.size
+        mark = SIMULATED if self.simulated else ""
+        return f"Cannon, trained on {count_text(len(labels), 'star')}{mark}", [
+            ("labels", ranges),
+            ("held out", count_text(held, "star") if held else ""),
+            ("pixels", f"{used} ({self.medium})"),
+            ("model", f"{size}, {count_text(self.n_factors, 'factor')}"),
             ("method", str(made.get("method", ""))),
             ("model error", self._model_error_text() or str(made.get("no_model_error", "none"))),
-        ]  # fmt: skip
+        ]
 
     def _model_error_text(self) -> str:
         """Standard deviation of the model error of each label; empty where it was not learnt."""
@@ -185,7 +177,7 @@ class Cannon:
             return ""
         variance = np.diagonal(draws["covariance"].mean(("chain", "draw")).values)
         parts = zip(self.names, np.sqrt(variance), self.basis.units, strict=True)
-        return "; ".join(f"{name} {two_digits(sd)} {unit}".rstrip() for name, sd, unit in parts)
+        return ", ".join(f"{name} {two_digits(sd)} {unit}".rstrip() for name, sd, unit in parts)
 
     @property
     def names(self) -> tuple[str, ...]:

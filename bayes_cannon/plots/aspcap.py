@@ -47,7 +47,8 @@ __all__ = [
     "plot_pulls",
 ]
 
-_STYLES = {"formal": (BLUE, "s"), "calibrated": (ORANGE, "o"), "ASPCAP": (GREEN, "D")}
+_THEIRS = "theirs"
+_STYLES = {"formal": (BLUE, "s"), "calibrated": (ORANGE, "o"), _THEIRS: (GREEN, "D")}
 _WIDEST = 5.0
 """Pulls beyond this are counted in the histogram's last bins."""
 
@@ -72,12 +73,13 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
     figure, axes = _panels(len(comparison.names), (3.7, 3.3))
     for i, (ax, name) in enumerate(zip(axes, comparison.names, strict=False)):
         rows = table[table["LABEL"] == name]
-        sets = {**comparison.sd, "ASPCAP": comparison.aspcap_error}
+        sets = {**comparison.sd, _THEIRS: comparison.aspcap_error}
+        columns = {kind: kind.upper() for kind in comparison.sd} | {_THEIRS: comparison.column}
         for kind, errors in sets.items():
             color, marker = _STYLES[kind]
             ax.plot(comparison.snr, errors[:, i], ".", ms=3, mew=0, color=color, alpha=0.45,
                     rasterized=True)  # fmt: skip
-            ax.plot(rows["SNR"], rows[kind.upper()], marker + "-", ms=5, lw=1.5, color=color,
+            ax.plot(rows["SNR"], rows[columns[kind]], marker + "-", ms=5, lw=1.5, color=color,
                     mec="white", mew=0.6)  # fmt: skip
         plain_log_ticks(ax, x=True, y=True)
         ax.set_xlabel("S/N per pixel")
@@ -96,9 +98,11 @@ def _error_names(comparison: AspcapComparison) -> dict[str, str]:
     names = {
         "formal": "formal: posterior alone",
         "calibrated": "calibrated: with model error",
-        "ASPCAP": "ASPCAP: internal precision",
+        _THEIRS: "ASPCAP: internal precision"
+        if comparison.catalogue == "ASPCAP"
+        else f"{comparison.catalogue}: as it quotes them",
     }
-    return {k: v for k, v in names.items() if k in (*comparison.kinds, "ASPCAP")}
+    return {k: v for k, v in names.items() if k in (*comparison.kinds, _THEIRS)}
 
 
 def plot_pulls(comparison: AspcapComparison) -> Figure:
@@ -140,7 +144,10 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     ]
     handles.append(Line2D([], [], color=BLACK, ls="--", label="unit normal"))
     _legend(figure, axes, len(columns), handles)
-    text = f"Pulls: ours less ASPCAP's over the joint error, {len(comparison.stars)} stars"
+    text = (
+        f"Pulls: ours less {_possessive(comparison.catalogue)} over the joint error, "
+        f"{len(comparison.stars)} stars"
+    )
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 
@@ -172,13 +179,13 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     InvalidDataError
         If a star is not there, or none is given.
     """
-    names = several(comparison.stars["APOGEE_ID"][:10] if stars is None else stars)
+    names = several(comparison.stars.columns[0][:10] if stars is None else stars)
     if not names:
         raise InvalidDataError("a forest plot needs at least one star.")
     rows = [comparison.row(str(star)) for star in names]
     center = comparison.mean[comparison.judged][rows]
     sets = {k: (comparison.mean[k][rows], comparison.sd[k][rows]) for k in comparison.kinds}
-    sets["ASPCAP"] = (comparison.aspcap[rows], comparison.aspcap_error[rows])
+    sets[_THEIRS] = (comparison.aspcap[rows], comparison.aspcap_error[rows])
     figure = new_figure((2.3 * len(comparison.names) + 2.2, 0.5 * len(rows) + 1.9))
     axes = figure.subplots(1, len(comparison.names), sharey=True, squeeze=False)[0]
     place = np.arange(len(rows))
@@ -287,7 +294,8 @@ def plot_disagreements(
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     simulated = comparison.simulated or spectra.simulated
     figure.suptitle(
-        title_of("Stars that disagree most with ASPCAP", simulated=simulated), fontsize=13
+        title_of(f"Stars that disagree most with {comparison.catalogue}", simulated=simulated),
+        fontsize=13,
     )
     return figure
 
@@ -297,7 +305,7 @@ def _complete(comparison: AspcapComparison) -> list[str]:
     ours = comparison.mean[comparison.judged]
     known = np.isfinite(ours).all(axis=1) & np.isfinite(comparison.aspcap).all(axis=1)
     complete = set(comparison.star_id[known].tolist())
-    return [str(s) for s in comparison.stars["APOGEE_ID"] if str(s) in complete]
+    return [str(s) for s in comparison.stars.columns[0] if str(s) in complete]
 
 
 def _draw_star(
@@ -311,12 +319,13 @@ def _draw_star(
 ) -> None:
     row, own = row_of(spectra.star_id, star), comparison.row(star)
     columns = [comparison.names.index(n) for n in cannon.names]
+    their = _possessive(comparison.catalogue)
     sets = {
         "our": (comparison.mean[comparison.judged][own, columns], ORANGE, "-"),
-        "ASPCAP's": (comparison.aspcap[own, columns], GREEN, "--"),
+        their: (comparison.aspcap[own, columns], GREEN, "--"),
     }
     if not all(np.isfinite(labels).all() for labels, _, _ in sets.values()):
-        raise InvalidDataError(f"star {star} lacks a label of ours or of ASPCAP's.")
+        raise InvalidDataError(f"star {star} lacks a label of ours or of {their}.")
     good = spectra.good[row] & cannon.used
     flux, ivar = spectra.flux[row : row + 1], spectra.ivar[row : row + 1]
     w = cannon.wavelength[part]
@@ -338,7 +347,7 @@ def _draw_star(
     bottom.plot(*with_gaps(w, residual[part], good[part]), color=GREY, lw=0.8,
                 label="observed less model at ours")  # fmt: skip
     bottom.plot(*with_gaps(w, change[part], good[part]), color=GREEN, lw=1.6,
-                label="model at ASPCAP's less model at ours")  # fmt: skip
+                label=f"model at {their} less model at ours")  # fmt: skip
     bottom.axhspan(-1, 1, color=SKY, alpha=0.35, lw=0)
     bottom.axhline(0, color=GREY, lw=0.8)
     top.set_ylabel("normalised flux")
@@ -347,9 +356,13 @@ def _draw_star(
     top.set_title("\n".join([head, *found]), fontsize=9.5, loc="left")
 
 
+def _possessive(catalogue: str) -> str:
+    return f"{catalogue}'s"
+
+
 def _flags_of(comparison: AspcapComparison, star: str) -> str:
     """Flags of a star in words."""
-    rows = comparison.stars[comparison.stars["APOGEE_ID"] == star]
+    rows = comparison.stars[comparison.stars.columns[0] == star]
     if len(rows) == 0:
         return ""
     wanted = {"FLAGS": "our flags", "ASPCAPFLAG": "ASPCAPFLAG", "STARFLAG": "STARFLAG"}

@@ -21,6 +21,7 @@ from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, several
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.tables import catalogue_name
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.plots.common import (
     BLACK,
@@ -128,7 +129,7 @@ def plot_corner(
         columns = {kind: samples[kind][:, i] for kind in kinds}
         _write_numbers(axes[i, i], columns, label_tex(name), units[name])
     handles = [posterior_handle(POSTERIOR_STYLES[kind]) for kind in kinds]
-    handles += _mark_points(figure, axes, true, theirs)
+    handles += _mark_points(figure, axes, true, theirs, catalogue_name(aspcap, result))
     _write_legend(figure, handles, heading, cut=cut)
     return figure
 
@@ -325,6 +326,7 @@ def _mark_points(
     axes: NDArray[np.object_],
     truth: FloatArray | None,
     theirs: tuple[FloatArray, FloatArray] | None,
+    catalogue: str,
 ) -> list[Line2D]:
     """Draw truth and catalogue into every panel; returns what the legend needs."""
     n = len(axes)
@@ -344,7 +346,7 @@ def _mark_points(
                 axes[i, k].plot([x - dx, x + dx, np.nan, x, np.nan, x, x],
                                 [y, y, np.nan, y, np.nan, y - dy, y + dy], color=GREEN, lw=1.3,
                                 marker="s", ms=4, markevery=[3], zorder=5)  # fmt: skip
-        handles.append(Line2D([], [], color=GREEN, marker="s", ms=4, label="ASPCAP ± 1 sd"))
+        handles.append(Line2D([], [], color=GREEN, marker="s", ms=4, label=f"{catalogue} ± 1 sd"))
     return handles
 
 

@@ -33,6 +33,7 @@ from bayes_cannon.inference.arguments import (
     several,
 )
 from bayes_cannon.inference.posterior import group_of
+from bayes_cannon.inference.tables import catalogue_name
 from bayes_cannon.inference.units import units_of_result, units_of_table
 from bayes_cannon.plots.common import (
     BLACK,
@@ -179,7 +180,7 @@ def plot_kiel_stars(
     InvalidDataError
         Without stars, or if one is not in the result or has no posterior.
     """
-    tree, aspcap = as_result(result), as_labels(aspcap)
+    given, tree, aspcap = aspcap, as_result(result), as_labels(aspcap)
     draws = _chosen_draws(tree, stars)
     if not draws:
         raise InvalidDataError("choose at least one star to draw.")
@@ -210,7 +211,11 @@ def plot_kiel_stars(
         ax.set_axis_off()
     handles = [posterior_handle(POSTERIOR_STYLES[kind]) for kind in next(iter(draws.values()))]
     if aspcap is not None:
-        handles.append(Line2D([], [], color=GREEN, marker="s", ms=4, label="ASPCAP ± 1 sd"))
+        handles.append(
+            Line2D(
+                [], [], color=GREEN, marker="s", ms=4, label=f"{catalogue_name(given, tree)} ± 1 sd"
+            )
+        )
     figure.legend(handles=[*handles, *lines], loc="outside lower center", ncols=3, fontsize=9,
                   title="contours: 39 and 86 % of the draws; thin lines: red clump\n"
                   f"isochrones: {chosen.source}",

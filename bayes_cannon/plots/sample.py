@@ -28,8 +28,8 @@ from bayes_cannon.plots.common import (
 )
 from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
-from bayes_cannon.surveys.apogee.allstar import Catalogue
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.catalogue import Catalogue
 
 __all__ = [
     "plot_catalogue_slice",

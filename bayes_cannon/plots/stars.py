@@ -18,6 +18,12 @@ from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table, several
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    column_of,
+    star_ids,
+)
 from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -36,7 +42,7 @@ def plot_one_to_one(
     table: Table | GivenResult,
     *,
     reference: KnownLabels | None = None,
-    reference_name: str = "ASPCAP",
+    reference_name: str | None = None,
     names: str | Sequence[str] | None = None,
 ) -> Figure:
     """Our labels against a reference, with residuals below, a pair of panels per label.
@@ -56,9 +62,9 @@ def plot_one_to_one(
         What `catalogue` made, or a result of inference.
     reference
         `Labels`, a `TrainingSet` or a table to compare with, matched by star id (the truth of a
-        simulation, say); left out, the table's own columns of ASPCAP.
+        simulation, say); left out, the table's own columns of the catalogue.
     reference_name
-        Name of the reference, for the axes.
+        Name of the reference, for the axes; left out, that of the table's catalogue.
     names
         Labels shown; all of the table where left out.
 
@@ -76,6 +82,7 @@ def plot_one_to_one(
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the table has {', '.join(known)}.")
     units = units_of_table(table, known)
+    reference_name = reference_name or catalogue_name(reference, table)
     theirs_known = known_labels(reference, units, "reference")
     pairs = {name: _pair(table, name, theirs_known, units[name]) for name in names}
     if not any(p.known.any() for p in pairs.values()):
@@ -138,26 +145,23 @@ class _Pair:
         return np.isfinite(self.ours) & np.isfinite(self.theirs)
 
 
-def _column(table: Table, name: str) -> FloatArray:
-    return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
-
-
 def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair:
-    error = _column(table, f"{name}_ERR")
+    error = column_of(table, f"{name}_ERR")
     calibrated = bool(np.isfinite(error).any())
     if not calibrated:
-        error = _column(table, f"{name}_FORMAL_ERR")
+        error = column_of(table, f"{name}_FORMAL_ERR")
     if reference is None:
-        theirs, their_error = (_column(table, f"{name}_ASPCAP{k}") for k in ("", "_ERR"))
+        their = catalogue_column(catalogue_name(table))
+        theirs, their_error = (column_of(table, f"{name}_{their}{k}") for k in ("", "_ERR"))
     else:
         theirs, their_error = np.full((2, len(table)), np.nan)
         place = {str(s): i for i, s in enumerate(reference.star_id)}
-        rows = [place.get(str(s), -1) for s in np.asarray(table["APOGEE_ID"], dtype=np.str_)]
+        rows = [place.get(s, -1) for s in star_ids(table).tolist()]
         found = np.array(rows) >= 0
         if name in reference.names:
             theirs[found] = reference[name][np.array(rows)[found]]
             their_error[found] = reference.error(name)[np.array(rows)[found]]
-    return _Pair(_column(table, name), theirs, error, their_error, calibrated, unit)
+    return _Pair(column_of(table, name), theirs, error, their_error, calibrated, unit)
 
 
 def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str) -> None:

@@ -22,11 +22,14 @@ from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import FileFormatError, NoStarsError
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.dataset import StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.folders import files_below, is_spectrum
 from bayes_cannon.surveys.preparing import prepare_spectra
+from bayes_cannon.surveys.readers import SurveyReader
+from bayes_cannon.surveys.reading import Treatment
 
 __all__ = [
     "describe_inputs",
@@ -143,7 +146,8 @@ def spectra_to_infer(
             "the trained model does not say how its spectra were prepared, so that FITS files "
             "cannot be treated alike; give a dataset."
         )
-    paths = spectra_files(inputs)
+    reader = Treatment.from_settings(settings).reader
+    paths = spectra_files(inputs, reader)
     spectra, problems = prepare_spectra(paths, like=settings, visit=visit, progress=progress)
     return _with_problems(spectra, problems), None
 
@@ -171,21 +175,37 @@ def _held_out(cannon: Cannon, dataset: TrainingSet, path: Path) -> np.ndarray:
     return np.asarray(keep)
 
 
-def spectra_files(inputs: Sequence[Path]) -> list[Path]:
-    """Files to read, links followed; one that is not there is found out later like a broken one."""
+def spectra_files(inputs: Sequence[Path], reader: SurveyReader | None = None) -> list[Path]:
+    """Files to read, links followed; one that is not there is found out later like a broken one.
+
+    Parameters
+    ----------
+    inputs
+        Files, and folders that are searched.
+    reader
+        Knows the files of its survey by their names; APOGEE's where left out.
+
+    Raises
+    ------
+    NoStarsError
+        If there is none.
+    """
+    wanted, what = is_spectrum, "apStar or asStar file"
+    if reader is not None and reader.name != "apogee":
+        wanted, what = reader.is_spectrum, f"spectrum of {reader.name}"
     paths: list[Path] = []
     empty: list[Path] = []
     for given in inputs:
         path = user_path(given)
         found = [path]
         if path.is_dir():
-            found = [path.joinpath(*parts) for parts in files_below(path, is_spectrum)]
+            found = [path.joinpath(*parts) for parts in files_below(path, wanted)]
         paths += found
         if not found:
             empty.append(path)
-            _log.warning("there is no apStar or asStar file below %s", path)
+            _log.warning("there is no %s below %s", what, path)
     if not paths:
-        raise NoStarsError(f"there is no apStar or asStar file below {', '.join(map(str, empty))}.")
+        raise NoStarsError(f"there is no {what} below {', '.join(map(str, empty))}.")
     return paths
 
 
@@ -217,4 +237,5 @@ def _with_problems(
         chips=spectra.chips,
         simulated=spectra.simulated,
         medium=spectra.medium,
+        id_name=spectra.id_name,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,16 +11,23 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.table import Column, MaskedColumn, Row, Table
+from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
 from bayes_cannon.analysis.catalogues import catalogue
-from bayes_cannon.base.cards import card, lines
+from bayes_cannon.base.cards import SIMULATED, Carded, count_text
+from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import REMARKS, describe_flag
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    star_column,
+    star_ids,
+)
 from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model
@@ -29,6 +36,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
 
 __all__ = [
     "Run",
@@ -38,11 +46,11 @@ __all__ = [
     "read_catalogue",
 ]
 
-_SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
+_SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Run:
+class Run(Carded):
     """Posteriors of many stars in a folder, with all that belongs to them.
 
     ``run[star]`` is the posterior of one star, ready for ArviZ; iteration goes over the names of
@@ -85,9 +93,9 @@ class Run:
             return catalogue(self.result)
         table = read_catalogue(file)
         written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
-        if not np.array_equal(np.char.rstrip(written), np.asarray(table["APOGEE_ID"], np.str_)):
+        if not np.array_equal(np.char.rstrip(written), star_ids(table)):
             return catalogue(self.result)  # the file is of an earlier state of a run that goes on
-        table["APOGEE_ID"] = self.star_id
+        table[star_column(table)] = self.star_id
         return table
 
     @property
@@ -162,7 +170,7 @@ class Run:
 
         Flags that only remark on a star (it was sampled again) do not count.
         """
-        key = self.table.colnames[0]
+        key = star_column(self.table)
         flag = np.asarray(self.table["LABEL_FLAG"], dtype=np.int64)
         rows = np.flatnonzero(flag & ~int(REMARKS))
         found = ["; ".join(describe_flag(int(f))) for f in flag[rows]]
@@ -211,13 +219,7 @@ class Run:
     def __contains__(self, star: object) -> bool:
         return bool(np.any(self.star_id == str(star)))
 
-    def __repr__(self) -> str:
-        return lines(*self._described())
-
-    def _repr_html_(self) -> str:
-        return card(*self._described())
-
-    def _described(self) -> tuple[str, list[tuple[str, str]]]:
+    def _facts(self) -> tuple[str, list[Fact]]:
         summary, settings = self.summary, self.settings
         calibrated = "calibrated_posterior" in self.result.children
         sampled = {"nuts": "{chains} chains of {draws} draws by NUTS",
@@ -229,9 +231,9 @@ class Run:
                  (("n_failed", "without a posterior"), ("n_flagged", "flagged"))
                  if summary.get(key)]  # fmt: skip
         model = [places[0].name for places in paths_of(self.folder, summary, "cannon")]
-        n = len(self)
-        return f"Run of {n:,} {'star' if n == 1 else 'stars'}", [
-            ("folder", f"{self.folder}{' (SIMULATED spectra)' if self.simulated else ''}"),
+        title = f"Run of {count_text(len(self), 'star')}{SIMULATED if self.simulated else ''}"
+        return title, [
+            ("folder", str(self.folder)),
             ("labels", ", ".join(self.names)),
             ("errors", "formal and calibrated" if calibrated else "formal only"),
             ("method", f"{how}, seed {settings['seed']}" if "seed" in settings else how),
@@ -288,23 +290,14 @@ def read_catalogue(path: Path) -> Table:
             "again, which writes it anew."
         ) from error
     names = str(table.meta.get("LABELS", "")).split(",")
-    needed = ["APOGEE_ID", "LABEL_FLAG", *names]
-    if lacking := [n for n in needed if n not in table.colnames]:
+    key, their = id_column(table.colnames, table.meta), catalogue_column(catalogue_name(table))
+    lacking = [n for n in ("LABEL_FLAG", *names) if n not in table.colnames]
+    if key is None or lacking:
+        lacking = [*([] if key else [ID_NAMES[0]]), *lacking]
         raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
-    table["APOGEE_ID"] = _text(table["APOGEE_ID"])
+    table[key] = star_ids(table)
     for name, unit in units_of_table(table, names).items():
-        for suffix in _SUFFIXES:
+        for suffix in (*_SUFFIXES, f"_{their}", f"_{their}_ERR"):
             if f"{name}{suffix}" in table.colnames:
                 table[f"{name}{suffix}"].unit = unit
     return table
-
-
-def _text(values: Column | MaskedColumn) -> NDArray[np.str_]:
-    filled: Sequence[Any] = np.ma.filled(np.ma.asarray(values), "").tolist()
-    return np.array(
-        [
-            (v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v)).rstrip()
-            for v in filled
-        ],
-        dtype=np.str_,
-    )

@@ -26,6 +26,7 @@ from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -39,6 +40,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
+from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 
@@ -73,7 +75,8 @@ def infer_run(
     Parameters
     ----------
     cannon, spectra, settings, priors, seed
-        As for `infer_labels`; with a seed of None a run that is there goes on with its own.
+        As for `infer_labels`; without a seed, a run that is there goes on with its own, and a new
+        one draws a fresh seed, which its summary holds.
     folder
         Where to write.
     aspcap
@@ -106,6 +109,7 @@ def infer_run(
     """
     cannon, spectra = as_model(cannon), as_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
+    catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
     folder, corner = as_path(folder), several(corner)
     if spectra.n_stars == 0:
@@ -118,7 +122,7 @@ def infer_run(
     store = RunStore(
         folder, spectra.star_id, block_size=settings.block_size,
         digests=fingerprint(cannon, spectra, settings, priors, seed),
-        simulated=spectra.simulated, overwrite=overwrite,
+        simulated=spectra.simulated, catalogue=catalogued, overwrite=overwrite,
     )  # fmt: skip
     with told_writing(store.folder), store, as_progress(progress) as tell:
         pending = [store.blocks[b] for b in store.pending]
@@ -153,6 +157,12 @@ def infer_run(
             summary["inputs"] = describe_inputs(store.folder, inputs)
         summary = write_summary(store.folder, summary)
     return Run.made(store.folder, result, table, summary, cannon)
+
+
+def _catalogue_of(aspcap: KnownLabels | None, cannon: Cannon) -> str:
+    """Name of the catalogue that labels are compared with; without, of that trained on."""
+    trained = catalogue_of_settings(cannon.settings.get("dataset") or {})
+    return catalogue_column(catalogue_name(aspcap, Table(meta={"CATALOG": trained})))
 
 
 def _seed_of(folder: Path) -> int | None:
@@ -247,7 +257,8 @@ def _describe(priors: LabelPriors) -> dict[str, dict[str, Any]]:
 def _compare(table: Table, aspcap: Labels | None, figures: Path) -> list[dict[str, Any]] | None:
     """Compare with the catalogue's labels where the stars have both."""
     names = table.meta["LABELS"].split(",")
-    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_ASPCAP"]) for n in names]
+    their = catalogue_column(catalogue_name(table))
+    both = [np.isfinite(table[n]) & np.isfinite(table[f"{n}_{their}"]) for n in names]
     if aspcap is None or not np.any(both):
         return None
     save_figure(plot_one_to_one(table), figures / "one-to-one.png")
@@ -263,7 +274,7 @@ def _corners(
     draw: Callable[[Path, Mapping[str, Path]], None],
 ) -> None:
     """Draw the corner plots that are not there yet."""
-    star_id = [str(star) for star in table["APOGEE_ID"]]
+    star_id = star_ids(table).tolist()
     has = dict(zip(star_id, _has_posterior(table).tolist(), strict=True))
     without = [star for star in wanted if not has[star]]
     if without:

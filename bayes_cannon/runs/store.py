@@ -71,6 +71,8 @@ class RunStore:
         From `bayes_cannon.runs.fingerprint.fingerprint`; a run of other digests is not continued.
     simulated
         Whether the spectra are, which is kept with the posteriors.
+    catalogue
+        Name of the catalogue that the labels are compared with, kept as well.
     overwrite
         Whether to delete a run that is there.
 
@@ -89,10 +91,11 @@ class RunStore:
         block_size: int,
         digests: Mapping[str, str],
         simulated: bool = False,
+        catalogue: str = "",
         overwrite: bool = False,
     ) -> None:
         self.folder = user_path(folder)
-        self.star_id, self.simulated = star_id, simulated
+        self.star_id, self.simulated, self.catalogue = star_id, simulated, catalogue
         self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
         self._lock = ExitStack()
@@ -268,6 +271,7 @@ class RunStore:
             dataset.attrs["variables"] = [str(v) for v in dataset.data_vars]
             if name.endswith("posterior"):
                 dataset.attrs["simulated"] = self._flag
+                dataset.attrs |= {"catalogue": self.catalogue} if self.catalogue else {}
             sizes = dict(dataset.sizes) | {"star": chunk}
             encoding = {
                 str(v): {"chunks": tuple(sizes[d] for d in a.dims)}

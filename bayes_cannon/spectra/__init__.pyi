@@ -8,7 +8,6 @@ from .continuum import normalize as normalize
 from .continuum import published_pixels as published_pixels
 from .continuum import published_wavelengths as published_wavelengths
 from .dataset import CutStep as CutStep
-from .dataset import StarProblem as StarProblem
 from .dataset import TrainingSet as TrainingSet
 from .label_kinds import LabelKind as LabelKind
 from .label_kinds import label_kind as label_kind
@@ -20,6 +19,7 @@ from .label_kinds import shown_label as shown_label
 from .label_kinds import unregister_label_kind as unregister_label_kind
 from .labels import DEFAULT_LABELS as DEFAULT_LABELS
 from .labels import Labels as Labels
+from .problems import StarProblem as StarProblem
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
 from .tables import read_spectrum as read_spectrum

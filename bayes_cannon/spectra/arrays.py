@@ -20,11 +20,20 @@ from numpy.typing import ArrayLike
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.errors import BayesCannonWarning, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.spectra.dataset import CutStep, Setting, StarProblem, TrainingSet, log_steps
+from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.own_labels import LabelTable, columns_of, make_labels, require_labels
+from bayes_cannon.spectra.own_labels import (
+    LabelTable,
+    columns_of,
+    make_labels,
+    require_labels,
+    take_ids,
+    units_told,
+)
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
     "spectra_from_arrays",
@@ -46,6 +55,7 @@ def spectra_from_arrays(
     continuum: ContinuumSettings | None = None,
     simulated: bool = False,
     medium: str = "vacuum",
+    id_name: str = DEFAULT_ID,
 ) -> NormalizedSpectra:
     """Normalised spectra from arrays, for `infer_labels`; a star without good pixels stays.
 
@@ -72,6 +82,8 @@ def spectra_from_arrays(
         ``'vacuum'`` or ``'air'``: what the wavelengths are in. Nothing is converted
         (`air_to_vacuum` of `bayes_cannon.spectra.air` does that); model, files, figures and line
         lists follow.
+    id_name
+        What the column of the stars' names is called in tables, such as ``'APOGEE_ID'``.
 
     A star whose flux is 0, negative, or unlike that of normalised spectra where the others are
     normalised, stays as a row without good pixels, and a warning says so.
@@ -83,7 +95,7 @@ def spectra_from_arrays(
         fit, errors of which none is positive, chips without pixels, most spectra looking as if
         they were not normalised though no continuum is asked for.
     """
-    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium, id_name)
     found = pixels.normalized(chips, continuum, simulated=simulated)
     if found.reasons:
         ids = pixels.star_id[list(found.reasons)]
@@ -110,6 +122,8 @@ def training_set_from_arrays(
     allow_missing_labels: bool = False,
     simulated: bool = False,
     medium: str = "vacuum",
+    id_name: str | None = None,
+    catalogue: str | None = None,
 ) -> TrainingSet:
     """Training set from arrays of spectra and labels.
 
@@ -124,8 +138,8 @@ def training_set_from_arrays(
         Values of each label by its name (letters, digits and ``_``), shape (n_stars,); a mapping,
         an astropy table or a pandas DataFrame. Unknown is what is NaN, masked, or a fill value
         such as -9999 (see `bayes_cannon.base.columns`). ``NAME_ERR`` beside ``NAME`` holds errors.
-        A column ``STAR_ID`` of a table gives the names. Values with a unit are converted to that
-        of the label.
+        A column ``STAR_ID``, ``APOGEE_ID`` or ``SDSS_ID`` of a table, or the named index of a
+        DataFrame, gives the names. Values with a unit are converted to that of the label.
     label_errors
         Standard deviations, one number or (n_stars,) a label; NaN, or left out, where unknown,
         and where an error is a fill value or not positive though others of the label are.
@@ -133,6 +147,11 @@ def training_set_from_arrays(
         Units of labels whose names do not tell; left out, those of their columns.
     allow_missing_labels
         Take stars that lack some of the labels.
+    id_name
+        As of `spectra_from_arrays`; left out, the name of the column that gave the names.
+    catalogue
+        Name of the catalogue that the labels are of, such as ``'GALAH DR4'``: tables and figures
+        call them so.
 
     Raises
     ------
@@ -163,19 +182,22 @@ def training_set_from_arrays(
     >>> dataset.n_stars, dataset.labels.names, dataset.labels.units
     (40, ('TEFF',), ('K',))
     """
-    if isinstance(labels, Labels):
-        if star_id is not None:
-            labels = labels.select(check_star_ids(star_id, len(labels)))
-        columns, star_id = labels, labels.star_id
-    else:
-        columns = columns_of(labels)
-        ids = columns.pop("STAR_ID", None)
-        star_id = ids if star_id is None else star_id
-    pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium)
-    table = make_labels(pixels.star_id, columns, label_errors, units)
+    if isinstance(labels, Labels) and star_id is not None:
+        labels = labels.select(check_star_ids(star_id, len(labels)))
+    columns = columns_of(labels)
+    ids, own_name = take_ids(labels, columns)
+    names = ids if star_id is None else star_id
+    name = own_name if id_name is None else id_name
+    pixels = GivenSpectra.make(wavelength, flux, ivar, error, names, medium, name)
+    table = make_labels(
+        pixels.star_id, labels if isinstance(labels, Labels) else columns, label_errors,
+        units_told(labels) if units is None else units, pixels.id_name,
+    )  # fmt: skip
     require_labels(table, allowed=allow_missing_labels)
     steps = [CutStep("arrays", "all spectra given", 0, len(table))]
-    return _training_set(pixels, table, steps, (), chips, continuum, simulated=simulated)
+    return _training_set(
+        pixels, table, steps, (), chips, continuum, simulated=simulated, catalogue=catalogue
+    )
 
 
 def _training_set(
@@ -187,6 +209,7 @@ def _training_set(
     continuum: ContinuumSettings | None,
     *,
     simulated: bool,
+    catalogue: str | None = None,
 ) -> TrainingSet:
     """Normalise, leave out stars without good pixels, and put spectra and labels together."""
     found = pixels.normalized(chips, continuum, simulated=simulated)
@@ -210,18 +233,21 @@ def _training_set(
         labels=labels.select(usable),
         cut_steps=tuple(steps),
         problems=tuple(problems),
-        settings=_settings(spectra.chips, continuum),
+        settings=_settings(spectra, continuum, catalogue),
     )
 
 
 def _settings(
-    chips: Sequence[tuple[int, int]], continuum: ContinuumSettings | None
+    spectra: NormalizedSpectra, continuum: ContinuumSettings | None, catalogue: str | None
 ) -> dict[str, Setting]:
     settings: dict[str, Setting] = {
         "source": "own spectra",
-        "chips": json.dumps(chips),
+        "id_name": spectra.id_name,
+        "chips": json.dumps(spectra.chips),
         **software_versions("astropy", "numpy"),
     }
+    if catalogue is not None:
+        settings["catalogue"] = str(catalogue)
     if continuum is not None:
         pixels = continuum.pixels
         settings |= {

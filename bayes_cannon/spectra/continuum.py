@@ -365,6 +365,7 @@ def normalized_like(
         chips=spectra.chips,
         simulated=spectra.simulated,
         medium=spectra.medium,
+        id_name=spectra.id_name,
     )
 
 

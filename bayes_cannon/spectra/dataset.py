@@ -5,27 +5,33 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
     "CutStep",
     "Setting",
-    "StarProblem",
     "TrainingSet",
+    "catalogue_name",
     "log_steps",
 ]
 
@@ -36,25 +42,8 @@ FORMAT_VERSION = 1
 Setting = str | int | float | bool
 
 
-@dataclass(frozen=True)
-class StarProblem:
-    """A star that could not be used, and why.
-
-    Attributes
-    ----------
-    star_id : str
-    path : str
-        The spectrum's file; empty where there is none.
-    message : str
-    """
-
-    star_id: str
-    path: str
-    message: str
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainingSet(Carded):
     """Normalised spectra and catalogue labels of the same stars, in the catalogue's order.
 
     Attributes
@@ -116,12 +105,46 @@ class TrainingSet:
         return self.spectra.star_id
 
     @property
+    def id_name(self) -> str:
+        """What the column of the stars' names is called in tables, such as ``'APOGEE_ID'``."""
+        return self.spectra.id_name
+
+    @property
+    def catalogue(self) -> str:
+        """Name of the catalogue that the labels are of, as columns and figures have it.
+
+        ``'ASPCAP'`` for APOGEE's; of a name that was given its letters and digits, in capitals;
+        ``'CATALOGUE'`` where none was.
+        """
+        return catalogue_name(self.settings)
+
+    @property
     def n_stars(self) -> int:
         """Number of stars."""
         return self.spectra.n_stars
 
     def __len__(self) -> int:
         return self.n_stars
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        mark = SIMULATED if self.spectra.simulated else ""
+        labels, pixels = self.labels, dict(self.spectra._pixel_rows())
+        ranges = ", ".join(
+            f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"
+            for name, unit in zip(labels.names, labels.units, strict=True)
+        )
+        snr, masked = pixels["S/N per pixel"], pixels["masked pixels"]
+        whole = self.cut_steps[0].remaining if self.cut_steps else 0
+        lacking = int((~labels.complete).sum())
+        left = [f"{whole - self.n_stars} of {whole}" if whole > self.n_stars else ""]
+        left += [f"{len(self.problems)} with problems" if self.problems else ""]
+        left += [f"{count_text(lacking, 'star')} here without all labels" if lacking else ""]
+        return f"TrainingSet of {count_text(self.n_stars, 'star')}{mark}", [
+            ("pixels", pixels["pixels"]),
+            ("quality", f"S/N {snr or 'unknown'}, {masked or 'none'} of the pixels masked"),
+            ("labels", ranges),
+            ("left out", "; ".join(filter(None, left))),
+        ]
 
     def select(self, stars: ArrayLike) -> TrainingSet:
         """Return some of the stars, by integer indices, a boolean mask, or ids."""
@@ -170,6 +193,20 @@ class TrainingSet:
         first[chosen] = True
         return self.select(first), self.select(~first)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.
+
+        Columns are those of `Labels.to_pandas`, ``SNR``, and those of `info` (named in capitals;
+        one that is called as a label is left out). The index holds the stars' names.
+        """
+        frame = self.labels.to_pandas()
+        known = {"SNR": self.spectra.snr}
+        known |= {name.upper(): column for name, column in self.info.items()}
+        for name, column in known.items():
+            if name not in frame.columns and name != self.id_name:
+                frame[name] = column
+        return frame
+
     def cut_table(self) -> Table:
         """Return the table of cuts: step, description, stars removed and remaining."""
         return Table(
@@ -205,6 +242,19 @@ class TrainingSet:
         except Exception as error:  # whatever a strange file leads to
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
+
+
+def catalogue_name(settings: Mapping[str, Any]) -> str:
+    """Name of the catalogue of a training set's labels, from its settings, as columns have it.
+
+    >>> catalogue_name({"catalogue": "GALAH DR4"}), catalogue_name({"release": "dr17"})
+    ('GALAH_DR4', 'ASPCAP')
+    """
+    given = settings.get("catalogue")
+    if given is None:  # files of earlier versions: APOGEE's have a release
+        apogee = "release" in settings or str(settings.get("labels", "")).startswith("APOGEE")
+        given = "ASPCAP" if apogee else ""
+    return re.sub(r"[^A-Z0-9]+", "_", str(given).upper()).strip("_") or "CATALOGUE"
 
 
 def _is_number(value: object, kinds: Any) -> bool:
@@ -246,7 +296,7 @@ def _to_tree(dataset: TrainingSet) -> xr.DataTree:
             # As variables, since attributes end at 64 kB.
             **{name: ((), json.dumps(value)) for name, value in texts.items()},
         },
-        attrs={"simulated": int(spectra.simulated)},
+        attrs={"simulated": int(spectra.simulated), "id_name": spectra.id_name},
     )
     info = xr.Dataset(
         {
@@ -264,6 +314,8 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         return json.loads(str(whole[name].values))
 
     star_id = whole["star_id"].values.astype(np.str_)
+    older = "APOGEE_ID" if "apogee_id" in tree["info"].data_vars else DEFAULT_ID
+    id_name = str(tree.attrs.get("id_name", older))
     spectra = NormalizedSpectra(
         star_id=star_id,
         wavelength=whole["wavelength"].values,
@@ -273,6 +325,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         chips=tuple((int(a), int(b)) for a, b in text("chips")),
         simulated=bool(tree.attrs["simulated"]),
         medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
+        id_name=id_name,
     )
     labels = Labels(
         tuple(text("label_names")),
@@ -280,6 +333,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         whole["label_errors"].values,
         star_id,
         tuple(text("label_units")),
+        id_name,
     )
     columns = {str(name): c.values for name, c in tree["info"].to_dataset().data_vars.items()}
     return TrainingSet(

@@ -17,6 +17,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.continuum import ContinuumSettings, divide_by_continuum
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra, check_medium, name_some
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
 
 __all__ = [
     "Chips",
@@ -67,6 +68,7 @@ class GivenSpectra:
     n_masked: NDArray[np.int64]
     n_unusable: NDArray[np.int64]
     medium: str = "vacuum"
+    id_name: str = DEFAULT_ID
 
     @classmethod
     def make(
@@ -77,6 +79,7 @@ class GivenSpectra:
         error: ArrayLike | None,
         star_id: Sequence[str] | None,
         medium: str = "vacuum",
+        id_name: str = DEFAULT_ID,
     ) -> GivenSpectra:
         """Check arrays; a spectrum of one star becomes a row."""
         if (ivar is None) == (error is None):
@@ -116,7 +119,7 @@ class GivenSpectra:
             )
         return cls(
             ids, grid, np.where(good, values, 0.0), np.where(good, weight, 0.0),
-            masked.sum(axis=1), odd.sum(axis=1), check_medium(medium),
+            masked.sum(axis=1), odd.sum(axis=1), check_medium(medium), check_id_name(id_name),
         )  # fmt: skip
 
     def about_pixels(self) -> str:
@@ -157,6 +160,7 @@ class GivenSpectra:
             chips=ranges,
             simulated=bool(simulated),
             medium=self.medium,
+            id_name=self.id_name,
         )
         if continuum is not None:
             spectra, fit = divide_by_continuum(observed, continuum)
@@ -174,6 +178,7 @@ class GivenSpectra:
             chips=ranges,
             simulated=observed.simulated,
             medium=self.medium,
+            id_name=self.id_name,
         )
         return Normalised(spectra, np.zeros((len(spectra), len(ranges)), np.bool_), reasons)
 

@@ -18,12 +18,15 @@ from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.label_kinds import known_unit, label_kind
 from bayes_cannon.spectra.labels import Labels, check_label_names
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, ID_NAMES, check_id_name, id_column, index_name
 
 __all__ = [
     "LabelTable",
     "columns_of",
     "make_labels",
     "require_labels",
+    "take_ids",
+    "units_told",
 ]
 
 LabelTable = Mapping[str, ArrayLike] | Table | Labels
@@ -51,6 +54,11 @@ def columns_of(given: Any, what: str = "labels") -> dict[str, Any]:
     if isinstance(given, Mapping):
         return {str(n): column for n, column in given.items()}
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        if given.columns.nlevels > 1 or not given.columns.is_unique:
+            raise LabelError(
+                f"{what} must have one column of each name, in one level; those of the DataFrame "
+                f"are {', '.join(map(str, given.columns[:6]))}."
+            )
         return {str(n): given[n] for n in given.columns}
     raise LabelError(
         f"{what} must be a mapping of names to arrays, a table or a DataFrame, not "
@@ -58,11 +66,49 @@ def columns_of(given: Any, what: str = "labels") -> dict[str, Any]:
     )
 
 
+def take_ids(given: Any, columns: dict[str, Any]) -> tuple[Any, str]:
+    """Take the stars' names out of the columns of a table.
+
+    Parameters
+    ----------
+    given
+        The table as it was given: the named index of a DataFrame, ``ID`` in the meta data, and
+        `Labels` tell the names.
+    columns
+        What `columns_of` made of it; columns of names are removed, also a second one.
+
+    Returns
+    -------
+    ids
+        The names, None where there are none.
+    id_name : str
+        What their column is called; ``'STAR_ID'`` without.
+    """
+    if isinstance(given, Labels):
+        return given.star_id, given.id_name
+    named = index_name(given)
+    column = id_column(columns, getattr(given, "meta", None))
+    ids = given.index.to_numpy() if named else columns.get(column or "")
+    for name in [n for n in columns if n == column or n.upper() in ID_NAMES]:
+        del columns[name]
+    return ids, check_id_name(named or column or DEFAULT_ID)
+
+
+def units_told(given: Any) -> dict[str, str] | None:
+    """Units of labels that a DataFrame of `Labels.to_pandas` still has; None without."""
+    told = getattr(given, "attrs", None) if hasattr(given, "to_numpy") else None
+    units = told.get("label_units") if isinstance(told, dict) else None
+    if not isinstance(units, dict):
+        return None
+    return {str(n): str(unit) for n, unit in units.items() if n in given.columns}
+
+
 def make_labels(
     star_id: NDArray[np.str_],
     values: Any,
     errors: Any | None,
     units: Mapping[str, str] | None,
+    id_name: str = DEFAULT_ID,
 ) -> Labels:
     """Labels of all stars, NaN where unknown.
 
@@ -105,6 +151,7 @@ def make_labels(
         np.array([e for _, e, _ in parts]).T,
         star_id,
         tuple(unit for _, _, unit in parts),
+        id_name,
     )
 
 

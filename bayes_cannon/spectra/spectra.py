@@ -9,8 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
 
 __all__ = [
     "MEDIA",
@@ -59,8 +61,8 @@ def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return bool(np.all(np.abs(first - other) <= 0.01 * np.gradient(first)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Spectra:
+@dataclass(frozen=True, eq=False, repr=False)
+class _Spectra(Carded):
     """What raw and normalised spectra share. See the subclasses."""
 
     star_id: NDArray[np.str_]
@@ -71,6 +73,7 @@ class _Spectra:
     chips: tuple[tuple[int, int], ...] = ()
     simulated: bool = False
     medium: str = "vacuum"
+    id_name: str = DEFAULT_ID
 
     def __post_init__(self) -> None:
         star_id = names_of(self.star_id)
@@ -82,6 +85,7 @@ class _Spectra:
         wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
         flux, ivar = _pixels(self.flux, self.ivar)
         check_medium(self.medium)
+        object.__setattr__(self, "id_name", check_id_name(self.id_name))
         shape = (star_id.size, wavelength.size)
         if wavelength.ndim != 1 or star_id.ndim != 1:
             raise InvalidDataError("wavelength and star_id must be one-dimensional arrays.")
@@ -150,6 +154,24 @@ class _Spectra:
     def __len__(self) -> int:
         return self.n_stars
 
+    def _facts(self) -> tuple[str, list[Row]]:
+        kind = type(self).__name__
+        title = f"{kind} of {count_text(self.n_stars, 'star')}{SIMULATED if self.simulated else ''}"
+        return title, [*self._pixel_rows(), ("stars", name_some(self.star_id))]
+
+    def _pixel_rows(self) -> list[Row]:
+        """Grid, and how good the spectra are."""
+        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        grid = range_text(self.wavelength, unit="Å")
+        good = sum(np.count_nonzero(self.ivar[:, a:b]) for a, b in self.chips)
+        n = self.n_stars * sum(b - a for a, b in self.chips)
+        masked = f"{100 * (1 - good / n):.2g} %" if n else ""
+        return [
+            ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
+            ("S/N per pixel", range_text(self.snr)),
+            ("masked pixels", masked),
+        ]
+
     def select(self, stars: ArrayLike) -> Self:
         """Return the spectra of some stars.
 
@@ -178,6 +200,7 @@ class _Spectra:
             chips=self.chips,
             simulated=self.simulated,
             medium=self.medium,
+            id_name=self.id_name,
         )
 
 
@@ -282,6 +305,8 @@ class ObservedSpectra(_Spectra):
     medium : str
         ``'vacuum'`` or ``'air'``: what the wavelengths are in. Files, figures and line lists
         follow it.
+    id_name : str
+        What the column of the stars' names is called in tables: ``'APOGEE_ID'``, ``'SDSS_ID'``, …
 
     Masked pixels of masked arrays get ivar 0; wavelengths with a unit of length become Å.
 

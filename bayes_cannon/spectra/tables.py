@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,27 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import is_fits_name, user_path
-from bayes_cannon.base.progress import Progress, Tell, as_progress
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.spectra.arrays import _training_set
 from bayes_cannon.spectra.continuum import ContinuumSettings
-from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.label_kinds import label_kind
-from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels
+from bayes_cannon.spectra.own_labels import (
+    columns_of,
+    make_labels,
+    require_labels,
+    take_ids,
+    units_told,
+)
+from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
 __all__ = [
     "Reader",
+    "find_columns",
     "read_files",
     "read_spectrum",
     "read_table",
@@ -125,7 +134,7 @@ def read_files(
     paths: Sequence[Path],
     ids: NDArray[np.str_],
     reader: Reader | None,
-    tell: Tell,
+    progress: Progress = None,
     *,
     format: str | None = None,
     medium: str = "vacuum",
@@ -149,23 +158,25 @@ def read_files(
     rows: list[GivenSpectra] = []
     kept: list[int] = []
     problems: list[StarProblem] = []
-    for i, path in enumerate(paths):
-        try:
-            if reader is None:
-                row = _read_row(path, format, str(ids[i]))
-            else:
-                row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
-            if rows and not same_grid(rows[0].wavelength, row.wavelength):
-                raise InvalidDataError(
-                    f"its wavelengths are not those of {paths[kept[0]].name}; "
-                    "let the reader bring all spectra to one grid."
-                )
-            rows.append(row)
-            kept.append(i)
-        except Exception as error:  # a user's reader may raise anything; the others go on
-            text = str(error) or type(error).__name__
-            problems.append(StarProblem(str(ids[i]), str(path), text))
-        tell(i + 1, len(paths), "spectra")
+
+    def read(i: int, path: Path) -> GivenSpectra:
+        if reader is None:
+            row = _read_row(path, format, str(ids[i]))
+        else:
+            row = GivenSpectra.make(*_returned(reader(path)), None, [str(ids[i])])
+        if rows and not same_grid(rows[0].wavelength, row.wavelength):
+            raise InvalidDataError(
+                f"its wavelengths are not those of {paths[kept[0]].name}; "
+                "let the reader bring all spectra to one grid."
+            )
+        return row
+
+    def name(i: int, path: Path) -> str:
+        return str(ids[i])
+
+    for i, row in read_each(paths, read, name, problems, progress=progress):
+        rows.append(row)
+        kept.append(i)
     if not rows:
         first = (
             f"; the first, {problems[0].star_id}: {problems[0].message.rstrip('.')}"
@@ -205,6 +216,7 @@ def training_set_from_table(
     simulated: bool = False,
     medium: str = "vacuum",
     format: str | None = None,
+    catalogue: str | None = None,
     progress: Progress = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
@@ -216,10 +228,10 @@ def training_set_from_table(
     ----------
     table
         One row a star: column ``PATH``, a column for each label, and, where known, its error in
-        ``NAME_ERR``; ``STAR_ID`` with names, else the file names without their endings. An astropy
-        table, a pandas DataFrame, or the path of a file that `read_table` can read. Capitals in
-        names do not matter, and a label that is not there is looked for by the other names of its
-        kind (`LabelKind.aliases`).
+        ``NAME_ERR``; ``STAR_ID``, ``APOGEE_ID`` or ``SDSS_ID`` with names, or the named index of a
+        DataFrame, else the file names without their endings. An astropy table, a pandas DataFrame,
+        or the path of a file that `read_table` can read. Capitals in names do not matter, and a
+        label that is not there is looked for by the other names of its kind (`LabelKind.aliases`).
     labels
         Names of the label columns, or the name of one.
     folder
@@ -231,7 +243,7 @@ def training_set_from_table(
         default `read_spectrum`.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
-    units, chips, continuum, allow_missing_labels, simulated, medium
+    units, chips, continuum, allow_missing_labels, simulated, medium, catalogue
         See `training_set_from_arrays`.
 
     Raises
@@ -241,24 +253,27 @@ def training_set_from_table(
     """
     if reader is not None and format is not None:
         raise InvalidDataError("give either a reader, or the format that astropy reads.")
-    columns = _wanted_columns(table, one_or_more(labels))
+    given = read_table(table) if isinstance(table, str | os.PathLike) else table
+    columns = find_columns(columns_of(given, "the table"), ("PATH",), one_or_more(labels))
     base = user_path(folder)
     paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
-    names = columns.pop("STAR_ID", None)
+    names, id_name = take_ids(given, columns_of(given, "the table"))
     ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
-    whole = make_labels(ids, columns, None, units)
+    told = {n: unit for n, unit in (units_told(given) or {}).items() if n in columns}
+    whole = make_labels(ids, columns, None, told if units is None else units, id_name)
     require_labels(whole, allowed=allow_missing_labels)
-    with as_progress(progress) as tell:
-        pixels, kept, problems = read_files(
-            paths, ids, reader, tell, format=format, medium=check_medium(medium)
-        )
+    pixels, kept, problems = read_files(
+        paths, ids, reader, progress, format=format, medium=check_medium(medium)
+    )
+    pixels = replace(pixels, id_name=id_name)
     steps = [
         CutStep("table", "all rows of the table", 0, len(paths)),
         CutStep("spectrum readable", "the file holds a spectrum", len(problems), len(kept)),
     ]
     return _training_set(
-        pixels, whole.select(kept), steps, problems, chips, continuum, simulated=simulated
-    )
+        pixels, whole.select(kept), steps, problems, chips, continuum, simulated=simulated,
+        catalogue=catalogue,
+    )  # fmt: skip
 
 
 def _stem(path: Path) -> str:
@@ -274,17 +289,34 @@ def _other_names(name: str) -> list[str]:
     return [f"{alias}{ending}".upper() for alias in label_kind(label).aliases]
 
 
-def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
-    """Columns PATH, STAR_ID and those of the labels with their errors, by these names."""
-    if isinstance(table, str | os.PathLike):
-        table = read_table(table)
-    given = columns_of(table, "the table")
+def find_columns(
+    given: Mapping[str, Any],
+    needed: Sequence[str],
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    """Columns of a table by the names asked for, whatever their capitals.
+
+    Parameters
+    ----------
+    given
+        Columns by name.
+    needed
+        Names of columns that must be there.
+    labels
+        Names of labels that must be there, under a name of their kind (`LabelKind.aliases`);
+        their errors, in ``NAME_ERR``, may.
+
+    Raises
+    ------
+    LabelError
+        If a column is not there, or there twice.
+    """
     found: dict[str, Any] = {}
     by_capitals: dict[str, list[str]] = {}
     for name in given:
         by_capitals.setdefault(name.upper(), []).append(name)
     lacking = []
-    for name in ("PATH", "STAR_ID", *labels, *(f"{label}_ERR" for label in labels)):
+    for name in (*needed, *labels, *(f"{label}_ERR" for label in labels)):
         alike = [name] if name in given else by_capitals.get(name.upper(), [])
         if not alike:
             alike = [n for other in _other_names(name) for n in by_capitals.get(other, [])]
@@ -292,7 +324,7 @@ def _wanted_columns(table: Any, labels: Sequence[str]) -> dict[str, Any]:
             found[name] = given[alike[0]]
         elif alike:
             raise LabelError(f"the table has several columns {name}: {', '.join(alike)}.")
-        elif name == "PATH" or name in labels:
+        elif name in needed or name in labels:
             lacking.append(name)
     if lacking:
         raise LabelError(

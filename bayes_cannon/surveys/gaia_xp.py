@@ -73,7 +73,8 @@ def load_gaia_xp_giants(*, extinction: bool = True) -> TrainingSet:
     dataset = training_set_from_arrays(
         10.0 * stored["wavelength_nm"].astype(np.float64), stored["flux"], labels,
         error=stored["flux_error"], star_id=stored["apogee_id"].astype(np.str_).tolist(),
-        label_errors=errors, units={"AK_TARG": "mag"} if extinction else None,
+        label_errors=errors, units={"AK_TARG": "mag"} if extinction else None, id_name="APOGEE_ID",
+        catalogue="ASPCAP",
     )  # fmt: skip
     info = {
         "apogee_id": stored["apogee_id"].astype(np.str_),

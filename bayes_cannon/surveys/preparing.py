@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,13 @@ from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.spectra.dataset import CutStep, Setting, StarProblem, TrainingSet, log_steps
+from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
-from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS
-from bayes_cannon.surveys.apogee.survey import Survey, open_survey
 from bayes_cannon.surveys.reading import Treatment, Windows, read_treated
+from bayes_cannon.surveys.survey import Survey, open_survey
 
 __all__ = [
     "prepare",
@@ -40,7 +40,7 @@ class Trained(Protocol):
         """Settings by part: ``dataset``, ``training``, ``versions``."""
 
 
-_INFO = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
+_INFO = ("TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
 
 
 def prepare(
@@ -50,7 +50,7 @@ def prepare(
     cuts: Cuts | None = None,
     bad_bits: str | int = "default",
     continuum: ContinuumSettings | None = None,
-    windows: Windows | None = ASPCAP_WINDOWS,
+    windows: Windows | Literal["default"] | None = "default",
     allow_missing_labels: bool = False,
     progress: Progress = None,
 ) -> TrainingSet:
@@ -66,14 +66,16 @@ def prepare(
     label_names
         Labels to keep, or the name of one; by default a star must have them all.
     cuts
-        Which stars to leave out.
+        Which stars to leave out; left out, those of the survey's reader: of APOGEE ``Cuts()``.
     bad_bits
         Mask bits that make a pixel bad: a preset's name or a number, see
-        `bayes_cannon.surveys.apogee.apstar.resolve_bits`.
+        `bayes_cannon.surveys.resolve_bits` for APOGEE's.
     continuum
-        See `bayes_cannon.spectra.continuum`.
+        How to normalise, see `bayes_cannon.spectra.continuum`; left out, as the survey's reader
+        says: of APOGEE ``ContinuumSettings()``.
     windows
-        [start, stop) pixel ranges to keep; they become the chips of the result. None keeps all.
+        [start, stop) pixel ranges to keep; they become the chips of the result. Left out, those
+        of the survey's reader: of APOGEE what ASPCAP fits. None keeps all.
     allow_missing_labels
         Keep stars that lack labels (NaN).
     progress
@@ -88,19 +90,22 @@ def prepare(
     """
     names = tuple(name.upper() for name in one_or_more(label_names))
     check_label_names(names)
-    cuts = Cuts() if cuts is None else cuts
-    continuum = ContinuumSettings() if continuum is None else continuum
     for name, given, kind in (("cuts", cuts, Cuts), ("continuum", continuum, ContinuumSettings)):
-        if not isinstance(given, kind):
+        if given is not None and not isinstance(given, kind):
             raise InvalidDataError(
                 f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
                 f"{kind.__name__}(...) takes its settings."
             )
     if not isinstance(survey, Survey):
         survey = open_survey(user_path(survey), names)
+    reader = survey.reader
+    cuts = reader.cuts if cuts is None else cuts
     if allow_missing_labels:
         cuts = replace(cuts, require_labels=False)
-    treatment = Treatment.make(bad_bits, continuum, windows)
+    treatment = Treatment.make(
+        reader, bad_bits, reader.continuum if continuum is None else continuum,
+        (tuple(reader.windows) or None) if isinstance(windows, str) else windows,
+    )  # fmt: skip
     result = apply_cuts(survey.catalogue, cuts, names)
     steps = list(result.rows)
     _require_stars(steps, len(survey))
@@ -111,7 +116,7 @@ def prepare(
     _add_step(steps, "spectrum found", "the survey holds a file of the star", rows.size)
     _require_stars(steps, len(survey))
     read = read_treated(survey.files[rows].tolist(), star_id[rows], treatment, progress=progress)
-    _add_step(steps, "spectrum readable", "the file is an apStar file", read.n_readable)
+    _add_step(steps, "spectrum readable", "the file holds a spectrum", read.n_readable)
     _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
     problems += read.problems
     _require_stars(steps, len(survey), problems)
@@ -141,7 +146,8 @@ def prepare_spectra(
     Parameters
     ----------
     paths
-        apStar or asStar files, or one of them.
+        Files of the survey that the training set is of (apStar or asStar files of APOGEE), or one
+        of them.
     like
         A training set, a model that was trained on it, or the `settings` of the set.
     star_ids
@@ -242,7 +248,7 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
 def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Columns of the catalogue that are of use later, in small letters."""
     info: dict[str, NDArray[Any]] = {}
-    for name in _INFO:
+    for name in (survey.catalogue.id_name, *_INFO):
         if name in survey.catalogue.table.colnames:
             column = np.asarray(survey.catalogue.table[name])[rows]
             info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else np.int64)

@@ -15,10 +15,10 @@ from astropy.table import Table, vstack
 
 from bayes_cannon.cli import commands as cli
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.archive.mirror import read_manifest
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
+from bayes_cannon.surveys.survey import open_survey
 from tests.archive_server import Always, ArchiveServer, Page, Slow, Status
 
 SHIPPED = sorted((Path(__file__).resolve().parents[1] / "data").glob("apStar-*.fits.gz"))

@@ -21,10 +21,10 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import name_from_path
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
+from bayes_cannon.surveys.survey import open_survey
 from tests.models.test_cannon import make_cannon
 from tests.run_problem import CANNON, labels_of, make_spectra
 
@@ -146,7 +146,7 @@ def test_a_survey_with_links_and_capitals(survey, tmp_path):
     ("options", "match"),
     [
         ({"cuts": {"snr_min": 20}}, "cuts must be a Cuts, not dict"),
-        ({"cuts": None}, "cuts must be a Cuts, not NoneType"),
+        ({"cuts": 5}, "cuts must be a Cuts, not int"),
         ({"continuum": 4}, "continuum must be a ContinuumSettings, not int"),
         ({"windows": 5}, "windows must be pairs of pixel numbers"),
         ({"windows": ["ab", "cd"]}, "windows must be pairs"),

@@ -151,7 +151,7 @@ REFUSED = {
     ),
     "catalogue(aspcap=table without ids)": (
         lambda m: bc.catalogue(m.result, aspcap=m.frame[["TEFF"]]),
-        "has no column APOGEE_ID",
+        "has no column with the stars' names",
     ),
     "comparison(None)": (lambda m: bc.comparison(m.result, None), "no reference"),
     "comparison(other table)": (lambda m: bc.comparison(m.frame, m.stars), "not one that catal"),

@@ -206,17 +206,17 @@ def test_it_describes_itself_in_a_few_lines():
     )  # fmt: skip
     low, high = cannon.label_range
     text = repr(with_error)
-    assert text.splitlines()[0] == "Cannon, trained on 30 simulated training stars"
-    assert f"TEFF {low[0]:.4g} to {high[0]:.4g} K; LOGG {low[1]:.4g}" in text
+    assert text.splitlines()[0] == "Cannon, trained on 30 stars (SIMULATED)"
+    assert f"TEFF {low[0]:.0f} to {high[0]:.0f} K, LOGG {low[1]:.2f}" in text
     assert "held out     2 stars" in text
     assert f"of {cannon.n_pixels} used, " in text
     assert "degree 2, 6 terms, 2 factors" in text
     assert "method       map" in text
-    assert "model error  TEFF 140 K; LOGG 0.1 dex" in text
+    assert "model error  TEFF 140 K, LOGG 0.1 dex" in text
     assert 6 <= len(text.splitlines()) <= 8
     assert "model error  none" in repr(cannon)
     why = dataclasses.replace(cannon, settings={"training": {"no_model_error": "too few stars"}})
     assert "model error  too few stars" in repr(why)
     html = with_error._repr_html_()
-    assert "<strong>Cannon, trained on 30 simulated training stars</strong>" in html
-    assert "TEFF 140 K; LOGG 0.1 dex" in html
+    assert "<strong>Cannon, trained on 30 stars (SIMULATED)</strong>" in html
+    assert "TEFF 140 K, LOGG 0.1 dex" in html

@@ -13,8 +13,8 @@ from bayes_cannon import plots
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
-from bayes_cannon.surveys.apogee.allstar import Catalogue
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.catalogue import Catalogue
 from tests.comparison_problem import NAMES, make_catalogue, make_labels, make_set
 
 N = 300

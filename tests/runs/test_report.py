@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from bayes_cannon.analysis.catalogues import catalogue, write_catalogue
 from bayes_cannon.errors import (
     BayesCannonWarning,
     FileFormatError,
@@ -37,6 +38,7 @@ from bayes_cannon.runs.report.parts import Drawing, Section, file_names
 from bayes_cannon.runs.report.registry import registered_sections, remove_section, section
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.report.sections import SECTIONS
+from bayes_cannon.runs.results import open_run
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import shown_label
 from tests.cli.test_cli import run as command
@@ -425,14 +427,12 @@ def test_own_spectra_and_their_catalogue_are_called_by_their_names(tmp_path):
         summary["model"]["dataset"] = settings
         path.write_text(json.dumps(summary))
         assert text in write_report(run, sections=()).path.read_text()
-    dataset = TrainingSet.load(tmp_path / "dataset.nc")
-    named = replace(dataset, settings={"labels": "APOGEE DR17"})
     sections = tuple(s for s in SECTIONS if s.key == "one-to-one")
-    for stars, text in ((dataset, "catalogue (ASPCAP)"), (named, "catalogue (APOGEE DR17)")):
-        assert (
-            f"Against the {text}"
-            in write_report(run, dataset=stars, sections=sections).path.read_text()
-        )
+    assert "Against the catalogue (ASPCAP)" in write_report(run, sections=sections).path.read_text()
+    dataset = TrainingSet.load(tmp_path / "dataset.nc")
+    named = replace(dataset, settings={"catalogue": "GALAH DR4"})
+    write_catalogue(catalogue(open_run(run), aspcap=named), run, overwrite=True)
+    assert "catalogue (GALAH DR4)" in write_report(run, sections=sections).path.read_text()
 
 
 # Sections of other packages
@@ -440,6 +440,7 @@ def test_own_spectra_and_their_catalogue_are_called_by_their_names(tmp_path):
 
 OTHER_PACKAGE = '''
 import matplotlib.pyplot as plt
+from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.report.sections import Column, Drawing, Grid, section
 
 @section("hot", "Hot <stars>", "Few should be hotter than 5000 K.", after="kiel")

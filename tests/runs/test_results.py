@@ -41,7 +41,7 @@ def test_what_is_opened_is_what_was_returned(made):
     assert run.table.meta["LABELS"] == made.table.meta["LABELS"]
     for name in run.table.colnames:
         np.testing.assert_array_equal(
-            np.ma.asarray(run.table[name]).filled(np.nan) if name != "APOGEE_ID" else
+            np.ma.asarray(run.table[name]).filled(np.nan) if name != "STAR_ID" else
             run.table[name], made.table[name],
         )  # fmt: skip
     assert run.names == CANNON.names
@@ -64,12 +64,12 @@ def test_stars_are_found_by_name(made):
 
 def test_problems_are_the_stars_that_need_a_look(made):
     found = made.problems
-    assert str(SPECTRA.star_id[3]) in found["APOGEE_ID"]
-    row = found[found["APOGEE_ID"] == SPECTRA.star_id[3]][0]
+    assert str(SPECTRA.star_id[3]) in found["STAR_ID"]
+    row = found[found["STAR_ID"] == SPECTRA.star_id[3]][0]
     assert "too few usable pixels" in row["FOUND"]
     remarks = {str(s) for s, f in zip(made.star_id, made.table["LABEL_FLAG"], strict=True)
                if f in (0, 1024)}  # fmt: skip
-    assert remarks.isdisjoint(found["APOGEE_ID"])
+    assert remarks.isdisjoint(found["STAR_ID"])
 
 
 def test_the_model_is_read_where_the_run_notes_it(made, tmp_path):
@@ -125,16 +125,25 @@ def test_functions_that_take_a_result_take_a_run(made, name):
 def test_the_card_says_what_the_run_is(made):
     text = repr(open_run(made.folder))
     assert len(text.splitlines()) <= 7
-    assert text.startswith("Run of 31 stars\n")
+    assert text.startswith("Run of 31 stars (SIMULATED)\n")
     for part in ("SIMULATED", "TEFF, LOGG", "Gaussian at the mode", "seed 1",
                  "1 without a posterior", "cannon.nc"):  # fmt: skip
         assert part in text
-    assert made._repr_html_().count("<tr>") == len(text.splitlines()) - 1
+    assert made._repr_html_().count("<tr>") == 6
     (made.folder / "summary.json").rename(made.folder / "kept.json")
     try:
         assert "Run of 31 stars" in repr(open_run(made.folder))
     finally:
         (made.folder / "kept.json").rename(made.folder / "summary.json")
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_kept(tmp_path):
+    first = bc.infer_run(CANNON, SPECTRA, tmp_path / "a", settings=QUICK, seed=0)
+    other = bc.infer_run(CANNON, SPECTRA, tmp_path / "b", settings=QUICK, seed=0)
+    assert first.settings["seed"] != other.settings["seed"]
+    again = bc.infer_run(CANNON, SPECTRA, tmp_path / "a", settings=QUICK, seed=0)
+    assert again.settings["seed"] == first.settings["seed"]
+    assert again.summary["n_from_earlier"] == 31
 
 
 def test_a_summary_that_is_damaged_is_refused(made, tmp_path):

@@ -73,7 +73,7 @@ def test_files_of_a_run(finished):
     assert names == {"corner-star0.png", "one-to-one.png"}, "row 3 has no posterior to draw"
     for kind in ("fits", "ecsv"):
         table = Table.read(folder / f"catalogue.{kind}")
-        assert [str(s).strip() for s in table["APOGEE_ID"]] == SPECTRA.star_id.tolist()
+        assert [str(s).strip() for s in table["STAR_ID"]] == SPECTRA.star_id.tolist()
         assert np.ma.asarray(table["LABEL_COV"]).shape == (11, 2, 2)
 
 

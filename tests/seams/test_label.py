@@ -46,6 +46,8 @@ def test_a_label_from_outside_goes_from_a_table_to_the_corner_plot(tmp_path, for
     # ----
     assert stars.labels.units == ("K", "Gyr")
     np.testing.assert_allclose(stars.labels["AGE"], table["age_iso"] / 1000)
+    assert result["posterior"].attrs["id_name"] == new.id_name == "STAR_ID"
+    assert result["posterior"].attrs["catalogue"] == stars.catalogue == "CATALOGUE"
     assert str(catalogue["AGE"].unit) == "Gyr"
     assert (catalogue["AGE"] > 0).all()
     assert (catalogue["AGE"] < 13.8).all(), "the prior of the kind holds"

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+import bayes_cannon as bc
 from bayes_cannon.errors import (
     BayesCannonWarning,
     FileFormatError,
@@ -20,15 +22,16 @@ from bayes_cannon.errors import (
     OutputExistsError,
 )
 from bayes_cannon.spectra.continuum import ContinuumSettings, normalize, published_pixels
-from bayes_cannon.spectra.dataset import CutStep, StarProblem, TrainingSet
+from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.apstar import read_spectra
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.preparing import prepare, prepare_spectra
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "real"
 DETECTORS = ((197, 3324), (3533, 6130), (6291, 8382))
@@ -595,3 +598,45 @@ def test_load_refuses_values_that_cannot_be(tmp_path: Path) -> None:
         del file.attrs["sealed"]  # as files without a seal were written
     with pytest.raises(FileFormatError, match=r"lacks parts.*negative ivar"):
         TrainingSet.load(path)
+
+
+# Names of the stars' column and of the catalogue -------------------------------------------
+
+
+def test_a_training_set_knows_what_its_stars_and_its_catalogue_are_called(tmp_path: Path) -> None:
+    dataset = bc.load_gaia_xp_giants().select(np.arange(5))
+    assert (dataset.id_name, dataset.labels.id_name, dataset.catalogue) == (
+        "APOGEE_ID", "APOGEE_ID", "ASPCAP",
+    )  # fmt: skip
+    dataset.save(tmp_path / "d.nc")
+    again = TrainingSet.load(tmp_path / "d.nc")
+    assert (again.id_name, again.labels.id_name, again.catalogue) == (
+        "APOGEE_ID", "APOGEE_ID", "ASPCAP",
+    )  # fmt: skip
+    part = again.split(0.5, seed=1)[0]
+    assert part.id_name == part.labels.only(["TEFF"]).id_name == "APOGEE_ID"
+    assert part.spectra.rows(slice(0, 1)).id_name == "APOGEE_ID"
+
+
+def _own(labels, **options) -> TrainingSet:
+    grid = np.linspace(5000, 5100, 30)
+    return bc.training_set_from_arrays(
+        grid, np.ones((3, 30)), labels, error=np.full((3, 30), 0.01), **options
+    )
+
+
+def test_names_of_stars_come_with_their_columns_name() -> None:
+    columns = {"TEFF": [4500.0, 4600.0, 4700.0]}
+    plain = _own(columns)
+    assert (plain.id_name, plain.catalogue) == ("STAR_ID", "CATALOGUE")
+    sdss = _own({**columns, "sdss_id": [11, 12, 13]}, catalogue="GALAH DR4")
+    assert (sdss.id_name, sdss.catalogue) == ("SDSS_ID", "GALAH_DR4")
+    assert sdss.star_id.tolist() == ["11", "12", "13"]
+    assert sdss.labels.names == ("TEFF",)
+    frame = pd.DataFrame(columns, index=pd.Index(["a", "b", "c"], name="gaia_id"))
+    assert _own(frame).id_name == "GAIA_ID"
+    assert _own(frame).star_id.tolist() == ["a", "b", "c"]
+    assert _own(frame, id_name="TIC").id_name == "TIC"
+    assert _own(sdss.labels).id_name == "SDSS_ID"
+    with pytest.raises(InvalidDataError, match="letters, digits and _"):
+        _own(columns, id_name="Gaia ID")

@@ -26,10 +26,10 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 from bayes_cannon.spectra.tables import read_spectrum, training_set_from_table
 from bayes_cannon.surveys.apogee.cuts import Cuts
-from bayes_cannon.surveys.apogee.survey import open_survey
 from bayes_cannon.surveys.archive.download import download_survey
 from bayes_cannon.surveys.simulation.library import load_library
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
+from bayes_cannon.surveys.survey import open_survey
 
 N = 8
 W = np.linspace(5000.0, 5100.0, 51)

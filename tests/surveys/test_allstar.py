@@ -13,7 +13,8 @@ from astropy.table import Table
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.surveys.apogee import allstar as fits_table
-from bayes_cannon.surveys.apogee.allstar import Catalogue, read_allstar
+from bayes_cannon.surveys.apogee.allstar import read_allstar
+from bayes_cannon.surveys.catalogue import Catalogue
 
 
 def table(n: int = 6, *, dr16: bool = False) -> Table:

@@ -8,8 +8,9 @@ from astropy.table import Table
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.dataset import CutStep
-from bayes_cannon.surveys.apogee.allstar import Catalogue, read_allstar
+from bayes_cannon.surveys.apogee.allstar import read_allstar
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.catalogue import Catalogue
 
 GOOD = {
     "SNR": 100.0, "TEFF": 4500.0, "LOGG": 2.0, "FE_H": -0.2, "MG_FE": 0.1, "SI_FE": 0.1,

@@ -23,6 +23,7 @@ from astropy.table import Table
 
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.errors import BayesCannonError, DownloadError, FileFormatError, LabelError
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.surveys.archive import addresses as sdss
 from bayes_cannon.surveys.archive import mirror as archive_copy
 from bayes_cannon.surveys.archive import select as download_select
@@ -283,7 +284,9 @@ def test_star_that_the_catalogue_does_not_have(bring):
     assert not report.complete
     assert report.n_fetched == 3
     assert report.n_wanted == 4
-    assert report.missing == (("2M00000000+0000000", "", "not in the catalogue of dr17"),)
+    assert report.missing == (
+        StarProblem("2M00000000+0000000", "", "not in the catalogue of dr17"),
+    )
     assert "1 missing (2M00000000+0000000;" in str(report)
 
 
@@ -422,8 +425,8 @@ def test_names_in_the_catalogue_cannot_leave_the_directory(bring, survey, tmp_pa
     Table(np.concatenate([table.as_array(), evil.as_array()])).write(allstar)
     report = bring(allstar=allstar, fields=("M15",))
     assert report.n_fetched == 3
-    assert {m.star for m in report.missing} == {"../../../evil", "a/b", "ok"}
-    assert all("cannot be a name in a path" in m.reason for m in report.missing)
+    assert {m.star_id for m in report.missing} == {"../../../evil", "a/b", "ok"}
+    assert all("cannot be a name in a path" in m.message for m in report.missing)
     assert not list(tmp_path.parent.rglob("*evil*.fits.part"))
     assert {p.name for p in tmp_path.iterdir()} == {"out", "allStar-evil.fits"}
 
@@ -437,9 +440,9 @@ def test_one_star_is_not_there(bring, survey, server, tmp_path):
     assert not report.complete
     assert report.n_fetched == N_SPECTRA - 1
     (missing,) = report.missing
-    assert missing.star == "2M21290843+1209118"
-    assert missing.url.endswith("/M15/apStar-dr17-2M21290843%2B1209118.fits")
-    assert missing.reason == "the server answered 404 Not Found"
+    assert missing.star_id == "2M21290843+1209118"
+    assert missing.path.endswith("/M15/apStar-dr17-2M21290843%2B1209118.fits")
+    assert missing.message == "the server answered 404 Not Found"
     assert len(server.asked(BRIGHT)) == 1, "404 is final"
     assert_whole(tmp_path / "out", survey, lacking=(BRIGHT,))
     assert_next_run_completes(bring, tmp_path / "out", survey, server)
@@ -488,7 +491,7 @@ def test_retry_after_that_is_nonsense_or_past(bring, survey, server, tmp_path, s
 def test_retry_after_that_is_too_long(bring, survey, server, tmp_path, slept):
     server.script(BRIGHT, Always(Status(503, (("Retry-After", "86400"),))))
     report = bring()
-    assert [m.reason for m in report.missing] == [
+    assert [m.message for m in report.missing] == [
         "the server answered 503 Service Unavailable, and asks to wait 86400 s; try again later"
     ]
     assert_whole(tmp_path / "out", survey, lacking=(BRIGHT,))
@@ -507,7 +510,7 @@ def test_unavailable_twice_then_fine(bring, survey, server, tmp_path, slept):
 def test_unavailable_for_ever(bring, survey, server, tmp_path, slept):
     server.script(BRIGHT, Always(Status(503)))
     report = bring()
-    assert [m.reason for m in report.missing] == [
+    assert [m.message for m in report.missing] == [
         "the server answered 503 Service Unavailable, after 5 attempts"
     ]
     assert len(server.asked(BRIGHT)) == 5
@@ -539,7 +542,7 @@ def test_connection_cut_for_ever_keeps_the_part_for_the_next_run(bring, survey, 
     server.script(BRIGHT, Always(Cut(10_000)))
     report = bring()
     (missing,) = report.missing
-    assert "connection cut after" in missing.reason
+    assert "connection cut after" in missing.message
     part = tmp_path / "out" / "apo25m" / "M15" / f"{BRIGHT}.part"
     n_bytes = part.stat().st_size
     assert n_bytes == 5 * 8192
@@ -581,7 +584,7 @@ def test_wrong_checksum_for_ever(bring, survey, server, tmp_path):
     server.script(BRIGHT, Always(Garbled()))
     report = bring()
     (missing,) = report.missing
-    assert missing.reason.startswith("wrong checksum (sha1 ")
+    assert missing.message.startswith("wrong checksum (sha1 ")
     assert len(server.asked(BRIGHT)) == 2
     assert_whole(tmp_path / "out", survey, lacking=(BRIGHT,))
     assert_next_run_completes(bring, tmp_path / "out", survey, server)
@@ -591,7 +594,7 @@ def test_html_page_in_place_of_a_spectrum(bring, survey, server, tmp_path):
     server.script(BRIGHT, Always(Page()))
     report = bring()
     (missing,) = report.missing
-    assert missing.reason == "an HTML page came in place of a FITS file, twice"
+    assert missing.message == "an HTML page came in place of a FITS file, twice"
     assert_whole(tmp_path / "out", survey, lacking=(BRIGHT,))
     assert_next_run_completes(bring, tmp_path / "out", survey, server)
 
@@ -627,7 +630,7 @@ def test_no_network_for_the_spectra(bring, survey, server, tmp_path, slept):
     report = bring(allstar=allstar, sas_url=CLOSED, streams=1)
     assert not report.complete
     assert len(report.missing) == N_SPECTRA
-    reasons = [m.reason for m in report.missing]
+    reasons = [m.message for m in report.missing]
     assert all("Connection refused" in reason for reason in reasons)
     assert sum(reason.startswith("not tried") for reason in reasons) == N_SPECTRA - 4
     assert len(slept) < 25, "a server that is away is not asked for every file"
@@ -639,8 +642,8 @@ def test_file_larger_than_the_limit(bring, survey, server, tmp_path, slept):
     small = (survey / "apo25m" / "M15" / BRIGHT).stat().st_size
     settings = FetchSettings(sleep=slept.append, max_bytes=small + 10)
     report = bring(settings=settings)
-    assert {m.star for m in report.missing} == {"2M21294979+1211058", "2M03533659+2512012"}
-    assert all("more than the limit of" in m.reason for m in report.missing)
+    assert {m.star_id for m in report.missing} == {"2M21294979+1211058", "2M03533659+2512012"}
+    assert all("more than the limit of" in m.message for m in report.missing)
     assert not list((tmp_path / "out").rglob("*.part"))
     assert_next_run_completes(bring, tmp_path / "out", survey, server)
 
@@ -677,7 +680,7 @@ def test_spectrum_that_cannot_be_written(bring, survey, server, tmp_path):
     (tmp_path / "out" / "apo25m" / "M15").write_text("in the way")
     report = bring()
     assert len(report.missing) == 3
-    assert all("cannot write" in m.reason for m in report.missing)
+    assert all("cannot write" in m.message for m in report.missing)
     assert report.n_fetched == N_SPECTRA - 3
 
 

@@ -28,10 +28,9 @@ from bayes_cannon.runs.report.tables import coverage_table, cuts_table
 from bayes_cannon.spectra.continuum import divide_by_continuum
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.surveys.apogee.apstar import read_spectra
 from bayes_cannon.surveys.apogee.cuts import Cuts
-from bayes_cannon.surveys.apogee.survey import open_survey
-from bayes_cannon.surveys.reading import Treatment
+from bayes_cannon.surveys.reading import Treatment, read_raw
+from bayes_cannon.surveys.survey import open_survey
 
 __all__ = [
     "calibration",
@@ -102,11 +101,13 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     star = chosen[0].star if chosen else next(iter(inputs.files))
     settings = inputs.cannon.settings.get("dataset") or {}
     treatment = Treatment.from_settings(settings)
-    raw = read_spectra([inputs.files[star]], bad_bits=treatment.bad_bits, star_ids=[star])[0]
+    raw = read_raw([inputs.files[star]], treatment, star_ids=[star])[0]
     yield Drawing(
         "spectrum", partial(plot_spectrum, raw, star), f"Observed spectrum of {star}",
         "The observed spectrum, a colour per detector chip.",
     )  # fmt: skip
+    if treatment.continuum is None:
+        return
     normalized, fit = divide_by_continuum(raw, treatment.continuum)
     draw = partial(plot_continuum, raw, normalized, fit, star, settings=treatment.continuum)
     yield Drawing(
@@ -203,11 +204,9 @@ def factors(inputs: ReportInputs) -> Iterator[Item]:
 def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
     """Our labels against the catalogue's and, of a simulation, against the truth."""
     if inputs.aspcap is not None:
-        settings = {} if inputs.dataset is None else inputs.dataset.settings
-        catalogue = str(settings.get("labels", "ASPCAP"))
         yield Drawing(
-            "one-to-one", partial(plot_one_to_one, inputs.table, reference_name=catalogue),
-            f"Labels against {catalogue}", f"Against the catalogue ({catalogue}).",
+            "one-to-one", partial(plot_one_to_one, inputs.table),
+            f"Labels against {inputs.catalogue}", f"Against the catalogue ({inputs.catalogue}).",
         )  # fmt: skip
     if inputs.truth is not None:
         draw = partial(

@@ -20,6 +20,12 @@ from bayes_cannon.inference.posterior import (
     model_is_simulated,
     posterior_names,
 )
+from bayes_cannon.inference.tables import (
+    catalogue_column,
+    catalogue_name,
+    column_of,
+    star_ids,
+)
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -93,7 +99,7 @@ class ReportInputs:
     @cached_property
     def star_id(self) -> NDArray[np.str_]:
         """Stars of the table, shape (n_stars,)."""
-        return np.asarray(self.table["APOGEE_ID"], dtype=np.str_)
+        return star_ids(self.table)
 
     @property
     def simulated(self) -> bool:
@@ -124,10 +130,16 @@ class ReportInputs:
         """Standard deviations of the table's kind, shape (n_stars, n_labels)."""
         return self.values("_ERR" if self.kind == "calibrated" else "_FORMAL_ERR")
 
+    @property
+    def catalogue(self) -> str:
+        """Name of the catalogue that the labels are compared with."""
+        return catalogue_name(self.table, self.result)
+
     @cached_property
     def aspcap(self) -> Labels | None:
         """The catalogue's labels of the run's stars; None where it knows none of them."""
-        values, errors = self.values("_ASPCAP"), self.values("_ASPCAP_ERR")
+        their = catalogue_column(self.catalogue)
+        values, errors = self.values(f"_{their}"), self.values(f"_{their}_ERR")
         if not np.isfinite(values).any():
             return None
         errors = np.where(np.isfinite(errors) & (errors > 0), errors, np.nan)
@@ -136,7 +148,7 @@ class ReportInputs:
     @cached_property
     def unlabelled(self) -> NDArray[np.bool_]:
         """Stars of which the catalogue knows no label, shape (n_stars,)."""
-        return ~np.isfinite(self.values("_ASPCAP")).any(axis=1)
+        return ~np.isfinite(self.values(f"_{catalogue_column(self.catalogue)}")).any(axis=1)
 
     @cached_property
     def snr(self) -> FloatArray:
@@ -160,5 +172,4 @@ def column(table: Table, name: str) -> FloatArray:
     """Column of numbers, NaN where masked or where the table lacks it."""
     if name not in table.colnames:
         return np.full(len(table), np.nan)
-    values = np.ma.asarray(table[name], dtype=np.float64)
-    return np.asarray(np.ma.filled(values, np.nan))
+    return column_of(table, name)

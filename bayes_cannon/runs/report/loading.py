@@ -13,6 +13,7 @@ import numpy as np
 
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
 from bayes_cannon.runs.inputs import find_input, paths_of, spectra_files, spectra_to_infer
@@ -91,7 +92,7 @@ def load_inputs(
     """
     opened = run if isinstance(run, Run) else open_run(run)
     folder, result, table, summary = folder_of(run), opened.result, opened.table, opened.summary
-    star_id = np.asarray(table["APOGEE_ID"], dtype=np.str_).tolist()
+    star_id = star_ids(table).tolist()
     found = _Found(folder, summary, star_id, {}, [])
     model = _find_cannon(found, cannon)
     stars, spectra, source = _find_spectra(found, dataset, model)

@@ -114,9 +114,9 @@ _MOST_ROWS = 100
 
 
 @section(
-    "aspcap", "Comparison with ASPCAP",
+    "aspcap", "Errors beside the catalogue's",
     "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
-    "to a floor that is the model's; ASPCAP's errors are its repeatability, not its accuracy.",
+    "to a floor that is the model's. ASPCAP's errors are its repeatability, not its accuracy.",
     order=120,
 )  # fmt: skip
 def aspcap(inputs: ReportInputs) -> Iterator[Item]:
@@ -141,8 +141,8 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
                       "Errors of every star against its S/N, and medians in bins.")  # fmt: skip
     else:
         yield Note("Errors against S/N: the S/N is not known without the dataset.", gone=True)
-    yield Drawing("aspcap-pulls", partial(plot_pulls, found), "Pulls against ASPCAP",
-                  "Ours less ASPCAP's over the joint error, against the unit normal.")  # fmt: skip
+    yield Drawing("aspcap-pulls", partial(plot_pulls, found), f"Pulls against {found.catalogue}",
+                  "Ours less theirs over the joint error, against the unit normal.")  # fmt: skip
     yield _pulls(found)
     yield Drawing("aspcap-forest", partial(plot_forest, found), "Forest plot",
                   "The stars that disagree most, each about its own posterior mean.")  # fmt: skip
@@ -162,19 +162,20 @@ def _spectra(inputs: ReportInputs, found: AspcapComparison) -> Iterator[Item]:
         window = (float(w[0]), float(w[-1]) + 1e-6)
     draw = partial(plot_disagreements, found, inputs.cannon, inputs.spectra, window=window)
     yield Drawing("aspcap-spectra", draw, "Spectra of the stars that disagree most",
-                  "The stars that disagree most, with the model at our labels and at ASPCAP's: the "
-                  "labels that fit the spectrum worse are the ones to doubt.")  # fmt: skip
+                  "The stars that disagree most, with the model at our labels and at the "
+                  "catalogue's: labels that fit the spectrum worse are to be doubted.")  # fmt: skip
 
 
 def _pulls(found: AspcapComparison) -> Grid:
     columns = (
         Column("label", kind="id"), Column("posterior"), Column("stars", "d"),
         Column("bias", ".3g"), Column("rms", ".3g"), Column("our error", ".3g"),
-        Column("ASPCAP error", ".3g"), Column("mean pull", ".2f"), Column("sd of pulls", ".2f"),
+        Column(f"{found.catalogue} error", ".3g"),
+        Column("mean pull", ".2f"), Column("sd of pulls", ".2f"),
         Column("robust sd", ".2f"), Column("within 68 % (%)", ".0f"),
         Column("within 95 % (%)", ".0f"),
     )  # fmt: skip
-    keys = ("BIAS", "RMS", "ERR", "ASPCAP_ERR", "PULL_MEAN", "PULL_SD", "PULL_ROBUST_SD")
+    keys = ("BIAS", "RMS", "ERR", f"{found.column}_ERR", "PULL_MEAN", "PULL_SD", "PULL_ROBUST_SD")
     rows = [
         (f"{shown_label(str(r['LABEL']))} ({r['UNIT']})", str(r["KIND"]), int(r["N"]),
          *(float(r[k]) for k in keys), *(100 * float(r[k]) for k in ("COVER_68", "COVER_95")))
@@ -191,13 +192,15 @@ def _stars(found: AspcapComparison) -> Grid:
         Column("flags"), *(Column(name) for name in archive),
     )  # fmt: skip
     rows = [
-        (str(r["APOGEE_ID"]), float(r["SNR"]), int(r["N_LABELS"]), float(r["CHI2"]), float(r["P"]),
+        (str(r[0]), float(r["SNR"]), int(r["N_LABELS"]), float(r["CHI2"]), float(r["P"]),
          shown_label(str(r["WORST"])), float(r["PULL"]),
          *(str(r[n]) for n in ("FLAGS", *archive)))
         for r in found.stars[:_MOST_ROWS]
     ]  # fmt: skip
     cut = f", the first {len(rows)} of {len(found.stars)}" if len(rows) < len(found.stars) else ""
-    return Grid(f"Stars in the order in which they disagree with ASPCAP{cut}.", columns, rows)
+    return Grid(
+        f"Stars in the order in which they disagree with {found.catalogue}{cut}.", columns, rows
+    )
 
 
 _MOST_MYSTERIES = 3

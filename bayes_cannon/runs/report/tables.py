@@ -17,6 +17,7 @@ from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag, describe_flag
+from bayes_cannon.inference.tables import catalogue_column
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
@@ -153,15 +154,16 @@ def original_tables(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def _one_star(inputs: ReportInputs, chosen: Chosen) -> Grid:
-    found = star_table(inputs.table, chosen.star)
+    found, their = star_table(inputs.table, chosen.star), catalogue_column(inputs.catalogue)
     quoted = [name for name in found.colnames if name.startswith("FORMAL: ")]
     columns = (
         Column("label", kind="id"), Column("ours", ".4g"), Column("calibrated error", ".3g"),
-        Column("formal error", ".3g"), Column("ASPCAP", ".4g"), Column("ASPCAP error", ".3g"),
+        Column("formal error", ".3g"), Column(inputs.catalogue, ".4g"),
+        Column(f"{inputs.catalogue} error", ".3g"),
         Column("difference", "+.3g"), Column("pull", "+.2f"),
         *(Column(f"formal error, {name.partition(': ')[2]}", ".3g") for name in quoted),
     )  # fmt: skip
-    keys = ("OURS", "ERR", "FORMAL_ERR", "ASPCAP", "ASPCAP_ERR", "DIFFERENCE", "PULL", *quoted)
+    keys = ("OURS", "ERR", "FORMAL_ERR", their, f"{their}_ERR", "DIFFERENCE", "PULL", *quoted)
     rows = [
         (_with_unit(str(r["LABEL"]), str(r["UNIT"])), *(float(r[k]) for k in keys)) for r in found
     ]
@@ -175,7 +177,7 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
     columns = (Column("label", kind="id"), Column("stars", "d"),
                *(Column(title, ".3g") for title in (*heads, *names)))  # fmt: skip
     keys = ("BIAS", "RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR", *names)
-    references = {"the catalogue (ASPCAP)": inputs.aspcap}
+    references = {f"the catalogue ({inputs.catalogue})": inputs.aspcap}
     if inputs.truth is not None:
         references["the truth of the simulation"] = inputs.truth
     for what, reference in references.items():

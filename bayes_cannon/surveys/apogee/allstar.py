@@ -12,21 +12,20 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from bayes_cannon.base.columns import known_values, one_or_more
-from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
-from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
-from bayes_cannon.spectra.spectra import index_of
-from bayes_cannon.surveys.apogee.names import release_name, unique_star_ids
+from bayes_cannon.base.columns import known_values
+from bayes_cannon.errors import FileFormatError, LabelError
+from bayes_cannon.spectra.labels import DEFAULT_LABELS
+from bayes_cannon.surveys.apogee.names import release_name
+from bayes_cannon.surveys.catalogue import NOT_LABELS, Catalogue, upper_names
 from bayes_cannon.surveys.fits import (
     FitsFile,
     card_text,
@@ -37,7 +36,6 @@ from bayes_cannon.surveys.fits import (
 )
 
 __all__ = [
-    "Catalogue",
     "FitsTable",
     "find_table",
     "read_allstar",
@@ -51,109 +49,7 @@ _COUNTS = ("NVISITS", "LOCATION_ID")
 _NUMBERS = ("RA", "DEC", "GLON", "GLAT", "J", "H", "K", "SNR", "SNREV",
             "VHELIO_AVG", "VSCATTER", "VERR")  # fmt: skip
 _CUT_LABELS = ("TEFF", "LOGG", "FE_H")
-_NOT_LABELS = frozenset(_NUMBERS)
 _NAME = re.compile(r"allStar(?:Lite)?-(?P<apred>[^-.]+(?:\.\d+)?)")
-
-
-@dataclass(frozen=True, eq=False)
-class Catalogue:
-    """Rows of an allStar catalogue.
-
-    Attributes
-    ----------
-    table : astropy.table.Table
-        Columns in use, in native byte order. Labels, their errors and other numbers are float64
-        with NaN for what is missing; flags are int64, masked where the file has none; text has no
-        blanks around it.
-    release : str
-        ``'dr17'`` and the like; '' where unknown.
-    path : Path
-        File that was read.
-    simulated : bool
-    known_ids : (n_rows,) str, optional
-        Names of the stars, where they were settled by a larger catalogue (see `star_id`).
-
-    Raises
-    ------
-    InvalidDataError
-        If the table has no APOGEE_ID, or the names do not fit it.
-    """
-
-    table: Table
-    release: str = ""
-    path: Path = field(default_factory=Path)
-    simulated: bool = False
-    known_ids: NDArray[np.str_] | None = None
-
-    def __post_init__(self) -> None:
-        if "APOGEE_ID" not in self.table.colnames:
-            raise InvalidDataError("a catalogue's table must have a column APOGEE_ID.")
-        if self.known_ids is not None and np.shape(self.known_ids) != (len(self.table),):
-            raise InvalidDataError(
-                f"{np.size(self.known_ids)} names for {len(self.table)} rows of a catalogue."
-            )
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    @cached_property
-    def star_id(self) -> NDArray[np.str_]:
-        """Unique name of each row, shape (n_rows,).
-
-        APOGEE_ID; ``TELESCOPE/FIELD/APOGEE_ID`` for a star seen in several places; with ``#2`` and
-        so on for repeated rows. A selection keeps the names of the catalogue it was made from.
-        """
-        if self.known_ids is not None:
-            return np.asarray(self.known_ids, dtype=np.str_)
-        blank = np.full(len(self), "", dtype=np.str_)
-        columns = [
-            np.asarray(self.table[n]).astype(np.str_) if n in self.table.colnames else blank
-            for n in ("APOGEE_ID", "TELESCOPE", "FIELD")
-        ]
-        return unique_star_ids(*columns)
-
-    def available_labels(self) -> tuple[str, ...]:
-        """Names of the labels that were read: the columns that have an error beside them."""
-        names = self.table.colnames
-        return tuple(n for n in names if f"{n}_ERR" in names and n not in _NOT_LABELS)
-
-    def labels(self, names: Sequence[str] = DEFAULT_LABELS) -> Labels:
-        """Labels of all rows; errors are NaN where the catalogue gives none.
-
-        Raises
-        ------
-        LabelError
-            If a label was not read.
-        """
-        wanted = _upper(names)
-        self.require(wanted)
-        missing = np.full(len(self), np.nan)
-        columns = {
-            n: self.table[n] if n in self.table.colnames else missing for n in _with_errors(wanted)
-        }
-        return Labels(
-            names=wanted,
-            values=np.array([columns[n] for n in wanted], dtype=np.float64).T,
-            errors=np.array([columns[f"{n}_ERR"] for n in wanted], dtype=np.float64).T,
-            star_id=self.star_id,
-        )
-
-    def require(self, names: Sequence[str]) -> None:
-        """Check that labels are among the columns that were read."""
-        unknown = [n for n in names if n not in self.table.colnames]
-        if unknown:
-            raise LabelError(
-                f"{', '.join(unknown)}: not read from {self.path}; there are "
-                f"{', '.join(self.available_labels())}. Name others in labels= when reading."
-            )
-
-    def select(self, rows: ArrayLike) -> Catalogue:
-        """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names."""
-        if np.asarray(rows).dtype == bool and np.shape(rows) != (len(self),):
-            raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
-        index = index_of(self.star_id, rows)
-        table = self.table[index]
-        return Catalogue(table, self.release, self.path, self.simulated, self.star_id[index])
 
 
 def read_allstar(
@@ -184,7 +80,7 @@ def read_allstar(
     LabelError
         If it lacks one of `labels` or `extra`.
     """
-    wanted = _upper(labels)
+    wanted = upper_names(labels)
     with open_fits(path) as file:
         source = find_table(file)
         _require_columns(source, wanted, extra)
@@ -204,20 +100,12 @@ def read_allstar(
     )
 
 
-def _upper(names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(name.upper() for name in one_or_more(names))
-
-
-def _with_errors(labels: Sequence[str]) -> list[str]:
-    return [name for label in labels for name in (label, f"{label}_ERR")]
-
-
 def _require_columns(source: FitsTable, labels: Sequence[str], extra: Sequence[str]) -> None:
-    unknown = [name for name in (*labels, *_upper(extra)) if name not in source.names]
+    unknown = [name for name in (*labels, *upper_names(extra)) if name not in source.names]
     if not unknown:
         _require_numbers(source, labels)
         return
-    known = [n for n in source.names if f"{n}_ERR" in source.names and n not in _NOT_LABELS]
+    known = [n for n in source.names if f"{n}_ERR" in source.names and n not in NOT_LABELS]
     close = [m for n in unknown for m in difflib.get_close_matches(n, source.names, n=3)]
     hint = f"did you mean {' or '.join(dict.fromkeys(close))}? " if close else ""
     raise LabelError(
@@ -245,7 +133,7 @@ def _columns_in_use(
         kinds |= {label: "number", f"{label}_ERR": "error", f"{label}_FLAG": "flag"}
     kinds["SIMULATED"] = "extra"
     kinds = {name: kind for name, kind in kinds.items() if name in source.names}
-    return dict.fromkeys((n for n in _upper(extra) if n not in kinds), "extra") | kinds
+    return dict.fromkeys((n for n in upper_names(extra) if n not in kinds), "extra") | kinds
 
 
 _CHUNK_BYTES = 16_000_000

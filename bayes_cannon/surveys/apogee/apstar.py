@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.progress import Progress, as_progress
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
+from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import ObservedSpectra, name_some
 from bayes_cannon.surveys.apogee.bits import resolve_bits
 from bayes_cannon.surveys.apogee.layout import (
@@ -34,11 +35,11 @@ from bayes_cannon.surveys.apogee.layout import (
     unusable,
 )
 from bayes_cannon.surveys.apogee.names import StarFacts, name_from_path, read_facts, unique_star_ids
+from bayes_cannon.surveys.readers import StarSpectrum
 
 __all__ = [
     "ApStar",
     "AspcapStar",
-    "FileProblem",
     "read_apstar",
     "read_aspcapstar",
     "read_spectra",
@@ -103,6 +104,12 @@ class ApStar(_Spectrum):
     mask_row: int
 
     @property
+    def star_spectrum(self) -> StarSpectrum:
+        """The spectrum as readers of all surveys return it."""
+        place = "/".join(filter(None, (self.telescope, self.field)))
+        return StarSpectrum(self.star_id, self.flux, self.ivar, self.snr, place, self.simulated)
+
+    @property
     def bad_fraction(self) -> float:
         """Fraction of the pixels with data that are bad; NaN where there are none."""
         covered = ~self.gap
@@ -125,24 +132,6 @@ class AspcapStar(_Spectrum):
     """
 
     model: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class FileProblem:
-    """A spectrum that could not be read.
-
-    Attributes
-    ----------
-    path : Path
-    star_id : str
-        Name of the star, as given or from the file's name.
-    message : str
-        What is wrong with the file, with its path and the remedy.
-    """
-
-    path: Path
-    star_id: str
-    message: str
 
 
 def read_apstar(
@@ -218,7 +207,7 @@ def read_spectra(
     mask_row: int | None = None,
     progress: Progress = None,
     star_ids: Sequence[str] | NDArray[np.str_] | None = None,
-) -> tuple[ObservedSpectra, list[FileProblem]]:
+) -> tuple[ObservedSpectra, list[StarProblem]]:
     """Read many apStar files; one that cannot be read never stops the others.
 
     Parameters
@@ -238,7 +227,7 @@ def read_spectra(
     spectra : ObservedSpectra
         The stars that could be read, in the order given; where a pixel is bad, flux and ivar are
         0. A star without any good pixel is among them. Simulated if any of the files is.
-    problems : list of FileProblem
+    problems : list of StarProblem
         The files that could not be read.
 
     Raises
@@ -255,22 +244,21 @@ def read_spectra(
     _check_choice(visit, weighting, mask_row)
     bits = resolve_bits(bad_bits)
     read = partial(read_apstar, visit=visit, weighting=weighting, bad_bits=bits, mask_row=mask_row)
+    problems: list[StarProblem] = []
+
+    def name(number: int, path: Path) -> str:
+        return names[number] if names else name_from_path(path)
+
     flux = np.empty((len(files), N_PIXELS), dtype=np.float32)
     ivar = np.empty_like(flux)
     stars: list[tuple[int, StarFacts]] = []
-    problems: list[FileProblem] = []
-    with as_progress(progress) as tell:
-        for number, path in enumerate(files):
-            try:
-                star = read(path)
-            except FileFormatError as error:
-                name = names[number] if names else name_from_path(path)
-                problems.append(FileProblem(path, name, str(error)))
-            else:
-                flux[len(stars)] = np.where(star.bad, 0.0, star.flux)
-                ivar[len(stars)] = star.ivar
-                stars.append((number, star.facts))
-            tell(number + 1, len(files), "reading spectra")
+    for number, star in read_each(
+        files, lambda _, path: read(path), name, problems,
+        expected=(FileFormatError,), progress=progress,
+    ):  # fmt: skip
+        flux[len(stars)] = np.where(star.bad, 0.0, star.flux)
+        ivar[len(stars)] = star.ivar
+        stars.append((number, star.facts))
     if not stars:
         raise _nothing_read(problems)
     return _observed(stars, names, flux[: len(stars)], ivar[: len(stars)]), problems
@@ -295,10 +283,11 @@ def _observed(
         snr=np.array([f.snr for f in facts]),
         chips=CHIPS_8575,
         simulated=any(f.simulated for f in facts),
+        id_name="APOGEE_ID",
     )
 
 
-def _nothing_read(problems: Sequence[FileProblem]) -> NoStarsError:
+def _nothing_read(problems: Sequence[StarProblem]) -> NoStarsError:
     if not problems:
         return NoStarsError("no files were given to read spectra from.")
     return NoStarsError(f"none of {len(problems)} files could be read; {problems[0].message}")

@@ -8,10 +8,8 @@ cannot lead out of the directory.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,131 +17,101 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
-from bayes_cannon.base.columns import one_or_more
-from bayes_cannon.base.paths import is_fits_name, user_path
-from bayes_cannon.errors import SurveyError
-from bayes_cannon.spectra.labels import DEFAULT_LABELS
+from bayes_cannon.base.paths import is_fits_name
+from bayes_cannon.errors import FileFormatError, SurveyError
+from bayes_cannon.spectra.continuum import ContinuumSettings
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
-from bayes_cannon.surveys.apogee.allstar import Catalogue, read_allstar
-from bayes_cannon.surveys.apogee.names import apred_of, is_spectrum_file, read_name
-from bayes_cannon.surveys.folders import files_below
+from bayes_cannon.surveys.apogee.allstar import read_allstar
+from bayes_cannon.surveys.apogee.apstar import read_apstar
+from bayes_cannon.surveys.apogee.bits import resolve_bits
+from bayes_cannon.surveys.apogee.cuts import Cuts
+from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
+from bayes_cannon.surveys.apogee.names import (
+    apred_of,
+    is_spectrum_file,
+    name_from_path,
+    read_name,
+)
+from bayes_cannon.surveys.catalogue import Catalogue
+from bayes_cannon.surveys.folders import files_below, is_spectrum
+from bayes_cannon.surveys.readers import StarSpectrum, SurveyReader
+from bayes_cannon.surveys.survey import Survey
 
 __all__ = [
-    "RowProblem",
-    "Survey",
-    "open_survey",
+    "APOGEE",
+    "ApogeeReader",
 ]
 
 
 Key = tuple[str, str, str]
 
 
-@dataclass(frozen=True)
-class RowProblem:
-    """A catalogue row that is not used, and why.
+class ApogeeReader(SurveyReader):
+    """Reads surveys of apStar and asStar files, DR12 to DR17, with an allStar catalogue."""
 
-    Attributes
-    ----------
-    star_id : str
-        Name of the star as in the catalogue.
-    message : str
-    row : int or None
-        Its number in the survey's catalogue; None where the row was left out of it.
-    """
+    name = "apogee"
+    wavelength = WAVELENGTH
+    chips = CHIPS_8575
+    windows = ASPCAP_WINDOWS
+    continuum = ContinuumSettings()
+    cuts = Cuts()
+    id_name = "APOGEE_ID"
+    catalogue = "ASPCAP"
+    expected = (FileFormatError,)
 
-    star_id: str
-    message: str
-    row: int | None = None
+    def sniff(self, folder: Path) -> str:
+        """Why a folder is not of APOGEE; '' if it is."""
+        if _catalogues(folder):
+            return ""
+        return (
+            "has no catalogue: put an allStar*.fits file at its top, or make a survey with "
+            "'bayes-cannon simulate' or 'bayes-cannon download'."
+        )
 
-
-@dataclass(frozen=True, eq=False)
-class Survey:
-    """A catalogue and the spectra that belong to it.
-
-    Attributes
-    ----------
-    path : Path
-        The survey's directory.
-    catalogue : Catalogue
-        All rows of all catalogues at the top of the directory.
-    files : (n_rows,) str
-        Path of each row's spectrum; empty where there is none.
-    orphans : tuple of str
-        Spectra without a row, relative to `path`.
-    problems : tuple of RowProblem
-        Rows that cannot be followed, or that repeat another.
-    """
-
-    path: Path
-    catalogue: Catalogue
-    files: NDArray[np.str_]
-    orphans: tuple[str, ...] = ()
-    problems: tuple[RowProblem, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.files.shape != (len(self.catalogue),):
+    def open(self, folder: Path, labels: Sequence[str]) -> Survey:
+        """Read all allStar catalogues at the top of a folder, and find the spectra below it."""
+        if why := self.sniff(folder):
+            raise SurveyError(f"{folder} {why}")
+        catalogue, releases, problems = _read_catalogues(_catalogues(folder), labels)
+        found = _find_spectra(folder)
+        if not found:
             raise SurveyError(
-                f"{self.files.size} file names for {len(self.catalogue)} rows of the catalogue."
+                f"{folder} has no spectra: {folder.name}/<telescope>/<field>/apStar-*.fits is "
+                "where they are looked for."
             )
-
-    @property
-    def missing(self) -> NDArray[np.str_]:
-        """Names of the stars whose spectrum is not there."""
-        return np.asarray(self.catalogue.star_id[self.files == ""])
-
-    def __len__(self) -> int:
-        return len(self.catalogue)
-
-
-def open_survey(
-    path: str | os.PathLike[str], labels: str | Sequence[str] = DEFAULT_LABELS
-) -> Survey:
-    """Read a survey's catalogue and find its spectra; the spectra themselves are not read yet.
-
-    Parameters
-    ----------
-    path
-        Directory with ``allStar*.fits`` at its top. Several are read together; of rows with the
-        same telescope, field and star, the one of the latest release stays.
-    labels
-        Names of label columns that the catalogue must have.
-
-    Raises
-    ------
-    SurveyError
-        If there is no such directory, no catalogue at its top, or no spectrum that belongs to it.
-    FileFormatError
-        If a catalogue is damaged.
-    LabelError
-        If a catalogue lacks one of the labels.
-    """
-    labels = one_or_more(labels)
-    folder = user_path(path)
-    if not folder.is_dir():
-        raise SurveyError(f"{folder} is not a directory; give the directory that holds a survey.")
-    tables = sorted(p for p in folder.glob("allStar*") if _is_catalogue(p))
-    if not tables:
-        raise SurveyError(
-            f"{folder} has no catalogue: put an allStar*.fits file at its top, "
-            "or make a survey with 'bayes-cannon simulate' or 'bayes-cannon download'."
+        files, unsafe = _match(catalogue, releases, found)
+        if not (files != "").any():
+            raise SurveyError(
+                f"none of the {len(found)} spectra in {folder} ({name_some(found)}) belongs to "
+                f"one of the {len(catalogue)} rows of its catalogue; the folders are named after "
+                "TELESCOPE and FIELD, the files after APOGEE_ID."
+            )
+        orphans = tuple(sorted(set(found) - set(files.tolist())))
+        paths = np.array(
+            [str(folder / name) if name else "" for name in files.tolist()], dtype=np.str_
         )
-    catalogue, releases, problems = _read_catalogues(tables, labels)
-    found = _find_spectra(folder)
-    if not found:
-        raise SurveyError(
-            f"{folder} has no spectra: {folder.name}/<telescope>/<field>/apStar-*.fits is where "
-            "they are looked for."
-        )
-    files, unsafe = _match(catalogue, releases, found)
-    if not (files != "").any():
-        raise SurveyError(
-            f"none of the {len(found)} spectra in {folder} ({name_some(found)}) belongs to one of "
-            f"the {len(catalogue)} rows of its catalogue; the folders are named after TELESCOPE "
-            "and FIELD, the files after APOGEE_ID."
-        )
-    orphans = tuple(sorted(set(found) - set(files.tolist())))
-    paths = np.array([str(folder / name) if name else "" for name in files.tolist()], dtype=np.str_)
-    return Survey(folder, catalogue, paths, orphans, (*problems, *unsafe))
+        return Survey(folder, catalogue, paths, orphans, (*problems, *unsafe), self)
+
+    def read(self, path: Path, *, visit: int | None, bad_bits: int) -> StarSpectrum:
+        """Read the combined spectrum of an apStar file, or that of a visit."""
+        return read_apstar(path, visit=visit, bad_bits=bad_bits).star_spectrum
+
+    def mask_bits(self, given: str | int) -> int:
+        """Bits of a preset's name or a number, see `bayes_cannon.surveys.apogee.bits`."""
+        return resolve_bits(given)
+
+    def is_spectrum(self, name: str) -> bool:
+        """Whether a file's name is that of an apStar or asStar file."""
+        return is_spectrum(name)
+
+    def name_from_path(self, path: Path) -> str:
+        """Name of the star in the name of a file."""
+        return name_from_path(path)
+
+
+def _catalogues(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.glob("allStar*") if _is_catalogue(p))
 
 
 def _is_catalogue(path: Path) -> bool:
@@ -164,7 +132,7 @@ def _row_keys(catalogue: Catalogue) -> list[Key]:
 
 def _read_catalogues(
     paths: Sequence[Path], labels: Sequence[str]
-) -> tuple[Catalogue, list[str], list[RowProblem]]:
+) -> tuple[Catalogue, list[str], list[StarProblem]]:
     """Read all catalogues into one, latest release first; also the release of each row."""
     parts = [read_allstar(p, labels=labels) for p in paths]
     parts.sort(key=lambda c: c.release, reverse=True)
@@ -176,7 +144,7 @@ def _read_catalogues(
         if key in seen:
             keep[row] = False
             message = f"another row of {'/'.join(key)} is used instead"
-            problems.append(RowProblem(key[2], message))
+            problems.append(StarProblem(key[2], "", message))
         seen.add(key)
     if keep.all():
         return whole, releases, problems
@@ -218,7 +186,7 @@ def _find_spectra(folder: Path) -> list[str]:
 
 def _match(
     catalogue: Catalogue, releases: Sequence[str], found: Sequence[str]
-) -> tuple[NDArray[np.str_], list[RowProblem]]:
+) -> tuple[NDArray[np.str_], list[StarProblem]]:
     """Find each row's file among those in the survey (relative path, or '')."""
     by_key: dict[Key, list[str]] = defaultdict(list)
     for name in found:
@@ -234,7 +202,7 @@ def _match(
     for row, key in enumerate(_row_keys(catalogue)):
         if unsafe := [part for part in key if _is_unsafe(part)]:
             message = f"{unsafe[0]!r} is not the name of a folder or a star; the row is left out"
-            problems.append(RowProblem(str(star_ids[row]), message, row))
+            problems.append(StarProblem(str(star_ids[row]), "", message, row))
             files.append("")
             continue
         places = [key] if key in by_key else _places_of_incomplete(key, by_star)
@@ -258,3 +226,7 @@ def _of_release(names: Sequence[str], release: str) -> str:
     apred = f"-{apred_of(release)}-"
     own = [n for n in names if apred in n.rsplit("/", 1)[-1]]
     return sorted(own or names)[-1]
+
+
+APOGEE = ApogeeReader()
+"""The reader of APOGEE's surveys."""

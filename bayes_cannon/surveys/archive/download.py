@@ -19,6 +19,7 @@ from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import reason_of
 from bayes_cannon.errors import DownloadError, OutputExistsError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.archive.addresses import (
     Release,
@@ -35,7 +36,7 @@ from bayes_cannon.surveys.archive.catalogue import (
 )
 from bayes_cannon.surveys.archive.fetch import fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, FetchSettings, HttpClient
-from bayes_cannon.surveys.archive.mirror import ArchiveCopy, MissingSpectrum, check_space
+from bayes_cannon.surveys.archive.mirror import ArchiveCopy, check_space
 from bayes_cannon.surveys.archive.select import MOST_STREAMS, Request, names, select_spectra
 from bayes_cannon.surveys.archive.skyserver import query_catalogue, query_url
 from bayes_cannon.surveys.archive.streams import DownloadProgress
@@ -61,7 +62,7 @@ class DownloadReport:
         Spectra that were asked for, after cuts and limit.
     n_fetched, n_present : int
         Spectra that came now, and that were there already and are whole.
-    missing : tuple of MissingSpectrum
+    missing : tuple of StarProblem
         The rest, with reasons.
     n_bytes : int
         Size of the spectra that came now.
@@ -73,7 +74,7 @@ class DownloadReport:
     n_wanted: int
     n_fetched: int
     n_present: int
-    missing: tuple[MissingSpectrum, ...]
+    missing: tuple[StarProblem, ...]
     n_bytes: int
     selection: tuple[tuple[str, int], ...]
 
@@ -89,8 +90,8 @@ class DownloadReport:
         )
         if self.complete:
             return text + "."
-        some = name_some([m.star for m in self.missing])
-        reason = self.missing[0].reason
+        some = name_some([m.star_id for m in self.missing])
+        reason = self.missing[0].message
         return f"{text}, {len(self.missing)} missing ({some}; first: {reason}). {self.advice}"
 
     @property
@@ -98,7 +99,7 @@ class DownloadReport:
         """What to do about what is missing; empty where nothing is."""
         if self.complete:
             return ""
-        if any(m.url for m in self.missing):
+        if any(m.path for m in self.missing):
             return "Run the same command again to fetch what is missing."
         return "Check the names, capitals too."
 
@@ -218,7 +219,7 @@ def _bring(
     """Write the catalogue, choose the spectra, fetch them."""
     table = table[~is_commissioning(table)]
     absent = tuple(
-        MissingSpectrum(star, "", f"not in the catalogue of {request.release.name}")
+        StarProblem(star, "", f"not in the catalogue of {request.release.name}")
         for star in request.absent_stars(table)
     )
     catalogue = copy.folder / request.catalogue_name()

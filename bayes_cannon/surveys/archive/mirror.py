@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from astropy.table import Table
 
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import DownloadError
+from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.surveys.archive.addresses import (
     Release,
     Spectrum,
@@ -43,7 +43,6 @@ __all__ = [
     "ArchiveCopy",
     "Brought",
     "ManifestEntry",
-    "MissingSpectrum",
     "check_space",
     "read_manifest",
     "write_manifest",
@@ -55,14 +54,6 @@ logger = logging.getLogger(__name__)
 _CHECKSUMS_BYTES = 20_000_000
 
 
-class MissingSpectrum(NamedTuple):
-    """A spectrum that was wanted and is not there: which, from where, why not."""
-
-    star: str
-    url: str
-    reason: str
-
-
 @dataclass(frozen=True)
 class Brought:
     """What `ArchiveCopy.bring` did: counts of spectra, bytes fetched, what is missing."""
@@ -70,7 +61,7 @@ class Brought:
     n_present: int
     n_fetched: int
     n_bytes: int
-    missing: tuple[MissingSpectrum, ...]
+    missing: tuple[StarProblem, ...]
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
@@ -165,13 +156,13 @@ class ArchiveCopy:
             self.write_manifest()
         return Brought(n_present, n_fetched, n_bytes, tuple(missing))
 
-    def _missing(self, outcome: Outcome) -> MissingSpectrum:
+    def _missing(self, outcome: Outcome) -> StarProblem:
         """Report a spectrum that could not be fetched."""
         job = outcome.job
         logger.info("%s: %s", job.url, outcome.reason)
-        return MissingSpectrum(job.spectrum.star_id, job.url, outcome.reason)
+        return StarProblem(job.spectrum.star_id, job.url, outcome.reason)
 
-    def _plan(self, spectra: Iterable[Spectrum]) -> tuple[list[Job], list[MissingSpectrum]]:
+    def _plan(self, spectra: Iterable[Spectrum]) -> tuple[list[Job], list[StarProblem]]:
         """Addresses and paths; rows whose names could lead out of the directory are missing."""
         jobs: dict[Path, Job] = {}
         missing = []
@@ -180,7 +171,7 @@ class ArchiveCopy:
                 path = self._inside(spectrum.parts(self.release))
                 url = spectrum_url(self.root, self.release, spectrum)
             except DownloadError as error:
-                missing.append(MissingSpectrum(spectrum.star_id, "", str(error)))
+                missing.append(StarProblem(spectrum.star_id, "", str(error)))
                 continue
             size = estimate_bytes(self.release, spectrum.n_visits)
             jobs.setdefault(path, Job(spectrum, url, path, "", size))

@@ -1,0 +1,138 @@
+"""Tables of stars: which column names them, whose labels stand beside ours, columns as numbers.
+
+A survey says what its stars' names are called (``APOGEE_ID``, ``SDSS_ID``) and what its catalogue
+of labels is called (ASPCAP); a result keeps both in its attributes ``id_name`` and ``catalogue``,
+a table in its ``meta`` as ``ID`` and ``CATALOG``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from astropy.table import Row, Table
+from numpy.typing import NDArray
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.posterior import catalogue_of
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
+
+__all__ = [
+    "catalogue_column",
+    "catalogue_name",
+    "column_of",
+    "number_of",
+    "row_of_star",
+    "star_column",
+    "star_ids",
+]
+
+_CATALOGUE = "ASPCAP"
+_NAMELESS = "CATALOGUE"
+"""What a training set says whose catalogue was given no name."""
+
+
+def star_column(table: Table) -> str:
+    """Name of the column with the stars' names.
+
+    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
+    'STAR_ID'
+
+    Raises
+    ------
+    InvalidDataError
+        If there is none.
+    """
+    name = id_column(table.colnames, table.meta)
+    if name is None:
+        raise InvalidDataError(
+            f"the table has no column with the stars' names, such as {', '.join(ID_NAMES)} "
+            f"(it has {', '.join(table.colnames[:8])})."
+        )
+    return name
+
+
+def star_ids(table: Table) -> NDArray[np.str_]:
+    """Names of a table's stars, shape (n_stars,).
+
+    Raises
+    ------
+    InvalidDataError
+        If no column has them.
+    """
+    return np.array([_text(star) for star in table[star_column(table)]], dtype=np.str_)
+
+
+def _text(star: Any) -> str:
+    """Name of a star as text, without the blanks that files fill it up with."""
+    if np.ma.is_masked(star):
+        return ""
+    return (star.decode("utf-8", "replace") if isinstance(star, bytes) else str(star)).rstrip()
+
+
+def row_of_star(table: Table, star: str | None = None) -> int:
+    """Row of a star in a table; of the only star where no name is given.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there, or none is named among several.
+    """
+    ids = star_ids(table)
+    if star is None and ids.size == 1:
+        return 0
+    if star is None:
+        raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
+    place = np.flatnonzero(ids == str(star))
+    if place.size == 0:
+        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
+    return int(place[0])
+
+
+def catalogue_name(*sources: Any) -> str:
+    """Name of the catalogue that labels are compared with: of the first source that says it.
+
+    Parameters
+    ----------
+    sources
+        Results, tables of this package, training sets, or anything else, which says nothing.
+
+    >>> catalogue_name(None, Table(meta={"CATALOG": "GALAH_DR3"})), catalogue_name(None)
+    ('GALAH DR3', 'ASPCAP')
+    """
+    found = [name for name in map(_said_by, sources) if name]
+    named = [name for name in found if name != _NAMELESS]
+    return (named[0] if named else "catalogue" if found else _CATALOGUE).replace("_", " ")
+
+
+def _said_by(source: Any) -> str:
+    """Name of the catalogue that a result, table or training set says; empty for none."""
+    if isinstance(source, xr.DataTree):
+        return catalogue_of(source)
+    if isinstance(source, Table):
+        return str(source.meta.get("CATALOG", ""))
+    return source.catalogue if isinstance(source, TrainingSet) else ""
+
+
+def catalogue_column(name: str) -> str:
+    """Name of a catalogue as part of the name of a column: capitals, digits and underscores.
+
+    >>> catalogue_column("GALAH DR3"), catalogue_column("ASPCAP")
+    ('GALAH_DR3', 'ASPCAP')
+    """
+    return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"
+
+
+def column_of(table: Table, name: str) -> FloatArray:
+    """Values of a column of numbers, NaN where masked (as a file's NaN are when read back)."""
+    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
+
+
+def number_of(row: Row, name: str) -> float:
+    """Number in a row of a table, NaN where masked."""
+    value = row[name]
+    return float("nan") if np.ma.is_masked(value) else float(value)
