@@ -356,8 +356,8 @@ def check(
     with watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
-            settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
-            progress=progress,
+            settings=InferenceSettings(method=method.value) if run is None else None,
+            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     print_check(found)
     OUT.print(f"{out}: tables and figures")
@@ -380,8 +380,8 @@ def download(
         Path | None, typer.Option(help="allStar file to take the catalogue from.")
     ] = None,
     catalogue_source: Annotated[
-        str, typer.Option(help="skyserver, or allstar-file (4 GB, once).")
-    ] = "skyserver",
+        str | None, typer.Option(help="skyserver (default), or allstar-file (4 GB, once).")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many spectra.")] = None,
     snr_min: Annotated[float | None, typer.Option(help="Least S/N.")] = None,
     cuts: Annotated[

@@ -28,7 +28,6 @@ __all__ = [
     "as_draws",
     "as_labels",
     "as_result",
-    "as_seed",
     "as_spectra",
     "as_table",
 ]
@@ -49,24 +48,6 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
-
-
-def as_seed(given: Any) -> int:
-    """A seed: a whole number from 0, or a fresh one for None, to be kept with the result.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is anything else.
-    """
-    if given is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(given, np.random.Generator):
-        return int(given.integers(2**32))
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < 0:
-        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
-    return int(given)
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:

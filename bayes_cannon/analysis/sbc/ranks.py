@@ -47,6 +47,8 @@ class Ranks:
         Draws that each is a rank among.
     contraction : (n_parameters,) float64
         1 - mean posterior variance / variance of the true values; NaN where it was not computed.
+    seed : int or None
+        Of the simulations.
 
     Raises
     ------
@@ -58,6 +60,7 @@ class Ranks:
     ranks: NDArray[np.int64]
     n_kept: int
     contraction: FloatArray
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         ranks = np.asarray(self.ranks, dtype=np.int64)
