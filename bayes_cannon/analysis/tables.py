@@ -1,10 +1,7 @@
 """Accuracies of The Cannon on APOGEE giants that others published, to show beside one's own.
 
-The two tables of results as the course report has them, ours beside what others published.
-
-Table 1 is one star, table 2 the scatter over a set of stars. What others reached is in
-`bayes_cannon.published`, with its sources; the labels of the report's own star are not known here,
-so that table 1 has the formal errors that others quoted for such stars.
+`star_table` is about one star, `scatter_table` about the scatter over a set of stars. What others
+reached is in `PUBLISHED`, with its sources.
 
 What is known about one star, told: labels with formal and calibrated errors, and flags.
 """
@@ -102,7 +99,7 @@ def star_table(
     aspcap: KnownLabels | None = None,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
-    """Table 1: the labels of one star beside the catalogue's, with all errors.
+    """The labels of one star beside the catalogue's, with all errors.
 
     Parameters
     ----------
@@ -171,7 +168,7 @@ def scatter_table(
     *,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
-    """Table 2: scatter of the labels of many stars about a reference, beside what others reached.
+    """Scatter of the labels of many stars about a reference, beside what others reached.
 
     Parameters
     ----------
