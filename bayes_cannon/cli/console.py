@@ -9,27 +9,17 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, override
 
 import numpy as np
 from astropy.table import Row, Table
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table as Grid
-from rich.text import Text
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.base.progress import Tell, bars
 from bayes_cannon.errors import BayesCannonError
 from bayes_cannon.spectra.label_kinds import two_digits
 
@@ -39,14 +29,13 @@ if TYPE_CHECKING:
 __all__ = [
     "OUT",
     "PlainFormatter",
-    "counting",
     "downloading",
     "error_line",
     "one_line",
     "print_check",
     "show_progress",
-    "stages",
     "unexpected_line",
+    "watching",
 ]
 
 
@@ -61,60 +50,9 @@ def show_progress(shown: bool) -> None:
     _ERR.quiet = not shown
 
 
-class _Rate(ProgressColumn):
-    """Stars per second."""
-
-    def render(self, task: Task) -> Text:
-        """Draw the rate of a task."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
-
-
-@contextmanager
-def counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Bar for ``progress(done, total)``, with how many a second."""
-    if not _ERR.is_terminal:
-        yield _plain(what)
-        return
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=_ERR, transient=True) as bar:
-
-        def show(done: int, total: int) -> None:
-            # Not there before its work begins: corner plots follow the stars.
-            if not bar.task_ids:
-                bar.add_task(what, total=total)
-            bar.update(bar.task_ids[0], completed=done, total=total)
-
-        yield show
-
-
-def _plain(what: str) -> Callable[[int, int], None]:
-    """Lines for ``progress(done, total)``, one a minute: what is quicker says nothing."""
-    start: tuple[float, int] | None = None
-    said = 0.0
-
-    def show(done: int, total: int) -> None:
-        nonlocal start, said
-        now = time.monotonic()
-        if start is None:
-            start, said = (now, done), now
-        if now - said >= _PLAIN_EVERY:
-            said, rate = now, (done - start[1]) / (now - start[0])
-            _ERR.print(f"{what}: {done} of {total}, {rate:.1f}/s", highlight=False, soft_wrap=True)
-
-    return show
-
-
-@contextmanager
-def stages(what: str) -> Iterator[Callable[[str, float], None]]:
-    """Bar for ``progress(stage, fraction)``."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_ERR, disable=not _ERR.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=1.0)
-        yield lambda stage, done: bar.update(task, description=f"{what}: {stage}", completed=done)
+def watching() -> AbstractContextManager[Tell]:
+    """Bars that are told of (done, total, what); a plain line a minute without a terminal."""
+    return bars(_ERR)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
 from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.cli.console import OUT, counting, stages
+from bayes_cannon.cli.console import OUT, watching
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
@@ -69,10 +69,10 @@ def run_demo(
     folder = user_path(out)
     _clear(folder, overwrite=overwrite)
     clock = _Clock()
-    with counting("simulating spectra") as progress:
+    with watching() as progress:
         simulate_survey(folder / "survey", n_stars=n_stars, seed=seed, progress=progress)
     clock.say("simulated a survey (no star in it is real)")
-    with counting("reading spectra") as progress:
+    with watching() as progress:
         dataset = prepare(open_survey(folder / "survey"), progress=progress)
     dataset.save(folder / "dataset.nc")
     for step in dataset.cut_steps:
@@ -135,14 +135,14 @@ def _train_and_infer(
 ) -> tuple[Cannon, Run, TrainingSet]:
     """Train on part of the stars, infer the labels of the others; also returns the others."""
     training, held_out = dataset.split(train_fraction, seed=seed)
-    with stages("training") as tell:
+    with watching() as tell:
         cannon = train(
             training, n_factors=n_factors, held_out=held_out.star_id.tolist(), seed=seed,  # type: ignore[arg-type]
             progress=tell,
         )  # fmt: skip
     cannon.save(folder / "cannon.nc")
     clock.say(f"trained on {training.n_stars} stars with {cannon.n_factors} nuisance factors")
-    with counting("sampling") as progress:
+    with watching() as progress:
         run = infer_run(
             cannon, held_out.spectra, folder / "run", seed=seed, aspcap=held_out.labels,
             inputs={"cannon": [folder / "cannon.nc"], "spectra": [folder / "dataset.nc"]},
@@ -196,7 +196,7 @@ def _report(
 ) -> None:
     truth = read_truth(folder / "survey")
     against_truth = comparison(run.table, truth)
-    with counting("report") as progress:
+    with watching() as progress:
         report = write_report(
             run.folder, cannon=cannon, dataset=folder / "dataset.nc", truth=truth,
             mystery=mystery.folder, progress=progress,
@@ -233,7 +233,7 @@ def _report_real(
 ) -> None:
     against = comparison(run.table, dataset.labels)
     covered = coverage(run.result, dataset.labels)
-    with counting("report") as progress:
+    with watching() as progress:
         report = write_report(
             run.folder, cannon=cannon, dataset=folder / "dataset.nc", progress=progress
         )

@@ -70,7 +70,7 @@ def train(
     The other stars are held out for tests. The model file records which stars they are.
     """
     from bayes_cannon.base.storage import check_output
-    from bayes_cannon.cli.console import OUT, stages
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.dataset import TrainingSet
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
@@ -89,7 +89,7 @@ def train(
         latent_labels=latent_labels,
         missing=missing.value,
     )
-    with stages("training") as progress:
+    with watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=windows_of(window or []), held_out=held_out,
             seed=seed, progress=progress,
@@ -128,12 +128,12 @@ def check(
     Coverage, PIT and scores are computed against the catalogue labels and, with --truth, against
     the true labels. Exit status 1 means that a coverage is outside its tolerance.
     """
-    from bayes_cannon.cli.console import OUT, counting, print_check
+    from bayes_cannon.cli.console import OUT, print_check, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check
 
-    with counting("stars") as progress:
+    with watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
             settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,

@@ -73,7 +73,7 @@ def infer(
     have no posterior.
     """
     from bayes_cannon.base.parallel import available_cores
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.models.model_priors import priors_of
@@ -86,17 +86,16 @@ def infer(
     )
     model = Cannon.load(cannon)
     given = priors_of(model, priors)
-    with counting("spectra") as progress:
+    with watching() as progress:
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = stars_to_plot(corner or [], spectra, few=labels is None)
-    with to_go_on(), counting("stars") as progress, counting("corner plots") as drawing:
+    with to_go_on(), watching() as progress:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
             processes=min(4, available_cores()), overwrite=overwrite, progress=progress,
-            drawing=drawing,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -138,10 +137,10 @@ def report(
     what is missing. With --out, only that file is written, with all figures inside.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.runs.report.report import write_report
 
-    with counting("sections") as progress:
+    with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
             out=out, overwrite=overwrite, progress=progress,

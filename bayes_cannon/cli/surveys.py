@@ -39,12 +39,12 @@ def simulate(
 
     Every file is marked as simulated in its header.
     """
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.surveys.simulation.simulate import simulate_survey
     from bayes_cannon.surveys.simulation.stars import SimulationSettings
 
     settings = SimulationSettings(label_error_scale=label_errors)
-    with counting("spectra") as progress:
+    with watching() as progress:
         simulate_survey(
             out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
             progress=progress,
@@ -109,7 +109,7 @@ def download(
             labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
             sas_url=sas_url,
             skyserver_url=skyserver_url,
-            progress=progress,
+            details=progress,
         )
     OUT.print("; ".join(f"{step}: {n}" for step, n in report.selection), markup=False)
     OUT.print(f"{out}: {report}", markup=False)
@@ -147,7 +147,7 @@ def prepare(
     A table shows how many stars each cut removed.
     """
     from bayes_cannon.base.storage import check_output
-    from bayes_cannon.cli.console import OUT, counting
+    from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.apogee.cuts import Cuts
@@ -157,7 +157,7 @@ def prepare(
     check_output(out, overwrite=overwrite)
     names = tuple(label) if label else DEFAULT_LABELS
     opened = open_survey(survey, labels=names)
-    with counting("spectra") as progress:
+    with watching() as progress:
         dataset = prepare_dataset(
             opened,
             label_names=names,

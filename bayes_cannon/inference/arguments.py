@@ -19,6 +19,7 @@ from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
 from bayes_cannon.inference.tables import column_of, star_ids
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, index_name
 
@@ -156,6 +157,8 @@ def _of_frame(frame: Any) -> Table:
     table = Table.from_pandas(frame, index=bool(name))
     if name:
         table.meta["ID"] = name
+    for label, unit in (units_told(frame) or {}).items():
+        table[label].unit = unit or None
     return table
 
 

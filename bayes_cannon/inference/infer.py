@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import as_path, as_seed, as_spectra
@@ -44,9 +45,6 @@ __all__ = [
     "infer_labels",
     "warn_of_undone",
 ]
-
-
-Progress = Callable[[int, int], None]
 
 
 def as_model(given: Any) -> Cannon:
@@ -76,7 +74,7 @@ def infer_labels(
     priors: GivenPriors = None,
     seed: int | None,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> xr.DataTree:
     """Posterior of the labels of every star.
 
@@ -101,7 +99,7 @@ def infer_labels(
         handed out as it has workers. A `ProcessPoolExecutor` needs a script with
         ``if __name__ == "__main__"``.
     progress
-        Called with the number of stars done and of all stars.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------
@@ -180,7 +178,7 @@ def infer_blocks(
     priors: GivenPriors = None,
     seed: int,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
     """As `infer_labels`, one DataTree per block of stars, in their order, as they finish."""
     settings = settings or InferenceSettings()
@@ -213,30 +211,31 @@ def infer_blocks(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
-    tell, executor = progress or (lambda done, total: None), as_executor(executor)
+    executor = as_executor(executor)
     blocks = [
         slice(start, min(start + settings.block_size, spectra.n_stars))
         for start in range(0, spectra.n_stars, settings.block_size)
     ]
-    stop, done = StopSign(), 0
+    with as_progress(progress) as tell:
+        stop, done = StopSign(), 0
 
-    def step(count: int) -> None:
-        tell(done + count, spectra.n_stars)
+        def step(count: int) -> None:
+            tell(done + count, spectra.n_stars, "inference")
 
-    def add(number: int) -> None:
-        nonlocal done
-        done += blocks[number].stop - blocks[number].start
+        def add(number: int) -> None:
+            nonlocal done
+            done += blocks[number].stop - blocks[number].start
+            step(0)
+
+        tasks = (
+            _Block(
+                spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
+                settings, seed, finishing, stop, step if executor is None else None,
+            )
+            for rows in blocks
+        )  # fmt: skip
         step(0)
-
-    tasks = (
-        _Block(
-            spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
-            settings, seed, finishing, stop, step if executor is None else None,
-        )
-        for rows in blocks
-    )  # fmt: skip
-    step(0)
-    yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
+        yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
 
 
 @dataclass(frozen=True, eq=False)

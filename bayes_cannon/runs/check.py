@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.errors import NoStarsError, OutputExistsError
 from bayes_cannon.inference.posterior import group_of
@@ -47,7 +47,7 @@ def run_check(
     settings: InferenceSettings | None = None,
     seed: int | None = None,
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> Check:
     """Infer the held-out stars of a dataset, check their posteriors and write what was found.
 
@@ -69,7 +69,7 @@ def run_check(
     overwrite
         Replace an earlier check.
     progress
-        Called with the number of stars done and of all stars.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------

@@ -19,6 +19,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs.results import Run, folder_of
@@ -39,6 +40,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _LONGEST = 120
+_WHAT = "corner plots"
 _FEW = 8
 """Figures that are drawn before another process would have started."""
 _BATCH = 12
@@ -75,7 +77,7 @@ def draw_corners(
     snr: Mapping[str, float] | None = None,
     processes: int = 1,
     executor: Executor | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> None:
     """Draw the corner plots that are not there yet; each file is written whole or not at all.
 
@@ -98,7 +100,7 @@ def draw_corners(
         Draws in place of processes of our own; it is left open. Its workers must see the same
         files. Threads take turns and gain nothing.
     progress
-        Called with the number of plots drawn and of all.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -107,21 +109,23 @@ def draw_corners(
     """
     refuse_both(executor, processes)
     folder = folder_of(run)
-    tell = progress or (lambda done, total: None)
-    todo = [star for star, path in files.items() if not path.exists()]
-    if executor is not None:
-        _draw_with(executor, folder, files, todo, aspcap, snr, tell)
-    elif processes > 1 and len(todo) > _FEW:
-        try:
-            with _processes(min(processes, len(todo))) as pool:
-                _draw_with(pool, folder, files, todo, aspcap, snr, tell)
-        except BrokenProcessPool:
-            _log.warning(
-                "a process that drew corner plots ended early (out of memory, or a script without "
-                "an `if __name__ == '__main__'`); the others are drawn one after the other."
-            )
-    left = {star: path for star, path in files.items() if not path.exists()}
-    _draw(folder, left, aspcap, snr, lambda n: tell(len(files) - len(left) + n, len(files)))
+    with as_progress(progress) as tell:
+        todo = [star for star, path in files.items() if not path.exists()]
+        if executor is not None:
+            _draw_with(executor, folder, files, todo, aspcap, snr, tell)
+        elif processes > 1 and len(todo) > _FEW:
+            try:
+                with _processes(min(processes, len(todo))) as pool:
+                    _draw_with(pool, folder, files, todo, aspcap, snr, tell)
+            except BrokenProcessPool:
+                _log.warning(
+                    "a process that drew corner plots ended early (out of memory, or a script "
+                    "without an `if __name__ == '__main__'`); the others are drawn one after the "
+                    "other."
+                )
+        left = {star: path for star, path in files.items() if not path.exists()}
+        there, n = len(files) - len(left), len(files)
+        _draw(folder, left, aspcap, snr, lambda done: tell(there + done, n, _WHAT))
 
 
 def refuse_both(executor: Executor | None, processes: int) -> None:
@@ -142,7 +146,7 @@ def _draw_with(
     todo: Sequence[str],
     aspcap: Labels | None,
     snr: Mapping[str, float] | None,
-    tell: Callable[[int, int], None],
+    tell: Tell,
 ) -> None:
     """Draw in batches by an executor; what a worker raises is raised here."""
     batches = [todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)]
@@ -159,7 +163,7 @@ def _draw_with(
             done, pending = wait(pending, timeout=0.5, return_when="FIRST_COMPLETED")
             for future in done:
                 future.result()
-            tell(sum(path.exists() for path in files.values()), len(files))
+            tell(sum(path.exists() for path in files.values()), len(files), _WHAT)
     finally:
         for future in futures:
             future.cancel()

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import FileFormatError, NoStarsError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -101,7 +102,7 @@ def spectra_to_infer(
     *,
     visit: int | None = None,
     all_stars: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> tuple[NormalizedSpectra, Labels | None]:
     """Spectra to infer labels of, and the catalogue's labels where they are known.
 
@@ -118,7 +119,7 @@ def spectra_to_infer(
     all_stars
         Take all stars of a dataset.
     progress
-        Called with the numbers of spectra read and of all.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------

@@ -17,6 +17,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_path, as_seed, as_spectra, several
@@ -48,7 +49,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[int, int], None]
 
 
 def infer_run(
@@ -65,8 +65,7 @@ def infer_run(
     processes: int = 1,
     executor: Executor | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
-    drawing: Progress | None = None,
+    progress: Progress = None,
 ) -> Run:
     """Infer the labels of all `spectra` and write a run; goes on where an earlier one was cut off.
 
@@ -90,8 +89,8 @@ def infer_run(
         too (see `infer_labels`).
     overwrite
         Replace a run that is there.
-    progress, drawing
-        Called with the number of stars done and of all stars; the same for the corner plots.
+    progress
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -124,10 +123,10 @@ def infer_run(
         digests=fingerprint(cannon, spectra, settings, priors, seed),
         simulated=spectra.simulated, catalogue=catalogued, overwrite=overwrite,
     )  # fmt: skip
-    with told_writing(store.folder), store:
+    with told_writing(store.folder), store, as_progress(progress) as tell:
         pending = [store.blocks[b] for b in store.pending]
         n_new = sum(rows.stop - rows.start for rows in pending)
-        _sample(cannon, spectra, store, settings, priors, seed, executor, progress)
+        _sample(cannon, spectra, store, settings, priors, seed, executor, tell)
         result = open_posterior(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
@@ -148,7 +147,7 @@ def infer_run(
         if compared is not None:
             summary["against_catalogue"] = compared
         draw = partial(
-            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=drawing,
+            draw_corners, aspcap=aspcap, processes=processes, executor=executor, progress=tell,
             snr=dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True)),
         )  # fmt: skip
         _corners(store.folder, table, aspcap, corner, draw)
@@ -179,7 +178,7 @@ def _sample(
     priors: LabelPriors,
     seed: int,
     executor: Executor | None,
-    progress: Progress | None,
+    progress: Tell,
 ) -> None:
     """Do the blocks that are not done; those that follow each other without starting anew."""
     pending = store.pending
@@ -190,9 +189,8 @@ def _sample(
             continue
         start = store.blocks[numbers[0]].start
 
-        def tell(done: int, _total: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + done, spectra.n_stars)
+        def tell(done: int, _total: int, what: str, start: int = start) -> None:
+            progress(start + done, spectra.n_stars, what)
 
         parts = infer_blocks(
             cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),

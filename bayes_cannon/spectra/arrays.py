@@ -29,6 +29,7 @@ from bayes_cannon.spectra.own_labels import (
     make_labels,
     require_labels,
     take_ids,
+    units_told,
 )
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
@@ -189,8 +190,8 @@ def training_set_from_arrays(
     name = own_name if id_name is None else id_name
     pixels = GivenSpectra.make(wavelength, flux, ivar, error, names, medium, name)
     table = make_labels(
-        pixels.star_id, labels if isinstance(labels, Labels) else columns, label_errors, units,
-        pixels.id_name,
+        pixels.star_id, labels if isinstance(labels, Labels) else columns, label_errors,
+        units_told(labels) if units is None else units, pixels.id_name,
     )  # fmt: skip
     require_labels(table, allowed=allow_missing_labels)
     steps = [CutStep("arrays", "all spectra given", 0, len(table))]

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -39,8 +42,8 @@ FORMAT_VERSION = 1
 Setting = str | int | float | bool
 
 
-@dataclass(frozen=True, eq=False)
-class TrainingSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainingSet(Carded):
     """Normalised spectra and catalogue labels of the same stars, in the catalogue's order.
 
     Attributes
@@ -123,6 +126,26 @@ class TrainingSet:
     def __len__(self) -> int:
         return self.n_stars
 
+    def _facts(self) -> tuple[str, list[Row]]:
+        mark = SIMULATED if self.spectra.simulated else ""
+        labels, pixels = self.labels, dict(self.spectra._pixel_rows())
+        ranges = ", ".join(
+            f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"
+            for name, unit in zip(labels.names, labels.units, strict=True)
+        )
+        snr, masked = pixels["S/N per pixel"], pixels["masked pixels"]
+        whole = self.cut_steps[0].remaining if self.cut_steps else 0
+        lacking = int((~labels.complete).sum())
+        left = [f"{whole - self.n_stars} of {whole}" if whole > self.n_stars else ""]
+        left += [f"{len(self.problems)} with problems" if self.problems else ""]
+        left += [f"{count_text(lacking, 'star')} here without all labels" if lacking else ""]
+        return f"TrainingSet of {count_text(self.n_stars, 'star')}{mark}", [
+            ("pixels", pixels["pixels"]),
+            ("quality", f"S/N {snr or 'unknown'}, {masked or 'none'} of the pixels masked"),
+            ("labels", ranges),
+            ("left out", "; ".join(filter(None, left))),
+        ]
+
     def select(self, stars: ArrayLike) -> TrainingSet:
         """Return some of the stars, by integer indices, a boolean mask, or ids."""
         index = self.spectra.index_of(stars)
@@ -169,6 +192,20 @@ class TrainingSet:
         first = np.zeros(self.n_stars, dtype=np.bool_)
         first[chosen] = True
         return self.select(first), self.select(~first)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.
+
+        Columns are those of `Labels.to_pandas`, ``SNR``, and those of `info` (named in capitals;
+        one that is called as a label is left out). The index holds the stars' names.
+        """
+        frame = self.labels.to_pandas()
+        known = {"SNR": self.spectra.snr}
+        known |= {name.upper(): column for name, column in self.info.items()}
+        for name, column in known.items():
+            if name not in frame.columns and name != self.id_name:
+                frame[name] = column
+        return frame
 
     def cut_table(self) -> Table:
         """Return the table of cuts: step, description, stars removed and remaining."""

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import is_fill_value, names_of, numbers_of, one_or_more
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.spectra.label_kinds import label_kind, label_unit
+from bayes_cannon.spectra.label_kinds import label_kind, label_unit, two_digits
 from bayes_cannon.spectra.spectra import index_of, name_some
 from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
 
@@ -24,6 +26,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_SHOWN = 4
+"""Labels that a card shows with their ranges."""
 DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
 """The five labels of the package: names of the allStar catalogue's columns."""
 
@@ -61,8 +65,8 @@ def check_label_names(names: Sequence[str]) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
+@dataclass(frozen=True, eq=False, repr=False)
+class Labels(Carded):
     """Labels of many stars.
 
     Attributes
@@ -157,6 +161,22 @@ class Labels:
     def __len__(self) -> int:
         return self.n_stars
 
+    def _facts(self) -> tuple[str, list[Row]]:
+        shown = [(name, self._about(name)) for name in self.names[:_SHOWN]]
+        others = ", ".join(self.names[_SHOWN:])
+        return f"Labels of {count_text(self.n_stars, 'star')}", [*shown, ("others", others)]
+
+    def _about(self, name: str) -> str:
+        """Range of a label, its usual error, and how many stars lack it."""
+        k = self.column(name)
+        kind = label_kind(name, self.units[k])
+        error = self.errors[np.isfinite(self.errors[:, k]), k]
+        lacking = int(np.isnan(self.values[:, k]).sum())
+        parts = [range_text(self.values[:, k], max(kind.digits - 1, 0), self.units[k])]
+        parts += [f"error {two_digits(float(np.median(error)))}"] if error.size else []
+        parts += [f"unknown in {count_text(lacking, 'star')}"] if lacking else []
+        return ", ".join(filter(None, parts))
+
     def __getitem__(self, name: str) -> NDArray[np.float64]:
         """Values of one label, shape (n_stars,)."""
         return self.values[:, self.column(name)]
@@ -164,6 +184,26 @@ class Labels:
     def error(self, name: str) -> NDArray[np.float64]:
         """Errors of one label, shape (n_stars,)."""
         return self.errors[:, self.column(name)]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame with a row a star: each label ``NAME``, and its error ``NAME_ERR``.
+
+        Its index holds the stars' names and is called `id_name`; ``attrs["label_units"]`` has the
+        unit of each label. `bayes_cannon.training_set_from_arrays` takes it back.
+
+        Examples
+        --------
+        >>> labels = Labels(("TEFF",), [[4500.0], [4600.0]], 50.0, ["a", "b"])
+        >>> labels.to_pandas().loc["b", "TEFF"].item()
+        4600.0
+        """
+        columns = {}
+        for k, name in enumerate(self.names):
+            columns[name] = self.values[:, k]
+            columns[f"{name}_ERR"] = self.errors[:, k]
+        frame = pd.DataFrame(columns, index=pd.Index(self.star_id, name=self.id_name, dtype=object))
+        frame.attrs["label_units"] = dict(zip(self.names, self.units, strict=True))
+        return frame
 
     def column(self, name: str) -> int:
         """Position of a label among `names`."""

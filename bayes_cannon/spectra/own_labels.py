@@ -26,6 +26,7 @@ __all__ = [
     "make_labels",
     "require_labels",
     "take_ids",
+    "units_told",
 ]
 
 LabelTable = Mapping[str, ArrayLike] | Table | Labels
@@ -53,6 +54,11 @@ def columns_of(given: Any, what: str = "labels") -> dict[str, Any]:
     if isinstance(given, Mapping):
         return {str(n): column for n, column in given.items()}
     if hasattr(given, "columns") and hasattr(given, "to_numpy"):
+        if given.columns.nlevels > 1 or not given.columns.is_unique:
+            raise LabelError(
+                f"{what} must have one column of each name, in one level; those of the DataFrame "
+                f"are {', '.join(map(str, given.columns[:6]))}."
+            )
         return {str(n): given[n] for n in given.columns}
     raise LabelError(
         f"{what} must be a mapping of names to arrays, a table or a DataFrame, not "
@@ -86,6 +92,15 @@ def take_ids(given: Any, columns: dict[str, Any]) -> tuple[Any, str]:
     for name in [n for n in columns if n == column or n.upper() in ID_NAMES]:
         del columns[name]
     return ids, check_id_name(named or column or DEFAULT_ID)
+
+
+def units_told(given: Any) -> dict[str, str] | None:
+    """Units of labels that a DataFrame of `Labels.to_pandas` still has; None without."""
+    told = getattr(given, "attrs", None) if hasattr(given, "to_numpy") else None
+    units = told.get("label_units") if isinstance(told, dict) else None
+    if not isinstance(units, dict):
+        return None
+    return {str(n): str(unit) for n, unit in units.items() if n in given.columns}
 
 
 def make_labels(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from bayes_cannon.base.progress import Progress, as_progress
+
 __all__ = [
     "StarProblem",
     "read_each",
@@ -40,7 +42,7 @@ def read_each[Path, Read](
     problems: list[StarProblem],
     *,
     expected: tuple[type[Exception], ...] = (Exception,),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> Iterator[tuple[int, Read]]:
     """Read one star after the other; one that cannot be read never stops the others.
 
@@ -57,7 +59,7 @@ def read_each[Path, Read](
     expected
         What `read` raises for a file that is of no use; a user's reader may raise anything.
     progress
-        Called with the number of files read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`.
 
     Yields
     ------
@@ -66,13 +68,13 @@ def read_each[Path, Read](
     Read
         What was read from it.
     """
-    for place, path in enumerate(paths):
-        try:
-            found = read(place, path)
-        except expected as error:
-            text = str(error) or type(error).__name__
-            problems.append(StarProblem(name(place, path), str(path), text))
-        else:
-            yield place, found
-        if progress is not None:
-            progress(place + 1, len(paths))
+    with as_progress(progress) as tell:
+        for place, path in enumerate(paths):
+            try:
+                found = read(place, path)
+            except expected as error:
+                text = str(error) or type(error).__name__
+                problems.append(StarProblem(name(place, path), str(path), text))
+            else:
+                yield place, found
+            tell(place + 1, len(paths), "reading spectra")

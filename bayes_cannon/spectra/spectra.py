@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
@@ -60,8 +61,8 @@ def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return bool(np.all(np.abs(first - other) <= 0.01 * np.gradient(first)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Spectra:
+@dataclass(frozen=True, eq=False, repr=False)
+class _Spectra(Carded):
     """What raw and normalised spectra share. See the subclasses."""
 
     star_id: NDArray[np.str_]
@@ -152,6 +153,24 @@ class _Spectra:
 
     def __len__(self) -> int:
         return self.n_stars
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        kind = type(self).__name__
+        title = f"{kind} of {count_text(self.n_stars, 'star')}{SIMULATED if self.simulated else ''}"
+        return title, [*self._pixel_rows(), ("stars", name_some(self.star_id))]
+
+    def _pixel_rows(self) -> list[Row]:
+        """Grid, and how good the spectra are."""
+        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        grid = range_text(self.wavelength, unit="Å")
+        good = sum(np.count_nonzero(self.ivar[:, a:b]) for a, b in self.chips)
+        n = self.n_stars * sum(b - a for a, b in self.chips)
+        masked = f"{100 * (1 - good / n):.2g} %" if n else ""
+        return [
+            ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
+            ("S/N per pixel", range_text(self.snr)),
+            ("masked pixels", masked),
+        ]
 
     def select(self, stars: ArrayLike) -> Self:
         """Return the spectra of some stars.

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import is_fits_name, user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.spectra.arrays import _training_set
@@ -23,7 +24,13 @@ from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.dataset import CutStep, TrainingSet
 from bayes_cannon.spectra.given import Chips, GivenSpectra, check_star_ids
 from bayes_cannon.spectra.label_kinds import label_kind
-from bayes_cannon.spectra.own_labels import columns_of, make_labels, require_labels, take_ids
+from bayes_cannon.spectra.own_labels import (
+    columns_of,
+    make_labels,
+    require_labels,
+    take_ids,
+    units_told,
+)
 from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import check_medium, same_grid
 
@@ -127,7 +134,7 @@ def read_files(
     paths: Sequence[Path],
     ids: NDArray[np.str_],
     reader: Reader | None,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress = None,
     *,
     format: str | None = None,
     medium: str = "vacuum",
@@ -210,7 +217,7 @@ def training_set_from_table(
     medium: str = "vacuum",
     format: str | None = None,
     catalogue: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> TrainingSet:
     """Training set from a table that lists files of spectra and the stars' labels.
 
@@ -235,7 +242,7 @@ def training_set_from_table(
         Takes the path of a file and returns wavelength, flux and inverse variance;
         default `read_spectrum`.
     progress
-        Called with the number of files read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     units, chips, continuum, allow_missing_labels, simulated, medium, catalogue
         See `training_set_from_arrays`.
 
@@ -252,7 +259,8 @@ def training_set_from_table(
     paths = [base / user_path(path) for path in names_of(columns.pop("PATH"), "PATH")]
     names, id_name = take_ids(given, columns_of(given, "the table"))
     ids = check_star_ids([_stem(p) for p in paths] if names is None else names, len(paths))
-    whole = make_labels(ids, columns, None, units, id_name)
+    told = {n: unit for n, unit in (units_told(given) or {}).items() if n in columns}
+    whole = make_labels(ids, columns, None, told if units is None else units, id_name)
     require_labels(whole, allowed=allow_missing_labels)
     pixels, kept, problems = read_files(
         paths, ids, reader, progress, format=format, medium=check_medium(medium)

@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.label_kinds import label_unit
@@ -29,16 +31,16 @@ NOT_LABELS = frozenset({"RA", "DEC", "GLON", "GLAT", "J", "H", "K", "SNR", "SNRE
 """Columns that are no labels though they may have errors."""
 
 
-@dataclass(frozen=True, eq=False)
-class Catalogue:
+@dataclass(frozen=True, eq=False, repr=False)
+class Catalogue(Carded):
     """Rows of a survey's catalogue.
 
     Attributes
     ----------
     table : astropy.table.Table
-        Columns in use, in native byte order. Labels, their errors and other numbers are float64
-        with NaN for what is missing; flags are int64, masked where the file has none; text has no
-        blanks around it.
+        Columns in use, in native byte order; a DataFrame becomes one, with its index where that is
+        named. Labels, their errors and other numbers are float64 with NaN for what is missing;
+        flags are int64, masked where the file has none; text has no blanks around it.
     release : str
         ``'dr17'`` and the like; '' where unknown.
     path : Path
@@ -66,6 +68,9 @@ class Catalogue:
     name: str = "ASPCAP"
 
     def __post_init__(self) -> None:
+        if isinstance(self.table, pd.DataFrame):
+            named = self.table.index.name is not None
+            object.__setattr__(self, "table", Table.from_pandas(self.table, index=named))
         if self.id_name not in self.table.colnames:
             raise InvalidDataError(f"a catalogue's table must have a column {self.id_name}.")
         if self.known_ids is not None and np.shape(self.known_ids) != (len(self.table),):
@@ -75,6 +80,15 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        mark = SIMULATED if self.simulated else ""
+        title = f"Catalogue {self.name} of {count_text(len(self), 'row')}{mark}"
+        return title, [
+            ("file", str(self.path) if self.path.name else ""),
+            ("release", self.release.upper()),
+            ("labels", ", ".join(self.available_labels())),
+        ]
 
     @cached_property
     def star_id(self) -> NDArray[np.str_]:

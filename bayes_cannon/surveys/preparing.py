@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.software import software_versions
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
@@ -22,7 +23,7 @@ from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
-from bayes_cannon.surveys.reading import Progress, Treatment, Windows, read_treated
+from bayes_cannon.surveys.reading import Treatment, Windows, read_treated
 from bayes_cannon.surveys.survey import Survey, open_survey
 
 __all__ = [
@@ -51,7 +52,7 @@ def prepare(
     continuum: ContinuumSettings | None = None,
     windows: Windows | Literal["default"] | None = "default",
     allow_missing_labels: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> TrainingSet:
     """Read a survey: cuts, masks, continuum normalisation, trimming to the pixels used.
 
@@ -78,7 +79,7 @@ def prepare(
     allow_missing_labels
         Keep stars that lack labels (NaN).
     progress
-        Called with the number of spectra read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -138,7 +139,7 @@ def prepare_spectra(
     like: TrainingSet | Trained | Mapping[str, Setting],
     star_ids: Sequence[str] | None = None,
     visit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> tuple[NormalizedSpectra, tuple[StarProblem, ...]]:
     """Read FITS files and treat them exactly as a training set was.
 
@@ -154,7 +155,7 @@ def prepare_spectra(
     visit
         Number of a visit, from 1, to read instead of the combined spectrum.
     progress
-        Called with the number of spectra read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, divide_by_continuum
 from bayes_cannon.spectra.dataset import Setting
@@ -20,7 +21,6 @@ from bayes_cannon.surveys.apogee.names import unique_star_ids
 from bayes_cannon.surveys.readers import StarSpectrum, SurveyReader, reader_named
 
 __all__ = [
-    "Progress",
     "ReadSpectra",
     "ReadStar",
     "Treatment",
@@ -31,7 +31,6 @@ __all__ = [
 
 
 Windows = Sequence[tuple[int, int]]
-Progress = Callable[[int, int], None]
 
 _BLOCK = 64  # stars read at a time: 64 x 8575 pixels in float64 are 4 MB an array
 _OWN = "apogee"
@@ -208,7 +207,7 @@ def read_treated(
     treatment: Treatment,
     *,
     visit: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> ReadSpectra:
     """Read, normalise and trim block by block; only the result grows with the number of stars.
 
@@ -223,7 +222,7 @@ def read_treated(
     visit
         Number of a visit, from 1, to read instead of the combined spectrum.
     progress
-        Called with the number of spectra read and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     """
     pixels = _pixels(treatment.windows)
     flux = np.empty((len(paths), pixels.size), dtype=np.float32)
@@ -262,7 +261,7 @@ def read_raw(
     treatment: Treatment,
     *,
     star_ids: Sequence[str] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> tuple[ObservedSpectra, tuple[StarProblem, ...]]:
     """Read spectra as observed: bad pixels are marked, nothing else is done.
 
@@ -311,7 +310,7 @@ def _read(
     treatment: Treatment,
     visit: int | None,
     problems: list[StarProblem],
-    progress: Progress | None,
+    progress: Progress,
 ) -> Iterator[tuple[int, StarSpectrum]]:
     """Read the files that can be read, with their places in the list."""
     reader, n_pixels = treatment.reader, len(treatment.reader.wavelength)

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import InvalidDataError, SurveyError
@@ -33,8 +34,8 @@ def _apogee() -> SurveyReader:
     return reader_named("apogee")
 
 
-@dataclass(frozen=True, eq=False)
-class Survey:
+@dataclass(frozen=True, eq=False, repr=False)
+class Survey(Carded):
     """A catalogue and the spectra that belong to it.
 
     Attributes
@@ -79,6 +80,21 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self.catalogue)
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        catalogue = self.catalogue
+        mark = SIMULATED if catalogue.simulated else ""
+        missing = int((self.files == "").sum())
+        release = f"{catalogue.release.upper()}, " if catalogue.release else ""
+        snr = catalogue.table["SNR"] if "SNR" in catalogue.table.colnames else np.nan
+        without = f", {count_text(missing, 'row')} without" if missing else ""
+        return f"Survey of {count_text(len(self), 'star')}{mark}", [
+            ("folder", str(self.path)),
+            ("reader", f"{self.reader.name} ({release}labels of {catalogue.name})"),
+            ("spectra", f"{len(self) - missing}{without}"),
+            ("S/N per pixel", range_text(np.ma.filled(np.ma.asarray(snr, dtype=float), np.nan))),
+            ("labels", ", ".join(catalogue.available_labels())),
+        ]
 
 
 def open_survey(

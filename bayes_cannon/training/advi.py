@@ -15,7 +15,7 @@ standard deviation per step, however good q is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from pymc.variational.updates import adam
 from pytensor.gradient import disconnected_grad
 
 from bayes_cannon.base.packing import pack_outer, packed_size
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.models.hyperparameters import Hyperparameters
@@ -52,8 +53,6 @@ __all__ = [
     "fit_advi",
     "run_chunk",
 ]
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +164,7 @@ def fit_advi(
     *,
     settings: AdviSettings | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> AdviFit:
     """Fit the training model by ADVI, hyperparameters fixed at those of the starting fit.
 
@@ -183,7 +182,7 @@ def fit_advi(
     seed
         Of the draws.
     progress
-        Called with what is being done and the fraction done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------
@@ -208,29 +207,29 @@ def fit_advi(
     log_s, log_s_sd = np.empty(n_pixels), np.empty(n_pixels)
     histories, converged = [], np.zeros(n_chunks, dtype=bool)
     compiled: tuple[pm.Model, Stepper] | None = None
-    for c, chunk in enumerate(_chunks(flux, ivar, design, start, size)):
-        if progress is not None:
-            progress("advi", c / n_chunks)
-        if compiled is None:
-            compiled = _compile(chunk, design, start.hyper, settings, seed)
-        model, stepper = compiled
-        set_block(model, chunk.flux, chunk.ivar, chunk.whitening)
-        part = slice(c * size, c * size + chunk.n_pixels)
-        try:
-            q, bound, converged[c] = run_chunk(stepper, settings)
-        except FitError as error:
-            raise FitError(
-                f"pixels {part.start} to {part.stop - 1}: {error}; lower the learning rate."
-            ) from error
-        found = _moments(q, stepper.order, chunk.whitening)
-        mean[part], cov[part] = found.mean[: chunk.n_pixels], found.cov[: chunk.n_pixels]
-        log_s[part] = found.log_scatter[: chunk.n_pixels]
-        log_s_sd[part] = found.log_scatter_sd[: chunk.n_pixels]
-        histories.append(bound)
-    steps = np.array([len(h) for h in histories], dtype=np.int64)
-    elbo = np.full((n_chunks, int(steps.max())), np.nan)
-    for row, history in zip(elbo, histories, strict=True):
-        row[: len(history)] = history
+    with as_progress(progress) as tell:
+        for c, chunk in enumerate(_chunks(flux, ivar, design, start, size)):
+            tell(c, n_chunks, "advi")
+            if compiled is None:
+                compiled = _compile(chunk, design, start.hyper, settings, seed)
+            model, stepper = compiled
+            set_block(model, chunk.flux, chunk.ivar, chunk.whitening)
+            part = slice(c * size, c * size + chunk.n_pixels)
+            try:
+                q, bound, converged[c] = run_chunk(stepper, settings)
+            except FitError as error:
+                raise FitError(
+                    f"pixels {part.start} to {part.stop - 1}: {error}; lower the learning rate."
+                ) from error
+            found = _moments(q, stepper.order, chunk.whitening)
+            mean[part], cov[part] = found.mean[: chunk.n_pixels], found.cov[: chunk.n_pixels]
+            log_s[part] = found.log_scatter[: chunk.n_pixels]
+            log_s_sd[part] = found.log_scatter_sd[: chunk.n_pixels]
+            histories.append(bound)
+        steps = np.array([len(h) for h in histories], dtype=np.int64)
+        elbo = np.full((n_chunks, int(steps.max())), np.nan)
+        for row, history in zip(elbo, histories, strict=True):
+            row[: len(history)] = history
     return AdviFit(mean, cov, log_s, log_s_sd, elbo, steps, converged, size)
 
 

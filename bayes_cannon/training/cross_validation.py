@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
@@ -141,7 +142,7 @@ def cross_validate(
     seed: int = 0,
     priors: TrainingPriors | None = None,
     executor: Executor | None = None,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = None,
 ) -> CrossValidation:
     """Predict the labels of every training star without it.
 
@@ -168,7 +169,7 @@ def cross_validate(
         Does folds side by side, see `bayes_cannon.inference.infer_labels`; the result is the same
         to the last bit.
     progress
-        Called with the stage and the fraction of it done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -192,26 +193,23 @@ def cross_validate(
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     chi2_p = np.full(n, np.nan)
-    tell, done = progress or (lambda stage, fraction: None), 0
-
-    def finished(_number: int) -> None:
-        nonlocal done
-        done += 1
-        tell("cross-validation", done / folds)
-
-    tell("cross-validation", 0.0)
     tasks = (
         _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
         for number in range(folds)
     )
-    found = in_order(
-        executor, _do_fold, tasks, named=lambda task: f"fold {task.number + 1}", finished=finished
-    )
-    for part in found:
-        for rows, laplace, data in part:
-            predicted[rows], cov[rows] = laplace.labels, laplace.cov
-            chi2 = data.chi2(cannon.basis(laplace.labels))
-            chi2_p[rows] = _survival(chi2, data.n_used)
+    done = count(1)
+    with as_progress(progress) as tell:
+        tell(0, folds, "cross-validation")
+        parts = list(
+            in_order(
+                executor, _do_fold, tasks, named=lambda task: f"fold {task.number + 1}",
+                finished=lambda _: tell(next(done), folds, "cross-validation"),
+            )
+        )  # fmt: skip
+    for rows, laplace, data in chain.from_iterable(parts):
+        predicted[rows], cov[rows] = laplace.labels, laplace.cov
+        chi2 = data.chi2(cannon.basis(laplace.labels))
+        chi2_p[rows] = _survival(chi2, data.n_used)
     return CrossValidation(cannon.training, predicted, cov, chi2_p, fold)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.training.factors import predictive_density
@@ -69,7 +70,7 @@ def choose_factors(
     priors: TrainingPriors | None = None,
     held_out: float = 0.25,
     seed: int = 0,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress = None,
 ) -> FactorChoice:
     """Fit part of the stars with each number of factors and predict the spectra of the rest.
 
@@ -101,27 +102,26 @@ def choose_factors(
     flux_fit, ivar_fit = flux[fit], ivar[fit]
     base, densities = None, list[FloatArray]()
     best, worse = 0, 0
-    for i, j in enumerate(grid):
-        if progress is not None:
-            progress("choosing the number of factors", i / len(grid))
-        found = fit_map(
-            flux_fit, ivar_fit, part, n_factors=j, free=free, priors=priors, seed=seed,
-            tolerance=5e-3, start=base,
-        )  # fmt: skip
-        base = found if base is None and j == 0 else base
-        densities.append(
-            predictive_density(flux[test], ivar[test], rest, found.mean, found.cov, found.scatter)
-        )
-        gain, error = _difference(densities[i], densities[best])
-        worse = 0 if i == 0 or gain > error else worse + 1
-        best = i if gain > 0 else best
-        if worse >= (2 if j <= _FEW else 1):
-            break
-    differences = np.array([_difference(d, densities[best]) for d in densities])
-    predictive = densities[best].mean() + differences[:, 0]
-    near = differences[:, 0] + differences[:, 1] >= 0
-    chosen = grid[int(np.flatnonzero(near)[0])]
-    rising = worse == 0 and len(grid) > 1
+    with as_progress(progress) as tell:
+        for i, j in enumerate(grid):
+            tell(i, len(grid), "choosing the number of factors")
+            found = fit_map(
+                flux_fit, ivar_fit, part, n_factors=j, free=free, priors=priors, seed=seed,
+                tolerance=5e-3, start=base,
+            )  # fmt: skip
+            base = found if base is None and j == 0 else base
+            fitted = found.mean, found.cov, found.scatter
+            densities.append(predictive_density(flux[test], ivar[test], rest, *fitted))
+            gain, error = _difference(densities[i], densities[best])
+            worse = 0 if i == 0 or gain > error else worse + 1
+            best = i if gain > 0 else best
+            if worse >= (2 if j <= _FEW else 1):
+                break
+        differences = np.array([_difference(d, densities[best]) for d in densities])
+        predictive = densities[best].mean() + differences[:, 0]
+        near = differences[:, 0] + differences[:, 1] >= 0
+        chosen = grid[int(np.flatnonzero(near)[0])]
+        rising = worse == 0 and len(grid) > 1
     return FactorChoice(
         chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising
     )

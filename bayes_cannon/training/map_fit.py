@@ -6,7 +6,6 @@ bounded by the data themselves plus one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.packing import pack, packed_size
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
@@ -42,7 +42,6 @@ __all__ = [
     "only_pixels",
 ]
 
-Progress = Callable[[str, float], None]
 _FACTOR_INNER_ROUNDS = 4
 """Rounds of it in each of the rounds with factors, which go on from one another."""
 _FEW_PIXELS = 750
@@ -135,7 +134,7 @@ def fit_map(
     priors: TrainingPriors | None = None,
     seed: int = 0,
     tolerance: float = 1e-3,
-    progress: Progress | None = None,
+    progress: Progress = None,
     start: MapFit | None = None,
 ) -> MapFit:
     """Fit the training model by its closed forms.
@@ -157,7 +156,7 @@ def fit_map(
     tolerance
         The rounds end when the bound rises by less than this fraction of its rise so far.
     progress
-        Called with what is being done and a fraction done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     start
         A fit without factors (or with fewer) of the same data, to begin from.
 
@@ -171,31 +170,31 @@ def fit_map(
         If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
     """
     problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
-    tell = progress or (lambda stage, done: None)
-    tell("pixels", 0.0)
     fitted = _can_be_fitted(flux, ivar)
     if start is not None:
         fitted &= start.fitted
-    for _ in range(_TRIES):
-        if not fitted.any():
-            break
-        pixels = None if fitted.all() else np.flatnonzero(fitted)
-        part = problem if pixels is None else problem.only(pixels)
-        try:
-            begin = (
-                _fit_without_factors(part)
-                if start is None
-                else start
-                if pixels is None
-                else only_pixels(start, pixels)
-            )
-            if n_factors > 0:
-                begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
-        except SingularPixelsError as error:
-            bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
-            fitted[bad] = False
-            continue
-        return begin if pixels is None else _on_all_pixels(begin, fitted, free)
+    with as_progress(progress) as tell:
+        tell(0, 1, "pixels")
+        for _ in range(_TRIES):
+            if not fitted.any():
+                break
+            pixels = None if fitted.all() else np.flatnonzero(fitted)
+            part = problem if pixels is None else problem.only(pixels)
+            try:
+                begin = (
+                    _fit_without_factors(part)
+                    if start is None
+                    else start
+                    if pixels is None
+                    else only_pixels(start, pixels)
+                )
+                if n_factors > 0:
+                    begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
+            except SingularPixelsError as error:
+                bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
+                fitted[bad] = False
+                continue
+            return begin if pixels is None else _on_all_pixels(begin, fitted, free)
     seen = (ivar > 0).any(axis=0)
     if not seen.any():
         raise FitError(
@@ -301,7 +300,7 @@ def _fit_with_factors(
     n_factors: int,
     seed: int,
     tolerance: float,
-    tell: Progress,
+    tell: Tell,
 ) -> MapFit:
     k = problem.labels.n_coef
     residual, weight = _residuals(problem, start)
@@ -317,7 +316,7 @@ def _fit_with_factors(
     hyper = replace(start.hyper, covariance=covariance)
     u, history, converged = start.log_scatter, list[float](), False
     for round_ in range(_MAX_FACTOR_ROUNDS):
-        tell("factors", round_ / _MAX_FACTOR_ROUNDS)
+        tell(round_, _MAX_FACTOR_ROUNDS, "factors")
         factors, hyper = _expanded(problem, factors, hyper, first=round_ == 0)
         design = join_design(problem.labels, factors)
         fit = fit_all_pixels(problem, design, hyper, u, max_steps=2, finish=False)
@@ -339,7 +338,7 @@ def _fit_with_factors(
     factors, rotation[k:, k:] = align_factors(
         factors, fit.mean[:, k:] @ matrix[k:, k:].T, np.exp(u)
     )
-    tell("factors", 0.95)
+    tell(_MAX_FACTOR_ROUNDS - 1, _MAX_FACTOR_ROUNDS, "factors")
     hyper = learnt.transformed(rotation @ matrix)
     fit = fit_all_pixels(problem, join_design(problem.labels, factors), hyper, u)
     return _result(problem, fit, hyper, factors, tuple(history), converged=converged)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
@@ -49,7 +50,6 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
-Progress = Callable[[str, float], None]
 
 
 def label_design(
@@ -163,7 +163,7 @@ def train(
     held_out: Sequence[str] = (),
     seed: int | None = 0,
     executor: Executor | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Cannon:
     """Fit the training model to a training set.
 
@@ -185,7 +185,7 @@ def train(
     executor
         Does the folds of the cross-validation side by side, see `cross_validate`.
     progress
-        Called with a stage and the fraction of it done.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Raises
     ------
@@ -202,12 +202,11 @@ def train(
     if settings.latent_labels:
         check_label_errors(labels)
     most = _most_factors(stars, settings)
-    with numerical_stage(
-        "training", "look for extreme fluxes, errors or labels among the training stars"
-    ):
+    remedy = "look for extreme fluxes, errors or labels among the training stars"
+    with numerical_stage("training", remedy), as_progress(progress) as tell:
         return _train(
             stars, basis, settings, most=most, windows=windows, held_out=held_out, seed=seed,
-            executor=as_executor(executor), progress=progress,
+            executor=as_executor(executor), progress=tell,
         )  # fmt: skip
 
 
@@ -244,7 +243,7 @@ def _train(
     held_out: Sequence[str],
     seed: int,
     executor: Executor | None,
-    progress: Progress | None,
+    progress: Tell,
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
     inner = replace(settings, method="map", missing="drop", folds=0)
@@ -315,7 +314,7 @@ def _with_model_error(
     settings: TrainingSettings,
     seed: int,
     executor: Executor | None,
-    progress: Progress | None,
+    progress: Tell,
 ) -> Cannon:
     if not _has_folds(stars, settings):
         return _without_model_error(
@@ -336,8 +335,7 @@ def _with_model_error(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
             priors=settings.priors, executor=executor, progress=progress,
         )  # fmt: skip
-        if progress is not None:
-            progress("model error", 0.0)
+        progress(0, 1, "model error")
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
     except FitError as error:
         return _without_model_error(cannon, str(error).rstrip("."))
@@ -356,7 +354,7 @@ def _advi(
     design: Design,
     fit: MapFit,
     seed: int,
-    progress: Progress | None,
+    progress: Tell,
 ) -> tuple[MapFit, FloatArray]:
     from bayes_cannon.training.advi import fit_advi
 

@@ -380,10 +380,10 @@ def test_progress_tells_stars_per_second(monkeypatch, terminal):
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=terminal, width=100)
     monkeypatch.setattr(cli_progress, "_ERR", console)
-    monkeypatch.setattr(cli_progress, "_PLAIN_EVERY", 0.15)
-    with cli_progress.counting("stars") as tell:
+    monkeypatch.setattr("bayes_cannon.base.progress._PLAIN_EVERY", 0.15)
+    with cli_progress.watching() as tell:
         for done in (0, 20, 40):
-            tell(done, 100)
+            tell(done, 100, "stars")
             time.sleep(0.2)
     said = shown.getvalue()
     assert "40/100" in said if terminal else "stars: 40 of 100" in said

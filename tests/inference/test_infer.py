@@ -233,7 +233,7 @@ def test_progress_counts_every_star_once(problem):
     infer_labels(
         problem.cannon, with_arrays(problem.spectra, ivar=ivar), seed=SEED,
         settings=dataclasses.replace(LAPLACE, block_size=4),
-        progress=lambda done, total: calls.append((done, total)),
+        progress=lambda done, total, what: calls.append((done, total)),
     )  # fmt: skip
     assert calls[0] == (0, 6)
     assert calls[-1] == (6, 6)

@@ -198,13 +198,11 @@ def test_work_is_in_blocks_and_every_star_is_done_once(tmp_path, monkeypatch, n_
     sample_block = infer.sample_block
     monkeypatch.setattr(infer, "sample_block", counted)
     spectra, told = make_spectra(n_stars), []
-    infer_run(
-        CANNON, spectra, tmp_path, settings=QUICK, progress=lambda done, n: told.append((done, n))
-    )
+    infer_run(CANNON, spectra, tmp_path, settings=QUICK, progress=lambda *n: told.append(n))
     assert [len(ids) for ids in calls] == [4] * (n_stars // 4) + [n_stars % 4]
     assert [star for ids in calls for star in ids] == spectra.star_id.tolist()
-    assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1] == (n_stars, n_stars)
+    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    assert told[-1] == (n_stars, n_stars, "inference")
 
 
 def test_one_compilation_for_any_number_of_blocks(sampled):
@@ -340,7 +338,7 @@ def test_figures_are_closed_and_whole(finished, tmp_path, monkeypatch):
     files = corner_files(stars, tmp_path)
     draw_corners(finished.folder, files, progress=lambda *n: told.append(n))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(p.name for p in files.values())
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert told == [(k, 3, "corner plots") for k in (1, 2, 3)]
     assert set(plt.get_fignums()) == open_figures
 
 
@@ -372,7 +370,7 @@ def test_an_executor_of_the_caller_draws_what_is_missing(finished, tmp_path, mon
         )  # fmt: skip
         assert pool.submit(int, 7).result() == 7, "it is left open"
     assert first.read_bytes() == b"drawn before"
-    assert told[-1] == (3, 3)
+    assert told[-1] == (3, 3, "corner plots")
     for path, star in zip(others, list(files)[1:], strict=True):
         figure = plot_corner(
             finished.result, star, aspcap=labels_of(SPECTRA), snr=snr.get(star), figure=Figure()

@@ -106,7 +106,7 @@ def test_cross_validation_is_the_same(processes):
         told[name] = []
         return cross_validate(
             cannon, stars.spectra, design, folds=5, seed=1, executor=executor,
-            progress=lambda stage, done: told[name].append(done),
+            progress=lambda done, total, what: told[name].append(done / total),
         )  # fmt: skip
 
     serial = validate("serial", None)
@@ -124,7 +124,7 @@ def test_progress_counts_stars_as_blocks_are_done(problem):
         infer_labels(
             problem.cannon, problem.spectra, seed=SEED, executor=pool,
             settings=dataclasses.replace(NUTS, method="laplace"),
-            progress=lambda done, total: calls.append((done, total)),
+            progress=lambda done, total, what: calls.append((done, total)),
         )  # fmt: skip
     assert calls[0] == (0, 7)
     assert calls[-1] == (7, 7)
@@ -191,7 +191,7 @@ def test_ctrl_c_cancels(problem, monkeypatch):
         done.append(threading.get_ident())
         return wait(*args)
 
-    def interrupt(_done, _total):
+    def interrupt(_done, _total, _what):
         if done:
             raise KeyboardInterrupt
 

@@ -186,10 +186,10 @@ def test_blocks_do_not_show(
 ) -> None:
     monkeypatch.setattr("bayes_cannon.surveys.reading._BLOCK", 4)
     calls = []
-    in_blocks = prepare(open_survey(six), progress=lambda done, total: calls.append((done, total)))
+    in_blocks = prepare(open_survey(six), progress=lambda *n: calls.append(n))
     np.testing.assert_allclose(in_blocks.spectra.flux, dataset.spectra.flux, rtol=1e-6)
     assert in_blocks.star_id.tolist() == dataset.star_id.tolist()
-    assert calls == [(k, 6) for k in range(1, 7)]
+    assert calls == [(k, 6, "reading spectra") for k in range(1, 7)]
 
 
 def test_permuted_catalogue_gives_permuted_stars(tmp_path: Path, dataset: TrainingSet) -> None:

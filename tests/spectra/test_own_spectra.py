@@ -283,14 +283,14 @@ def from_table(table: Table, folder: Path, **options: object) -> TrainingSet:
 def test_files_give_the_same_training_set_as_arrays(listed, tmp_path):
     table, stars = listed
     told = []
-    dataset = from_table(table, tmp_path, progress=lambda done, total: told.append((done, total)))
+    dataset = from_table(table, tmp_path, progress=lambda *n: told.append(n))
     arrays = training_set(stars)
     np.testing.assert_allclose(dataset.spectra.flux, arrays.spectra.flux, atol=1e-6)
     np.testing.assert_allclose(dataset.spectra.ivar, arrays.spectra.ivar, rtol=1e-5)
     np.testing.assert_array_equal(dataset.labels.values, arrays.labels.values)
     assert (dataset.labels.error("TEFF") == 25.0).all()
     assert dataset.star_id.tolist() == [f"star{i}" for i in range(6)]
-    assert told == [(i + 1, 6) for i in range(6)]
+    assert told == [(i + 1, 6, "spectra") for i in range(6)]
 
 
 def test_one_broken_file_does_not_stop_the_others(listed, tmp_path):

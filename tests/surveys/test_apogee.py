@@ -561,9 +561,9 @@ def test_read_spectra(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     spectra, problems = read_spectra(
         iter([paths[0], tmp_path / "none.fits", *paths[1:]]),
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda *n: seen.append(n),
     )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(k, 4, "reading spectra") for k in (1, 2, 3, 4)]
     assert spectra.star_id.tolist() == ["2M1", "2M2", "2M3"]
     assert spectra.snr.tolist() == [10.0, 20.0, 30.0]
     assert spectra.chips == CHIPS_8575

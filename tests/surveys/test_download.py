@@ -700,7 +700,7 @@ def test_two_downloads_into_one_directory(bring, tmp_path):
 def test_total_size_is_announced_first_and_progress_is_told(bring, server, caplog):
     told: list[DownloadProgress] = []
     with caplog.at_level(logging.INFO, logger="bayes_cannon"):
-        report = bring(progress=told.append)
+        report = bring(details=told.append)
     assert f"{N_SPECTRA} spectra to fetch, about " in caplog.text
     assert server.asked(".fits", "HEAD")
     first_get = next(
@@ -728,7 +728,7 @@ def test_total_is_estimated_where_the_server_does_not_tell(survey, tmp_path, sle
     with Headless(survey) as server:
         download_survey(
             tmp_path / "out", fields=("N6791",), sas_url=server.sas_url,
-            skyserver_url=server.skyserver_url, progress=told.append,
+            skyserver_url=server.skyserver_url, details=told.append,
         )  # fmt: skip
     assert told[0].bytes_total == sdss.estimate_bytes(sdss.find_release("dr17"), 1)
 
@@ -778,7 +778,7 @@ def test_error_in_the_progress_function_comes_out_and_breaks_nothing(
             raise RuntimeError("window closed")
 
     with pytest.raises(RuntimeError, match="window closed"):
-        bring(progress=fail)
+        bring(details=fail)
     out = tmp_path / "out"
     for name, path in spectra_in(out).items():
         assert path.read_bytes() == (survey / name).read_bytes()
@@ -791,7 +791,7 @@ from bayes_cannon.surveys.archive.download import download_survey
 out, sas, allstar = sys.argv[1:]
 download_survey(
     out, fields=("M15", "N6791"), allstar=allstar, sas_url=sas, streams=2,
-    progress=lambda p: print(p.files_done, p.bytes_done, flush=True),
+    details=lambda p: print(p.files_done, p.bytes_done, flush=True),
 )
 """
 

@@ -269,3 +269,14 @@ def test_as_many_files_as_rows(folder: Path) -> None:
     survey = open_survey(folder)
     with pytest.raises(SurveyError, match="1 file names for 2 rows"):
         Survey(folder, survey.catalogue, survey.files[:1])
+
+
+def test_a_survey_shows_what_it_holds(folder: Path) -> None:
+    write_catalogue(folder, [A, B])
+    put(folder, spectrum_name(A))
+    survey = open_survey(folder)
+    shown = repr(survey)
+    assert shown.startswith("Survey of 2 stars\n  folder         ")
+    assert "labels of ASPCAP)" in shown
+    assert "  spectra        1, 1 row without" in shown
+    assert repr(survey.catalogue).startswith("Catalogue ASPCAP of 2 rows")

@@ -285,7 +285,7 @@ def test_chunks_with_padding_agree_with_one_chunk(small, small_fit):
     settings = AdviSettings(chunk_size=8)
     chunked = fit_advi(
         small.flux, small.ivar, small.design, small.start, settings=settings, seed=5,
-        progress=lambda stage, done: told.append((stage, done)),
+        progress=lambda done, total, what: told.append((what, done / total)),
     )  # fmt: skip
     assert chunked.converged.tolist() == [True] * 3
     assert chunked.elbo.shape == (3, chunked.steps.max())

@@ -141,10 +141,8 @@ def test_spectra_of_other_stars_are_refused(plain):
 def test_progress_is_told(plain):
     dataset, cannon, design = plain
     told = []
-    cross_validate(
-        cannon, dataset.spectra, design, folds=3, progress=lambda s, f: told.append((s, f))
-    )
-    assert told == [("cross-validation", i / 3) for i in range(4)]
+    cross_validate(cannon, dataset.spectra, design, folds=3, progress=lambda *n: told.append(n))
+    assert told == [(i, 3, "cross-validation") for i in range(4)]
 
 
 def test_number_of_folds_is_checked():

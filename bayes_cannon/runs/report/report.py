@@ -19,6 +19,7 @@ from PIL import Image
 
 from bayes_cannon._version import __version__
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import BayesCannonError, InvalidDataError, OutputExistsError
 from bayes_cannon.models.cannon import Cannon
@@ -42,7 +43,6 @@ _log = logging.getLogger(__name__)
 _DPI = 120
 _HEAD = 2000
 """Bytes at the start of a file in which a report names its generator."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def write_report(
     out: PathLike | None = None,
     overwrite: bool = False,
     sections: Sequence[Section] | None = None,
-    progress: Progress | None = None,
+    progress: Progress = None,
 ) -> Report:
     """Write ``report.html`` and ``figures/`` of a run.
 
@@ -107,7 +107,7 @@ def write_report(
     sections
         What to show; left out, all that are registered (see `registry.section`).
     progress
-        Called with the number of sections made and of all.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------
@@ -129,11 +129,11 @@ def write_report(
     maker = _Maker(inputs, folder / "figures" if out is None else None)
     sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
-    for number, section in enumerate(sections, 1):
-        chapter = maker.chapter(section)
-        chapters += [] if chapter is None else [chapter]
-        if progress is not None:
-            progress(number, len(sections))
+    with as_progress(progress) as tell:
+        for number, section in enumerate(sections, 1):
+            chapter = maker.chapter(section)
+            chapters += [] if chapter is None else [chapter]
+            tell(number, len(sections), "report")
     page = _page(inputs, chapters)
 
     def write(part: Path) -> None:

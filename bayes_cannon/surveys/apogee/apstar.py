@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import ObservedSpectra, name_some
@@ -203,7 +204,7 @@ def read_spectra(
     weighting: str = "pixel",
     bad_bits: str | int = "default",
     mask_row: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
     star_ids: Sequence[str] | NDArray[np.str_] | None = None,
 ) -> tuple[ObservedSpectra, list[StarProblem]]:
     """Read many apStar files; one that cannot be read never stops the others.
@@ -215,7 +216,7 @@ def read_spectra(
     visit, weighting, bad_bits, mask_row
         As for `read_apstar`, for every file.
     progress
-        Called as ``progress(done, total)`` after each file.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     star_ids
         Unique names of the stars; left out, those in the files, made unique by telescope and
         field (see `names.unique_star_ids`).

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -126,6 +127,10 @@ class CutResult:
                 "REMAINING": np.array([s.remaining for s in self.rows], dtype=np.int64),
             }
         )
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table` as a DataFrame."""
+        return self.table().to_pandas()
 
 
 @dataclass(frozen=True, eq=False)

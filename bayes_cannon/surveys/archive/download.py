@@ -15,6 +15,7 @@ from platformdirs import user_cache_dir
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import reason_of
 from bayes_cannon.errors import DownloadError, OutputExistsError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
@@ -118,7 +119,8 @@ def download_survey(
     sas_url: str | None = None,
     skyserver_url: str | None = None,
     streams: int = 4,
-    progress: Callable[[DownloadProgress], None] | None = None,
+    progress: Progress = None,
+    details: Callable[[DownloadProgress], None] | None = None,
     settings: FetchSettings | None = None,
 ) -> DownloadReport:
     """Download catalogue rows and spectra of some fields and stars; go on where it stopped.
@@ -155,7 +157,9 @@ def download_survey(
         ``BAYES_CANNON_SAS_URL`` and ``BAYES_CANNON_SKYSERVER_URL``, else SDSS's own.
     streams : int
         Files at a time, 1 to 4.
-    progress : callable, optional
+    progress : bool or callable, optional
+        Told of (files done, of all, what), see `bayes_cannon.base.progress`; True draws bars.
+    details : callable, optional
         Called with a `DownloadProgress` several times a second; first with the total size.
     settings : FetchSettings, optional
         How patiently to fetch.
@@ -192,7 +196,14 @@ def download_survey(
         else:
             source, table = query_url(sky, request.release), _rows_of_sql(sky, request, client)
         copy = ArchiveCopy(folder, root, request.release, client)
-        return _bring(copy, table, source, request, streams, progress)
+        with as_progress(progress) as tell:
+
+            def told(now: DownloadProgress) -> None:
+                tell(now.files_done, now.files_total, "download")
+                if details is not None:
+                    details(now)
+
+            return _bring(copy, table, source, request, streams, told)
 
 
 def _bring(
@@ -201,7 +212,7 @@ def _bring(
     source: str,
     request: Request,
     streams: int,
-    progress: Callable[[DownloadProgress], None] | None,
+    progress: Callable[[DownloadProgress], None],
 ) -> DownloadReport:
     """Write the catalogue, choose the spectra, fetch them."""
     table = table[~is_commissioning(table)]

@@ -7,7 +7,7 @@ invented, and every file says so (`SIMULATE = T` and HISTORY cards).
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import part_path, sweep_parts, told_writing
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
@@ -59,7 +60,7 @@ def simulate_survey(
     seed: int = 1,
     settings: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
     overwrite: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> Path:
     """Write a simulated survey: DR17's files in the archive's layout.
 
@@ -82,7 +83,7 @@ def simulate_survey(
     overwrite
         Replace a simulated survey that is already there (and nothing else).
     progress
-        Called with the number of spectra written and their total.
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
     Returns
     -------
@@ -113,7 +114,8 @@ def simulate_survey(
             shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            measured = _write_spectra(part, stars, library, settings.instrument, progress)
+            with as_progress(progress) as tell:
+                measured = _write_spectra(part, stars, library, settings.instrument, tell)
             scale = settings.label_error_scale
             table = allstar_hdus(
                 stars[:-1], measured[:-1], library, error_scale=scale, history=history
@@ -159,7 +161,7 @@ def _write_spectra(
     stars: Sequence[SimulatedStar],
     library: Library,
     settings: InstrumentSettings,
-    progress: Callable[[int, int], None] | None,
+    tell: Tell,
 ) -> list[Measured]:
     """Write one file for each star."""
     history = [
@@ -174,8 +176,7 @@ def _write_spectra(
         (folder / place).mkdir(parents=True, exist_ok=True)
         path = folder / place / star.file_name
         measured.append(write_apstar(path, star, library, settings=settings, history=history))
-        if progress is not None:
-            progress(done, len(stars))
+        tell(done, len(stars), "simulating spectra")
     return measured
 
 
