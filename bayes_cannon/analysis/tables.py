@@ -16,18 +16,19 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    number_of,
     row_of_star,
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "PUBLISHED",
@@ -139,7 +140,7 @@ def star_table(
     units = units_of_table(table, names)
     out = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        out[column] = [number_of(row, f"{n}{suffix}") for n in names]
+        out[column] = [float(plain_numbers(row[f"{n}{suffix}"])) for n in names]
     theirs = known_labels(aspcap, units)
     if given is not None and theirs is not None:
         _put_catalogue(out, theirs, star_id, their)
@@ -155,11 +156,11 @@ def star_table(
 
 def _put_catalogue(out: Table, aspcap: Labels, star: str, their: str) -> None:
     """Replace the catalogue's values by those given."""
-    place = np.flatnonzero(aspcap.star_id == star)
-    known = [n in aspcap.names and place.size > 0 for n in out["LABEL"]]
+    row = int(rows_of(aspcap.star_id, [star])[0])
+    known = [n in aspcap.names and row >= 0 for n in out["LABEL"]]
     for i, (name, found) in enumerate(zip(out["LABEL"], known, strict=True)):
-        out[their][i] = aspcap[name][place[0]] if found else np.nan
-        out[f"{their}_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
+        out[their][i] = aspcap[name][row] if found else np.nan
+        out[f"{their}_ERR"][i] = aspcap.error(name)[row] if found else np.nan
 
 
 def scatter_table(
@@ -281,7 +282,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     units = units_of_table(table, names)
     labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        labels[column] = [number_of(row, f"{n}{suffix}") for n in names]
+        labels[column] = [float(plain_numbers(row[f"{n}{suffix}"])) for n in names]
         labels[column].info.format = ".4g"
     labels["RATIO"] = labels["ERR"] / labels["FORMAL_ERR"]
     labels["RATIO"].info.format = ".1f"
@@ -296,7 +297,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     simulated = bool(table.meta.get("SIMULATE"))
     name = str(star_ids(table)[place])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
-    p = number_of(row, "CHI2_P")
+    p = float(plain_numbers(row["CHI2_P"]))
     if np.isfinite(p):
         sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
     sentences += _flags_text(flag, flags)

@@ -7,17 +7,16 @@ was given and what to give. A `TrainingSet` is known by what it holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
-from bayes_cannon.inference.tables import column_of, star_ids
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
@@ -29,12 +28,10 @@ __all__ = [
     "RunLike",
     "as_draws",
     "as_labels",
-    "as_path",
     "as_result",
     "as_seed",
     "as_spectra",
     "as_table",
-    "several",
 ]
 
 
@@ -53,27 +50,6 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
-
-
-def as_path(given: str | os.PathLike[str]) -> Path:
-    """Path with ``~`` for the home folder."""
-    try:
-        return Path(given).expanduser()
-    except TypeError as error:
-        raise InvalidDataError(f"a path is needed, not {_kind(given)}.") from error
-
-
-def several(given: Any) -> list[str]:
-    """Names as a list; a single one may come without its brackets.
-
-    >>> several("TEFF"), several(("TEFF", "LOGG"))
-    (['TEFF'], ['TEFF', 'LOGG'])
-    """
-    if isinstance(given, str | bytes | int):
-        given = (given,)
-    if not isinstance(given, Iterable):
-        raise InvalidDataError(f"names are needed, such as ['TEFF', 'LOGG'], not {_kind(given)}.")
-    return [item.decode() if isinstance(item, bytes) else str(item) for item in given]
 
 
 def as_seed(given: Any) -> int:
@@ -173,10 +149,13 @@ def _labels_of_table(table: Table, what: str) -> Labels:
     names = own.split(",") if own else _label_columns(table, column)
     if not names:
         raise LabelError(f"the table {what} has no column of numbers besides {column}.")
-    values = np.stack([column_of(table, n) for n in names], axis=1)
+    values = np.stack([plain_numbers(table[n]) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        [
+            plain_numbers(table[f"{n}_ERR"]) if f"{n}_ERR" in table.colnames else unknown
+            for n in names
+        ],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)

@@ -180,6 +180,15 @@ class LabelKind:
     def text(self, value: float, *, error: bool = False) -> str:
         """Value as text of a table, with a digit more for its error; no unit.
 
+        Parameters
+        ----------
+        value
+            In `unit`.
+        error
+            Whether it is an error of the label.
+
+        Examples
+        --------
         >>> label_kind("TEFF").text(4612.3), label_kind("MG_FE").text(0.0312, error=True)
         ('4612', '0.0312')
         """
@@ -299,10 +308,6 @@ def label_kind(name: str, unit: str | None = None) -> LabelKind:
     unit
         Unit that its values have, where that is known; see `LabelKind.in_unit`.
 
-    Returns
-    -------
-    LabelKind
-
     Examples
     --------
     >>> label_kind("TEFF").plain, label_kind("ALPHA_M").tex, label_kind("RATIO").plain
@@ -343,6 +348,13 @@ def _plain_name(name: str) -> str:
 def label_unit(name: str) -> str:
     """Unit of a label of that name: ``'K'``, ``'km/s'``, ``'mag'``, …; ``'dex'`` if unknown.
 
+    Parameters
+    ----------
+    name
+        Of the label, in any case.
+
+    Examples
+    --------
     >>> label_unit("TEFF"), label_unit("VSINI"), label_unit("MG_FE")
     ('K', 'km/s', 'dex')
     """
@@ -352,6 +364,13 @@ def label_unit(name: str) -> str:
 def known_unit(name: str) -> str | None:
     """Unit that a label's name tells: as `label_unit`; None where the name tells none.
 
+    Parameters
+    ----------
+    name
+        Of the label, in any case.
+
+    Examples
+    --------
     >>> known_unit("FE_H"), known_unit("NUMAX")
     ('dex', None)
     """
@@ -362,6 +381,13 @@ def known_unit(name: str) -> str | None:
 def label_tex(name: str) -> str:
     """Name of a label for figures, e.g. ``'[Mg/Fe]'``; without its unit.
 
+    Parameters
+    ----------
+    name
+        Of the label, in any case.
+
+    Examples
+    --------
     >>> label_tex("MG_FE"), label_tex("M_H")
     ('[Mg/Fe]', '[M/H]')
     """
@@ -371,6 +397,13 @@ def label_tex(name: str) -> str:
 def shown_label(name: str) -> str:
     """Name of a label in plain text: ``Teff``, ``log g``, ``[Fe/H]``.
 
+    Parameters
+    ----------
+    name
+        Of the label, in any case.
+
+    Examples
+    --------
     >>> shown_label("TEFF"), shown_label("MG_FE"), shown_label("NUMAX")
     ('Teff', '[Mg/Fe]', 'NUMAX')
     """

@@ -15,6 +15,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
@@ -271,7 +272,7 @@ def read_truth(path: str | os.PathLike[str], names: Sequence[str] = DEFAULT_LABE
         )
     star_id = np.asarray(table["STAR_ID"], dtype=np.str_)
     try:
-        columns = [np.ma.filled(np.ma.asarray(table[n], dtype=np.float64), np.nan) for n in found]
+        columns = [plain_numbers(table[n]) for n in found]
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"{file}: a label that is not a number ({error}).") from error
     values = np.stack(columns, axis=1)
