@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.aspcap_tables import disagreement_table as star_table
 from bayes_cannon.analysis.aspcap_tables import error_table, pull_table, words
 from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -44,7 +46,7 @@ from bayes_cannon.inference.tables import (
 )
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.label_kinds import two_digits
+from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import row_of, rows_of
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
@@ -57,8 +59,8 @@ __all__ = [
 _FLAGS = {"aspcapflag": ASPCAP_BITS, "starflag": STAR_BITS}
 
 
-@dataclass(frozen=True, eq=False)
-class AspcapComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class AspcapComparison(Carded):
     """Labels and errors of stars, ours and those of ASPCAP or another catalogue.
 
     Attributes
@@ -146,6 +148,38 @@ class AspcapComparison:
             If the star is not there.
         """
         return row_of(self.star_id, star)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star, its index the stars' names.
+
+        Columns are ``SNR`` and for each label ``NAME``, ``NAME_ERR`` (calibrated where there is
+        one, else formal), ``NAME_FORMAL_ERR``, the catalogue's ``NAME_ASPCAP`` and
+        ``NAME_ASPCAP_ERR`` (or another name), and ``NAME_PULL``.
+        """
+        columns, pull, kind = {"SNR": self.snr}, self.pull(), self.judged
+        for i, name in enumerate(self.names):
+            columns |= {
+                name: self.mean[kind][:, i],
+                f"{name}_ERR": self.sd[kind][:, i],
+                f"{name}_FORMAL_ERR": self.sd["formal"][:, i],
+                f"{name}_{self.column}": self.aspcap[:, i],
+                f"{name}_{self.column}_ERR": self.aspcap_error[:, i],
+                f"{name}_PULL": pull[:, i],
+            }
+        key = self.stars.colnames[0]
+        return pd.DataFrame(columns, index=pd.Index(self.star_id, name=key, dtype=object))
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = self.pulls[self.pulls["KIND"] == self.judged]
+        pulls = [f"{shown_label(str(r['LABEL']))} {r['PULL_SD']:.2f}" for r in rows if r["N"]]
+        worst = [f"{r[0]} ({shown_label(str(r['WORST']))}, {r['PULL']:+.1f})".replace("-", "−")
+                 for r in self.stars[:3]]  # fmt: skip
+        title = f"{count_text(len(self.stars), 'star')} compared with {self.catalogue}"
+        return f"{title}{SIMULATED if self.simulated else ''}", [
+            ("errors", " and ".join(self.kinds)),
+            (f"sd of {self.judged} pulls", ", ".join(pulls)),
+            ("furthest off", ", ".join(worst)),
+        ]
 
     def describe(self) -> str:
         """Say in a few sentences which error is which and what the comparison found."""

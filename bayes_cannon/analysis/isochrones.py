@@ -13,10 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from bayes_cannon.analysis.mist import read_mist_blocks
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, InvalidDataError
@@ -184,8 +186,8 @@ class Isochrone:
         return np.asarray(10 ** PchipInterpolator(x, y)(grid))
 
 
-@dataclass(frozen=True, eq=False)
-class IsochroneSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class IsochroneSet(Carded):
     """Isochrones of several ages and compositions.
 
     Raises
@@ -208,6 +210,24 @@ class IsochroneSet:
 
     def __len__(self) -> int:
         return len(self.isochrones)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a point: ``feh``, ``log10_age`` and columns of `Isochrone`."""
+        columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
+        parts = [
+            pd.DataFrame({"feh": one.feh, "log10_age": one.log10_age}
+                         | {name: getattr(one, name) for name in columns})
+            for one in self.isochrones
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        ages = [one.age_gyr for one in self.isochrones]
+        return count_text(len(self), "isochrone"), [
+            ("[Fe/H]", range_text([one.feh for one in self.isochrones], 2, "dex")),
+            ("age", range_text(ages, 1, "Gyr")),
+            ("source", self.source),
+        ]
 
     def __iter__(self) -> Iterator[Isochrone]:
         return iter(self.isochrones)

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.analysis.isochrones import Isochrone, packaged_isochrones
+from bayes_cannon.base.cards import Carded, Row, range_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.flags import LabelReference
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.label_kinds import label_number, label_tex, label_unit
+from bayes_cannon.spectra.label_kinds import label_kind, label_number, label_tex, label_unit
 
 __all__ = [
     "GIANT_BRANCH",
@@ -32,8 +34,8 @@ _SIX_GYR = float(np.log10(6e9))
 _RIDGE_TERMS = 6
 
 
-@dataclass(frozen=True, eq=False)
-class LabelSequence:
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelSequence(Carded):
     """Labels of some stars in order, and which of them the model was not trained for.
 
     Attributes
@@ -85,6 +87,22 @@ class LabelSequence:
 
     def __len__(self) -> int:
         return int(self.outside.size)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star of the sequence: its labels, and ``OUTSIDE``."""
+        columns = {name: self.values[:, k] for k, name in enumerate(self.names)}
+        frame = pd.DataFrame(columns | {"OUTSIDE": self.outside})
+        frame.attrs["label_units"] = dict(zip(self.names, self.units, strict=True))
+        return frame
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = [
+            (name, range_text(self.values[:, k], label_kind(name).digits, self.units[k]))
+            for k, name in enumerate(self.names)
+        ]
+        outside = int(self.outside.sum())
+        note = f"{outside} of {len(self)} outside the training labels" if outside else ""
+        return self.title, [*rows, ("note", note), ("source", self.source)]
 
     def text(self, row: int) -> str:
         """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``."""

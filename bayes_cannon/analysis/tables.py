@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
+from bayes_cannon.base.cards import SIMULATED, Carded, Row
 from bayes_cannon.base.columns import plain_numbers
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.tables import (
@@ -26,7 +29,7 @@ from bayes_cannon.inference.tables import (
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_table
-from bayes_cannon.spectra.label_kinds import label_kind, two_digits
+from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import rows_of
 
@@ -231,8 +234,8 @@ _NOT_DESCRIBED = (
 _NO_POSTERIOR = LabelFlag.NO_PIXELS | LabelFlag.FAILED
 
 
-@dataclass(frozen=True, eq=False)
-class StarStory:
+@dataclass(frozen=True, eq=False, repr=False)
+class StarStory(Carded):
     """One star, formal against calibrated.
 
     Attributes
@@ -256,6 +259,20 @@ class StarStory:
 
     def __str__(self) -> str:
         return self.text
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table` as a DataFrame, its index the labels."""
+        return self.table.to_pandas(index="LABEL")
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = []
+        for r in self.table:
+            error = r["ERR"] if np.isfinite(r["ERR"]) else r["FORMAL_ERR"]
+            if np.isfinite(r["MEAN"]):
+                value = value_with_error(float(r["MEAN"]), float(error))
+                rows.append((shown_label(str(r["LABEL"])), f"{value} {r['UNIT']}".rstrip()))
+        flags = ", ".join(str(name) for name in self.flags["FLAG"])
+        return f"{self.star}{SIMULATED if self.simulated else ''}", [*rows, ("flags", flags)]
 
 
 def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarStory:
@@ -312,9 +329,8 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
             continue
         calibrated = bool(np.isfinite(row["ERR"]))
         error = row["ERR"] if calibrated else row["FORMAL_ERR"]
-        kind = label_kind(row["LABEL"], str(row["UNIT"]))
         formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
-        value = f"{kind.text(row['MEAN'])} ± {two_digits(error)}"
+        value = value_with_error(float(row["MEAN"]), float(error))
         parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 

@@ -15,6 +15,7 @@ from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
 from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.cli.console import OUT, watching
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.inference.tables import star_ids
@@ -265,8 +266,7 @@ def _json(value: object) -> object:
 
 def _measured(value: float, error: float, formal: float) -> str:
     """A label with its errors, all to the second digit of the error."""
-    digits = max(0, 1 - int(np.floor(np.log10(error)))) if np.isfinite(error) and error > 0 else 3
-    return f"{value:.{digits}f} ± {error:.{digits}f} (formal {formal:.{digits}f})"
+    return f"{value_with_error(value, error)} (formal {formal:.{error_digits(error)}f})"
 
 
 def _print_table(against: Table, *, published: bool = True) -> None:

@@ -38,6 +38,8 @@ __all__ = [
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
 _IDS = ", ".join(ID_NAMES)
+_META = ("ID", "CATALOG", "LABELS", "UNITS", "KIND", "SIMULATE", "SIMMODEL", "FLAGS")
+"""Meta data of catalogues, which a DataFrame keeps in its ``attrs``."""
 
 
 class RunLike(Protocol):
@@ -131,6 +133,7 @@ def _of_frame(frame: Any) -> Table:
     """A DataFrame as a table; a named index holds the stars' names."""
     name = index_name(frame)
     table = Table.from_pandas(frame, index=bool(name))
+    table.meta.update({k: v for k, v in frame.attrs.items() if k in _META})
     if name:
         table.meta["ID"] = name
     for label, unit in (units_told(frame) or {}).items():

@@ -16,6 +16,7 @@ from scipy.stats import linregress, median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.columns import one_or_more, plain_numbers
+from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
@@ -222,7 +223,7 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     near = off <= 5 * median_abs_deviation(difference, scale="normal")
     if near.sum() > 2 and np.ptp(x[near]) > 0:
         fit = linregress(x[near], difference[near])
-        digits = int(np.clip(1 - np.floor(np.log10(max(fit.stderr, 1e-6))), 1, 6))
+        digits = max(error_digits(fit.stderr), 1)
         text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
     ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
 

@@ -16,8 +16,8 @@ from bayes_cannon.analysis.calibration import (
     Tolerance,
     check_calibration,
     cover_error,
-    score,
 )
+from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
@@ -96,7 +96,7 @@ def test_pit_never_reaches_its_ends():
 def test_blocks_of_stars_do_not_matter(monkeypatch):
     tree, truth, _ = problem(n=50)
     whole = score(tree, truth)
-    monkeypatch.setattr("bayes_cannon.analysis.calibration._BLOCK", 7)
+    monkeypatch.setattr("bayes_cannon.analysis.scores._BLOCK", 7)
     parts = score(tree, truth)
     np.testing.assert_array_equal(whole.pit, parts.pit)
     np.testing.assert_array_equal(whole.star_id, parts.star_id)
