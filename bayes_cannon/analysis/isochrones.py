@@ -6,7 +6,6 @@ points (EEPs) number the points of an isochrone.
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
@@ -283,27 +283,27 @@ def packaged_isochrones() -> IsochroneSet:
     FileFormatError
         If the package's own file is missing or damaged.
     """
-    return _read_table(data_path("mist_giants.csv"), f"MIST 2.5 ({MIST_CITATION})")
+    return _read_table(data_path("mist_giants.ecsv"), f"MIST 2.5 ({MIST_CITATION})")
 
 
 def _read_table(path: Path, source: str) -> IsochroneSet:
-    """Read the package's own form: comments, then comma-separated columns."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    start = sum(1 for line in lines if line.startswith("#"))
+    """Read the package's own form: an ECSV table, a row a point."""
     columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
-    groups: dict[tuple[float, float], list[list[float]]] = {}
-    for number, row in enumerate(csv.DictReader(lines[start:]), start=start + 2):
-        try:
-            key = (float(row["feh"]), float(row["log10_age"]))
-            groups.setdefault(key, []).append([float(row[name]) for name in columns])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"{path.name}, line {number}: damaged ({error!r}); install bayes_cannon again."
-            ) from error
-    isochrones = []
-    for (feh, age), rows in groups.items():
-        eep, mass, log_Teff, log_g, phase = np.array(rows).T
-        isochrones.append(Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source))
+    try:
+        table = Table.read(path, format="ascii.ecsv")
+        keys = zip(*(np.asarray(table[name], np.float64) for name in ("feh", "log10_age")),
+                   strict=True)  # fmt: skip
+        groups: dict[tuple[float, float], list[int]] = {}
+        for row, key in enumerate(keys):
+            groups.setdefault(key, []).append(row)
+        isochrones = []
+        for (feh, age), rows in groups.items():
+            eep, mass, log_Teff, log_g, phase = (np.asarray(table[n])[rows] for n in columns)
+            isochrones.append(Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source))
+    except Exception as error:  # astropy's readers raise of many kinds
+        raise FileFormatError(
+            f"{path.name} is damaged ({error!r}); install bayes_cannon again."
+        ) from error
     if not isochrones:
         raise FileFormatError(f"{path.name} holds no isochrone; install bayes_cannon again.")
     return IsochroneSet(tuple(isochrones))
