@@ -30,8 +30,12 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.aspcap_tables import disagreement_table as star_table
-from bayes_cannon.analysis.aspcap_tables import error_table, pull_table, words
+from bayes_cannon.analysis.aspcap_tables import (
+    disagreement_table,
+    error_table,
+    pull_table,
+    words,
+)
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.columns import plain_numbers
@@ -288,7 +292,7 @@ def aspcap_comparison(
         error_table(names, units, own_snr, sd, their_error, n_bins, their),
         pull_table(names, units, pulls, {k: mean[k] - theirs for k in mean}, sd, their_error,
                their),
-        star_table(table, names, mean[judged] - theirs, their_error, pulls[judged], own_snr,
+        disagreement_table(table, names, mean[judged] - theirs, their_error, pulls[judged], own_snr,
                _archive_flags(star_id, aspcap)),
         bool(table.meta.get("SIMULATE")), their_name,
     )  # fmt: skip

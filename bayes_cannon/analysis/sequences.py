@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.isochrones import Isochrone, packaged_isochrones
 from bayes_cannon.base.cards import Carded, Row, range_text
@@ -232,8 +233,8 @@ def ridge_sequence(
         )
     terms, teff = _ridge_terms(cannon, known), known[:, _column(cannon, "TEFF")]
     coef = np.linalg.lstsq(terms, teff, rcond=None)[0]
-    off = np.abs(teff - terms @ coef)
-    near = off <= 3 * 1.4826 * np.median(off)
+    off = teff - terms @ coef
+    near = np.abs(off - np.median(off)) <= 3 * median_abs_deviation(off, scale="normal")
     if near.sum() >= 2 * terms.shape[1]:
         coef = np.linalg.lstsq(terms[near], teff[near], rcond=None)[0]
     values[:, _column(cannon, "TEFF")] = _ridge_terms(cannon, values) @ coef

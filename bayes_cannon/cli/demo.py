@@ -17,6 +17,7 @@ from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.cli.console import OUT, watching
+from bayes_cannon.cli.options import print_cuts
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
@@ -76,8 +77,7 @@ def run_demo(
     with watching() as progress:
         dataset = prepare(open_survey(folder / "survey"), progress=progress)
     dataset.save(folder / "dataset.nc")
-    for step in dataset.cut_steps:
-        OUT.print(f"      {step.name:<22} removed {step.removed:>4}, left {step.remaining:>4}")
+    print_cuts(dataset)
     clock.say(f"prepared {dataset.n_stars} stars")
     cannon, run, held_out = _train_and_infer(
         dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, seed=seed

@@ -61,11 +61,11 @@ def print_cuts(dataset: TrainingSet) -> None:
 
     from bayes_cannon.cli.console import OUT
 
-    table = Table("cut", "what", box=None)
+    table = Table("cut", "what it removes", box=None)
     for name in ("removed", "left"):
         table.add_column(name, justify="right")
-    for step in dataset.cut_steps:
-        table.add_row(step.name, step.description, str(step.removed), str(step.remaining))
+    for row in dataset.cut_table().iterrows():
+        table.add_row(*map(str, row))
     OUT.print(table)
 
 

@@ -126,10 +126,9 @@ def _flagged(inputs: ReportInputs, flag: NDArray[np.int64]) -> Grid:
 
 def cuts_table(inputs: ReportInputs) -> Grid | None:
     """How many stars each cut removed; None where the dataset does not say."""
-    steps = () if inputs.dataset is None else inputs.dataset.cut_steps
-    if not steps:
+    if inputs.dataset is None or not inputs.dataset.cut_steps:
         return None
-    rows = [(s.name, s.description, s.removed, s.remaining) for s in steps]
+    rows = [tuple(row) for row in inputs.dataset.cut_table().iterrows()]
     columns = (Column("cut"), Column("what it removes", kind="wide"), Column("removed", "d"),
                Column("left", "d"))  # fmt: skip
     return Grid("Cuts, in the order in which they were made.", columns, rows)
