@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
@@ -23,7 +24,6 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_ids,
 )
 from bayes_cannon.inference.units import units_of_result
@@ -173,4 +173,4 @@ def column(table: Table, name: str) -> FloatArray:
     """Column of numbers, NaN where masked or where the table lacks it."""
     if name not in table.colnames:
         return np.full(len(table), np.nan)
-    return column_of(table, name)
+    return plain_numbers(table[name])
