@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
 from bayes_cannon.inference.tables import star_ids
