@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.packing import pack, pack_outer, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -117,8 +119,8 @@ class ResidualCorrelation:
     noise_level: float
 
 
-@dataclass(frozen=True, eq=False)
-class Diagnostics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnostics(Carded):
     """Everything `diagnose` finds.
 
     Attributes
@@ -139,6 +141,25 @@ class Diagnostics:
     n_factors: int
     simulated: bool = False
     medium: str = "vacuum"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star: ``CHI2``, ``N_PIXELS``, ``LEVERAGE``, ``TRAINING``."""
+        found = self.quality
+        columns = {"CHI2": found.chi2_star, "N_PIXELS": found.n_good_star,
+                   "LEVERAGE": found.leverage, "TRAINING": found.training}  # fmt: skip
+        return pd.DataFrame(columns, index=pd.Index(found.star_id, name="STAR_ID", dtype=object))
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        found = self.quality
+        worst = [f"{star} ({chi2:.2f})" for star, chi2 in found.worst_stars(3)]
+        n = count_text(found.star_id.size, "star")
+        return f"Fit of {n}{SIMULATED if self.simulated else ''}", [
+            ("pixels", str(self.wavelength.size)),
+            ("factors", str(self.n_factors)),
+            ("chi2 of stars", range_text(found.chi2_star, 2)),
+            ("chi2 of pixels", range_text(found.chi2_pixel, 2)),
+            ("worst stars", ", ".join(worst)),
+        ]
 
 
 def _leverages(

@@ -8,10 +8,12 @@ import io
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.paths import user_path
@@ -22,6 +24,7 @@ __all__ = [
     "part_path",
     "read_tree",
     "reason_of",
+    "schema_dataset",
     "sweep_parts",
     "told_writing",
     "write_atomically",
@@ -40,6 +43,17 @@ _PIECE = 1 << 20
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Say early that a result cannot be written where it is wanted.
+
+    Parameters
+    ----------
+    path
+        Of the file to write.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
@@ -63,6 +77,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 def told_writing(target: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the operating system says of a failed write into an error with a remedy.
 
+    Parameters
+    ----------
+    target
+        What is being written, for the message.
+
     Raises
     ------
     OutputExistsError
@@ -75,7 +94,13 @@ def told_writing(target: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def reason_of(error: OSError) -> str:
-    """Say why something could not be written, and what to do about it."""
+    """Say why something could not be written, and what to do about it.
+
+    Parameters
+    ----------
+    error
+        What the operating system raised.
+    """
     said = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     if error.errno in _FULL:
         return f"{said}; make space, then run the same command again"
@@ -85,7 +110,13 @@ def reason_of(error: OSError) -> str:
 
 
 def part_path(target: Path) -> Path:
-    """Path beside `target` for what is being written; it names the machine and the process."""
+    """Path beside `target` for what is being written; it names the machine and the process.
+
+    Parameters
+    ----------
+    target
+        Path of the finished file.
+    """
     return target.with_name(f"{_part_start(target)}{_host()}-{os.getpid()}.part")
 
 
@@ -93,6 +124,11 @@ def sweep_parts(target: Path) -> list[Path]:
     """Find what processes that were killed have left of `target`, oldest name first.
 
     Only what a process of this machine wrote that is no more counts.
+
+    Parameters
+    ----------
+    target
+        Path of the finished file.
     """
     from psutil import pid_exists
 
@@ -118,6 +154,19 @@ def write_atomically(
 
     The content is on the disk before the file has its name. What killed processes left of the
     same file is removed.
+
+    Parameters
+    ----------
+    path
+        Of the finished file; its folder is made.
+    write
+        Writes the content to the path that it is given.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
@@ -174,6 +223,23 @@ def write_tree(
     The file ends with a seal, a line with the digest of all before it, which other readers of
     NetCDF do not see: HDF5 itself may hang or crash on a damaged file.
 
+    Parameters
+    ----------
+    tree
+        What to write.
+    path
+        Of the file.
+    format_name
+        What kind of file it is.
+    version
+        Version of that kind.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     OutputExistsError
@@ -202,6 +268,19 @@ def write_tree(
 
 def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -> xr.DataTree:
     """Read what `write_tree` wrote, into memory.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    format_name
+        What kind it must be of.
+    version
+        Newest version that can be read.
+
+    Returns
+    -------
+    xarray.DataTree
 
     Raises
     ------
@@ -266,3 +345,39 @@ def _version(tree: xr.DataTree) -> int:
         return int(tree.attrs.get("format_version", 0))
     except (TypeError, ValueError):
         return 0
+
+
+def schema_dataset(
+    variables: Mapping[str, tuple[Any, ...]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Return a group of the InferenceData schema, made by ArviZ.
+
+    The time when it was made is left out, so that the same work gives the same result.
+
+    Parameters
+    ----------
+    variables
+        By name: dims (one as text, or several), array and, where there are any, attributes.
+    coords
+        By dim; a dim without gets 0, 1, 2, ...
+    attrs
+        Of the group.
+    """
+    from arviz_base import dict_to_dataset
+
+    dims: dict[Hashable, Sequence[Hashable]] = {
+        name: [v[0]] if isinstance(v[0], str) else list(v[0]) for name, v in variables.items()
+    }
+    sampled = [d for d in ("chain", "draw") if all(d in own for own in dims.values())]
+    group = dict_to_dataset(
+        {name: np.asarray(v[1]) for name, v in variables.items()},
+        dims=dims, coords=dict(coords),
+        sample_dims=sampled, attrs=dict(attrs or {}), check_conventions=False,
+    )  # fmt: skip
+    for name, given in variables.items():
+        group[name].attrs.update(*given[2:])
+    for key in ("created_at", *(() if sampled else ("sample_dims",))):
+        group.attrs.pop(key, None)
+    return group

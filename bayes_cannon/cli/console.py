@@ -33,6 +33,7 @@ __all__ = [
     "error_line",
     "one_line",
     "print_check",
+    "show_progress",
     "unexpected_line",
     "watching",
 ]
@@ -42,6 +43,11 @@ __all__ = [
 OUT = Console(highlight=False, soft_wrap=True, markup=False)
 _ERR = Console(stderr=True)
 _PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+
+def show_progress(shown: bool) -> None:
+    """Say whether bars and lines of progress are shown."""
+    _ERR.quiet = not shown
 
 
 def watching() -> AbstractContextManager[Tell]:
@@ -105,8 +111,8 @@ def error_line(error: BaseException) -> str:
 def unexpected_line(error: BaseException) -> str:
     """Say in one line that something happened that the package did not foresee."""
     return one_line(
-        f"error: {type(error).__name__}: {error} (not foreseen; bayes-cannon --verbose COMMAND "
-        "shows where it happened, please report it)"
+        f"error: {type(error).__name__}: {error} (unexpected; please report it, with what "
+        "bayes-cannon --verbose COMMAND prints)"
     )
 
 
@@ -131,11 +137,11 @@ def print_check(check: Check) -> None:
         OUT.print(_grid(rows))
     _print_bins(check)
     if check.judged == "formal":
-        OUT.print("\nThe model error was not measured: the formal posteriors are judged.")
+        OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
     for failure in check.failures:
         OUT.print(f"FAIL {failure}", markup=False)
     if check.passed:
-        OUT.print("\nEvery coverage that is judged is within its tolerance.")
+        OUT.print("\nAll tested coverages are within their tolerances.")
 
 
 def _grid(rows: Table) -> Grid:

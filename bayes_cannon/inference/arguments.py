@@ -7,17 +7,16 @@ was given and what to give. A `TrainingSet` is known by what it holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
-from bayes_cannon.inference.tables import column_of, star_ids
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
@@ -29,18 +28,17 @@ __all__ = [
     "RunLike",
     "as_draws",
     "as_labels",
-    "as_path",
     "as_result",
-    "as_seed",
     "as_spectra",
     "as_table",
-    "several",
 ]
 
 
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
 _IDS = ", ".join(ID_NAMES)
+_META = ("ID", "CATALOG", "LABELS", "UNITS", "KIND", "SIMULATE", "SIMMODEL", "FLAGS")
+"""Meta data of catalogues, which a DataFrame keeps in its ``attrs``."""
 
 
 class RunLike(Protocol):
@@ -53,45 +51,6 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
-
-
-def as_path(given: str | os.PathLike[str]) -> Path:
-    """Path with ``~`` for the home folder."""
-    try:
-        return Path(given).expanduser()
-    except TypeError as error:
-        raise InvalidDataError(f"a path is needed, not {_kind(given)}.") from error
-
-
-def several(given: Any) -> list[str]:
-    """Names as a list; a single one may come without its brackets.
-
-    >>> several("TEFF"), several(("TEFF", "LOGG"))
-    (['TEFF'], ['TEFF', 'LOGG'])
-    """
-    if isinstance(given, str | bytes | int):
-        given = (given,)
-    if not isinstance(given, Iterable):
-        raise InvalidDataError(f"names are needed, such as ['TEFF', 'LOGG'], not {_kind(given)}.")
-    return [item.decode() if isinstance(item, bytes) else str(item) for item in given]
-
-
-def as_seed(given: Any) -> int:
-    """A seed: a whole number from 0, or a fresh one for None, to be kept with the result.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is anything else.
-    """
-    if given is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(given, np.random.Generator):
-        return int(given.integers(2**32))
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < 0:
-        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
-    return int(given)
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:
@@ -155,6 +114,7 @@ def _of_frame(frame: Any) -> Table:
     """A DataFrame as a table; a named index holds the stars' names."""
     name = index_name(frame)
     table = Table.from_pandas(frame, index=bool(name))
+    table.meta.update({k: v for k, v in frame.attrs.items() if k in _META})
     if name:
         table.meta["ID"] = name
     for label, unit in (units_told(frame) or {}).items():
@@ -173,10 +133,13 @@ def _labels_of_table(table: Table, what: str) -> Labels:
     names = own.split(",") if own else _label_columns(table, column)
     if not names:
         raise LabelError(f"the table {what} has no column of numbers besides {column}.")
-    values = np.stack([column_of(table, n) for n in names], axis=1)
+    values = np.stack([plain_numbers(table[n]) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        [
+            plain_numbers(table[f"{n}_ERR"]) if f"{n}_ERR" in table.colnames else unknown
+            for n in names
+        ],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)

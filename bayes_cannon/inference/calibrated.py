@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
@@ -109,7 +111,9 @@ class ErrorModel:
         return np.asarray(self.bias + np.einsum("f,dfk->dk", features, self.bias_coef))
 
 
-def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -> xr.Dataset:
+def calibrated_posterior(
+    result: xr.DataTree, error: ErrorModel, *, seed: int | None = None
+) -> xr.Dataset:
     """Convolve every star's formal posterior with the model error.
 
     Parameters
@@ -119,7 +123,8 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
     error
         The model error.
     seed
-        Together with a star's id it fixes the star's draws.
+        Together with a star's id it fixes the star's draws; None takes a fresh one. It is in the
+        attribute ``seed``.
 
     Returns
     -------
@@ -131,6 +136,7 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
     InvalidDataError
         If the labels are others than the model error's.
     """
+    seed = as_seed(seed)
     posterior, names = group_of(result, "posterior"), posterior_names(result)
     if names != error.names:
         raise InvalidDataError(
@@ -151,7 +157,8 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
         name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
         for k, name in enumerate(names)
     }
-    return xr.Dataset(variables, posterior.coords, attrs=posterior.attrs)
+    coords = {dim: posterior[dim].values for dim in dims}
+    return schema_dataset(variables, coords, {**posterior.attrs, "seed": seed})
 
 
 def _convolve(

@@ -104,8 +104,8 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.SPARSE_LABELS: f"distance to training star no. {_NEIGHBOUR} beyond 99.9 % of "
         "the training stars' own",
         LabelFlag.FEW_PIXELS: "fewer than half of the model's pixels are usable",
-        LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {1 - RATE:.0%} of left-out training "
-        "stars",
+        LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {1 - RATE:.0%} of left-out "
+        "training stars",
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
     }
@@ -123,7 +123,7 @@ ADVICE: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.LOW_ESS: "Sample again with more draws (draws).",
         LabelFlag.DIVERGENCES: "Sample again with a higher target_accept.",
         LabelFlag.HIGH_KHAT: "Do not use the formal errors; train on more stars.",
-        LabelFlag.LAPLACE: "Sample the star (method nuts) where the shape of its posterior matters.",
+        LabelFlag.LAPLACE: "Sample the star where the shape of its posterior matters.",
         LabelFlag.PRIOR_EDGE: "Widen the prior, if labels beyond it are possible.",
         LabelFlag.POOR_CHI2: "Look at the residuals; calibrated errors may be too small.",
         LabelFlag.OUTSIDE_LABELS: "The labels are extrapolated: use them as limits.",

@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import as_path, as_seed, as_spectra
+from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -56,7 +58,7 @@ def as_model(given: Any) -> Cannon:
         If it is neither.
     """
     if isinstance(given, str | os.PathLike):
-        return Cannon.load(as_path(given))
+        return Cannon.load(user_path(given))
     if not (hasattr(given, "basis") and hasattr(given, "theta")):
         raise InvalidDataError(
             "a trained model is needed, from train() or Cannon.load(), or the path of its file, "
@@ -72,7 +74,7 @@ def infer_labels(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> xr.DataTree:
@@ -109,6 +111,11 @@ def infer_labels(
         `flags`), ``constant_data`` and, where the model error is known,
         ``calibrated_posterior`` (as ``posterior``, see `calibration`).
 
+        ArviZ takes it as it is: `az.summary`, `az.rhat`, `az.plot_trace`, `az.plot_rank`,
+        `az.plot_dist`, `az.plot_ess`, `az.plot_energy`, best of some stars,
+        ``result.sel(star=[...])``. There is no ``log_likelihood`` (pixels are compressed, and not
+        independent), so that `az.loo` and `az.compare` have nothing to work on.
+
     Raises
     ------
     NoStarsError
@@ -128,7 +135,7 @@ def infer_labels(
     """
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
-        model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
+        model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
     )  # fmt: skip
     result = join_blocks(list(blocks))
@@ -176,7 +183,7 @@ def infer_blocks(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
@@ -207,6 +214,7 @@ def infer_blocks(
             BayesCannonWarning,
             stacklevel=3,
         )
+    seed = as_seed(seed)
     finishing = Finishing.from_cannon(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import xarray as xr
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.cannon import Cannon
@@ -126,9 +125,9 @@ class FitReference:
         with np.errstate(divide="ignore"):
             return p_among(np.log(factors_square), np.log(self.factors_square))
 
-    def to_variables(self) -> dict[str, xr.Variable]:
+    def to_variables(self) -> dict[str, tuple[str, FloatArray]]:
         """Variables by name, as `from_cannon` reads them."""
-        return {n: xr.Variable("star", getattr(self, n)) for n in _NAMES}
+        return {n: ("star", getattr(self, n)) for n in _NAMES}
 
 
 def p_among(values: FloatArray, reference: FloatArray) -> FloatArray:

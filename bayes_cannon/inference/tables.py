@@ -12,20 +12,17 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.table import Row, Table
+from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
 
 __all__ = [
     "catalogue_column",
     "catalogue_name",
-    "column_of",
-    "number_of",
     "row_of_star",
     "star_column",
     "star_ids",
@@ -87,10 +84,7 @@ def row_of_star(table: Table, star: str | None = None) -> int:
         return 0
     if star is None:
         raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
-    place = np.flatnonzero(ids == str(star))
-    if place.size == 0:
-        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
-    return int(place[0])
+    return row_of(ids, star)
 
 
 def catalogue_name(*sources: Any) -> str:
@@ -125,14 +119,3 @@ def catalogue_column(name: str) -> str:
     ('GALAH_DR3', 'ASPCAP')
     """
     return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"
-
-
-def column_of(table: Table, name: str) -> FloatArray:
-    """Values of a column of numbers, NaN where masked (as a file's NaN are when read back)."""
-    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
-
-
-def number_of(row: Row, name: str) -> float:
-    """Number in a row of a table, NaN where masked."""
-    value = row[name]
-    return float("nan") if np.ma.is_masked(value) else float(value)

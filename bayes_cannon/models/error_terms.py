@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
@@ -114,7 +115,8 @@ class ErrorTerms:
             "reach": ((), self.reach),
             "log_typical": ((), self.log_typical),
         }
-        return xr.Dataset(variables, {"label_name": list(names), "label_name_2": list(names)})
+        coords = {"label_name": list(names), "label_name_2": list(names)}
+        return schema_dataset(variables, coords)
 
     @classmethod
     def from_dataset(cls, data: xr.Dataset) -> ErrorTerms:

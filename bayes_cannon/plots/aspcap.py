@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 
 from bayes_cannon.analysis.aspcap import AspcapComparison
 from bayes_cannon.analysis.diagnostics import residual_blocks
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import as_spectra, several
+from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
@@ -30,7 +31,6 @@ from bayes_cannon.plots.common import (
     label_text,
     new_figure,
     plain_log_ticks,
-    row_of,
     star_text,
     title_of,
     wavelength_label,
@@ -39,6 +39,7 @@ from bayes_cannon.plots.common import (
 )
 from bayes_cannon.spectra.label_kinds import label_number, label_tex
 from bayes_cannon.spectra.spectra import NormalizedSpectra, require_medium
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "plot_disagreements",
@@ -144,10 +145,7 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     ]
     handles.append(Line2D([], [], color=BLACK, ls="--", label="unit normal"))
     _legend(figure, axes, len(columns), handles)
-    text = (
-        f"Pulls: ours less {_possessive(comparison.catalogue)} over the joint error, "
-        f"{len(comparison.stars)} stars"
-    )
+    text = f"Pulls, (ours − {comparison.catalogue}) / joint error, of {len(comparison.stars)} stars"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 
@@ -179,7 +177,7 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     InvalidDataError
         If a star is not there, or none is given.
     """
-    names = several(comparison.stars.columns[0][:10] if stars is None else stars)
+    names = one_or_more(comparison.stars.columns[0][:10] if stars is None else stars, ids=True)
     if not names:
         raise InvalidDataError("a forest plot needs at least one star.")
     rows = [comparison.row(str(star)) for star in names]
@@ -198,7 +196,7 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
         for y in place[1:] - 0.5:
             ax.axhline(y, color=GREY, lw=0.4, alpha=0.5, zorder=0)
-        ax.set_xlabel(with_unit(f"{label_tex(name)} less ours", comparison.units[i]))
+        ax.set_xlabel(with_unit(f"{label_tex(name)} − ours", comparison.units[i]))
     snr = comparison.snr[rows]
     texts = [
         f"{star_text(str(s))}\nS/N {v:.0f}" if np.isfinite(v) else star_text(str(s))
@@ -212,7 +210,11 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(
-        title_of("Labels of single stars, ± 1 sd", simulated=comparison.simulated), fontsize=13
+        title_of(
+            "Stars that differ most, ± 1 sd" if stars is None else "Labels of single stars, ± 1 sd",
+            simulated=comparison.simulated,
+        ),
+        fontsize=13,
     )
     return figure
 
@@ -279,7 +281,7 @@ def plot_disagreements(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
             "them as its training set was."
         )
-    names = _complete(comparison)[:3] if stars is None else several(stars)
+    names = _complete(comparison)[:3] if stars is None else list(one_or_more(stars, ids=True))
     if not names:
         raise InvalidDataError("no star has all labels in both; name stars with stars=.")
     part = within(cannon.wavelength, window)
@@ -345,9 +347,9 @@ def _draw_star(
         found.append(f"at {kind} labels, {values}: $\\chi^2$ {chi2:.0f} of {good.sum()} pixels")
     residual, change = (flux[0] - models[0]) / sigma, (models[1] - models[0]) / sigma
     bottom.plot(*with_gaps(w, residual[part], good[part]), color=GREY, lw=0.8,
-                label="observed less model at ours")  # fmt: skip
+                label="observed − model at our labels")  # fmt: skip
     bottom.plot(*with_gaps(w, change[part], good[part]), color=GREEN, lw=1.6,
-                label=f"model at {their} less model at ours")  # fmt: skip
+                label=f"model at {their} − model at our labels")  # fmt: skip
     bottom.axhspan(-1, 1, color=SKY, alpha=0.35, lw=0)
     bottom.axhline(0, color=GREY, lw=0.8)
     top.set_ylabel("normalised flux")

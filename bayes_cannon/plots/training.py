@@ -80,7 +80,8 @@ def plot_scatter(
     cannon
         The trained model.
     n_lines
-        Peaks that are named; ``?`` where the list of `bayes_cannon.analysis.lines` has no line.
+        Peaks that are named; a triangle marks those for which the list of
+        `bayes_cannon.analysis.lines` has no line.
     window
         Wavelengths shown, Å.
     """
@@ -97,12 +98,16 @@ def plot_scatter(
     ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
     ax.set_ylabel("intrinsic scatter s\n(in normalised flux)")
     peaks = _peaks(w, np.where(used, s, np.nan), n_lines, cannon.medium)
-    mark_lines(ax, list(peaks["wavelength"]), [str(n) or "?" for n in peaks["name"]])
-    known = "; ?: no line known" if (peaks["name"] == "").any() else ""
-    text = f"Scatter that labels and factors leave{known}"
+    named = peaks[peaks["name"] != ""]
+    mark_lines(ax, list(named["wavelength"]), [str(n) for n in named["name"]])
+    unknown = peaks[peaks["name"] == ""]
+    if len(unknown):
+        height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
+        ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
+    text = "Intrinsic scatter that labels and factors leave"
     title = title_of(text, simulated=cannon.simulated)
     ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
-    ax.legend(loc="upper left", ncols=2, framealpha=0.9)
+    ax.legend(loc="upper left", ncols=3, framealpha=0.9)
     return ax
 
 
@@ -193,6 +198,10 @@ def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatAr
 def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """Predictive density of held-out spectra against the number of factors; the chosen one marked.
 
+    Shown is the difference from the best number, on a logarithmic scale beyond 10 where the
+    differences are large. A best number that is the largest tried may not be enough: the title
+    says so.
+
     Raises
     ------
     InvalidDataError
@@ -203,14 +212,23 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     density = _history(cannon.history, "predictive", what)
     error = cannon.history.get("predictive_error")
     ax = new_axes(ax, (7, 4.2))
-    ax.errorbar(
-        grid, density, error, color=BLUE, marker="o", capsize=3,
-        label="mean over stars, error of the difference from the best",
-    )  # fmt: skip
+    below = density - density.max()
+    error = None if error is None else np.asarray(error, dtype=np.float64)
+    ax.errorbar(grid, below, error, color=BLUE, marker="o", capsize=3,
+                label="mean over stars ± error of the difference")  # fmt: skip
+    ax.axhline(0, color=GREY, lw=0.8, ls=":", label="best number tried")
+    if below.min() < -1e2:
+        ax.set_yscale("symlog", linthresh=10)
+        ax.set_ylim(3 * float(below.min()), 10)
     ax.axvline(cannon.n_factors, color=ORANGE, ls="--", label=f"chosen: {cannon.n_factors} factors")
     ax.set_xticks(grid)
-    ax.set(xlabel="number of factors J", ylabel="log predictive density per star")
-    ax.set_title(title_of("Choice of the number of factors", simulated=cannon.simulated))
+    ax.set(
+        xlabel="number of factors J",
+        ylabel="log predictive density per star\nless that of the best",
+    )
+    at_end = "; the largest number tried is the best" if density[-1] == density.max() else ""
+    text = f"Choice of the number of factors{at_end}"
+    ax.set_title(title_of(text, simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return ax
 

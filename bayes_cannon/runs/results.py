@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
-from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.analysis.catalogues import CatalogueTable, catalogue
 from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
@@ -80,7 +81,7 @@ class Run(Carded):
         return run
 
     @cached_property
-    def table(self) -> Table:
+    def table(self) -> CatalogueTable:
         """The catalogue, one row per star, see `catalogue`; made of the posteriors if need be.
 
         Raises
@@ -99,7 +100,7 @@ class Run(Carded):
         return table
 
     @property
-    def catalogue(self) -> Table:
+    def catalogue(self) -> CatalogueTable:
         """The same as `table`."""
         return self.table
 
@@ -178,6 +179,10 @@ class Run(Carded):
             {key: self.star_id[rows], "LABEL_FLAG": flag[rows],
              "FOUND": np.array(found, dtype=np.str_)}
         )  # fmt: skip
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table` as a DataFrame, its index the stars' names; see `CatalogueTable`."""
+        return self.table.to_pandas()
 
     def row(self, star: str) -> Row:
         """Row of a star in the catalogue.
@@ -274,7 +279,7 @@ def noted_digest(folder: Path, name: str) -> str | None:
     return str(head[name]) if name in head and head.get("version") == __version__ else None
 
 
-def read_catalogue(path: Path) -> Table:
+def read_catalogue(path: Path) -> CatalogueTable:
     """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
 
     Raises
@@ -283,7 +288,7 @@ def read_catalogue(path: Path) -> Table:
         If the file is damaged or not such a catalogue.
     """
     try:
-        table = Table.read(path, format="fits", hdu=1)
+        table = CatalogueTable(Table.read(path, format="fits", hdu=1))
     except Exception as error:
         raise FileFormatError(
             f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "

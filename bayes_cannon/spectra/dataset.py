@@ -18,7 +18,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
-from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -147,7 +147,18 @@ class TrainingSet(Carded):
         ]
 
     def select(self, stars: ArrayLike) -> TrainingSet:
-        """Return some of the stars, by integer indices, a boolean mask, or ids."""
+        """Return some of the stars, by integer indices, a boolean mask, or ids.
+
+        Parameters
+        ----------
+        stars
+            Row numbers, a mask of shape (n_stars,), or names.
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
         index = self.spectra.index_of(stars)
         return replace(
             self,
@@ -156,7 +167,7 @@ class TrainingSet(Carded):
             info={name: column[index] for name, column in self.info.items()},
         )
 
-    def split(self, fraction: float, *, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    def split(self, fraction: float, *, seed: int | None = None) -> tuple[TrainingSet, TrainingSet]:
         """Split at random into a part with `fraction` of the stars, and the rest.
 
         Which star goes where depends on the ids and the seed, not on the stars' order; each part
@@ -167,7 +178,7 @@ class TrainingSet(Carded):
         fraction
             Between 0 and 1.
         seed
-            Of the random choice.
+            Of the random choice; None takes a fresh one.
 
         Raises
         ------
@@ -176,7 +187,7 @@ class TrainingSet(Carded):
         """
         if not _is_number(fraction, int | float | np.number):
             raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
-        seed = whole_number(seed, "the seed", least=0)
+        seed = as_seed(seed)
         if not 0.0 < fraction < 1.0:
             raise InvalidDataError(
                 f"the fraction of a split must be inside 0 to 1, not {fraction}."
@@ -218,6 +229,17 @@ class TrainingSet(Carded):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write as NetCDF, all or nothing; `load` gives back exactly the same.
 
+        Parameters
+        ----------
+        path
+            Of the file, ending with ``.nc``.
+        overwrite
+            Whether a file that is there is to be replaced.
+
+        Returns
+        -------
+        Path
+
         Raises
         ------
         OutputExistsError
@@ -230,6 +252,11 @@ class TrainingSet(Carded):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingSet:
         """Read a file written by `save`.
+
+        Parameters
+        ----------
+        path
+            Of the file.
 
         Raises
         ------
@@ -247,6 +274,13 @@ class TrainingSet(Carded):
 def catalogue_name(settings: Mapping[str, Any]) -> str:
     """Name of the catalogue of a training set's labels, from its settings, as columns have it.
 
+    Parameters
+    ----------
+    settings
+        Of a training set.
+
+    Examples
+    --------
     >>> catalogue_name({"catalogue": "GALAH DR4"}), catalogue_name({"release": "dr17"})
     ('GALAH_DR4', 'ASPCAP')
     """
@@ -370,7 +404,13 @@ class CutStep:
 
 
 def log_steps(steps: Sequence[CutStep]) -> None:
-    """Say on the log how many stars each step removed."""
+    """Say on the log how many stars each step removed.
+
+    Parameters
+    ----------
+    steps
+        Cuts and what they did.
+    """
     for step in steps:
         if step.removed:
             _log.info(

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
@@ -77,6 +78,8 @@ class CrossValidation:
     fold : (n_stars,) int64
     effective : EffectivePixels
         Pixels per independent one, with which labels and covariances were found.
+    seed : int
+        Of the split.
     """
 
     catalogue: Labels
@@ -85,6 +88,7 @@ class CrossValidation:
     fit: FitReference
     fold: NDArray[np.int64]
     effective: EffectivePixels
+    seed: int = 0
 
     @property
     def difference(self) -> FloatArray:
@@ -149,7 +153,7 @@ def cross_validate(
     ivar: NDArray[Any] | None = None,
     free: NDArray[np.bool_] | None = None,
     folds: int = 5,
-    seed: int = 0,
+    seed: int | None = None,
     priors: TrainingPriors | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
@@ -172,7 +176,8 @@ def cross_validate(
     folds
         Number of folds.
     seed
-        Of the split, together with the stars' ids, and of the first guess of the factors.
+        Of the split, together with the stars' ids, and of the first guess of the factors; None
+        takes a fresh one, which the result holds.
     priors
         Of the hyperparameters.
     executor
@@ -188,7 +193,7 @@ def cross_validate(
     FitError
         If a fold cannot be fitted, or the executor fails.
     """
-    executor = as_executor(executor)
+    executor, seed = as_executor(executor), as_seed(seed)
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
     same = same_spectra(spectra.flux)
@@ -232,7 +237,7 @@ def cross_validate(
         fit.chi2_reduced[found.rows] = found.chi2 / found.n_effective
         fit.factors_square[found.rows] = found.factors_square
         fit.log_snr[found.rows] = found.log_snr
-    return CrossValidation(labels, predicted, cov, fit, fold, effective)
+    return CrossValidation(labels, predicted, cov, fit, fold, effective, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)

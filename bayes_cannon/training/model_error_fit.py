@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from arviz_stats.base.array import array_stats
+from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.error_terms import ErrorTerms
 from bayes_cannon.models.model_error import Differences, build_model_error_model, model_data
@@ -98,7 +102,7 @@ def prepare_differences(
     difference = found.difference[rows] / scale
     error = np.nan_to_num(found.catalogue.errors[rows]) / scale
     formal = found.cov[rows] / scale[:, None] / scale
-    unit = 1.4826 * np.median(np.abs(difference - np.median(difference, axis=0)), axis=0)
+    unit = median_abs_deviation(difference, axis=0, scale="normal")
     unit = np.maximum(unit, 1e-6)
     data = Differences(
         basis.names, found.catalogue.star_id[rows], difference / unit,
@@ -113,7 +117,7 @@ def fit_model_error(
     basis: PolynomialBasis,
     *,
     settings: ModelErrorSettings | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     cores: int | None = None,
 ) -> xr.DataTree:
     """Learn the model error from cross-validation, by NUTS.
@@ -127,7 +131,8 @@ def fit_model_error(
     settings
         Of the sampler.
     seed
-        Of the sampler, and of the choice of stars where there are too many.
+        Of the sampler, and of the choice of stars where there are too many; None takes a fresh
+        one, which is in the attribute ``seed``.
     cores
         Chains that run side by side; None: all cores.
 
@@ -137,14 +142,14 @@ def fit_model_error(
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
         ``growth``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
         ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
-        from).
+        from). ArviZ takes it as it is: `az.summary`, `az.plot_trace`, `az.plot_forest`.
 
     Raises
     ------
     FitError
         If there are too few stars, or the sampler cannot start.
     """
-    settings = settings or ModelErrorSettings()
+    settings, seed = settings or ModelErrorSettings(), as_seed(seed)
     with numerical_stage(
         "the model error", "look at the labels of the training stars for outliers, or train "
         "without cross-validation (folds = 0)",
@@ -155,17 +160,17 @@ def fit_model_error(
     trace = _sample(_compiled(data), settings, seed, cores)
     posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
     stats = trace["sample_stats"].to_dataset()
-    kept = ["diverging", "energy", "logp", "depth", "n_steps", "step_size", "mean_tree_accept"]
+    kept = {statistic.column: name for name, statistic in STATISTICS.items()}
     groups = {
         "posterior": posterior,
-        "sample_stats": stats[[n for n in kept if n in stats]].reset_coords(drop=True),
+        "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
         "constant_data": terms.to_dataset(basis.names).assign(
             final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER
         ),
         "differences": _differences(found),
     }
     for name in ("posterior", "sample_stats"):
-        groups[name].attrs = {
+        groups[name].attrs = groups[name].attrs | {
             "inference_library": "pymc", "sampler": "nutpie", "tuning_steps": settings.tune,
             "seed": int(seed), "n_stars": data.star_id.size,
         }  # fmt: skip
@@ -260,13 +265,13 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
     variables["bias_coef"] = ((*lead, "feature", "label_name"), coef)
     coords = {"chain": draws["chain"].values, "draw": draws["draw"].values}
     names = {"label_name": list(data.names), "label_name_2": list(data.names)}
-    return xr.Dataset(variables, coords | names)
+    return schema_dataset(variables, coords | names)
 
 
 def _differences(found: CrossValidation) -> xr.Dataset:
     names = list(found.catalogue.names)
     both = ("star", "label_name")
-    return xr.Dataset(
+    return schema_dataset(
         {
             "predicted": (both, found.predicted),
             "catalogue": (both, found.catalogue.values),

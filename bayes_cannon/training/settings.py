@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from bayes_cannon.errors import FitError
+from bayes_cannon.base.columns import whole_number
+from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.models.hyperparameters import TrainingPriors
 
 __all__ = [
@@ -78,20 +76,8 @@ class TrainingSettings:
 
 
 def _whole(value: object) -> int | None:
-    """Return a Python or NumPy whole number as int; None for anything else."""
-    if isinstance(value, bool | np.bool_):
-        return None
+    """Return a whole number as int; None for anything else."""
     try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+        return whole_number(value, "it")
+    except InvalidDataError:
         return None
-
-
-def seed_or_new(seed: int | None) -> int:
-    """Return the seed, or a fresh one for None."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-    number = _whole(seed)
-    if number is None or number < 0:
-        raise FitError(f"seed must be a whole number from 0, or None, not {seed!r}.")
-    return number

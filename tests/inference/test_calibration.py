@@ -7,7 +7,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from bayes_cannon.analysis.calibration import coverage, pit, pulls
+from bayes_cannon.analysis.calibration import coverage
+from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.infer import infer_labels
@@ -187,7 +188,8 @@ def test_coverage_of_calibrated_and_of_wide_posteriors():
 
 def test_pit_is_uniform_and_pulls_are_normal():
     tree, truth = exact_truth(500)
-    ranks, off = pit(tree, truth), pulls(tree, truth)
+    found = score(tree, truth)
+    ranks, off = found.pit, found.pull
     assert ranks.shape == off.shape == (500, 3)
     for i in range(3):
         assert stats.kstest(ranks[:, i], "uniform").pvalue > 1e-4
@@ -206,8 +208,8 @@ def test_stars_are_matched_and_missing_ones_left_out():
     table = coverage(tree, some, levels=(0.5,))
     assert table["N"].tolist() == [19, 20, 20, 19, 19, 20]
     assert table.colnames[-1] == "COVER_50"
-    full = pit(tree, truth, group="posterior")
-    np.testing.assert_array_equal(pit(tree, some, group="posterior")[:3, 1:], full[:3, 1:])
+    full = score(tree, truth, group="posterior").pit
+    np.testing.assert_array_equal(score(tree, some, group="posterior").pit[:3, 1:], full[:3, 1:])
 
 
 def test_coverage_says_what_is_wrong():

@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from arviz_stats.base.array import array_stats
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from bayes_cannon.base.cards import Carded, count_text
+from bayes_cannon.base.cards import Row as FactRow
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 
@@ -33,8 +36,8 @@ LONGER = (1, 4, 16)
 """Numbers of draws tried, in units of what was asked for, until they are worth enough."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ranks:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranks(Carded):
     """Ranks of many simulations.
 
     Attributes
@@ -47,6 +50,8 @@ class Ranks:
         Draws that each is a rank among.
     contraction : (n_parameters,) float64
         1 - mean posterior variance / variance of the true values; NaN where it was not computed.
+    seed : int or None
+        Of the simulations.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class Ranks:
     ranks: NDArray[np.int64]
     n_kept: int
     contraction: FloatArray
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         ranks = np.asarray(self.ranks, dtype=np.int64)
@@ -68,6 +74,21 @@ class Ranks:
         if ranks.min() < 0 or ranks.max() > self.n_kept:
             raise InvalidDataError(f"ranks must lie between 0 and {self.n_kept}.")
         object.__setattr__(self, "ranks", ranks)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of the ranks, a row a simulation and a column a parameter."""
+        return pd.DataFrame(self.ranks, columns=list(self.names))
+
+    def _facts(self) -> tuple[str, list[FactRow]]:
+        title = f"Ranks of {count_text(len(self.ranks), 'simulation')}"
+        known = np.isfinite(self.contraction)
+        shrunk = [f"{name} {value:.2f}" for name, value, there in
+                  zip(self.names, self.contraction, known, strict=True) if there]  # fmt: skip
+        return title, [
+            ("parameters", ", ".join(self.names)),
+            ("among", f"{self.n_kept} draws"),
+            ("contraction", ", ".join(shrunk)),
+        ]
 
     @classmethod
     def from_draws(

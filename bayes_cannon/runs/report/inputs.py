@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
@@ -23,7 +24,6 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_ids,
 )
 from bayes_cannon.inference.units import units_of_result
@@ -31,6 +31,7 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "ReportInputs",
@@ -161,7 +162,7 @@ class ReportInputs:
 
     def labels_of(self, star: str) -> FloatArray:
         """Labels of one star, shape (n_labels,)."""
-        return np.asarray(self.values()[int(np.flatnonzero(self.star_id == star)[0])])
+        return np.asarray(self.values()[row_of(self.star_id, star)])
 
     def stats(self) -> xr.Dataset:
         """What was checked on every star."""
@@ -172,4 +173,4 @@ def column(table: Table, name: str) -> FloatArray:
     """Column of numbers, NaN where masked or where the table lacks it."""
     if name not in table.colnames:
         return np.full(len(table), np.nan)
-    return column_of(table, name)
+    return plain_numbers(table[name])

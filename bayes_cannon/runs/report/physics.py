@@ -29,6 +29,7 @@ from bayes_cannon.runs.report.page import Column, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "aspcap",
@@ -114,7 +115,7 @@ _MOST_ROWS = 100
 
 
 @section(
-    "aspcap", "Errors beside the catalogue's",
+    "aspcap", "Errors compared with the catalogue's",
     "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
     "to a floor that is the model's. ASPCAP's errors are its repeatability, not its accuracy.",
     order=120,
@@ -142,7 +143,7 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
     else:
         yield Note("Errors against S/N: the S/N is not known without the dataset.", gone=True)
     yield Drawing("aspcap-pulls", partial(plot_pulls, found), f"Pulls against {found.catalogue}",
-                  "Ours less theirs over the joint error, against the unit normal.")  # fmt: skip
+                  "(Ours − theirs) / joint error, against the unit normal.")  # fmt: skip
     yield _pulls(found)
     yield Drawing("aspcap-forest", partial(plot_forest, found), "Forest plot",
                   "The stars that disagree most, each about its own posterior mean.")  # fmt: skip
@@ -249,5 +250,5 @@ def _truth_of(inputs: ReportInputs, names: Sequence[str], star: str) -> FloatArr
     truth = inputs.truth
     if truth is None or not set(names) <= set(truth.names):
         return None
-    rows = np.flatnonzero(truth.star_id == star)
-    return np.asarray(truth.only(names).values[rows[0]]) if rows.size else None
+    row = int(rows_of(truth.star_id, [star])[0])
+    return np.asarray(truth.only(names).values[row]) if row >= 0 else None

@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.label_kinds import label_unit
@@ -144,7 +145,7 @@ class _Cut:
 
 def apply_cuts(
     catalogue: Catalogue,
-    cuts: Cuts = Cuts(),
+    cuts: Cuts | None = None,
     label_names: Sequence[str] = DEFAULT_LABELS,
 ) -> CutResult:
     """Apply cuts to a catalogue, one after the other.
@@ -153,8 +154,16 @@ def apply_cuts(
 
     Parameters
     ----------
+    catalogue
+        Of a survey.
+    cuts
+        None: the defaults of `Cuts`.
     label_names
         Labels that a star must have (see `Cuts.require_labels`).
+
+    Returns
+    -------
+    CutResult
 
     Raises
     ------
@@ -163,7 +172,7 @@ def apply_cuts(
     """
     keep = np.ones(len(catalogue), dtype=np.bool_)
     rows = [CutStep("catalogue", "all rows of the catalogue", 0, len(catalogue))]
-    for cut in _cuts(catalogue, cuts, label_names):
+    for cut in _cuts(catalogue, cuts or Cuts(), label_names):
         before = int(keep.sum())
         if cut.reject is not None:
             keep &= ~cut.reject
@@ -232,7 +241,7 @@ def _limit_cut(
     """Cut on the value of a column; the limits themselves pass."""
     if column not in catalogue.table.colnames:
         return _Cut(name, f"not applied: no column {column}", None)
-    values = np.ma.filled(np.ma.asarray(catalogue.table[column], dtype=np.float64), np.nan)
+    values = plain_numbers(catalogue.table[column])
     unit = "" if column == "SNR" else f" {label_unit(column)}"
     passes = np.full(values.shape, True)
     if smallest is not None:
