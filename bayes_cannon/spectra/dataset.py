@@ -167,7 +167,7 @@ class TrainingSet(Carded):
             info={name: column[index] for name, column in self.info.items()},
         )
 
-    def split(self, fraction: float, *, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    def split(self, fraction: float, *, seed: int | None = None) -> tuple[TrainingSet, TrainingSet]:
         """Split at random into a part with `fraction` of the stars, and the rest.
 
         Which star goes where depends on the ids and the seed, not on the stars' order; each part
@@ -178,7 +178,8 @@ class TrainingSet(Carded):
         fraction
             Between 0 and 1.
         seed
-            Of the random choice.
+            Of the random choice; None draws a fresh one. It is kept in the `settings` of both
+            parts, as ``split_seed``.
 
         Raises
         ------
@@ -187,6 +188,8 @@ class TrainingSet(Carded):
         """
         if not _is_number(fraction, int | float | np.number):
             raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
+        if seed is None:
+            seed = int(np.random.SeedSequence().generate_state(1)[0])
         seed = whole_number(seed, "the seed", least=0)
         if not 0.0 < fraction < 1.0:
             raise InvalidDataError(
@@ -202,7 +205,8 @@ class TrainingSet(Carded):
         chosen = by_name[np.random.default_rng(seed).permutation(self.n_stars)[:n_first]]
         first = np.zeros(self.n_stars, dtype=np.bool_)
         first[chosen] = True
-        return self.select(first), self.select(~first)
+        whole = replace(self, settings={**self.settings, "split_seed": seed})
+        return whole.select(first), whole.select(~first)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.
