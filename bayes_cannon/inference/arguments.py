@@ -55,7 +55,18 @@ GivenResult = xr.DataTree | RunLike
 
 
 def as_path(given: str | os.PathLike[str]) -> Path:
-    """Path with ``~`` for the home folder."""
+    """Path with ``~`` for the home folder.
+
+    Parameters
+    ----------
+    given
+        Path, as text or an object.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is no path.
+    """
     try:
         return Path(given).expanduser()
     except TypeError as error:
@@ -64,6 +75,16 @@ def as_path(given: str | os.PathLike[str]) -> Path:
 
 def several(given: Any) -> list[str]:
     """Names as a list; a single one may come without its brackets.
+
+    Parameters
+    ----------
+    given
+        A name, or names.
+
+    Raises
+    ------
+    InvalidDataError
+        If they are no names.
 
     >>> several("TEFF"), several(("TEFF", "LOGG"))
     (['TEFF'], ['TEFF', 'LOGG'])
@@ -104,6 +125,13 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     that its meta data name in ``ID``, or in the named index of a DataFrame; its other columns of
     numbers are labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are
     missing ones.
+
+    Parameters
+    ----------
+    given
+        What the user gave.
+    what
+        Name of the argument, for messages.
 
     Raises
     ------
@@ -219,6 +247,13 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     """A catalogue's table if it is one, from `catalogue` or read back, or a run's; else None.
 
     It must have all columns of its labels if `whole` is true.
+
+    Parameters
+    ----------
+    given
+        What the user gave.
+    whole
+        Whether all columns of a catalogue are needed.
 
     Raises
     ------

@@ -82,7 +82,17 @@ class ErrorModel:
         )  # fmt: skip
 
     def sample(self, labels: FloatArray, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels)."""
+        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels).
+
+        Parameters
+        ----------
+        labels
+            Predicted labels of the star, shape (n_labels,), physical units.
+        n
+            How many errors to draw.
+        rng
+            Source of random numbers.
+        """
         row = labels[None]
         f, log_growth = self.terms.features(row)[0], float(self.terms.log_growth(row)[0])
         pick = rng.integers(self.nu.size, size=n)

@@ -77,6 +77,13 @@ def _text(star: Any) -> str:
 def row_of_star(table: Table, star: str | None = None) -> int:
     """Row of a star in a table; of the only star where no name is given.
 
+    Parameters
+    ----------
+    table
+        A catalogue.
+    star
+        Id of the star.
+
     Raises
     ------
     InvalidDataError
@@ -128,11 +135,27 @@ def catalogue_column(name: str) -> str:
 
 
 def column_of(table: Table, name: str) -> FloatArray:
-    """Values of a column of numbers, NaN where masked (as a file's NaN are when read back)."""
+    """Values of a column of numbers, NaN where masked (as a file's NaN are when read back).
+
+    Parameters
+    ----------
+    table
+        A catalogue.
+    name
+        Of the column.
+    """
     return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
 
 
 def number_of(row: Row, name: str) -> float:
-    """Number in a row of a table, NaN where masked."""
+    """Number in a row of a table, NaN where masked.
+
+    Parameters
+    ----------
+    row
+        Of a catalogue.
+    name
+        Of the column.
+    """
     value = row[name]
     return float("nan") if np.ma.is_masked(value) else float(value)
