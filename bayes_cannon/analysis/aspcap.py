@@ -46,6 +46,7 @@ from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import two_digits
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of, rows_of
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
 
 __all__ = [
@@ -144,10 +145,7 @@ class AspcapComparison:
         InvalidDataError
             If the star is not there.
         """
-        place = np.flatnonzero(self.star_id == star)
-        if place.size == 0:
-            raise InvalidDataError(f"no star {star!r} among the {self.star_id.size} compared.")
-        return int(place[0])
+        return row_of(self.star_id, star)
 
     def describe(self) -> str:
         """Say in a few sentences which error is which and what the comparison found."""
@@ -271,8 +269,7 @@ def _with_catalogue(table: Table, labels: Labels, their_name: str) -> Table:
     """The table with the catalogue's values put in anew."""
     out, their = table.copy(), catalogue_column(their_name)
     out.meta["CATALOG"] = their
-    place = {star: i for i, star in enumerate(labels.star_id.tolist())}
-    rows = np.array([place.get(s, -1) for s in star_ids(table).tolist()])
+    rows = rows_of(labels.star_id, star_ids(table))
     for name in table.meta["LABELS"].split(","):
         for suffix, values in (
             (f"_{their}", labels[name] if name in labels.names else None),

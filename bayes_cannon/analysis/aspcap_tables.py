@@ -9,7 +9,9 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import chi2 as chi2_law
+from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.tables import star_column, star_ids
@@ -22,8 +24,6 @@ __all__ = [
     "words",
 ]
 
-_ROBUST = 1.4826
-"""Standard deviation of a Gaussian over its median absolute deviation."""
 _PER_BIN = 8
 """Least stars in a bin of S/N, where there are as many."""
 
@@ -122,9 +122,7 @@ def _pulls(pull: FloatArray) -> dict[str, float]:
     found = {
         "PULL_MEAN": float(pull.mean()) if n else nan,
         "PULL_SD": float(pull.std(ddof=1)) if n > 1 else nan,
-        "PULL_ROBUST_SD": _ROBUST * float(np.median(np.abs(pull - np.median(pull))))
-        if n > 1
-        else nan,
+        "PULL_ROBUST_SD": float(median_abs_deviation(pull, scale="normal")) if n > 1 else nan,
     }
     for level in (0.68, 0.95):
         cover = float(np.mean(np.abs(pull) < ndtri(0.5 + level / 2))) if n else nan
@@ -149,7 +147,7 @@ def disagreement_table(
     archive: dict[str, list[str]],
 ) -> Table:
     """The stars, the one that disagrees most first; see `AspcapComparison.stars`."""
-    cov = np.asarray(np.ma.filled(np.ma.asarray(table["LABEL_COV"]), np.nan), dtype=np.float64)
+    cov = plain_numbers(table["LABEL_COV"])
     rows, order = [], []
     key, ids = star_column(table), star_ids(table).tolist()
     for i in np.flatnonzero(np.isfinite(pull).any(axis=1)):

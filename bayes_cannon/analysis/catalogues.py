@@ -18,6 +18,7 @@ import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
@@ -41,6 +42,7 @@ from bayes_cannon.inference.tables import (
 )
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "catalogue",
@@ -69,10 +71,8 @@ def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels |
     """Labels of the given stars and names; NaN for what is not known."""
     values, errors = np.full((2, star_id.size, len(names)), np.nan)
     if labels is not None and labels.n_stars:
-        order = np.argsort(labels.star_id)
-        place = np.searchsorted(labels.star_id, star_id, sorter=order)
-        row = order[np.minimum(place, labels.n_stars - 1)]
-        found = labels.star_id[row] == star_id
+        row = rows_of(labels.star_id, star_id)
+        found = row >= 0
         for i, name in enumerate(names):
             if name in labels.names:
                 values[found, i] = labels[name][row[found]]
@@ -318,5 +318,5 @@ def _summary(difference: FloatArray) -> tuple[float, float, float]:
     """Bias, rms about zero, robust scatter."""
     if difference.size == 0:
         return (float("nan"),) * 3
-    spread = 1.4826 * np.median(np.abs(difference - np.median(difference)))
+    spread = median_abs_deviation(difference, scale="normal")
     return float(difference.mean()), float(np.sqrt(np.mean(difference**2))), float(spread)

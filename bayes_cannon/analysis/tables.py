@@ -31,6 +31,7 @@ from bayes_cannon.inference.tables import (
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "PUBLISHED",
@@ -158,11 +159,11 @@ def star_table(
 
 def _put_catalogue(out: Table, aspcap: Labels, star: str, their: str) -> None:
     """Replace the catalogue's values by those given."""
-    place = np.flatnonzero(aspcap.star_id == star)
-    known = [n in aspcap.names and place.size > 0 for n in out["LABEL"]]
+    row = int(rows_of(aspcap.star_id, [star])[0])
+    known = [n in aspcap.names and row >= 0 for n in out["LABEL"]]
     for i, (name, found) in enumerate(zip(out["LABEL"], known, strict=True)):
-        out[their][i] = aspcap[name][place[0]] if found else np.nan
-        out[f"{their}_ERR"][i] = aspcap.error(name)[place[0]] if found else np.nan
+        out[their][i] = aspcap[name][row] if found else np.nan
+        out[f"{their}_ERR"][i] = aspcap.error(name)[row] if found else np.nan
 
 
 def scatter_table(

@@ -90,6 +90,15 @@ def card(title: str, rows: Iterable[Row]) -> str:
 def count_text(number: int, what: str) -> str:
     """Return a number of things in words.
 
+    Parameters
+    ----------
+    number
+        How many.
+    what
+        One of them.
+
+    Examples
+    --------
     >>> count_text(1, "star"), count_text(1500, "star")
     ('1 star', '1500 stars')
     """

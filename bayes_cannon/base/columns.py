@@ -26,6 +26,7 @@ __all__ = [
     "names_of",
     "numbers_of",
     "one_or_more",
+    "plain_numbers",
     "unit_of",
     "whole_number",
 ]
@@ -52,6 +53,13 @@ class Numbers:
     def factor_to(self, wanted: Any, what: str) -> float:
         """What to multiply by to have the values in another unit; 1 where no unit was given.
 
+        Parameters
+        ----------
+        wanted
+            Astropy unit, or its text.
+        what
+            What the numbers are, for messages.
+
         Raises
         ------
         InvalidDataError
@@ -72,6 +80,8 @@ def numbers_of(given: Any, what: str) -> Numbers:
 
     Parameters
     ----------
+    given
+        Of any shape; of a list of Quantities the first tells the unit.
     what
         Its name, for messages.
 
@@ -96,6 +106,17 @@ def numbers_of(given: Any, what: str) -> Numbers:
 
 def unit_of(given: Any, what: str) -> Any:
     """Unit of a Quantity, a table column, or an array with ``attrs["units"]``; None without.
+
+    Parameters
+    ----------
+    given
+        Anything that may have a unit.
+    what
+        Its name, for messages.
+
+    Returns
+    -------
+    astropy unit or None
 
     Raises
     ------
@@ -133,6 +154,15 @@ def _attribute(given: Any, names: Sequence[str]) -> Any:
 def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
     """Return float64 numbers with their mask; units are left aside.
 
+    Parameters
+    ----------
+    given : (...) numbers
+        Of any kind: array, Quantity, column, pandas object, list.
+
+    Returns
+    -------
+    (...) masked array of float64
+
     Raises
     ------
     TypeError, ValueError
@@ -161,6 +191,17 @@ def as_masked(given: Any) -> np.ma.MaskedArray[Any, np.dtype[np.float64]]:
 
 def names_of(given: Any, what: str = "star_id") -> NDArray[np.str_]:
     """Names as an array of text, shape (n,): of text, bytes, whole numbers or objects.
+
+    Parameters
+    ----------
+    given : (n,) names
+        Of any kind: array, column, pandas object, list; one name is a list of one.
+    what
+        What they are, for messages.
+
+    Returns
+    -------
+    (n,) str
 
     Raises
     ------
@@ -191,23 +232,65 @@ def names_of(given: Any, what: str = "star_id") -> NDArray[np.str_]:
     return np.array([_name(v) for v in array.data.tolist()], dtype=np.str_)
 
 
-def one_or_more(names: str | Sequence[str]) -> tuple[str, ...]:
+def one_or_more(names: Any, *, ids: bool = False) -> tuple[str, ...]:
     """Return names as a tuple; one may be given as plain text.
+
+    Parameters
+    ----------
+    names
+        Text, or a list, array or column of text.
+    ids
+        Whether these are names of stars: a single whole number is one, too.
 
     Raises
     ------
     InvalidDataError
         If they are not names.
+
+    Examples
+    --------
+    >>> one_or_more("TEFF"), one_or_more(["TEFF", b"LOGG"]), one_or_more(17, ids=True)
+    (('TEFF',), ('TEFF', 'LOGG'), ('17',))
     """
-    if isinstance(names, str | bytes):
+    if isinstance(names, str | bytes) or (ids and isinstance(names, int | np.integer)):
         return (_name(names),)
-    if not isinstance(names, Iterable):
+    bare = isinstance(names, np.ndarray) and names.ndim == 0
+    if bare or not isinstance(names, Iterable):
         raise InvalidDataError(f"names must be text or a list of text, not {names!r}.")
     return tuple(_name(name) for name in names)
 
 
+def plain_numbers(column: Any) -> FloatArray:
+    """Numbers of a column, NaN where it is masked, as what a file read back is where it was NaN.
+
+    Parameters
+    ----------
+    column : (...) array, column or value of a table
+        Of numbers; units are left aside.
+
+    Returns
+    -------
+    (...) float64
+
+    Examples
+    --------
+    >>> plain_numbers(np.ma.array([1, 2], mask=[False, True]))
+    array([ 1., nan])
+    """
+    return np.asarray(np.ma.filled(np.ma.asarray(column, dtype=np.float64), np.nan))
+
+
 def whole_number(given: object, what: str, *, least: int | None = None) -> int:
     """Return a whole number as int; 2.0 is one, and so are NumPy's.
+
+    Parameters
+    ----------
+    given
+        What a user gave.
+    what
+        Its name, for messages.
+    least
+        Smallest that is allowed; any where left out.
 
     Raises
     ------
@@ -216,9 +299,9 @@ def whole_number(given: object, what: str, *, least: int | None = None) -> int:
     """
     kinds = int | float | np.integer | np.floating
     if not isinstance(given, kinds) or isinstance(given, bool) or given != given // 1:
-        raise InvalidDataError(f"{what} must be a whole number, got {given!r}.")
+        raise InvalidDataError(f"{what} must be a whole number, not {given!r}.")
     if least is not None and given < least:
-        raise InvalidDataError(f"{what} must be at least {least}, got {given!r}.")
+        raise InvalidDataError(f"{what} must be at least {least}, not {given!r}.")
     return int(given)
 
 
@@ -313,6 +396,16 @@ def known_values(values: ArrayLike, *, positive: bool = False) -> FloatArray:
 
     Missing are values that are not finite or at most -999 (-9999, -9999.99, -999.99); with
     `positive`, as for errors, also those that are not positive.
+
+    Parameters
+    ----------
+    values : (...) float
+    positive
+        Whether what is not positive is missing.
+
+    Returns
+    -------
+    (...) float64
     """
     numbers = np.asarray(values, dtype=np.float64)
     known = np.isfinite(numbers) & (numbers > (0.0 if positive else -999.0))

@@ -25,6 +25,11 @@ class ContentDigest:
         """Take in an array; of texts, their signs count and not how wide they are stored.
 
         Of one that holds nothing only the shape counts: NetCDF does not keep that it was of texts.
+
+        Parameters
+        ----------
+        values : (...)
+            Of numbers or text.
         """
         values = np.ascontiguousarray(values)
         if values.size == 0:
@@ -39,13 +44,25 @@ class ContentDigest:
         self._sha.update(values.reshape(-1).view(np.uint8).data)
 
     def text(self, text: str) -> None:
-        """Take in a text."""
+        """Take in a text.
+
+        Parameters
+        ----------
+        text
+            Of any length.
+        """
         content = text.encode()
         self._sha.update(f"{len(content)}:".encode())
         self._sha.update(content)
 
     def tree(self, tree: xr.DataTree) -> None:
-        """Take in the variables of all groups of a tree; attributes do not count."""
+        """Take in the variables of all groups of a tree; attributes do not count.
+
+        Parameters
+        ----------
+        tree
+            With all its groups.
+        """
         for node in sorted(tree.subtree, key=lambda node: node.path):
             self.text(node.path)
             dataset = node.to_dataset()

@@ -16,7 +16,20 @@ __all__ = [
 
 @contextmanager
 def numerical_stage(stage: str, remedy: str) -> Iterator[None]:
-    """Turn what linear algebra raises into a `FitError` that names the stage and the remedy."""
+    """Turn what linear algebra raises into a `FitError` that names the stage and the remedy.
+
+    Parameters
+    ----------
+    stage
+        What is being computed, for the message.
+    remedy
+        What to do about it.
+
+    Raises
+    ------
+    FitError
+        In place of `numpy.linalg.LinAlgError`, `FloatingPointError`, `ZeroDivisionError`.
+    """
     try:
         yield
     except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError) as error:

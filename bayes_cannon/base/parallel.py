@@ -111,9 +111,11 @@ def each_block(work: Callable[[slice], None], size: int, total: int) -> None:
     Parameters
     ----------
     work
-        Called with the rows of a block.
-    size, total
-        Rows of a block, and of all.
+        Works on one block; must be safe beside others.
+    size
+        Rows of a block; the last may have fewer.
+    total
+        Rows of all.
     """
     blocks = [slice(a, min(a + size, total)) for a in range(0, total, size)]
     threads = min(threads_here(), len(blocks), _MAX_THREADS)

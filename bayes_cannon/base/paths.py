@@ -42,11 +42,23 @@ def user_path(path: object) -> Path:
 
 
 def is_fits_name(name: str) -> bool:
-    """Whether a file's name ends with .fits or .fits.gz, in capitals or not."""
+    """Whether a file's name ends with .fits or .fits.gz, in capitals or not.
+
+    Parameters
+    ----------
+    name
+        Of a file.
+    """
     return name.lower().endswith(_ENDINGS)
 
 
 def without_fits_ending(name: str) -> str:
-    """Return a file's name without .fits or .fits.gz, in capitals or not."""
+    """Return a file's name without .fits or .fits.gz, in capitals or not.
+
+    Parameters
+    ----------
+    name
+        Of a file.
+    """
     short = name[:-3] if name.lower().endswith(".gz") else name
     return short[:-5] if short.lower().endswith(".fits") else short

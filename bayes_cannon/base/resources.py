@@ -17,6 +17,11 @@ def data_path(name: str) -> Path:
     An installed wheel carries the folder inside the package; a source checkout has it
     beside the package.
 
+    Parameters
+    ----------
+    name
+        Of a file in the package's ``data``.
+
     Raises
     ------
     FileFormatError

@@ -44,6 +44,17 @@ _PIECE = 1 << 20
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Say early that a result cannot be written where it is wanted.
 
+    Parameters
+    ----------
+    path
+        Of the file to write.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     OutputExistsError
@@ -66,6 +77,11 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
 def told_writing(target: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what the operating system says of a failed write into an error with a remedy.
 
+    Parameters
+    ----------
+    target
+        What is being written, for the message.
+
     Raises
     ------
     OutputExistsError
@@ -78,7 +94,13 @@ def told_writing(target: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def reason_of(error: OSError) -> str:
-    """Say why something could not be written, and what to do about it."""
+    """Say why something could not be written, and what to do about it.
+
+    Parameters
+    ----------
+    error
+        What the operating system raised.
+    """
     said = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
     if error.errno in _FULL:
         return f"{said}; make space, then run the same command again"
@@ -88,7 +110,13 @@ def reason_of(error: OSError) -> str:
 
 
 def part_path(target: Path) -> Path:
-    """Path beside `target` for what is being written; it names the machine and the process."""
+    """Path beside `target` for what is being written; it names the machine and the process.
+
+    Parameters
+    ----------
+    target
+        Path of the finished file.
+    """
     return target.with_name(f"{_part_start(target)}{_host()}-{os.getpid()}.part")
 
 
@@ -96,6 +124,11 @@ def sweep_parts(target: Path) -> list[Path]:
     """Find what processes that were killed have left of `target`, oldest name first.
 
     Only what a process of this machine wrote that is no more counts.
+
+    Parameters
+    ----------
+    target
+        Path of the finished file.
     """
     from psutil import pid_exists
 
@@ -121,6 +154,19 @@ def write_atomically(
 
     The content is on the disk before the file has its name. What killed processes left of the
     same file is removed.
+
+    Parameters
+    ----------
+    path
+        Of the finished file; its folder is made.
+    write
+        Writes the content to the path that it is given.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
 
     Raises
     ------
@@ -177,6 +223,23 @@ def write_tree(
     The file ends with a seal, a line with the digest of all before it, which other readers of
     NetCDF do not see: HDF5 itself may hang or crash on a damaged file.
 
+    Parameters
+    ----------
+    tree
+        What to write.
+    path
+        Of the file.
+    format_name
+        What kind of file it is.
+    version
+        Version of that kind.
+    overwrite
+        Whether a file that is there is to be replaced.
+
+    Returns
+    -------
+    Path
+
     Raises
     ------
     OutputExistsError
@@ -205,6 +268,19 @@ def write_tree(
 
 def read_tree(path: str | os.PathLike[str], *, format_name: str, version: int) -> xr.DataTree:
     """Read what `write_tree` wrote, into memory.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    format_name
+        What kind it must be of.
+    version
+        Newest version that can be read.
+
+    Returns
+    -------
+    xarray.DataTree
 
     Raises
     ------

@@ -7,8 +7,6 @@ was given and what to give. A `TrainingSet` is known by what it holds.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,11 +27,9 @@ __all__ = [
     "RunLike",
     "as_draws",
     "as_labels",
-    "as_path",
     "as_result",
     "as_spectra",
     "as_table",
-    "several",
 ]
 
 
@@ -52,48 +48,6 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
-
-
-def as_path(given: str | os.PathLike[str]) -> Path:
-    """Path with ``~`` for the home folder.
-
-    Parameters
-    ----------
-    given
-        Path, as text or an object.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is no path.
-    """
-    try:
-        return Path(given).expanduser()
-    except TypeError as error:
-        raise InvalidDataError(f"a path is needed, not {_kind(given)}.") from error
-
-
-def several(given: Any) -> list[str]:
-    """Names as a list; a single one may come without its brackets.
-
-    Parameters
-    ----------
-    given
-        A name, or names.
-
-    Raises
-    ------
-    InvalidDataError
-        If they are no names.
-
-    >>> several("TEFF"), several(("TEFF", "LOGG"))
-    (['TEFF'], ['TEFF', 'LOGG'])
-    """
-    if isinstance(given, str | bytes | int):
-        given = (given,)
-    if not isinstance(given, Iterable):
-        raise InvalidDataError(f"names are needed, such as ['TEFF', 'LOGG'], not {_kind(given)}.")
-    return [item.decode() if isinstance(item, bytes) else str(item) for item in given]
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:

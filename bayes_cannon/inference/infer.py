@@ -20,10 +20,11 @@ import xarray as xr
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import as_path, as_spectra
+from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -57,7 +58,7 @@ def as_model(given: Any) -> Cannon:
         If it is neither.
     """
     if isinstance(given, str | os.PathLike):
-        return Cannon.load(as_path(given))
+        return Cannon.load(user_path(given))
     if not (hasattr(given, "basis") and hasattr(given, "theta")):
         raise InvalidDataError(
             "a trained model is needed, from train() or Cannon.load(), or the path of its file, "

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-import numpy as np
-
+from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihoods import (
     GAUSSIAN,
@@ -20,13 +19,6 @@ from bayes_cannon.inference.sampler import NutsSettings
 __all__ = [
     "InferenceSettings",
 ]
-
-
-def _whole(value: Any, name: str) -> int:
-    """A whole number, of NumPy too."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidDataError(f"{name} must be a whole number, not {value!r}.")
-    return int(value)
 
 
 @dataclass(frozen=True)
@@ -77,9 +69,9 @@ class InferenceSettings:
         if self.method not in ("nuts", "laplace"):
             raise InvalidDataError(f"method must be 'nuts' or 'laplace', not {self.method!r}.")
         if self.min_pixels is not None:
-            object.__setattr__(self, "min_pixels", _whole(self.min_pixels, "min_pixels"))
+            object.__setattr__(self, "min_pixels", whole_number(self.min_pixels, "min_pixels"))
         for name in ("draws", "tune", "chains", "n_khat", "block_size", "cores"):
-            object.__setattr__(self, name, _whole(getattr(self, name), name))
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
         if self.block_size < 1 or (self.min_pixels is not None and self.min_pixels < 1):
             raise InvalidDataError("block_size and min_pixels must be at least 1.")
         _ = self.nuts, likelihood_of(self.likelihood)

@@ -15,11 +15,12 @@ import xarray as xr
 from astropy.table import Row, Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
+from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
 
 __all__ = [
     "catalogue_column",
@@ -94,10 +95,7 @@ def row_of_star(table: Table, star: str | None = None) -> int:
         return 0
     if star is None:
         raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
-    place = np.flatnonzero(ids == str(star))
-    if place.size == 0:
-        raise InvalidDataError(f"no star {star!r} among {ids.size} ({', '.join(ids[:3])}, …).")
-    return int(place[0])
+    return row_of(ids, star)
 
 
 def catalogue_name(*sources: Any) -> str:
@@ -144,7 +142,7 @@ def column_of(table: Table, name: str) -> FloatArray:
     name
         Of the column.
     """
-    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
+    return plain_numbers(table[name])
 
 
 def number_of(row: Row, name: str) -> float:

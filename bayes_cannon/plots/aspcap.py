@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 
 from bayes_cannon.analysis.aspcap import AspcapComparison
 from bayes_cannon.analysis.diagnostics import residual_blocks
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import as_spectra, several
+from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
@@ -30,7 +31,6 @@ from bayes_cannon.plots.common import (
     label_text,
     new_figure,
     plain_log_ticks,
-    row_of,
     star_text,
     title_of,
     wavelength_label,
@@ -39,6 +39,7 @@ from bayes_cannon.plots.common import (
 )
 from bayes_cannon.spectra.label_kinds import label_number, label_tex
 from bayes_cannon.spectra.spectra import NormalizedSpectra, require_medium
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "plot_disagreements",
@@ -179,7 +180,8 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     InvalidDataError
         If a star is not there, or none is given.
     """
-    names = several(comparison.stars.columns[0][:10] if stars is None else stars)
+    named = comparison.stars.columns[0][:10] if stars is None else stars
+    names = one_or_more(named, ids=True)
     if not names:
         raise InvalidDataError("a forest plot needs at least one star.")
     rows = [comparison.row(str(star)) for star in names]
@@ -279,7 +281,7 @@ def plot_disagreements(
             f"the spectra have {spectra.n_pixels} pixels, the model {cannon.n_pixels}; prepare "
             "them as its training set was."
         )
-    names = _complete(comparison)[:3] if stars is None else several(stars)
+    names = _complete(comparison)[:3] if stars is None else list(one_or_more(stars, ids=True))
     if not names:
         raise InvalidDataError("no star has all labels in both; name stars with stars=.")
     part = within(cannon.wavelength, window)

@@ -42,7 +42,6 @@ __all__ = [
     "new_figure",
     "plain_log_ticks",
     "result_title",
-    "row_of",
     "save_figure",
     "star_text",
     "table_title",
@@ -205,21 +204,6 @@ def within(wavelength: FloatArray, window: tuple[float, float] | None) -> slice:
             f"{wavelength[0]:.1f} to {wavelength[-1]:.1f} Å."
         )
     return slice(int(low), int(high))
-
-
-def row_of(star_id: NDArray[np.str_], star: str) -> int:
-    """Row of a star.
-
-    Raises
-    ------
-    InvalidDataError
-        If the star is not there.
-    """
-    place = np.flatnonzero(star_id == star)
-    if place.size == 0:
-        shown = ", ".join(star_id[:3])
-        raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}, …).")
-    return int(place[0])
 
 
 def mark_lines(

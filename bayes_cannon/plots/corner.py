@@ -16,9 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, several
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import group_of, posterior_names
 from bayes_cannon.inference.tables import catalogue_name
@@ -28,7 +29,6 @@ from bayes_cannon.plots.common import (
     GREEN,
     label_text,
     result_title,
-    row_of,
     star_text,
 )
 from bayes_cannon.plots.posteriors import (
@@ -39,6 +39,7 @@ from bayes_cannon.plots.posteriors import (
 )
 from bayes_cannon.spectra.label_kinds import label_tex
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = ["plot_corner"]
 
@@ -103,7 +104,7 @@ def plot_corner(
     """
     result, star = as_result(result), str(star)
     known = posterior_names(result)
-    names = list(known) if names is None else several(names)
+    names = list(known) if names is None else list(one_or_more(names))
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the result has {', '.join(known)}.")
     kinds = [kind for kind in POSTERIOR_STYLES if kind in result.children]

@@ -18,9 +18,9 @@ from numpy.typing import ArrayLike
 
 from bayes_cannon.analysis.gradients import LineGroup, gradient_extrema
 from bayes_cannon.analysis.lines import lines_in, lines_of, load_lines
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import several
 from bayes_cannon.models.cannon import Cannon, Gradient
 from bayes_cannon.plots.common import (
     BLACK,
@@ -83,7 +83,7 @@ def plot_gradients(
     """
     at = _place(cannon, labels)
     gradient = cannon.gradient(at)
-    names = list(cannon.names) if names is None else several(names)
+    names = list(cannon.names) if names is None else list(one_or_more(names))
     columns = [cannon.training.column(n) for n in names]
     parts = [
         _shown(cannon, gradient.value[k], n, window) for n, k in zip(names, columns, strict=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import Isochrone, IsochroneSet, packaged_isochrones
+from bayes_cannon.base.columns import one_or_more, plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import (
@@ -30,7 +31,6 @@ from bayes_cannon.inference.arguments import (
     as_labels,
     as_result,
     as_table,
-    several,
 )
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.tables import catalogue_name
@@ -42,7 +42,6 @@ from bayes_cannon.plots.common import (
     label_text,
     new_axes,
     result_title,
-    row_of,
     star_text,
     table_title,
 )
@@ -53,6 +52,7 @@ from bayes_cannon.plots.posteriors import (
     star_draws,
 )
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "FOUR_METALLICITIES",
@@ -229,7 +229,7 @@ def _values(table: Table, name: str) -> FloatArray:
     if name not in table.colnames:
         raise LabelError(f"the table has no column {name}; a Kiel diagram needs {_AXES}.")
     _check_unit(name, units_of_table(table, [name])[name])
-    return np.asarray(np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan))
+    return plain_numbers(table[name])
 
 
 def _check_unit(name: str, unit: str) -> None:
@@ -242,7 +242,7 @@ def _chosen_draws(
     result: xr.DataTree | None, stars: str | Sequence[str]
 ) -> dict[str, dict[str, FloatArray]]:
     """Draws (n_draws, 2) of Teff and log g, by star and kind of posterior."""
-    stars = several(stars)
+    stars = list(one_or_more(stars, ids=True))
     if not stars:
         return {}
     if result is None:

@@ -21,8 +21,8 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.common import (
     BLUE,
     ORANGE,
-    row_of,
 )
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "ONE_TWO_SIGMA",

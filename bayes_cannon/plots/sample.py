@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import KnownLabels, as_labels, several
+from bayes_cannon.inference.arguments import KnownLabels, as_labels
 from bayes_cannon.plots.common import (
     BLACK,
     BLUE,
@@ -216,7 +217,7 @@ def plot_sample(
         raise InvalidDataError("the labels of training stars are needed.")
     known = labels["training"].names
     units = dict(zip(known, labels["training"].units, strict=True))
-    names = list(known) if names is None else several(names)
+    names = list(known) if names is None else list(one_or_more(names))
     if unknown := [n for n in names if any(n not in s.names for s in labels.values())]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; there are {', '.join(known)}.")
     points = {k: s.only(names).select(s.only(names).complete).values for k, s in labels.items()}

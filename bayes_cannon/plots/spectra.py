@@ -25,7 +25,6 @@ from bayes_cannon.plots.common import (
     PURPLE,
     SKY,
     new_axes,
-    row_of,
     star_text,
     title_of,
     wavelength_label,
@@ -35,6 +34,7 @@ from bayes_cannon.plots.common import (
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, match_pixels
 from bayes_cannon.spectra.label_kinds import label_number, label_tex
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra, require_medium
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "plot_continuum",

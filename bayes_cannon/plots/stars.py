@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from scipy.stats import linregress
+from scipy.stats import linregress, median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table, several
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
@@ -28,6 +29,7 @@ from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "plot_one_to_one",
@@ -78,7 +80,7 @@ def plot_one_to_one(
     given = as_table(table)
     table = catalogue(table) if given is None else given
     known = table.meta["LABELS"].split(",")
-    names = list(known) if names is None else several(names)
+    names = list(known) if names is None else list(one_or_more(names))
     if unknown := [n for n in names if n not in known]:
         raise LabelError(f"unknown labels {', '.join(unknown)}; the table has {', '.join(known)}.")
     units = units_of_table(table, known)
@@ -155,12 +157,11 @@ def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair
         theirs, their_error = (column_of(table, f"{name}_{their}{k}") for k in ("", "_ERR"))
     else:
         theirs, their_error = np.full((2, len(table)), np.nan)
-        place = {str(s): i for i, s in enumerate(reference.star_id)}
-        rows = [place.get(s, -1) for s in star_ids(table).tolist()]
-        found = np.array(rows) >= 0
+        rows = rows_of(reference.star_id, star_ids(table))
+        found = rows >= 0
         if name in reference.names:
-            theirs[found] = reference[name][np.array(rows)[found]]
-            their_error[found] = reference.error(name)[np.array(rows)[found]]
+            theirs[found] = reference[name][rows[found]]
+            their_error[found] = reference.error(name)[rows[found]]
     return _Pair(column_of(table, name), theirs, error, their_error, calibrated, unit)
 
 
@@ -200,7 +201,7 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
 
 def _write_numbers(ax: Axes, difference: FloatArray, name: str, unit: str) -> None:
     """Bias, rms and robust scatter in the upper left corner."""
-    robust = 1.4826 * float(np.median(np.abs(difference - np.median(difference))))
+    robust = float(median_abs_deviation(difference, scale="normal"))
     rms, bias = float(np.sqrt(np.mean(difference**2))), float(difference.mean())
     digits = max(1, label_kind(name, unit).digits)
     signed = f"{round(bias, digits) + 0.0:+.{digits}f}".replace("-", "−")
@@ -219,7 +220,7 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     """Write the number of stars, and the slope of the differences."""
     text = f"n = {x.size}"
     off = np.abs(difference - np.median(difference))
-    near = off <= 5 * 1.4826 * np.median(off)
+    near = off <= 5 * median_abs_deviation(difference, scale="normal")
     if near.sum() > 2 and np.ptp(x[near]) > 0:
         fit = linregress(x[near], difference[near])
         digits = int(np.clip(1 - np.floor(np.log10(max(fit.stderr, 1e-6))), 1, 6))

@@ -17,11 +17,12 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
-from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.columns import as_seed, one_or_more
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_path, as_spectra, several
+from bayes_cannon.inference.arguments import KnownLabels, as_spectra
 from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed
@@ -111,7 +112,7 @@ def infer_run(
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
     catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
-    folder, corner = as_path(folder), several(corner)
+    folder, corner = user_path(folder), list(one_or_more(corner, ids=True))
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     spectra.index_of(list(corner))

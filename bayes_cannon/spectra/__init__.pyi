@@ -20,6 +20,7 @@ from .label_kinds import unregister_label_kind as unregister_label_kind
 from .labels import DEFAULT_LABELS as DEFAULT_LABELS
 from .labels import Labels as Labels
 from .problems import StarProblem as StarProblem
+from .running_quantile import divide_by_running_quantile as divide_by_running_quantile
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
 from .tables import read_spectrum as read_spectrum

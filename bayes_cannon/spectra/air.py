@@ -90,6 +90,17 @@ def air_to_vacuum(air: ArrayLike) -> FloatArray:
 def in_medium(vacuum: ArrayLike, medium: str) -> FloatArray:
     """Vacuum wavelengths as they are in ``'vacuum'`` or in ``'air'``.
 
+    Parameters
+    ----------
+    vacuum : (...) float
+        Wavelengths in vacuum, Å.
+    medium
+        ``'vacuum'`` or ``'air'``.
+
+    Returns
+    -------
+    (...) float64
+
     Raises
     ------
     InvalidDataError

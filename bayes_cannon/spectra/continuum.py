@@ -11,7 +11,7 @@ published codes). Beyond a chip's outermost continuum pixels the polynomial extr
 220 pixels at each edge with the published list, one reason why the degree ends at 5.
 
 The published pixels are those of Ness et al. 2015 (ApJ 808, 16) as distributed with The Payne
-(Ting et al. 2019, ApJ 879, 69); `bayes_cannon.continuum_pixels` repeats their selection.
+(Ting et al. 2019, ApJ 879, 69); `bayes_cannon.training.continuum_pixels` repeats their selection.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ __all__ = [
     "ContinuumFit",
     "ContinuumSettings",
     "divide_by_continuum",
-    "divide_by_running_quantile",
     "divide_rows",
     "match_pixels",
     "normalize",
@@ -57,7 +56,12 @@ makes fluxes of any size."""
 
 
 def published_pixels() -> NDArray[np.int64]:
-    """Return the 529 published continuum pixels: 0-based indices on the 8575-pixel grid."""
+    """Return the 529 published continuum pixels: 0-based indices on the 8575-pixel grid.
+
+    Returns
+    -------
+    (529,) int64
+    """
     return _published()[:, 0].astype(np.int64)
 
 
@@ -139,7 +143,18 @@ class ContinuumSettings:
         return np.asarray(self.pixels)
 
     def wavelengths_in(self, medium: str) -> FloatArray:
-        """`wavelengths` for a grid in vacuum or air: those of a user are as the grid."""
+        """`wavelengths` for a grid in vacuum or air: those of a user are as the grid.
+
+        Parameters
+        ----------
+        medium
+            ``'vacuum'`` or ``'air'``.
+
+        Returns
+        -------
+        (n,) float64
+            Å.
+        """
         given = self.wavelengths
         return in_medium(given, medium) if isinstance(self.pixels, str) else given
 
@@ -174,7 +189,18 @@ class ContinuumFit:
     empty_chips: NDArray[np.bool_]
 
     def continuum(self, star: int) -> FloatArray:
-        """Continuum of one star (row number), shape (n_pixels,); NaN where there is none."""
+        """Continuum of one star (row number), shape (n_pixels,); NaN where there is none.
+
+        Parameters
+        ----------
+        star
+            Row of the star.
+
+        Returns
+        -------
+        (n_pixels,) float64
+            In the unit of the flux.
+        """
         curve = np.full(self.wavelength.size, np.nan)
         for (start, stop), coefficients in zip(self.chips, self.coefficients[star], strict=True):
             x = _scaled(self.wavelength[start:stop])
@@ -236,7 +262,14 @@ def normalize(
 
 
 def warn_masked(star_id: NDArray[np.str_], masked_chips: NDArray[np.bool_]) -> None:
-    """Say in one `BayesCannonWarning` which stars lost chips; nothing where none did."""
+    """Say in one `BayesCannonWarning` which stars lost chips; nothing where none did.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    masked_chips : (n_stars, n_chips) bool
+        Chips without a usable continuum.
+    """
     stars = masked_chips.any(axis=1)
     if not stars.any():
         return
@@ -253,7 +286,25 @@ def warn_masked(star_id: NDArray[np.str_], masked_chips: NDArray[np.bool_]) -> N
 def divide_by_continuum(
     spectra: ObservedSpectra, settings: ContinuumSettings | None = None
 ) -> tuple[NormalizedSpectra, ContinuumFit]:
-    """Do what `normalize` does, without the warning."""
+    """Do what `normalize` does, without the warning.
+
+    Parameters
+    ----------
+    spectra
+        Observed, with their chips.
+    settings
+        Default: degree 4 on the published pixels.
+
+    Returns
+    -------
+    NormalizedSpectra
+    ContinuumFit
+
+    Raises
+    ------
+    InvalidDataError
+        If no continuum pixel lies on the grid inside a chip.
+    """
     settings = settings or ContinuumSettings()
     pixels = match_pixels(spectra.wavelength, settings.wavelengths_in(spectra.medium))
     inside = [pixels[(pixels >= a) & (pixels < b)] for a, b in spectra.chips]
@@ -346,6 +397,19 @@ def divide_rows(
     """Fill pixels start to stop of some rows of `flux` and `ivar`: divided by `curve` where good.
 
     `curve` and `good` are of shape (n_rows, stop - start); the other pixels become bad.
+
+    Parameters
+    ----------
+    spectra
+        Observed.
+    rows, start, stop
+        Stars and pixels that are filled.
+    curve : (n_rows, stop - start) float
+        Continuum, in the unit of the flux.
+    good : (n_rows, stop - start) bool
+        Pixels that are good and have a continuum.
+    flux, ivar : (n_stars, n_pixels) float32
+        Where the result goes.
     """
     curve = np.where(good, curve, 1.0)
     flux[rows, start:stop] = np.where(good, spectra.flux[rows, start:stop] / curve, 1.0)
@@ -355,7 +419,15 @@ def divide_rows(
 def normalized_like(
     spectra: ObservedSpectra, flux: NDArray[np.float32], ivar: NDArray[np.float32]
 ) -> NormalizedSpectra:
-    """Return other flux and ivar of the same stars on the same grid."""
+    """Return other flux and ivar of the same stars on the same grid.
+
+    Parameters
+    ----------
+    spectra
+        Tell stars, grid and chips.
+    flux, ivar : (n_stars, n_pixels) float32
+        Normalised; ivar 0 where a pixel is bad.
+    """
     return NormalizedSpectra(
         star_id=spectra.star_id,
         wavelength=spectra.wavelength,
@@ -373,69 +445,3 @@ def _scaled(wavelength: FloatArray) -> FloatArray:
     """Wavelengths of a chip on [-1, 1]."""
     low, high = wavelength[0], wavelength[-1]
     return np.asarray((2.0 * wavelength - low - high) / max(high - low, 1e-300))
-
-
-def divide_by_running_quantile(
-    spectra: ObservedSpectra, *, width: float = 50.0, quantile: float = 0.9
-) -> NormalizedSpectra:
-    """Divide by a running quantile: the first pass of Ness et al. 2015, before any pixel list.
-
-    At nodes a tenth of `width` apart, the quantile of the star's good pixels within half a
-    width in the same chip; between nodes, linear. A pixel is bad where a node beside it has
-    fewer than ten good pixels or a quantile that is not positive.
-
-    Parameters
-    ----------
-    spectra
-        Observed spectra with their chips.
-    width
-        Full width of the window, Å.
-    quantile
-        Between 0 and 1.
-
-    Raises
-    ------
-    InvalidDataError
-        On a width or quantile out of range.
-    """
-    if not (width > 0 and math.isfinite(width) and 0 < quantile < 1):
-        raise InvalidDataError(
-            f"the window must be wider than 0 Å and the quantile inside 0 to 1, "
-            f"not {width} and {quantile}."
-        )
-    flux, ivar = np.ones_like(spectra.flux), np.zeros_like(spectra.ivar)
-    for start, stop in spectra.chips:
-        grid = spectra.wavelength[start:stop]
-        n_nodes = max(2, math.ceil((grid[-1] - grid[0]) / (0.1 * width)) + 1)
-        nodes = np.linspace(grid[0], grid[-1], n_nodes)
-        edges = np.searchsorted(grid, [nodes - 0.5 * width, nodes + 0.5 * width])
-        place = np.interp(grid, nodes, np.arange(n_nodes))
-        left = np.minimum(place.astype(np.intp), n_nodes - 2)
-        part = place - left
-        for first in range(0, spectra.n_stars, STARS_AT_ONCE):
-            rows = slice(first, min(first + STARS_AT_ONCE, spectra.n_stars))
-            good = spectra.ivar[rows, start:stop] > 0
-            values = np.where(good, spectra.flux[rows, start:stop], np.inf)
-            height = np.stack(
-                [_quantile_of_finite(values[:, a:b], quantile) for a, b in edges.T], axis=1
-            )
-            curve = height[:, left] * (1.0 - part) + height[:, left + 1] * part
-            divide_rows(spectra, rows, start, stop, curve, good & (curve > 0), flux, ivar)
-    return normalized_like(spectra, flux, ivar)
-
-
-def _quantile_of_finite(values: NDArray[np.floating], quantile: float) -> FloatArray:
-    """Quantile of each row's finite values; NaN where there are fewer than ten, or it is <= 0."""
-    ordered = np.sort(values, axis=1)
-    count = np.isfinite(ordered).sum(axis=1)
-    place = np.maximum(count - 1, 0) * quantile
-    low = place.astype(np.intp)
-    rows = np.arange(values.shape[0])
-    result = np.full(values.shape[0], np.nan)
-    some = count >= 10
-    rows, low, part = rows[some], low[some], (place - low)[some]
-    a = ordered[rows, low].astype(np.float64)
-    b = ordered[rows, np.minimum(low + 1, count[some] - 1)].astype(np.float64)
-    result[some] = a + part * (b - a)
-    result[result <= 0] = np.nan
-    return result

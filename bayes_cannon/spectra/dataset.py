@@ -147,7 +147,18 @@ class TrainingSet(Carded):
         ]
 
     def select(self, stars: ArrayLike) -> TrainingSet:
-        """Return some of the stars, by integer indices, a boolean mask, or ids."""
+        """Return some of the stars, by integer indices, a boolean mask, or ids.
+
+        Parameters
+        ----------
+        stars
+            Row numbers, a mask of shape (n_stars,), or names.
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
         index = self.spectra.index_of(stars)
         return replace(
             self,
@@ -218,6 +229,17 @@ class TrainingSet(Carded):
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         """Write as NetCDF, all or nothing; `load` gives back exactly the same.
 
+        Parameters
+        ----------
+        path
+            Of the file, ending with ``.nc``.
+        overwrite
+            Whether a file that is there is to be replaced.
+
+        Returns
+        -------
+        Path
+
         Raises
         ------
         OutputExistsError
@@ -230,6 +252,11 @@ class TrainingSet(Carded):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingSet:
         """Read a file written by `save`.
+
+        Parameters
+        ----------
+        path
+            Of the file.
 
         Raises
         ------
@@ -247,6 +274,13 @@ class TrainingSet(Carded):
 def catalogue_name(settings: Mapping[str, Any]) -> str:
     """Name of the catalogue of a training set's labels, from its settings, as columns have it.
 
+    Parameters
+    ----------
+    settings
+        Of a training set.
+
+    Examples
+    --------
     >>> catalogue_name({"catalogue": "GALAH DR4"}), catalogue_name({"release": "dr17"})
     ('GALAH_DR4', 'ASPCAP')
     """
@@ -370,7 +404,13 @@ class CutStep:
 
 
 def log_steps(steps: Sequence[CutStep]) -> None:
-    """Say on the log how many stars each step removed."""
+    """Say on the log how many stars each step removed.
+
+    Parameters
+    ----------
+    steps
+        Cuts and what they did.
+    """
     for step in steps:
         if step.removed:
             _log.info(

@@ -81,7 +81,28 @@ class GivenSpectra:
         medium: str = "vacuum",
         id_name: str = DEFAULT_ID,
     ) -> GivenSpectra:
-        """Check arrays; a spectrum of one star becomes a row."""
+        """Check arrays; a spectrum of one star becomes a row.
+
+        Parameters
+        ----------
+        wavelength : (n_pixels,) float
+            Å, or with a unit of length.
+        flux : (n_stars, n_pixels) or (n_pixels,) float
+            In any unit.
+        ivar, error : as flux, or one number
+            Its inverse variance or standard deviation; one of the two.
+        star_id : (n_stars,) str
+            Names, all different; numbered where None.
+        medium
+            ``'vacuum'`` or ``'air'``.
+        id_name
+            What the column of the names is called.
+
+        Raises
+        ------
+        InvalidDataError
+            On shapes, units or values that cannot be (see `bayes_cannon.spectra.arrays`).
+        """
         if (ivar is None) == (error is None):
             raise InvalidDataError("give either ivar or error, the spread of the flux.")
         name = "error" if ivar is None else "ivar"
@@ -137,7 +158,24 @@ class GivenSpectra:
     def normalized(
         self, chips: Chips | None, continuum: ContinuumSettings | None, *, simulated: bool
     ) -> Normalised:
-        """Normalised spectra of all stars."""
+        """Normalised spectra of all stars.
+
+        Parameters
+        ----------
+        chips
+            Wavelength ranges (low, high), Å, that are normalised each on its own; one with
+            everything where empty.
+        continuum
+            How to normalise; None: they are already.
+        simulated
+            Whether the spectra are simulated.
+
+        Raises
+        ------
+        InvalidDataError
+            On chips that hold no pixels, no `ContinuumSettings`, or spectra that are not
+            normalised though no continuum is asked for.
+        """
         if said := self.about_pixels():
             _log.info("not used: %s", said)
         if continuum is not None and not isinstance(continuum, ContinuumSettings):
@@ -184,7 +222,24 @@ class GivenSpectra:
 
 
 def check_star_ids(given: Sequence[str] | None, n_stars: int) -> NDArray[np.str_]:
-    """One name a star, all different."""
+    """One name a star, all different.
+
+    Parameters
+    ----------
+    given : (n_stars,) str
+        Names; None numbers the stars.
+    n_stars
+        How many there must be.
+
+    Returns
+    -------
+    (n_stars,) str
+
+    Raises
+    ------
+    InvalidDataError
+        If there are more or fewer, or one comes twice.
+    """
     if given is None:
         return np.array([f"star-{i + 1}" for i in range(n_stars)], dtype=np.str_)
     names = names_of(given)

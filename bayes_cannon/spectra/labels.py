@@ -42,6 +42,11 @@ _ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_E
 def check_label_names(names: Sequence[str]) -> None:
     """Refuse names of labels that results and tables use for something else.
 
+    Parameters
+    ----------
+    names
+        Of all labels.
+
     Raises
     ------
     LabelError
@@ -182,7 +187,18 @@ class Labels(Carded):
         return self.values[:, self.column(name)]
 
     def error(self, name: str) -> NDArray[np.float64]:
-        """Errors of one label, shape (n_stars,)."""
+        """Errors of one label, shape (n_stars,).
+
+        Parameters
+        ----------
+        name
+            Of the label.
+
+        Raises
+        ------
+        LabelError
+            If there is no such label.
+        """
         return self.errors[:, self.column(name)]
 
     def to_pandas(self) -> pd.DataFrame:
@@ -206,13 +222,35 @@ class Labels(Carded):
         return frame
 
     def column(self, name: str) -> int:
-        """Position of a label among `names`."""
+        """Position of a label among `names`.
+
+        Parameters
+        ----------
+        name
+            Of the label.
+
+        Raises
+        ------
+        LabelError
+            If there is no such label.
+        """
         if name not in self.names:
             raise LabelError(f"unknown label {name!r}; there are {', '.join(self.names)}.")
         return self.names.index(name)
 
     def select(self, stars: ArrayLike) -> Labels:
-        """Return the labels of some stars, by integer indices, a boolean mask, or ids."""
+        """Return the labels of some stars, by integer indices, a boolean mask, or ids.
+
+        Parameters
+        ----------
+        stars
+            Row numbers, a mask of shape (n_stars,), or names.
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
         index = index_of(self.star_id, stars)
         return Labels(
             self.names, self.values[index], self.errors[index], self.star_id[index], self.units,
@@ -220,7 +258,18 @@ class Labels(Carded):
         )  # fmt: skip
 
     def only(self, names: Sequence[str]) -> Labels:
-        """Return some of the labels, in the order asked for."""
+        """Return some of the labels, in the order asked for.
+
+        Parameters
+        ----------
+        names
+            Of the labels.
+
+        Raises
+        ------
+        LabelError
+            If one of them is not there.
+        """
         wanted = one_or_more(names)
         columns = [self.column(n) for n in wanted]
         return Labels(

@@ -39,6 +39,13 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 def columns_of(given: Any, what: str = "labels") -> dict[str, Any]:
     """Columns by name of a mapping, a table, a DataFrame, a structured array or `Labels`.
 
+    Parameters
+    ----------
+    given
+        The table.
+    what
+        Its name, for messages.
+
     Raises
     ------
     LabelError
@@ -95,7 +102,13 @@ def take_ids(given: Any, columns: dict[str, Any]) -> tuple[Any, str]:
 
 
 def units_told(given: Any) -> dict[str, str] | None:
-    """Units of labels that a DataFrame of `Labels.to_pandas` still has; None without."""
+    """Units of labels that a DataFrame of `Labels.to_pandas` still has; None without.
+
+    Parameters
+    ----------
+    given
+        Table of any kind.
+    """
     told = getattr(given, "attrs", None) if hasattr(given, "to_numpy") else None
     units = told.get("label_units") if isinstance(told, dict) else None
     if not isinstance(units, dict):
@@ -116,6 +129,23 @@ def make_labels(
     `bayes_cannon.base.columns`); errors that are not positive too, as long as others of the label
     are. Units are converted to that of the label: the one declared in `units`, else the one that
     its name tells, else that of its column.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    values
+        Columns by name, of shape (n_stars,), or a table.
+    errors
+        Standard deviations in the same form; None where they stand beside the values.
+    units
+        Units by label, where its name and its column do not tell.
+    id_name
+        What the column of the stars' names is called.
+
+    Raises
+    ------
+    LabelError
+        On names, shapes or units that cannot be, or errors of which none is positive.
     """
     columns = columns_of(values)
     if isinstance(values, Labels) and units is None:
@@ -156,7 +186,20 @@ def make_labels(
 
 
 def require_labels(labels: Labels, *, allowed: bool) -> None:
-    """Raise if a star lacks a label, unless that is allowed."""
+    """Raise if a star lacks a label, unless that is allowed.
+
+    Parameters
+    ----------
+    labels
+        Of all stars.
+    allowed
+        Whether a star may lack some.
+
+    Raises
+    ------
+    LabelError
+        If a star lacks one and that is not allowed.
+    """
     lacking = ~labels.complete
     if not lacking.any():
         return

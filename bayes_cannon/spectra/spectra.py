@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, rows_of
 
 __all__ = [
     "MEDIA",
@@ -31,20 +31,52 @@ MEDIA = ("vacuum", "air")
 
 
 def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
-    """Join the first few ids for a message: ``'a, b, c, …'``."""
+    """Join the first few ids for a message: ``'a, b, c, …'``.
+
+    Parameters
+    ----------
+    ids
+        Of any kind.
+    limit
+        How many are named.
+    """
     shown = ", ".join(str(i) for i in list(ids)[:limit])
     return shown + (", …" if len(ids) > limit else "")
 
 
 def check_medium(medium: str) -> str:
-    """Return ``'vacuum'`` or ``'air'``; else raise `InvalidDataError`."""
+    """Return ``'vacuum'`` or ``'air'``; else raise `InvalidDataError`.
+
+    Parameters
+    ----------
+    medium
+        What wavelengths are in.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is neither.
+    """
     if str(medium) not in MEDIA:
         raise InvalidDataError(f"the medium of wavelengths is 'vacuum' or 'air', not {medium!r}.")
     return str(medium)
 
 
 def require_medium(spectra: _Spectra, medium: str) -> None:
-    """Raise `InvalidDataError` where spectra are not in the medium of a trained model."""
+    """Raise `InvalidDataError` where spectra are not in the medium of a trained model.
+
+    Parameters
+    ----------
+    spectra
+        Raw or normalised.
+    medium
+        Of the model.
+
+    Raises
+    ------
+    InvalidDataError
+        If they are in another.
+    """
     if spectra.medium != medium:
         raise InvalidDataError(
             f"the wavelengths of the spectra are in {spectra.medium}, those of the trained model "
@@ -53,7 +85,13 @@ def require_medium(spectra: _Spectra, medium: str) -> None:
 
 
 def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Whether two grids of wavelengths agree to a hundredth of a pixel."""
+    """Whether two grids of wavelengths agree to a hundredth of a pixel.
+
+    Parameters
+    ----------
+    first, other : (n_pixels,) float
+        Wavelengths, increasing, in one unit.
+    """
     if first.shape != other.shape:
         return False
     if first.size < 2:
@@ -183,11 +221,32 @@ class _Spectra(Carded):
         return self._of_rows(self.index_of(stars))
 
     def rows(self, rows: slice) -> Self:
-        """Return spectra that follow each other; pixels are not copied."""
+        """Return spectra that follow each other; pixels are not copied.
+
+        Parameters
+        ----------
+        rows
+            Of the stars.
+        """
         return self._of_rows(rows)
 
     def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
-        """Return the row numbers of ids, of a mask, or of indices (checked)."""
+        """Return the row numbers of ids, of a mask, or of indices (checked).
+
+        Parameters
+        ----------
+        stars
+            Row numbers, a mask of shape (n_stars,), or names.
+
+        Returns
+        -------
+        (n,) int
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
         return index_of(self.star_id, stars)
 
     def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
@@ -236,7 +295,23 @@ def _pixels(flux: Any, ivar: Any) -> tuple[NDArray[np.float32], NDArray[np.float
 
 
 def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
-    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked)."""
+    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked).
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    stars
+        Row numbers, a mask of shape (n_stars,), a slice, or names.
+
+    Returns
+    -------
+    (n,) int
+
+    Raises
+    ------
+    InvalidDataError
+        If one of them is not there, or they are of another kind.
+    """
     n_stars = star_id.size
     if isinstance(stars, slice):
         return np.asarray(np.arange(n_stars)[stars], dtype=np.intp)
@@ -244,16 +319,14 @@ def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
     if array.size == 0:
         return np.empty(0, dtype=np.intp)
     if array.dtype.kind in "U":
-        order = np.argsort(star_id)
-        place = np.searchsorted(star_id, array, sorter=order)
-        found = order[np.minimum(place, n_stars - 1)]
-        unknown = star_id[found] != array
+        found = rows_of(star_id, array)
+        unknown = found < 0
         if unknown.any():
             raise InvalidDataError(
                 f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
                 f"{name_some(array[unknown])}."
             )
-        return np.asarray(found, dtype=np.intp)
+        return found
     if array.dtype == bool and array.shape != (n_stars,):
         raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
     if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):

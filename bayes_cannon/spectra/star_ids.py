@@ -10,6 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
@@ -18,6 +21,8 @@ __all__ = [
     "check_id_name",
     "id_column",
     "index_name",
+    "row_of",
+    "rows_of",
 ]
 
 ID_NAMES = ("APOGEE_ID", "SDSS_ID", "STAR_ID")
@@ -28,6 +33,11 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 def check_id_name(name: str) -> str:
     """Return the name of a column of star ids, in capitals.
+
+    Parameters
+    ----------
+    name
+        Of the column.
 
     Raises
     ------
@@ -67,6 +77,61 @@ def id_column(columns: Iterable[str], meta: Mapping[str, Any] | None = None) -> 
 
 
 def index_name(given: Any) -> str:
-    """Name of a DataFrame's index, in which it holds the stars' names; '' without."""
+    """Name of a DataFrame's index, in which it holds the stars' names; '' without.
+
+    Parameters
+    ----------
+    given
+        Table of any kind.
+    """
     name = getattr(getattr(given, "index", None), "name", None)
     return str(name) if name is not None and hasattr(given, "to_numpy") else ""
+
+
+def rows_of(star_id: NDArray[np.str_], wanted: Any) -> NDArray[np.intp]:
+    """Rows of stars among others, -1 for one that is not there.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+        Names among which the stars are looked for.
+    wanted : (n,) str
+        Names of the stars.
+
+    Returns
+    -------
+    (n,) int
+
+    Examples
+    --------
+    >>> rows_of(np.array(["a", "b", "c"]), ["c", "x"]).tolist()
+    [2, -1]
+    """
+    names = np.asarray(wanted, dtype=np.str_)
+    if star_id.size == 0:
+        return np.full(names.shape, -1, dtype=np.intp)
+    order = np.argsort(star_id, kind="stable")
+    place = np.searchsorted(star_id, names, sorter=order)
+    found = order[np.minimum(place, star_id.size - 1)]
+    return np.where(star_id[found] == names, found, -1)
+
+
+def row_of(star_id: NDArray[np.str_], star: str) -> int:
+    """Row of a star.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    star
+        Its name.
+
+    Raises
+    ------
+    InvalidDataError
+        If the star is not there.
+    """
+    row = int(rows_of(star_id, [str(star)])[0])
+    if row < 0:
+        shown = ", ".join(star_id[:3]) + (", …" if star_id.size > 3 else "")
+        raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}).")
+    return row

@@ -141,6 +141,21 @@ def read_files(
 ) -> tuple[GivenSpectra, list[int], list[StarProblem]]:
     """Read one file after the other; all must be on the grid of the first that can be read.
 
+    Parameters
+    ----------
+    paths
+        Of the files, one a star.
+    ids : (n_stars,) str
+        Names of the stars.
+    reader
+        Reads a file; None: `read_spectrum`.
+    progress
+        Called with the number of files read and their total.
+    format
+        Form of the files, as astropy names it.
+    medium
+        ``'vacuum'`` or ``'air'``.
+
     Returns
     -------
     GivenSpectra

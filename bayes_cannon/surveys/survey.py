@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
-from bayes_cannon.base.columns import names_of, one_or_more
+from bayes_cannon.base.columns import names_of, one_or_more, plain_numbers
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import InvalidDataError, SurveyError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
@@ -92,7 +92,7 @@ class Survey(Carded):
             ("folder", str(self.path)),
             ("reader", f"{self.reader.name} ({release}labels of {catalogue.name})"),
             ("spectra", f"{len(self) - missing}{without}"),
-            ("S/N per pixel", range_text(np.ma.filled(np.ma.asarray(snr, dtype=float), np.nan))),
+            ("S/N per pixel", range_text(plain_numbers(snr))),
             ("labels", ", ".join(catalogue.available_labels())),
         ]
 

@@ -1,6 +1,7 @@
 from . import pixels as pixels
 from .advi import AdviSettings as AdviSettings
 from .advi import fit_advi as fit_advi
+from .continuum_pixels import choose_continuum as choose_continuum
 from .continuum_pixels import select_continuum_pixels as select_continuum_pixels
 from .cross_validation import CrossValidation as CrossValidation
 from .cross_validation import cross_validate as cross_validate

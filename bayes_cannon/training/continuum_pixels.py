@@ -13,9 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.spectra.continuum import ContinuumSettings
 
 __all__ = [
     "NESS_LIMITS",
+    "choose_continuum",
     "select_continuum_pixels",
 ]
 
@@ -86,3 +89,43 @@ def select_continuum_pixels(
             f"none of {chosen.size} pixels is continuum by these limits; raise them."
         )
     return np.flatnonzero(chosen)
+
+
+def choose_continuum(
+    cannon: Cannon,
+    *,
+    degree: int = 4,
+    baseline: float = 0.015,
+    limits: Mapping[str, float] = NESS_LIMITS,
+    other_limit: float = 0.03,
+) -> ContinuumSettings:
+    """Choose the continuum pixels of a survey by a first trained model, as a continuum's settings.
+
+    For spectra on a grid, or in a resolution, for which there is no published list: normalise them
+    by `bayes_cannon.spectra.divide_by_running_quantile`, train, and normalise and train
+    again with what this returns.
+
+    Parameters
+    ----------
+    cannon
+        The first model; pixels that it did not use are never chosen.
+    degree
+        Degree of the Chebyshev series of each chip.
+    baseline, limits, other_limit
+        See `select_continuum_pixels`.
+
+    Returns
+    -------
+    ContinuumSettings
+        With the wavelengths (Å, in the model's medium) of the pixels.
+
+    Raises
+    ------
+    InvalidDataError, LabelError
+        As `select_continuum_pixels`.
+    """
+    theta = np.where(cannon.used[:, None], cannon.theta, np.nan)
+    chosen = select_continuum_pixels(
+        theta, cannon.basis, baseline=baseline, limits=limits, other_limit=other_limit
+    )
+    return ContinuumSettings(degree=degree, pixels=tuple(cannon.wavelength[chosen].tolist()))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.progress import Progress, as_progress
@@ -138,7 +139,7 @@ def _difference(one: FloatArray, other: FloatArray) -> tuple[float, float]:
     """
     difference = one - other
     middle = np.median(difference)
-    reach = _REACH * 1.4826 * np.median(np.abs(difference - middle))
+    reach = _REACH * median_abs_deviation(difference, scale="normal")
     if reach > 0:
         difference = np.clip(difference, middle - reach, middle + reach)
     return float(difference.mean()), float(difference.std() / np.sqrt(max(one.size, 2) - 1))

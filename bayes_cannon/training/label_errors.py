@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.packing import pack_outer, packed_weights
 from bayes_cannon.base.typing import FloatArray
@@ -165,7 +166,7 @@ def excess_covariance(difference: FloatArray, explained: FloatArray) -> FloatArr
     """
     rows = np.isfinite(difference).all(axis=1)
     d = difference[rows] - np.median(difference[rows], axis=0)
-    reach = 5 * 1.4826 * np.median(np.abs(d), axis=0) + 1e-12
+    reach = 5 * median_abs_deviation(d, axis=0, scale="normal") + 1e-12
     d = np.clip(d, -reach, reach)
     excess = d.T @ d / max(len(d) - 1, 1) - explained[rows].mean(axis=0)
     return nearest_positive(excess, 1e-8)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from arviz_stats.base.array import array_stats
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
@@ -112,7 +113,7 @@ def prepare_differences(
     difference = found.difference[rows] / scale
     error = np.nan_to_num(found.catalogue.errors[rows]) / scale
     known = found.cov[rows] / scale[:, None] / scale + error[:, :, None] ** 2 * np.eye(k)
-    unit = 1.4826 * np.median(np.abs(difference - np.median(difference, axis=0)), axis=0)
+    unit = median_abs_deviation(difference, axis=0, scale="normal")
     unit = np.maximum(unit, 1e-6)
     data = Differences(
         basis.names, found.catalogue.star_id[rows], difference / unit,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
-from bayes_cannon.errors import FitError
+from bayes_cannon.base.columns import whole_number
+from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.models.hyperparameters import TrainingPriors
 
 __all__ = [
@@ -78,10 +76,8 @@ class TrainingSettings:
 
 
 def _whole(value: object) -> int | None:
-    """Return a Python or NumPy whole number as int; None for anything else."""
-    if isinstance(value, bool | np.bool_):
-        return None
+    """Return a whole number as int; None for anything else."""
     try:
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+        return whole_number(value, "it")
+    except InvalidDataError:
         return None

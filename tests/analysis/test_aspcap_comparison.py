@@ -318,7 +318,7 @@ def test_forest_of_chosen_stars(compared: AspcapComparison) -> None:
         t.get_text().split("\n")[0] for t in plots.plot_forest(compared).axes[0].get_yticklabels()
     ]
     assert worst == list(compared.stars["APOGEE_ID"][:10])
-    with pytest.raises(InvalidDataError, match="no star 'nobody' among the 200"):
+    with pytest.raises(InvalidDataError, match="no star 'nobody' among 200"):
         plots.plot_forest(compared, ["nobody"])
     with pytest.raises(InvalidDataError, match="at least one star"):
         plots.plot_forest(compared, [])

@@ -11,7 +11,13 @@ from astropy import units as u
 from astropy.table import Column, MaskedColumn
 from astropy.utils.masked import Masked
 
-from bayes_cannon.base.columns import names_of, numbers_of, one_or_more, whole_number
+from bayes_cannon.base.columns import (
+    names_of,
+    numbers_of,
+    one_or_more,
+    plain_numbers,
+    whole_number,
+)
 from bayes_cannon.base.paths import is_fits_name, user_path, without_fits_ending
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -181,3 +187,17 @@ def test_training_sets_are_saved_in_the_home_folder(tmp_path, monkeypatch):
     assert path == tmp_path / "x.nc"
     assert not os.path.exists("~")
     assert TrainingSet.load("~/x.nc").labels["TEFF"].tolist() == [4000, 4500, 5000]
+
+
+def test_one_name_or_more():
+    assert one_or_more("TEFF") == one_or_more(["TEFF"]) == one_or_more(np.array(["TEFF"]))
+    assert one_or_more(17, ids=True) == one_or_more([17]) == ("17",)
+    for odd in (17, 1.5, None, np.array("TEFF")):
+        with pytest.raises(InvalidDataError, match="names must be text"):
+            one_or_more(odd)
+
+
+def test_masked_numbers_are_nan():
+    column = MaskedColumn([1, 2], mask=[False, True])
+    np.testing.assert_array_equal(plain_numbers(column), [1.0, np.nan])
+    assert np.isnan(plain_numbers(np.ma.masked))

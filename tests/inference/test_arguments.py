@@ -11,8 +11,8 @@ from astropy.table import Table
 
 import bayes_cannon as bc
 from bayes_cannon.base.columns import as_seed
-from bayes_cannon.errors import BayesCannonError, InvalidDataError, LabelError
-from bayes_cannon.inference.arguments import as_labels, as_path, as_result, several
+from bayes_cannon.errors import BayesCannonError, LabelError
+from bayes_cannon.inference.arguments import as_labels, as_result
 from bayes_cannon.plots.aspcap import plot_forest
 from bayes_cannon.plots.kiel import plot_kiel_stars
 from bayes_cannon.plots.sample import plot_sample
@@ -163,7 +163,7 @@ REFUSED = {
     "predict(text)": (lambda m: m.model.predict("hot"), "labels must be numbers"),
     "infer_run(path=None)": (
         lambda m: bc.infer_run(m.model, m.some, None, settings=LAPLACE, seed=0),
-        "a path is needed",
+        "a path must be text or a path object",
     ),
     "open_run(no folder)": (lambda m: bc.open_run(m.folder / "x"), "it is not a run"),
     "check(labels)": (
@@ -211,20 +211,6 @@ def test_a_fresh_seed_is_kept_and_taken_again(made):
     assert as_seed(np.uint8(5)) == 5
 
 
-def test_home_folder(made, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(made.folder)
-    made.model.save("~/c.nc")
-    assert (tmp_path / "c.nc").exists()
-    assert bc.Cannon.load("~/c.nc").names == made.model.names
-    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE, seed=0)
-    assert bc.open_run("~/run").result["posterior"].sizes["star"] == 3
-    assert "~" not in os.listdir(made.folder)
-    assert as_path("~/x") == tmp_path / "x"
-    with pytest.raises(InvalidDataError, match="a path is needed"):
-        as_path(None)
-
-
 @pytest.mark.parametrize("name", ["star", "chain", "draw", "LABEL_FLAG"])
 def test_names_that_results_need_are_refused_before_training(name):
     with pytest.raises(LabelError, match=f"cannot be named {name}"):
@@ -236,7 +222,12 @@ def test_a_label_named_like_a_column_of_another_is_refused():
         Labels(("TEFF", "TEFF_ERR"), np.ones((1, 2)), np.nan, np.array(["a"]))
 
 
-def test_several():
-    assert several("TEFF") == several(["TEFF"]) == several(np.array(["TEFF"])) == ["TEFF"]
-    with pytest.raises(InvalidDataError, match="names are needed"):
-        several(1.5)
+def test_home_folder(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(made.folder)
+    made.model.save("~/c.nc")
+    assert (tmp_path / "c.nc").exists()
+    assert bc.Cannon.load("~/c.nc").names == made.model.names
+    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE, seed=0)
+    assert bc.open_run("~/run").result["posterior"].sizes["star"] == 3
+    assert "~" not in os.listdir(made.folder)

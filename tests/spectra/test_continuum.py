@@ -11,14 +11,19 @@ from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.spectra.continuum import (
     ContinuumSettings,
-    divide_by_running_quantile,
     match_pixels,
     normalize,
     published_pixels,
 )
+from bayes_cannon.spectra.running_quantile import divide_by_running_quantile
 from bayes_cannon.spectra.spectra import ObservedSpectra
 from bayes_cannon.surveys.apogee.layout import CHIPS_8575, WAVELENGTH
-from bayes_cannon.training.continuum_pixels import NESS_LIMITS, select_continuum_pixels
+from bayes_cannon.training.continuum_pixels import (
+    NESS_LIMITS,
+    choose_continuum,
+    select_continuum_pixels,
+)
+from tests.line_survey import LineSurvey
 
 FLUX_SCALE = 1000.0
 
@@ -402,3 +407,15 @@ def test_selection_refuses() -> None:
         select_continuum_pixels(np.zeros((4, 15)), BASIS)
     with pytest.raises(LabelError, match="limits for CE_FE"):
         select_continuum_pixels(flat_theta(), BASIS, limits={"CE_FE": 0.1})
+
+
+def test_a_trained_model_chooses_the_continuum_of_its_survey() -> None:
+    survey = LineSurvey()
+    cannon = survey.model()
+    settings = choose_continuum(cannon, degree=2, limits={"TEFF": 3e-5, "FE_H": 0.02})
+    pixels = np.isin(cannon.wavelength, settings.pixels)
+    assert 5 < pixels.sum() < pixels.size / 2
+    lines = survey.profiles.sum(axis=0)
+    assert lines[pixels].max() < 0.2, "no pixel inside a line"
+    observed = ObservedSpectra(["a"], survey.wavelength, *np.full((2, 1, 201), [[[7.0]], [[1.0]]]))
+    np.testing.assert_allclose(normalize(observed, settings)[0].flux, 1.0, atol=1e-5)

@@ -28,6 +28,7 @@ from bayes_cannon.runs.report.tables import coverage_table, cuts_table
 from bayes_cannon.spectra.continuum import divide_by_continuum
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.star_ids import row_of
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.reading import Treatment, read_raw
 from bayes_cannon.surveys.survey import open_survey
@@ -246,7 +247,7 @@ def _known(inputs: ReportInputs, star: str) -> Labels | None:
     aspcap = inputs.aspcap
     if aspcap is None:
         return None
-    row = int(np.flatnonzero(aspcap.star_id == star)[0])
+    row = row_of(aspcap.star_id, star)
     return aspcap if np.isfinite(aspcap.values[row]).any() else None
 
 

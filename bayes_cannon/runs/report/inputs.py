@@ -31,6 +31,7 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import row_of
 
 __all__ = [
     "ReportInputs",
@@ -161,7 +162,7 @@ class ReportInputs:
 
     def labels_of(self, star: str) -> FloatArray:
         """Labels of one star, shape (n_labels,)."""
-        return np.asarray(self.values()[int(np.flatnonzero(self.star_id == star)[0])])
+        return np.asarray(self.values()[row_of(self.star_id, star)])
 
     def stats(self) -> xr.Dataset:
         """What was checked on every star."""

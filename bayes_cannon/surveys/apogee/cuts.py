@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.label_kinds import label_unit
@@ -154,11 +155,15 @@ def apply_cuts(
     Parameters
     ----------
     catalogue
-        Rows of an allStar file.
+        Of a survey.
     cuts
         None: the defaults of `Cuts`.
     label_names
         Labels that a star must have (see `Cuts.require_labels`).
+
+    Returns
+    -------
+    CutResult
 
     Raises
     ------
@@ -236,7 +241,7 @@ def _limit_cut(
     """Cut on the value of a column; the limits themselves pass."""
     if column not in catalogue.table.colnames:
         return _Cut(name, f"not applied: no column {column}", None)
-    values = np.ma.filled(np.ma.asarray(catalogue.table[column], dtype=np.float64), np.nan)
+    values = plain_numbers(catalogue.table[column])
     unit = "" if column == "SNR" else f" {label_unit(column)}"
     passes = np.full(values.shape, True)
     if smallest is not None:

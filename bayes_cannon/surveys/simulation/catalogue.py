@@ -15,6 +15,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
@@ -54,6 +55,8 @@ def label_error(name: str, snr: ArrayLike) -> NDArray[np.float64]:
 
     Parameters
     ----------
+    name
+        Of the label.
     snr : (...) float
         Signal-to-noise ratio per pixel of the combined spectrum.
 
@@ -168,6 +171,8 @@ def allstar_hdus(
 
     Parameters
     ----------
+    library
+        Knows the true labels.
     stars, measured
         Survey stars and decoys, without the mystery star.
     error_scale
@@ -204,6 +209,21 @@ def truth_table(
     ``NAME_ERR`` is the standard deviation of the error put into the catalogue's NAME (NaN for the
     mystery star, which is not in the catalogue). ``STAR_ID`` names a star as the catalogue reader
     does: APOGEE_ID, or TELESCOPE/FIELD/APOGEE_ID where that occurs more than once.
+
+    Parameters
+    ----------
+    stars, measured
+        All stars of the survey.
+    library
+        Knows the true labels.
+    error_scale
+        Multiplies label errors.
+    history
+        Lines of the table's meta data.
+
+    Returns
+    -------
+    astropy.table.Table
     """
     times = Counter(star.apogee_id for star in stars)
     unique = [
@@ -271,7 +291,7 @@ def read_truth(path: str | os.PathLike[str], names: Sequence[str] = DEFAULT_LABE
         )
     star_id = np.asarray(table["STAR_ID"], dtype=np.str_)
     try:
-        columns = [np.ma.filled(np.ma.asarray(table[n], dtype=np.float64), np.nan) for n in found]
+        columns = [plain_numbers(table[n]) for n in found]
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"{file}: a label that is not a number ({error}).") from error
     values = np.stack(columns, axis=1)
