@@ -83,6 +83,13 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     numbers are labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are
     missing ones.
 
+    Parameters
+    ----------
+    given
+        What the user gave.
+    what
+        Name of the argument, for messages.
+
     Raises
     ------
     InvalidDataError
@@ -201,6 +208,13 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     """A catalogue's table if it is one, from `catalogue` or read back, or a run's; else None.
 
     It must have all columns of its labels if `whole` is true.
+
+    Parameters
+    ----------
+    given
+        What the user gave.
+    whole
+        Whether all columns of a catalogue are needed.
 
     Raises
     ------

@@ -3,8 +3,6 @@
 `sample_block` finds the modes of all its stars together, then samples them side by side. A star
 that cannot be done is a row of NaN with a status; it never stops the others, and what one star
 gives does not depend on which others are done with it.
-
-Posteriors as an xarray.DataTree by the InferenceData schema.
 """
 
 from __future__ import annotations
@@ -368,21 +366,18 @@ def assemble(
     settings: InferenceSettings,
     seed: int,
 ) -> xr.DataTree:
-    """Put the stars of a block together.
+    """Put the stars of a block together, a DataTree by the InferenceData schema.
 
     Parameters
     ----------
+    basis, priors, settings
+        Labels with their scaling, their priors, and how they were inferred.
     star_id, n_used
         Ids and numbers of used pixels, shape (n_stars,).
     results
         One per star.
     seed
         Kept among the attributes.
-
-    Returns
-    -------
-    xarray.DataTree
-        Groups ``posterior``, ``sample_stats`` (NUTS only), ``star_stats``, ``constant_data``.
     """
     coords = {
         "chain": np.arange(settings.chains),
@@ -473,7 +468,18 @@ def _constant(basis: PolynomialBasis, priors: LabelPriors) -> dict[str, Any]:
 
 
 def join_blocks(blocks: list[xr.DataTree]) -> xr.DataTree:
-    """Put the DataTrees of several blocks of stars together."""
+    """Put the DataTrees of several blocks of stars together.
+
+    Parameters
+    ----------
+    blocks
+        Results of `sample_block`, of one and the same model, in the order of the stars.
+
+    Raises
+    ------
+    NoStarsError
+        If there is none.
+    """
     if not blocks:
         raise NoStarsError("there is no block of stars to join.")
     if len(blocks) == 1:

@@ -90,6 +90,15 @@ class ErrorModel:
     ) -> tuple[FloatArray, FloatArray]:
         """Draw the error of a star with predicted labels (n_labels,).
 
+        Parameters
+        ----------
+        labels
+            Predicted labels of the star, shape (n_labels,), physical units.
+        n
+            How many errors to draw.
+        rng
+            Source of random numbers.
+
         Returns
         -------
         error : (n, n_labels) float64

@@ -148,6 +148,13 @@ def warn_of_undone(
 ) -> tuple[int, int]:
     """Warn of stars without a posterior.
 
+    Parameters
+    ----------
+    result
+        What inference returned.
+    cannon, settings
+        The model and settings that it was made with.
+
     Returns
     -------
     tuple of int
@@ -187,7 +194,26 @@ def infer_blocks(
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
-    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish."""
+    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    spectra
+        On its pixels.
+    settings, priors, seed, executor, progress
+        See `infer_labels`.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no star.
+    InvalidDataError
+        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
+    FitError
+        If the executor fails; it names stars of the block.
+    """
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
@@ -304,7 +330,19 @@ class Finishing:
     def from_cannon(
         cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
     ) -> Finishing:
-        """Take it from a trained model."""
+        """Take it from a trained model.
+
+        Parameters
+        ----------
+        cannon
+            The trained model.
+        seed
+            Of the calibrated draws, together with the stars' ids.
+        simulated
+            Whether the spectra are.
+        id_name
+            Name of the column of star ids.
+        """
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
         return cls(
@@ -314,7 +352,15 @@ class Finishing:
 
 
 def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
-    """Add flags and calibrated posteriors to what `sample_block` returned."""
+    """Add flags and calibrated posteriors to what `sample_block` returned.
+
+    Parameters
+    ----------
+    block
+        Groups of a block of stars.
+    finishing
+        What to add.
+    """
     tree = add_flags(block, finishing.reference)
     if finishing.error is not None:
         calibrated = calibrated_posterior(tree, finishing.error, seed=finishing.seed)

@@ -304,7 +304,20 @@ class Cannon(Carded):
         return values
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write as NetCDF; see `load`."""
+        """Write as NetCDF; see `load`.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        overwrite
+            Replace a file that is there.
+
+        Raises
+        ------
+        OutputExistsError
+            If the file exists, or cannot be written.
+        """
         tree, path = _to_tree(self), user_path(path)
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite

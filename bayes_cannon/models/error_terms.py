@@ -60,6 +60,15 @@ class ErrorTerms:
         """Fix the terms from training labels and predictions (n_stars, n_labels), physical units.
 
         With few stars the bias keeps its linear terms, or its constant alone.
+
+        Parameters
+        ----------
+        basis
+            Scaling of the labels.
+        training
+            Labels of the training stars.
+        predicted
+            Predictions for them, shape (n_stars, n_labels), physical units.
         """
         k, n = basis.n_labels, len(predicted)
         mean, cov = label_moments(basis.standardize(training.values))

@@ -374,6 +374,18 @@ def run_chunk(stepper: Stepper, settings: AdviSettings) -> tuple[FloatArray, lis
     """Fit one chunk; returns the averaged parameters of q, the bound's history and convergence.
 
     The average is over the last half of the steps, in whole windows.
+
+    Parameters
+    ----------
+    stepper
+        The compiled steps, with the chunk's data.
+    settings
+        Of the optimiser.
+
+    Raises
+    ------
+    FitError
+        If the bound stops being finite.
     """
     stepper.reset()
     bound: list[float] = []

@@ -117,6 +117,9 @@ def assign_folds(
     ------
     InvalidDataError
         If there are fewer than two folds, or fewer stars than folds.
+
+    >>> np.bincount(assign_folds(np.array(["a", "b", "c", "d", "e", "f"]), 3, seed=1)).tolist()
+    [2, 2, 2]
     """
     if not 2 <= folds <= star_id.size:
         raise InvalidDataError(

@@ -226,7 +226,15 @@ def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
-    """Return the fit of some pixels."""
+    """Return the fit of some pixels.
+
+    Parameters
+    ----------
+    fit
+        Of all pixels.
+    pixels
+        Indices of those wanted.
+    """
     return replace(
         fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
         log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],

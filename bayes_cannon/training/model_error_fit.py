@@ -83,6 +83,17 @@ def prepare_differences(
 
     The unit is the robust spread of the differences, in standardised labels.
 
+    Parameters
+    ----------
+    found
+        Labels of the training stars, each without the star.
+    basis
+        Scaling of the labels.
+    max_stars
+        Stars to keep at most.
+    seed
+        Of their choice.
+
     Raises
     ------
     FitError

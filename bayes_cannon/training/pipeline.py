@@ -65,6 +65,17 @@ def label_design(
 
     `spectrum` holds what the spectra say of stars that lack a label.
 
+    Parameters
+    ----------
+    labels
+        Of the training stars.
+    basis
+        Scaling and terms.
+    latent_labels
+        Whether errors of the labels are taken into account.
+    spectrum
+        What the spectra say of stars that lack a label.
+
     Returns
     -------
     Design
@@ -114,6 +125,20 @@ def free_coefficients(
     """Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all of them.
 
     A term is kept at zero wherever any of its labels is outside that label's windows.
+
+    Parameters
+    ----------
+    basis
+        Scaling and terms.
+    wavelength
+        Shape (n_pixels,), Å.
+    windows
+        Wavelength ranges by label.
+
+    Raises
+    ------
+    LabelError
+        If there are windows of a label that is not there, or windows without a pixel.
     """
     if not windows:
         return None

@@ -228,6 +228,6 @@ def test_home_folder(made, tmp_path, monkeypatch):
     made.model.save("~/c.nc")
     assert (tmp_path / "c.nc").exists()
     assert bc.Cannon.load("~/c.nc").names == made.model.names
-    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE)
+    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE, seed=0)
     assert bc.open_run("~/run").result["posterior"].sizes["star"] == 3
     assert "~" not in os.listdir(made.folder)
