@@ -193,7 +193,7 @@ def build_label_model(
         Whitening, see `coordinates`.
     term, data
         Another likelihood in place of A and b: its `Likelihood.term`, and the arrays that it takes
-        of the star, by name (see `bayes_cannon.inference.likelihoods`).
+        of the star, by name (see `bayes_cannon.inference.likelihood.kinds`).
 
     Raises
     ------

@@ -32,7 +32,7 @@ from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
-from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
+from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
 from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.cannon import Cannon

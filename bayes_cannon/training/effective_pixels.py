@@ -31,14 +31,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import (
+from bayes_cannon.inference.likelihood.compression import (
     Compressed,
-    PixelModel,
     PixelSums,
     collapse,
-    extra_variance,
     pixel_sums,
 )
+from bayes_cannon.inference.likelihood.pixels import PixelModel, extra_variance
 from bayes_cannon.inference.modes import Laplace, find_modes, gaussian_at
 from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.models.basis import PolynomialBasis

@@ -17,12 +17,13 @@ from bayes_cannon.errors import (
     NoStarsError,
 )
 from bayes_cannon.inference import block as star_block
-from bayes_cannon.inference.block import join_blocks, sample_block
+from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.checks import StarStatus, check_convergence, pareto_khat, thin
 from bayes_cannon.inference.infer import Finishing, finish_block, infer_blocks, infer_labels
-from bayes_cannon.inference.likelihood import PixelModel, full_log_likelihood
-from bayes_cannon.inference.likelihoods import OneStar
+from bayes_cannon.inference.likelihood.kinds import OneStar
+from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
+from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.sampler import LabelSampler, NutsSettings, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_priors import LabelPrior, LabelPriors

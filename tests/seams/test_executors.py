@@ -17,7 +17,7 @@ from bayes_cannon.base.parallel import StopSign, in_order, one_blas_thread
 from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
 from bayes_cannon.inference import block as star_block
 from bayes_cannon.inference import infer_blocks, infer_labels
-from bayes_cannon.inference.likelihood import PixelModel
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs import infer_run, open_run
 from bayes_cannon.training import cross_validate

@@ -31,12 +31,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.likelihood import (
-    Compressed,
-    PixelModel,
-    compress,
-    full_log_likelihood,
-)
+from bayes_cannon.inference.likelihood.compression import Compressed, compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import compressed_term
 
@@ -190,7 +186,8 @@ class Gaussian(Likelihood):
     """``flux ~ N(Theta v(labels), D + U U')``, the nuisance factors integrated out.
 
     Compressed exactly but for the change of D, the variance that the coefficients' uncertainty
-    adds, with the labels: it is that of the mode (see `bayes_cannon.inference.likelihood`).
+    adds, with the labels: it is that of the mode (see `bayes_cannon.inference.likelihood.compression`)
+    until `corrected`.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -202,7 +199,7 @@ class Gaussian(Likelihood):
     def compress(
         self, pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
     ) -> Compressed:
-        """See `bayes_cannon.inference.likelihood.compress`."""
+        """See `bayes_cannon.inference.likelihood.compression.compress`."""
         return compress(pixels, flux, ivar, x)
 
     def data(self, pixels: PixelModel, star: OneStar) -> dict[str, FloatArray]:
