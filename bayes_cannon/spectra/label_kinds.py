@@ -3,9 +3,8 @@
 Text, unit, digits, usual range and the step in which gradients are shown are the fields of a
 `LabelKind`. Known are the columns of APOGEE's catalogue, each ratio of an element to hydrogen,
 iron or all metals among them; `register_label_kind` adds one, and every table, figure and prior
-follows:
+follows; packages name theirs in the entry points ``bayes_cannon.label_kinds``.
 
->>> from bayes_cannon.spectra.label_kinds import LabelKind, label_kind, register_label_kind
 >>> kind = LabelKind("V_SPIN", tex="$v$", plain="v", unit="km/s", digits=1, prior=(0.0, 90.0))
 >>> register_label_kind(kind)
 >>> label_kind("v_spin").plain, label_number("V_SPIN", 41.26)
@@ -18,6 +17,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from threading import Lock
 from typing import Any
 
@@ -26,6 +26,7 @@ from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import is_fill_value, one_or_more, whole_number
+from bayes_cannon.base.plugins import plugins
 from bayes_cannon.errors import InvalidDataError, LabelError
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "unregister_label_kind",
 ]
 
+GROUP = "bayes_cannon.label_kinds"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _RATIO = re.compile(r"([A-Z0-9]+)_(FE|H|M)")
 _ELEMENT = re.compile(
@@ -252,11 +254,7 @@ def register_label_kind(kind: LabelKind, *, replace: bool = False) -> None:
     ('solMass', 'M')
     >>> unregister_label_kind("MASS")
     """
-    if not isinstance(kind, LabelKind):
-        raise LabelError(
-            f"a LabelKind is needed, such as LabelKind('AGE', unit='Gyr'), not {kind!r}."
-        )
-    name = kind.name.upper()
+    name = _as_kind(kind).name.upper()
     with _lock:
         known = _kinds.get(name)
         if known == kind:
@@ -279,6 +277,14 @@ def register_label_kind(kind: LabelKind, *, replace: bool = False) -> None:
         _kinds[name] = kind
 
 
+def _as_kind(given: Any) -> LabelKind:
+    if not isinstance(given, LabelKind):
+        raise LabelError(
+            f"a LabelKind is needed, such as LabelKind('AGE', unit='Gyr'), not {given!r}."
+        )
+    return given
+
+
 def unregister_label_kind(name: str) -> None:
     """Forget a kind that was registered; the package's own come back. Unknown ones are none.
 
@@ -294,8 +300,17 @@ def unregister_label_kind(name: str) -> None:
 
 def registered_label_kinds() -> tuple[LabelKind, ...]:
     """All kinds that are registered, the package's own among them (ratios of elements are not)."""
+    _know_installed()
     with _lock:
         return tuple(_kinds.values())
+
+
+@cache
+def _know_installed() -> None:
+    """Register the kinds that installed packages name, once; those here before stay."""
+    for kind in plugins(GROUP, _as_kind):
+        with _lock:
+            _kinds.setdefault(kind.name.upper(), kind)
 
 
 def label_kind(name: str, unit: str | None = None) -> LabelKind:
@@ -313,7 +328,8 @@ def label_kind(name: str, unit: str | None = None) -> LabelKind:
     >>> label_kind("TEFF").plain, label_kind("ALPHA_M").tex, label_kind("RATIO").plain
     ('Teff', '$[\\alpha/M]$', 'RATIO')
     """
-    kind = _find(str(name)) or LabelKind(_plain_name(str(name)), str(name), str(name))
+    name = str(name)
+    kind = _find(name) or LabelKind(name if _NAME.fullmatch(name) else "LABEL", name, name)
     return kind if unit is None else kind.in_unit(unit)
 
 
@@ -338,11 +354,6 @@ def _ratio(name: str, top: str, bottom: str) -> LabelKind:
     else:
         tex = plain = f"[{above}/{below}]"
     return LabelKind(name, tex, plain, prior=(-2.0, 2.0) if known else None)
-
-
-def _plain_name(name: str) -> str:
-    """Name that a kind can have, of a label of any name."""
-    return name if _NAME.fullmatch(name) else "LABEL"
 
 
 def label_unit(name: str) -> str:
@@ -381,13 +392,6 @@ def known_unit(name: str) -> str | None:
 def label_tex(name: str) -> str:
     """Name of a label for figures, e.g. ``'[Mg/Fe]'``; without its unit.
 
-    Parameters
-    ----------
-    name
-        Of the label, in any case.
-
-    Examples
-    --------
     >>> label_tex("MG_FE"), label_tex("M_H")
     ('[Mg/Fe]', '[M/H]')
     """

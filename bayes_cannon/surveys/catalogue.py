@@ -115,6 +115,15 @@ class Catalogue(Carded):
     def labels(self, names: Sequence[str] = DEFAULT_LABELS) -> Labels:
         """Labels of all rows; errors are NaN where the catalogue gives none.
 
+        Parameters
+        ----------
+        names
+            Of the labels.
+
+        Returns
+        -------
+        Labels
+
         Raises
         ------
         LabelError
@@ -140,7 +149,18 @@ class Catalogue(Carded):
         return label_unit(name) if unit is None else str(unit)
 
     def require(self, names: Sequence[str]) -> None:
-        """Check that labels are among the columns that were read."""
+        """Check that labels are among the columns that were read.
+
+        Parameters
+        ----------
+        names
+            Of the labels, in capitals.
+
+        Raises
+        ------
+        LabelError
+            If one of them was not read.
+        """
         unknown = [n for n in names if n not in self.table.colnames]
         if unknown:
             raise LabelError(
@@ -149,7 +169,22 @@ class Catalogue(Carded):
             )
 
     def select(self, rows: ArrayLike) -> Catalogue:
-        """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names."""
+        """Some of the rows, by integer indices, a boolean mask of shape (n_rows,), or names.
+
+        Parameters
+        ----------
+        rows
+            Row numbers, mask or names.
+
+        Returns
+        -------
+        Catalogue
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
         if np.asarray(rows).dtype == bool and np.shape(rows) != (len(self),):
             raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
         index = index_of(self.star_id, rows)
@@ -157,7 +192,13 @@ class Catalogue(Carded):
 
 
 def upper_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of columns in capitals; one may be given as plain text."""
+    """Names of columns in capitals; one may be given as plain text.
+
+    Parameters
+    ----------
+    names
+        Of columns.
+    """
     return tuple(name.upper() for name in one_or_more(names))
 
 

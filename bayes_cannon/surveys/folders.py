@@ -19,7 +19,13 @@ _log = logging.getLogger(__name__)
 
 
 def is_spectrum(name: str) -> bool:
-    """Whether a file's name is that of an apStar or asStar file."""
+    """Whether a file's name is that of an apStar or asStar file.
+
+    Parameters
+    ----------
+    name
+        Of a file.
+    """
     return name.startswith(("apStar-", "asStar-")) and is_fits_name(name)
 
 
@@ -34,10 +40,16 @@ def files_below(
 
     Parameters
     ----------
+    folder
+        Where to look.
     wanted
         Says of a file's name whether it is wanted.
     depth
         Levels of sub-folders gone into; all where left out.
+
+    Yields
+    ------
+    tuple of str
     """
     yield from _walk(folder, wanted, depth, (), (os.path.realpath(folder),))
 

@@ -11,10 +11,8 @@ are made known by `register_reader`, or by packages that name theirs in their me
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,8 +21,9 @@ from numpy.typing import ArrayLike
 
 from bayes_cannon.base.columns import numbers_of
 from bayes_cannon.base.paths import is_fits_name, without_fits_ending
+from bayes_cannon.base.plugins import plugins
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, SurveyError
+from bayes_cannon.errors import InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.surveys.apogee.cuts import Cuts
 
@@ -151,7 +150,13 @@ class SurveyReader(Protocol):
     expected: tuple[type[Exception], ...] = (Exception,)
 
     def sniff(self, folder: Path) -> str:
-        """Why a folder is not of this survey, after "it ": ``'has no stars.fits'``; '' if it is."""
+        """Why a folder is not of this survey, after "it ": ``'has no stars.fits'``; '' if it is.
+
+        Parameters
+        ----------
+        folder
+            That may be of the survey.
+        """
         ...
 
     def open(self, folder: Path, labels: Sequence[str]) -> Survey:
@@ -183,6 +188,11 @@ class SurveyReader(Protocol):
     def mask_bits(self, given: str | int) -> int:
         """Mask bits of a preset's name or a number, as a number; 0 without a mask.
 
+        Parameters
+        ----------
+        given
+            Name of a preset, or a number.
+
         Raises
         ------
         InvalidDataError
@@ -195,16 +205,27 @@ class SurveyReader(Protocol):
         return 0
 
     def is_spectrum(self, name: str) -> bool:
-        """Whether a file's name is that of a spectrum, where a folder is looked through."""
+        """Whether a file's name is that of a spectrum, where a folder is looked through.
+
+        Parameters
+        ----------
+        name
+            Of a file.
+        """
         return is_fits_name(name)
 
     def name_from_path(self, path: Path) -> str:
-        """Name of the star of a file that cannot be read."""
+        """Name of the star of a file that cannot be read.
+
+        Parameters
+        ----------
+        path
+            Of a file.
+        """
         return without_fits_ending(path.name)
 
 
 _readers: dict[str, SurveyReader] = {}
-_loaded: dict[tuple[str, str], SurveyReader] = {}
 
 
 def register_reader(reader: SurveyReader, *, replace: bool = False) -> None:
@@ -250,21 +271,19 @@ def known_readers() -> tuple[SurveyReader, ...]:
     from bayes_cannon.surveys.apogee.survey import APOGEE
 
     found = dict(_readers)
-    for entry in metadata.entry_points(group=GROUP):
-        key = (entry.name, entry.value)
-        try:
-            if key not in _loaded:
-                _loaded[key] = _checked(entry.load())
-            found.setdefault(_loaded[key].name, _loaded[key])
-        except Exception as error:  # another package's code may raise anything
-            text = f"the reader {entry.name} ({entry.value}) cannot be loaded: {error!r}."
-            warnings.warn(text, BayesCannonWarning, stacklevel=2)
+    for reader in plugins(GROUP, _checked):
+        found.setdefault(reader.name, reader)
     found.setdefault(_OWN, APOGEE)
     return tuple(found.values())
 
 
 def reader_named(name: str) -> SurveyReader:
     """Return the reader of a name.
+
+    Parameters
+    ----------
+    name
+        Of the reader.
 
     Raises
     ------
@@ -282,6 +301,11 @@ def reader_named(name: str) -> SurveyReader:
 
 def reader_of(folder: Path) -> SurveyReader:
     """Find the reader of a survey's folder.
+
+    Parameters
+    ----------
+    folder
+        Of a survey.
 
     Raises
     ------

@@ -67,6 +67,17 @@ class Treatment:
     ) -> Treatment:
         """Check the windows (None: everything) and put the mask bits into one number.
 
+        Parameters
+        ----------
+        reader
+            Reads the files.
+        bad_bits
+            Name of a preset of mask bits, or a number.
+        continuum
+            How to normalise; None: spectra are normalised already.
+        windows
+            [start, stop) pixel ranges that are kept.
+
         Raises
         ------
         InvalidDataError
@@ -92,6 +103,11 @@ class Treatment:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Setting]) -> Treatment:
         """Read back what `settings` returned.
+
+        Parameters
+        ----------
+        settings
+            Of a training set.
 
         Raises
         ------

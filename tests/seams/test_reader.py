@@ -89,7 +89,10 @@ def test_a_reader_is_found_by_an_entry_point(folder, monkeypatch):
     monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: given)
     assert len(bc.prepare(folder, label_names="TEFF")) == 9
     given.append(broken)
-    with pytest.warns(bc.errors.BayesCannonWarning, match=r"reader lost \(no_such_package"):
+    with pytest.warns(
+        bc.errors.BayesCannonWarning,
+        match=r"lost \(no_such_package:READER\) of bayes_cannon.readers",
+    ):
         known = bc.surveys.known_readers()
     assert [reader.name for reader in known] == ["prism", "apogee"]
 

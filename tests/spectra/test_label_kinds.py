@@ -1,10 +1,13 @@
 """What the package knows of labels by their names."""
 
+from importlib.metadata import EntryPoint
+
 import numpy as np
 import pytest
 
 from bayes_cannon.errors import LabelError
 from bayes_cannon.models.label_priors import default_prior, known_range
+from bayes_cannon.spectra import label_kinds
 from bayes_cannon.spectra.label_kinds import (
     LabelKind,
     known_unit,
@@ -108,3 +111,16 @@ def test_what_is_no_kind_and_names_that_are_taken():
         register_label_kind("AGE")
     with pytest.raises(LabelError, match="LOG_G is the name or an alias of another label"):
         register_label_kind(LabelKind("GRAVITY", aliases=("log_g",)))
+
+
+def test_kinds_of_installed_packages(monkeypatch):
+    entries = [EntryPoint("mass", "elsewhere:MASS", label_kinds.GROUP)]
+    mass = LabelKind("MASS_X", unit="solMass")
+    monkeypatch.setattr("importlib.metadata.EntryPoint.load", lambda self: mass)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda **_: entries)
+    label_kinds._know_installed.cache_clear()
+    try:
+        assert label_unit("MASS_X") == "solMass"
+    finally:
+        unregister_label_kind("MASS_X")
+    assert known_unit("MASS_X") is None

@@ -290,7 +290,7 @@ def test_files_give_the_same_training_set_as_arrays(listed, tmp_path):
     np.testing.assert_array_equal(dataset.labels.values, arrays.labels.values)
     assert (dataset.labels.error("TEFF") == 25.0).all()
     assert dataset.star_id.tolist() == [f"star{i}" for i in range(6)]
-    assert told == [(i + 1, 6, "spectra") for i in range(6)]
+    assert told == [(i + 1, 6, "reading spectra") for i in range(6)]
 
 
 def test_one_broken_file_does_not_stop_the_others(listed, tmp_path):

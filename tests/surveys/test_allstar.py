@@ -1,6 +1,7 @@
 """Reading allStar catalogues: columns by name, sentinels, flags, names of stars."""
 
 import gzip
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -55,6 +56,28 @@ def write(path: Path, rows: Table, cards: dict | None = None) -> Path:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write(tmp_path / "allStar-dr17-synspec_rev1.fits", table())
+
+
+def test_columns_in_other_units_are_converted(tmp_path: Path, caplog) -> None:
+    rows = table()
+    rows["TEFF"] /= 1000
+    rows["TEFF"].unit = "kK"
+    rows["TEFF_ERR"].unit = "K"
+    rows["VMICRO"].unit = "m / s"
+    rows["AGE"] = np.full(6, 3.0)
+    rows["AGE"].unit = "Gyr"
+    rows["AK_TARG"] = np.full(6, 0.1)
+    rows["AK_TARG"].unit = "K"
+    labels = ("TEFF", "LOGG", "VMICRO", "AGE", "AK_TARG")
+    with caplog.at_level(logging.WARNING):
+        found = read_allstar(write(tmp_path / "allStar-mine.fits", rows), labels).labels(labels)
+    np.testing.assert_allclose(found["TEFF"][0], 4000.0, rtol=1e-6)
+    np.testing.assert_allclose(found.error("TEFF")[0], 0.4, rtol=1e-6)
+    np.testing.assert_allclose(found["VMICRO"], 0.0015, rtol=1e-6)
+    np.testing.assert_allclose(found["LOGG"][0], 2.5)
+    assert found.units == ("K", "dex", "km/s", "Gyr", "mag")
+    assert "AK_TARG is said to be in K" in caplog.text
+    np.testing.assert_allclose(found["AK_TARG"], 0.1)
 
 
 @pytest.mark.parametrize("dr16", [False, True])

@@ -29,6 +29,7 @@ from bayes_cannon.runs.report.page import Column, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
+from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
     "aspcap",
@@ -249,5 +250,5 @@ def _truth_of(inputs: ReportInputs, names: Sequence[str], star: str) -> FloatArr
     truth = inputs.truth
     if truth is None or not set(names) <= set(truth.names):
         return None
-    rows = np.flatnonzero(truth.star_id == star)
-    return np.asarray(truth.only(names).values[rows[0]]) if rows.size else None
+    row = int(rows_of(truth.star_id, [star])[0])
+    return np.asarray(truth.only(names).values[row]) if row >= 0 else None

@@ -9,6 +9,7 @@ Columns of a FITS table, read in small pieces and turned into plain arrays.
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,10 +20,12 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
+from astropy.units import Unit, UnitBase, UnitConversionError
 from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import known_values
 from bayes_cannon.errors import FileFormatError, LabelError
+from bayes_cannon.spectra.label_kinds import known_unit
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.surveys.apogee.names import release_name
 from bayes_cannon.surveys.catalogue import NOT_LABELS, Catalogue, upper_names
@@ -32,8 +35,8 @@ from bayes_cannon.surveys.fits import (
     is_simulated,
     open_bytes,
     open_fits,
-    unscaled,
 )
+from bayes_cannon.surveys.images import unscaled
 
 __all__ = [
     "FitsTable",
@@ -43,6 +46,7 @@ __all__ = [
 ]
 
 
+_log = logging.getLogger(__name__)
 _TEXT = ("APOGEE_ID", "TELESCOPE", "FIELD", "RELEASE")
 _FLAGS = ("STARFLAG", "ANDFLAG", "ASPCAPFLAG", "EXTRATARG")
 _COUNTS = ("NVISITS", "LOCATION_ID")
@@ -69,7 +73,8 @@ def read_allstar(
         APOGEE_ID and the labels.
     labels
         Labels that the file must have. A value that is not finite or at most -999 is missing
-        and becomes NaN, as does an error that is not positive.
+        and becomes NaN, as does an error that is not positive. A column with a unit (TUNIT) is
+        converted to that of its label, where the name tells one; the log says what cannot be.
     extra
         Further columns, kept as they are in the file. Names of columns become capitals.
 
@@ -87,6 +92,7 @@ def read_allstar(
         kinds = _columns_in_use(source, wanted, extra)
         raw = read_columns(source, kinds)
         table = Table({n: source.convert(n, kind, raw[n]) for n, kind in kinds.items()})
+        _convert_units(source, table, (*_CUT_LABELS, *wanted))
         headers = [file.hdus[0].header, source.hdu.header]
         marked = any(is_simulated(header) for header in headers)
         release = next((r for r in (card_text(h, "RELEASE") for h in headers) if r), "")
@@ -98,6 +104,33 @@ def read_allstar(
         path=file.path,
         simulated=marked or simulated,
     )
+
+
+def _convert_units(source: FitsTable, table: Table, labels: Sequence[str]) -> None:
+    """Bring labels and their errors to the units of their kinds; other units are kept.
+
+    Logarithms stay as they are: catalogues write their unit in many ways.
+    """
+    for name in dict.fromkeys(label for label in labels if label in table.colnames):
+        own, wanted = source.unit(name), known_unit(name)
+        if own is None:
+            continue
+        if wanted is None:
+            table[name].unit = own
+        if wanted in (None, "", "dex"):
+            continue
+        spread = f"{name}_ERR"
+        for column in (c for c in (name, spread) if c in table.colnames):
+            try:
+                factor = float((source.unit(column) or own).to(wanted))
+            except (UnitConversionError, TypeError):
+                _log.warning(
+                    "%s: %s is said to be in %s, which is not converted to %s; it is taken as it "
+                    "is", source.path, column, source.unit(column), wanted,
+                )  # fmt: skip
+                break
+            if factor != 1.0:
+                table[column] = table[column] * factor
 
 
 def _require_columns(source: FitsTable, labels: Sequence[str], extra: Sequence[str]) -> None:
@@ -164,21 +197,50 @@ class FitsTable:
     n_rows: int
 
     def is_number(self, name: str) -> bool:
-        """Whether a column holds one number a row."""
+        """Whether a column holds one number a row.
+
+        Parameters
+        ----------
+        name
+            Of the column, in capitals.
+        """
         stored = self.dtype[self.names[name]]
         logical = str(self._column(name).format).endswith("L")
         return stored.kind in "iuf" and not stored.shape and not logical
+
+    def unit(self, name: str) -> UnitBase | None:
+        """Unit of a column; None without, and where Astropy does not know it.
+
+        Parameters
+        ----------
+        name
+            Of the column, in capitals.
+        """
+        text = str(self._column(name).unit or "").strip()
+        try:
+            unit = Unit(text) if text else None
+        except ValueError:
+            return None
+        return unit if isinstance(unit, UnitBase) else None
 
     def convert(self, name: str, kind: str, raw: NDArray[Any]) -> NDArray[Any]:
         """Turn a stored column into a plain array.
 
         Parameters
         ----------
+        name
+            Of the column, in capitals.
+        raw : (n_rows, ...)
+            As it is stored.
         kind
             ``'text'``: without blanks around it; ``'flag'`` and ``'count'``: int64, the sign bit
             of a shorter flag being its highest bit; ``'number'`` and ``'error'``: float64 with
             NaN for what is missing (see `known_values`); ``'extra'``: as it is. Whole numbers
             that are missing (the column's TNULL) are masked, and 0 below the mask.
+
+        Returns
+        -------
+        (n_rows, ...) array
 
         Raises
         ------
@@ -228,6 +290,11 @@ class FitsTable:
 
 def find_table(file: FitsFile) -> FitsTable:
     """Find the first table that has a column APOGEE_ID.
+
+    Parameters
+    ----------
+    file
+        Open.
 
     Raises
     ------
@@ -281,6 +348,19 @@ def read_columns(
     """Read columns as they are stored, all in one pass over the table.
 
     With `wanted`, only the rows for which it is true; it is called with some rows at a time.
+
+    Parameters
+    ----------
+    source
+        Table of an open file.
+    names
+        Of the columns, in capitals.
+    wanted
+        Takes some rows as they are stored, and tells which to keep, shape (n_rows,).
+
+    Returns
+    -------
+    dict of str to (n_rows, ...) arrays
     """
     kept: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for piece in _pieces(source):

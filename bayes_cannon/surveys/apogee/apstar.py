@@ -148,6 +148,8 @@ def read_apstar(
 
     Parameters
     ----------
+    path
+        Of the file; ``~`` is the home folder.
     visit
         Number of a visit, from 1; left out, the combined spectrum.
     weighting
@@ -184,6 +186,11 @@ def read_apstar(
 
 def read_aspcapstar(path: str | os.PathLike[str]) -> AspcapStar:
     """Read flux, error and best model from an aspcapStar file.
+
+    Parameters
+    ----------
+    path
+        Of the file; ``~`` is the home folder.
 
     Raises
     ------

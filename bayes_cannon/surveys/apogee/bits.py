@@ -165,6 +165,15 @@ STAR_BITS: Mapping[int, str] = MappingProxyType(
 def flag_names(flag: int, bits: Mapping[int, str]) -> list[str]:
     """Names of the bits that are set; ``BIT_n`` for those without a name.
 
+    Parameters
+    ----------
+    flag
+        Value of a bit mask.
+    bits
+        Name of each bit.
+
+    Examples
+    --------
     >>> flag_names(2**23 + 2**7, ASPCAP_BITS)
     ['STAR_WARN', 'STAR_BAD']
     """

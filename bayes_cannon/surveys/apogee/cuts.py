@@ -154,8 +154,16 @@ def apply_cuts(
 
     Parameters
     ----------
+    catalogue
+        Of a survey.
+    cuts
+        Limits and flags.
     label_names
         Labels that a star must have (see `Cuts.require_labels`).
+
+    Returns
+    -------
+    CutResult
 
     Raises
     ------

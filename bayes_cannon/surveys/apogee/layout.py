@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import FileFormatError
-from bayes_cannon.surveys.fits import CardSource, ImageFile, card_number, open_images
+from bayes_cannon.surveys.fits import CardSource, card_number
+from bayes_cannon.surveys.images import ImageFile, open_images
 
 __all__ = [
     "ASPCAP_WINDOWS",
@@ -56,6 +57,13 @@ def open_spectrum(
     path: str | os.PathLike[str], third: str = "mask"
 ) -> Iterator[tuple[ImageFile, int]]:
     """Open an apStar file (HDU 3 a mask) or an aspcapStar file (a model); also its number of rows.
+
+    Parameters
+    ----------
+    path
+        Of the file; ``~`` is the home folder.
+    third
+        What HDU 3 holds: ``'mask'`` or ``'model'``.
 
     Raises
     ------
@@ -111,7 +119,15 @@ def _check_grid(file: ImageFile) -> None:
 
 
 def count_visits(header: CardSource, n_rows: int) -> int:
-    """Number of visits, from NVISITS, else from the number of rows."""
+    """Number of visits, from NVISITS, else from the number of rows.
+
+    Parameters
+    ----------
+    header
+        Of the primary HDU.
+    n_rows
+        Rows of the arrays.
+    """
     number = card_number(header, "NVISITS")
     return int(number) if number >= 1 else max(1, n_rows - 2)
 
@@ -120,6 +136,17 @@ def spectrum_row(
     file: ImageFile, visit: int | None, weighting: str, n_visits: int, n_rows: int
 ) -> int:
     """Row of a visit (from 1), or of a combination.
+
+    Parameters
+    ----------
+    file
+        Open.
+    visit
+        From 1; None: the combination.
+    weighting
+        ``'pixel'`` or ``'global'``.
+    n_visits, n_rows
+        Of the file.
 
     Raises
     ------
@@ -146,6 +173,27 @@ def read_mask(
     """Read the mask of a row, or of the row asked for; also the number of the row it is from.
 
     Row 1, which is not filled for a single visit and in DR17, gives way to row 0.
+
+    Parameters
+    ----------
+    file
+        Open.
+    row
+        Row that the flux is from.
+    mask_row
+        Row asked for; None: `row`.
+    n_visits, n_rows
+        Of the file.
+
+    Returns
+    -------
+    mask : (8575,) int64
+    row : int
+
+    Raises
+    ------
+    FileFormatError
+        If the file has no such row.
     """
     wanted = row if mask_row is None else mask_row
     if wanted == 1 and n_visits == 1:
@@ -168,6 +216,15 @@ def unusable(flux: NDArray[np.float64], err: NDArray[np.float64]) -> NDArray[np.
     """Pixels whose flux or error cannot be used, whatever their mask says.
 
     Errors above 1e9 say bad in all releases: 1e10 until DR16, 1e10 times the continuum in DR17.
+
+    Parameters
+    ----------
+    flux, err : (8575,) float64
+        In 1e-17 erg s⁻¹ cm⁻² Å⁻¹.
+
+    Returns
+    -------
+    (8575,) bool
     """
     with np.errstate(invalid="ignore"):
         return ~((np.abs(flux) <= _MOST) & (err > _FEWEST) & (err <= _BAD_ERROR))
@@ -178,6 +235,15 @@ def on_other_chip(header: CardSource) -> NDArray[np.bool_]:
 
     At more than 335 km/s a detector's edge crosses the middle of the gap. Where it is comes from
     the header (0-based, inclusive); without it nothing is marked.
+
+    Parameters
+    ----------
+    header
+        Of the primary HDU.
+
+    Returns
+    -------
+    (8575,) bool
     """
     other = np.zeros(N_PIXELS, dtype=np.bool_)
     limits = [card_number(header, f"{chip}{end}") for chip in "BGR" for end in ("MIN", "MAX")]

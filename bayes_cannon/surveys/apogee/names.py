@@ -64,6 +64,13 @@ class SpectrumName(NamedTuple):
 def read_name(name: str) -> SpectrumName | None:
     """Take the name of a spectrum's file apart; None where it is of another kind.
 
+    Parameters
+    ----------
+    name
+        Of a file.
+
+    Examples
+    --------
     >>> read_name("asStar-dr17-2M03282869-6941456.fits")
     SpectrumName(kind='as', apred='dr17', star_id='2M03282869-6941456', is_commissioning=False)
     """
@@ -74,7 +81,13 @@ def read_name(name: str) -> SpectrumName | None:
 
 
 def is_spectrum_file(name: str) -> bool:
-    """Whether this is the name of a combined spectrum, apStar or asStar, not commissioning data."""
+    """Whether this is the name of a combined spectrum, apStar or asStar, not commissioning data.
+
+    Parameters
+    ----------
+    name
+        Of a file.
+    """
     found = read_name(name)
     return (
         found is not None
@@ -85,7 +98,17 @@ def is_spectrum_file(name: str) -> bool:
 
 
 def spectrum_file(telescope: str, apred: str, star_id: str) -> str:
-    """Name of a combined spectrum's file: ``asStar`` for the southern telescope."""
+    """Name of a combined spectrum's file: ``asStar`` for the southern telescope.
+
+    Parameters
+    ----------
+    telescope
+        One of `TELESCOPES`.
+    apred
+        Version of the reduction.
+    star_id
+        APOGEE_ID.
+    """
     return f"{'as' if telescope == 'lco25m' else 'ap'}Star-{apred}-{star_id}.fits"
 
 
@@ -93,12 +116,23 @@ def release_name(apred: str) -> str:
     """Data release of a version of the reduction or of ASPCAP: ``'dr16'`` for ``'r12'``.
 
     Empty where it is not known; of two releases of one version, the first.
+
+    Parameters
+    ----------
+    apred
+        Version of the reduction or of ASPCAP.
     """
     return apred if re.fullmatch(r"dr\d+", apred) else _RELEASES.get(apred, "")
 
 
 def apred_of(release: str) -> str:
-    """Version of the reduction of a data release: ``'r12'`` for ``'dr16'``."""
+    """Version of the reduction of a data release: ``'r12'`` for ``'dr16'``.
+
+    Parameters
+    ----------
+    release
+        Name of the data release.
+    """
     return _APREDS.get(release, release)
 
 
@@ -141,7 +175,23 @@ class StarFacts:
 def read_facts(
     path: Path, header: CardSource, n_visits: int, visit: int | None = None
 ) -> StarFacts:
-    """Read what the primary header and the path say of a star, or of one of its visits."""
+    """Read what the primary header and the path say of a star, or of one of its visits.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    header
+        Of its primary HDU.
+    n_visits
+        Visits in the file.
+    visit
+        Number of a visit, from 1; None: the combination.
+
+    Returns
+    -------
+    StarFacts
+    """
     parts = path.absolute().parts
     name = read_name(path.name)
     in_archive = len(parts) >= 3 and parts[-3] in TELESCOPES
@@ -178,7 +228,13 @@ def _positive(value: float) -> float:
 
 
 def name_from_path(path: Path) -> str:
-    """The star's id as the file's name has it; the whole name where it is of another kind."""
+    """The star's id as the file's name has it; the whole name where it is of another kind.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    """
     name = read_name(path.name)
     return name.star_id if name else without_fits_ending(path.name)
 

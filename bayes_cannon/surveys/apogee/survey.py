@@ -61,7 +61,13 @@ class ApogeeReader(SurveyReader):
     expected = (FileFormatError,)
 
     def sniff(self, folder: Path) -> str:
-        """Why a folder is not of APOGEE; '' if it is."""
+        """Why a folder is not of APOGEE; '' if it is.
+
+        Parameters
+        ----------
+        folder
+            Of a survey.
+        """
         if _catalogues(folder):
             return ""
         return (
@@ -70,7 +76,26 @@ class ApogeeReader(SurveyReader):
         )
 
     def open(self, folder: Path, labels: Sequence[str]) -> Survey:
-        """Read all allStar catalogues at the top of a folder, and find the spectra below it."""
+        """Read all allStar catalogues at the top of a folder, and find the spectra below it.
+
+        Parameters
+        ----------
+        folder
+            Of the survey.
+        labels
+            Names of labels that the catalogues must have.
+
+        Returns
+        -------
+        Survey
+
+        Raises
+        ------
+        SurveyError
+            If there is no catalogue, no spectrum, or none that belongs to a row.
+        FileFormatError, LabelError
+            As `read_allstar`.
+        """
         if why := self.sniff(folder):
             raise SurveyError(f"{folder} {why}")
         catalogue, releases, problems = _read_catalogues(_catalogues(folder), labels)
@@ -94,19 +119,52 @@ class ApogeeReader(SurveyReader):
         return Survey(folder, catalogue, paths, orphans, (*problems, *unsafe), self)
 
     def read(self, path: Path, *, visit: int | None, bad_bits: int) -> StarSpectrum:
-        """Read the combined spectrum of an apStar file, or that of a visit."""
+        """Read the combined spectrum of an apStar file, or that of a visit.
+
+        Parameters
+        ----------
+        path
+            Of an apStar or asStar file.
+        visit
+            Number of a visit, from 1; None: the combination.
+        bad_bits
+            Mask bits that make a pixel bad.
+
+        Raises
+        ------
+        FileFormatError, InvalidDataError
+            As `read_apstar`.
+        """
         return read_apstar(path, visit=visit, bad_bits=bad_bits).star_spectrum
 
     def mask_bits(self, given: str | int) -> int:
-        """Bits of a preset's name or a number, see `bayes_cannon.surveys.apogee.bits`."""
+        """Bits of a preset's name or a number, see `bayes_cannon.surveys.apogee.bits`.
+
+        Parameters
+        ----------
+        given
+            Name of a preset, or a number.
+        """
         return resolve_bits(given)
 
     def is_spectrum(self, name: str) -> bool:
-        """Whether a file's name is that of an apStar or asStar file."""
+        """Whether a file's name is that of an apStar or asStar file.
+
+        Parameters
+        ----------
+        name
+            Of a file.
+        """
         return is_spectrum(name)
 
     def name_from_path(self, path: Path) -> str:
-        """Name of the star in the name of a file."""
+        """Name of the star in the name of a file.
+
+        Parameters
+        ----------
+        path
+            Of a file.
+        """
         return name_from_path(path)
 
 

@@ -106,17 +106,34 @@ class Spectrum:
     archive_name: str = ""
 
     def file_name(self, release: Release) -> str:
-        """Name of the file on the user's disk: ``asStar`` for the southern telescope."""
+        """Name of the file on the user's disk: ``asStar`` for the southern telescope.
+
+        Parameters
+        ----------
+        release
+            Of the file.
+        """
         return spectrum_file(self.telescope, release.apred, self.star_id)
 
     def remote_name(self, release: Release) -> str:
-        """Name of the file in the archive."""
+        """Name of the file in the archive.
+
+        Parameters
+        ----------
+        release
+            Of the file.
+        """
         if self.telescope == "apo1m" and is_spectrum_file(self.archive_name):
             return self.archive_name
         return self.file_name(release)
 
     def parts(self, release: Release) -> tuple[str, str, str]:
         """Telescope, field and file name: the path below the survey's directory.
+
+        Parameters
+        ----------
+        release
+            Of the file.
 
         Raises
         ------
@@ -132,6 +149,11 @@ class Spectrum:
 
 def find_release(name: str) -> Release:
     """Return a release by its name, ``'dr16'`` or ``'dr17'`` in any case.
+
+    Parameters
+    ----------
+    name
+        Of the release.
 
     Raises
     ------
@@ -163,17 +185,34 @@ def _root(url: str | None, variable: str, default: str) -> str:
 
 
 def sas_root(url: str | None = None) -> str:
-    """Address of the archive: the argument, else ``BAYES_CANNON_SAS_URL``, else data.sdss.org."""
+    """Address of the archive: the argument, else ``BAYES_CANNON_SAS_URL``, else data.sdss.org.
+
+    Parameters
+    ----------
+    url
+        Address given by the user.
+    """
     return _root(url, "BAYES_CANNON_SAS_URL", _DEFAULT_SAS)
 
 
 def skyserver_root(url: str | None = None) -> str:
-    """Address of SkyServer: the argument, else ``BAYES_CANNON_SKYSERVER_URL``, else SDSS's own."""
+    """Address of SkyServer: the argument, else ``BAYES_CANNON_SKYSERVER_URL``, else SDSS's own.
+
+    Parameters
+    ----------
+    url
+        Address given by the user.
+    """
     return _root(url, "BAYES_CANNON_SKYSERVER_URL", _DEFAULT_SKYSERVER)
 
 
 def check_part(part: str) -> str:
     """Return a name that is to become one part of a path, if it is safe.
+
+    Parameters
+    ----------
+    part
+        Of a path.
 
     Raises
     ------
@@ -189,6 +228,11 @@ def check_part(part: str) -> str:
 def check_field(name: str) -> str:
     """Return the name of a field without blanks at its ends, if it can be one.
 
+    Parameters
+    ----------
+    name
+        Of the field.
+
     Raises
     ------
     DownloadError
@@ -199,6 +243,11 @@ def check_field(name: str) -> str:
 
 def check_star(name: str) -> str:
     """Return the id of a star without blanks at its ends, if it can be one.
+
+    Parameters
+    ----------
+    name
+        Of the star.
 
     Raises
     ------
@@ -229,6 +278,17 @@ def _folder(release: Release, telescope: str, field: str) -> tuple[str, ...]:
 def spectrum_url(root: str, release: Release, spectrum: Spectrum) -> str:
     """Address of a combined spectrum (apStar or asStar file).
 
+    Parameters
+    ----------
+    root
+        Address of the archive.
+    release
+        Of the spectrum.
+    spectrum
+        Star, field and telescope.
+
+    Examples
+    --------
     >>> star = Spectrum("2M21+12", "apo25m", "060+00")
     >>> spectrum_url("https://data.sdss.org/sas", find_release("dr17"), star)[-42:]
     'apo25m/060%2B00/apStar-dr17-2M21%2B12.fits'
@@ -238,13 +298,31 @@ def spectrum_url(root: str, release: Release, spectrum: Spectrum) -> str:
 
 
 def manifest_url(root: str, release: Release, telescope: str, field: str) -> str:
-    """Address of the list of checksums of one field's combined spectra."""
+    """Address of the list of checksums of one field's combined spectra.
+
+    Parameters
+    ----------
+    root
+        Address of the archive.
+    release
+        Of the spectra.
+    telescope, field
+        Where they were taken.
+    """
     name = f"{release.apred}_stars_{telescope}_{field}.sha1sum"
     return _join(root, *_folder(release, telescope, field), name)
 
 
 def allstar_url(root: str, release: Release) -> str:
-    """Address of the full allStar catalogue."""
+    """Address of the full allStar catalogue.
+
+    Parameters
+    ----------
+    root
+        Address of the archive.
+    release
+        Of the catalogue.
+    """
     name = f"allStar-{release.apred}-{release.aspcap}.fits"
     folder = (release.name, "apogee", "spectro", "aspcap", release.apred, release.aspcap)
     return _join(root, *folder, name)
@@ -254,13 +332,26 @@ def parse_manifest(text: str) -> dict[str, str]:
     """Read a list of checksums: name (as listed, perhaps with directories) to sha1.
 
     Lines that are not ``<40 hex digits> <name>`` are passed over.
+
+    Parameters
+    ----------
+    text
+        Content of a ``.sha1sum`` file.
     """
     matches = (_CHECKSUM.fullmatch(line.strip()) for line in text.splitlines())
     return {m.group(2).strip(): m.group(1).lower() for m in matches if m}
 
 
 def find_checksum(manifest: Mapping[str, str], name: str) -> str:
-    """Sha1 of the file called `name`, whatever directories it is listed with; '' if not listed."""
+    """Sha1 of the file called `name`, whatever directories it is listed with; '' if not listed.
+
+    Parameters
+    ----------
+    manifest
+        From `parse_manifest`.
+    name
+        Of the file.
+    """
     if name in manifest:
         return manifest[name]
     found = {sha1 for listed, sha1 in manifest.items() if listed.endswith("/" + name)}
@@ -268,6 +359,14 @@ def find_checksum(manifest: Mapping[str, str], name: str) -> str:
 
 
 def estimate_bytes(release: Release, n_visits: int) -> int:
-    """Size of an apStar file with so many visits, about."""
+    """Size of an apStar file with so many visits, about.
+
+    Parameters
+    ----------
+    release
+        Of the file.
+    n_visits
+        Visits in it.
+    """
     rows = release.single_rows if n_visits <= 1 else n_visits + 2
     return release.extra_bytes + release.row_bytes * rows

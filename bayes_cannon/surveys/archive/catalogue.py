@@ -65,6 +65,13 @@ def catalogue_columns(release: Release, labels: Sequence[str]) -> tuple[Catalogu
 
     Each label comes with ``NAME_ERR`` and, for single elements, ``NAME_FLAG``, as in allStar.
 
+    Parameters
+    ----------
+    release
+        Of the catalogue.
+    labels
+        Names of the labels.
+
     Raises
     ------
     LabelError
@@ -166,7 +173,13 @@ def make_table(arrays: Arrays, release: Release, labels: Sequence[str]) -> Table
 
 
 def is_commissioning(table: Table) -> NDArray[np.bool_]:
-    """Rows of commissioning data (``apStarC`` files), shape (n_rows,): not for science."""
+    """Rows of commissioning data (``apStarC`` files), shape (n_rows,): not for science.
+
+    Parameters
+    ----------
+    table
+        From `make_table`.
+    """
     names = np.asarray(table["FILE"]).astype(np.str_)
     flagged = (np.asarray(table["EXTRATARG"]) & _COMMISSIONING_BIT) != 0
     special = np.strings.startswith(names, "apStarC") | np.strings.startswith(names, "asStarC")
@@ -174,7 +187,13 @@ def is_commissioning(table: Table) -> NDArray[np.bool_]:
 
 
 def spectra_of(table: Table) -> list[Spectrum]:
-    """One `Spectrum` per row of a catalogue made by `make_table`."""
+    """One `Spectrum` per row of a catalogue made by `make_table`.
+
+    Parameters
+    ----------
+    table
+        From `make_table`, n_rows rows.
+    """
     names = ("APOGEE_ID", "TELESCOPE", "FIELD", "NVISITS", "FILE")
     rows = zip(*(table[name].tolist() for name in names), strict=True)
     return [Spectrum(star, scope, field, int(n), file) for star, scope, field, n, file in rows]
@@ -208,6 +227,17 @@ def read_allstar_rows(
 
     The file (4 GB) is read once from its beginning to its end, some rows at a time, and only the
     rows and columns asked for are kept.
+
+    Parameters
+    ----------
+    path
+        Of the allStar file.
+    release
+        Of the file.
+    labels
+        Names of the labels.
+    fields, stars
+        Names of fields and ids of stars whose rows are kept.
 
     Returns
     -------
@@ -244,7 +274,22 @@ def read_allstar_rows(
 
 
 def write_catalogue(table: Table, path: Path, release: Release) -> None:
-    """Write a catalogue as the archive's allStar files are, all or nothing, without a date."""
+    """Write a catalogue as the archive's allStar files are, all or nothing, without a date.
+
+    Parameters
+    ----------
+    table
+        From `make_table`.
+    path
+        Of the file to write; one that is there is replaced.
+    release
+        Of the catalogue.
+
+    Raises
+    ------
+    OutputExistsError
+        If it cannot be written.
+    """
     hdu = fits.table_to_hdu(table)
     primary = fits.PrimaryHDU()
     primary.header["RELEASE"] = (release.name, "data release")

@@ -12,7 +12,7 @@ from pathlib import Path
 from astropy.table import Table
 from platformdirs import user_cache_dir
 
-from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.columns import one_or_more, whole_number
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
@@ -37,7 +37,7 @@ from bayes_cannon.surveys.archive.catalogue import (
 from bayes_cannon.surveys.archive.fetch import fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, FetchSettings, HttpClient
 from bayes_cannon.surveys.archive.mirror import ArchiveCopy, check_space
-from bayes_cannon.surveys.archive.select import MOST_STREAMS, Request, names, select_spectra
+from bayes_cannon.surveys.archive.select import MOST_STREAMS, Request, select_spectra
 from bayes_cannon.surveys.archive.skyserver import query_catalogue, query_url
 from bayes_cannon.surveys.archive.streams import DownloadProgress
 
@@ -183,7 +183,13 @@ def download_survey(
     if not 1 <= streams <= MOST_STREAMS:
         raise DownloadError(f"streams must be 1 to {MOST_STREAMS}, got {streams}.")
     request = Request(
-        find_release(str(release)), names(fields), names(stars), names(labels), limit, snr_min, cuts
+        find_release(str(release)),
+        one_or_more(fields),
+        one_or_more(stars),
+        one_or_more(labels),
+        limit,
+        snr_min,
+        cuts,
     )
     client = HttpClient(settings)
     root, sky = sas_root(sas_url), skyserver_root(skyserver_url)

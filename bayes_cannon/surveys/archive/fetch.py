@@ -49,7 +49,13 @@ class FetchedFile:
 
 
 def file_sha1(path: Path) -> str:
-    """Sha1 of a file, in hexadecimal digits."""
+    """Sha1 of a file, in hexadecimal digits.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha1").hexdigest()
 

@@ -113,13 +113,27 @@ class FetchSettings:
 
 
 def header_number(response: requests.Response, name: str) -> int | None:
-    """Value of a header that holds a number of bytes, None where it does not."""
+    """Value of a header that holds a number of bytes, None where it does not.
+
+    Parameters
+    ----------
+    response
+        Of a server.
+    name
+        Of the header.
+    """
     value = response.headers.get(name, "").strip()
     return int(value) if value.isdecimal() else None
 
 
 def innermost(error: BaseException) -> str:
-    """Innermost reason of a network error, in one line."""
+    """Innermost reason of a network error, in one line.
+
+    Parameters
+    ----------
+    error
+        With its causes.
+    """
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
@@ -159,6 +173,11 @@ class HttpClient:
     def sleep(self, seconds: float) -> None:
         """Wait, but not past `stop`.
 
+        Parameters
+        ----------
+        seconds
+            How long.
+
         Raises
         ------
         Stopped
@@ -172,6 +191,19 @@ class HttpClient:
 
     def text(self, url: str, *, params: Mapping[str, str] | None = None, max_bytes: int) -> str:
         """Fetch a text of at most `max_bytes`.
+
+        Parameters
+        ----------
+        url
+            Address.
+        params
+            Of the query.
+        max_bytes
+            Largest size.
+
+        Returns
+        -------
+        str
 
         Raises
         ------
@@ -193,7 +225,13 @@ class HttpClient:
         return self.retrying(once)
 
     def size(self, url: str) -> int | None:
-        """Size of a file by a HEAD request, None if the server does not say; tried once."""
+        """Size of a file by a HEAD request, None if the server does not say; tried once.
+
+        Parameters
+        ----------
+        url
+            Address.
+        """
         try:
             with closing(self.open("HEAD", url)) as response:
                 return header_number(response, "Content-Length")
@@ -211,6 +249,17 @@ class HttpClient:
         """Send one request; return the answer, not yet read, if it is one to read from.
 
         Status 416 (nothing there to go on with) is returned as well.
+
+        Parameters
+        ----------
+        method
+            ``'GET'`` or ``'HEAD'``.
+        url
+            Address.
+        params
+            Of the query.
+        headers
+            Of the request.
 
         Raises
         ------
@@ -243,6 +292,11 @@ class HttpClient:
 
     def retrying[T](self, once: Callable[[], T]) -> T:
         """Call `once` until it succeeds, waiting longer after each `RetryError`.
+
+        Parameters
+        ----------
+        once
+            Makes one attempt.
 
         Raises
         ------

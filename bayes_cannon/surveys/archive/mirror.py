@@ -67,6 +67,13 @@ class Brought:
 def check_space(folder: Path, n_bytes: int) -> None:
     """Check that a disk has the space that is needed.
 
+    Parameters
+    ----------
+    folder
+        On the disk.
+    n_bytes
+        Needed.
+
     Raises
     ------
     DownloadError
@@ -102,7 +109,19 @@ class ArchiveCopy:
         self._entries = {p: e for p, e in found.items() if (folder / p).is_file()}
 
     def note(self, path: Path, url: str, *, sha1: str = "", expected: str = "") -> None:
-        """Enter a file of the directory into its manifest."""
+        """Enter a file of the directory into its manifest.
+
+        Parameters
+        ----------
+        path
+            Of a file in the directory.
+        url
+            Where it is from.
+        sha1
+            Its checksum; worked out where left out.
+        expected
+            The archive's checksum, where known.
+        """
         found = sha1 or file_sha1(path)
         name = path.relative_to(self.folder).as_posix()
         size = path.stat().st_size
@@ -129,6 +148,19 @@ class ArchiveCopy:
         """Fetch the spectra that are not in the directory, and write the manifest.
 
         The manifest is written too when the work is interrupted.
+
+        Parameters
+        ----------
+        spectra
+            Wanted.
+        streams
+            Files fetched at a time.
+        progress
+            Called several times a second.
+
+        Returns
+        -------
+        Brought
         """
         jobs, missing = self._plan(spectra)
         jobs = self._with_checksums(jobs)
@@ -278,7 +310,13 @@ class ManifestEntry:
 
 
 def read_manifest(path: Path) -> dict[str, ManifestEntry]:
-    """Read a manifest, by path; what cannot be read is left out and made anew."""
+    """Read a manifest, by path; what cannot be read is left out and made anew.
+
+    Parameters
+    ----------
+    path
+        Of ``manifest.ecsv``.
+    """
     if not path.exists():
         return {}
     try:

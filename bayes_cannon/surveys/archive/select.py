@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.base.columns import one_or_more, whole_number
+from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.archive.addresses import Release, check_field, check_star
@@ -22,7 +22,6 @@ __all__ = [
     "MOST_STREAMS",
     "Request",
     "Selection",
-    "names",
     "select_spectra",
 ]
 
@@ -33,11 +32,6 @@ MOST_STREAMS = 4
 """Files at a time, at most: the archive asks for moderation."""
 
 _LONGEST_NAME = 120
-
-
-def names(given: Sequence[str]) -> tuple[str, ...]:
-    """Several names, or a single one, as a tuple."""
-    return one_or_more(given)
 
 
 def _unique(given: Sequence[str], check: Callable[[str], str]) -> tuple[str, ...]:
@@ -110,6 +104,11 @@ class Request:
 
     def absent_stars(self, table: Table) -> list[str]:
         """Stars asked for that the catalogue does not have.
+
+        Parameters
+        ----------
+        table
+            Catalogue of the fields and stars.
 
         Raises
         ------

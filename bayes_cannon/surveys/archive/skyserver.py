@@ -52,7 +52,15 @@ class _BusyError(DownloadError):
 
 
 def query_url(root: str, release: Release) -> str:
-    """Address of the service for one release."""
+    """Address of the service for one release.
+
+    Parameters
+    ----------
+    root
+        Address of SkyServer.
+    release
+        Asked for.
+    """
     return f"{root}/{release.name}/SkyServerWS/SearchTools/SqlSearch"
 
 
@@ -65,6 +73,13 @@ def build_query(
     columns: Sequence[CatalogueColumn], *, fields: Sequence[str] = (), stars: Sequence[str] = ()
 ) -> str:
     """SQL for the rows of some fields, or of some stars in whatever fields they were seen.
+
+    Parameters
+    ----------
+    columns
+        Of the catalogue.
+    fields, stars
+        Names of fields and ids of stars.
 
     Raises
     ------
@@ -122,6 +137,13 @@ def parse_rows(text: str, columns: Sequence[CatalogueColumn]) -> dict[str, NDArr
 
     Errors come with status 200 as HTML or text; they are recognised because the line of names
     is not the one asked for.
+
+    Parameters
+    ----------
+    text
+        The answer.
+    columns
+        Asked for, in their order.
 
     Returns
     -------

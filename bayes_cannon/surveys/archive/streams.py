@@ -15,7 +15,8 @@ from bayes_cannon.errors import FileFormatError
 from bayes_cannon.surveys.archive.addresses import Spectrum
 from bayes_cannon.surveys.archive.fetch import FetchedFile, fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, HttpClient, Stopped
-from bayes_cannon.surveys.fits import BLOCK, read_hdu
+from bayes_cannon.surveys.fits import BLOCK
+from bayes_cannon.surveys.images import read_hdu
 
 __all__ = [
     "DownloadProgress",
@@ -101,6 +102,11 @@ def check_spectrum(path: Path) -> str:
 
     Every header is read and every array must fit into the file; the first extension must have
     rows of 8575 pixels. The values are not looked at.
+
+    Parameters
+    ----------
+    path
+        Of the file.
     """
     size = path.stat().st_size
     with path.open("rb") as source:
@@ -129,6 +135,13 @@ def expected_bytes(jobs: Sequence[Job], client: HttpClient) -> int:
 
     The size that follows from the number of visits is scaled by that of a few files, spread
     evenly, that the server is asked for (HEAD); where it does not answer, it is taken as it is.
+
+    Parameters
+    ----------
+    jobs
+        Files to fetch.
+    client
+        Asks for their sizes.
     """
     estimate = sum(job.estimate for job in jobs)
     sample = jobs[:: max(1, -(-len(jobs) // _HEADS))]
@@ -224,6 +237,16 @@ def transfer(
         Estimate to hand to `progress`.
     progress : callable, optional
         Called in the caller's thread, several times a second.
+
+    Yields
+    ------
+    Outcome
+        Of one file.
+
+    Raises
+    ------
+    DownloadError
+        If server, network or disk fail for all files.
     """
     shared = _Streams(jobs, client, streams)
     begin = time.monotonic()

@@ -55,6 +55,8 @@ def label_error(name: str, snr: ArrayLike) -> NDArray[np.float64]:
 
     Parameters
     ----------
+    name
+        Of the label.
     snr : (...) float
         Signal-to-noise ratio per pixel of the combined spectrum.
 
@@ -169,6 +171,8 @@ def allstar_hdus(
 
     Parameters
     ----------
+    library
+        Knows the true labels.
     stars, measured
         Survey stars and decoys, without the mystery star.
     error_scale
@@ -205,6 +209,21 @@ def truth_table(
     ``NAME_ERR`` is the standard deviation of the error put into the catalogue's NAME (NaN for the
     mystery star, which is not in the catalogue). ``STAR_ID`` names a star as the catalogue reader
     does: APOGEE_ID, or TELESCOPE/FIELD/APOGEE_ID where that occurs more than once.
+
+    Parameters
+    ----------
+    stars, measured
+        All stars of the survey.
+    library
+        Knows the true labels.
+    error_scale
+        Multiplies label errors.
+    history
+        Lines of the table's meta data.
+
+    Returns
+    -------
+    astropy.table.Table
     """
     times = Counter(star.apogee_id for star in stars)
     unique = [

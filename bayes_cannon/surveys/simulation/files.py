@@ -63,6 +63,12 @@ def write_apstar(
 
     Parameters
     ----------
+    star
+        Place, visits and noise of the star.
+    library
+        Its true spectrum.
+    settings
+        Of the instrument.
     path
         File to write, in a folder that exists.
     history

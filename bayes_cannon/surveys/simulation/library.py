@@ -96,6 +96,11 @@ class Library:
     def values(self, name: str) -> NDArray[np.float64]:
         """True values of one label, shape (n_stars,), in its physical unit.
 
+        Parameters
+        ----------
+        name
+            Of the label, in capitals.
+
         Raises
         ------
         LabelError

@@ -73,6 +73,8 @@ def simulate_survey(
 
     Parameters
     ----------
+    settings
+        Of stars, decoys and instrument.
     out
         Folder to make.
     n_stars
@@ -214,6 +216,10 @@ def observe(
 
     Parameters
     ----------
+    library
+        From `load_library`.
+    settings
+        Of the instrument.
     index
         Stars of the library, by number or by a boolean mask; left out, all. A star may occur
         more than once, and then has different noise each time.
@@ -275,6 +281,10 @@ def library_labels(
 
     Parameters
     ----------
+    library
+        From `load_library`.
+    seed
+        Of the errors; each star has its own stream.
     names
         Labels wanted; a label's errors do not depend on which others are asked for.
     error_scale

@@ -138,6 +138,12 @@ def draw_survey(
 
     Parameters
     ----------
+    library
+        The stars there are.
+    seed
+        Of all random numbers.
+    settings
+        Of stars, decoys and instrument.
     n_stars
         Number of survey stars; None for all of the library but the mystery star.
 
@@ -362,7 +368,13 @@ class SimulationSettings:
 
 
 def settings_as_text(settings: SimulationSettings) -> str:
-    """One line with every setting, for the history of files."""
+    """One line with every setting, for the history of files.
+
+    Parameters
+    ----------
+    settings
+        Of the simulation.
+    """
     return ", ".join(
         f"{f.name}={getattr(part, f.name)}"
         for part in (settings, settings.instrument)
