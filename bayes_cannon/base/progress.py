@@ -79,10 +79,18 @@ def bars(console: Console) -> Iterator[Tell]:
         yield _lines(console)
         return
     from rich import progress
+    from rich.text import Text
+
+    class Rate(progress.ProgressColumn):
+        """How many a second."""
+
+        def render(self, task: progress.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
 
     columns = (
         progress.TextColumn("{task.description}"), progress.BarColumn(),
-        progress.MofNCompleteColumn(), progress.TaskProgressColumn("", show_speed=True),
+        progress.MofNCompleteColumn(), Rate(),
         progress.TimeRemainingColumn(),
     )  # fmt: skip
     with progress.Progress(*columns, console=console, transient=True) as drawn:
