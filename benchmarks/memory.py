@@ -46,7 +46,7 @@ def _arrays(n_stars: int, n_pixels: int, n_factors: int) -> dict[str, Any]:
 
     flux, ivar, x = synthetic(n_stars, n_pixels)
     before, start = peak(), time.perf_counter()
-    fit = fit_map(flux, ivar, Design.exact(x), n_factors=n_factors)
+    fit = fit_map(flux, ivar, Design.exact(x), n_factors=n_factors, seed=0)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds, "peak": peak(), "data": before, "rounds": len(fit.bound),
@@ -94,7 +94,7 @@ def _prepare(n_stars: int) -> dict[str, Any]:
         # In another process: what writing takes must not count as what reading takes.
         code = (
             "import sys; from bayes_cannon.surveys.simulation.simulate import simulate_survey; "
-            "simulate_survey(sys.argv[1], n_stars=int(sys.argv[2]))"
+            "simulate_survey(sys.argv[1], n_stars=int(sys.argv[2]), seed=1)"
         )
         start = time.perf_counter()
         out = str(Path(folder) / "survey")

@@ -20,6 +20,7 @@ from bayes_cannon.errors import InvalidDataError
 __all__ = [
     "Numbers",
     "as_masked",
+    "as_seed",
     "is_fill_value",
     "known_values",
     "names_of",
@@ -301,6 +302,32 @@ def whole_number(given: object, what: str, *, least: int | None = None) -> int:
         raise InvalidDataError(f"{what} must be a whole number, not {given!r}.")
     if least is not None and given < least:
         raise InvalidDataError(f"{what} must be at least {least}, not {given!r}.")
+    return int(given)
+
+
+def as_seed(given: Any) -> int:
+    """Return a seed: a whole number from 0, or a fresh one for None, to be kept with the result.
+
+    Parameters
+    ----------
+    given
+        A whole number from 0; a `numpy.random.Generator`, from which one is drawn; or None.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is anything else.
+
+    >>> as_seed(7), as_seed(None) == as_seed(None)
+    (7, False)
+    """
+    if given is None:
+        return int(np.random.SeedSequence().generate_state(2, np.uint32)[0])
+    if isinstance(given, np.random.Generator):
+        return int(given.integers(2**32))
+    kinds = int | float | np.integer | np.floating
+    if not isinstance(given, kinds) or isinstance(given, bool) or given != given // 1 or given < 0:
+        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
     return int(given)
 
 

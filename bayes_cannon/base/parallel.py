@@ -139,7 +139,13 @@ class StopSign:
         self._given_up = True
 
     def check(self) -> None:
-        """Raise `concurrent.futures.CancelledError` if the work has been given up."""
+        """Raise `concurrent.futures.CancelledError` if the work has been given up.
+
+        Raises
+        ------
+        CancelledError
+            If so.
+        """
         if self._given_up:
             raise CancelledError
 

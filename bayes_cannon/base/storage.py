@@ -8,10 +8,12 @@ import io
 import os
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.paths import user_path
@@ -22,6 +24,7 @@ __all__ = [
     "part_path",
     "read_tree",
     "reason_of",
+    "schema_dataset",
     "sweep_parts",
     "told_writing",
     "write_atomically",
@@ -342,3 +345,39 @@ def _version(tree: xr.DataTree) -> int:
         return int(tree.attrs.get("format_version", 0))
     except (TypeError, ValueError):
         return 0
+
+
+def schema_dataset(
+    variables: Mapping[str, tuple[Any, ...]],
+    coords: Mapping[str, Any],
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Return a group of the InferenceData schema, made by ArviZ.
+
+    The time when it was made is left out, so that the same work gives the same result.
+
+    Parameters
+    ----------
+    variables
+        By name: dims (one as text, or several), array and, where there are any, attributes.
+    coords
+        By dim; a dim without gets 0, 1, 2, ...
+    attrs
+        Of the group.
+    """
+    from arviz_base import dict_to_dataset
+
+    dims: dict[Hashable, Sequence[Hashable]] = {
+        name: [v[0]] if isinstance(v[0], str) else list(v[0]) for name, v in variables.items()
+    }
+    sampled = [d for d in ("chain", "draw") if all(d in own for own in dims.values())]
+    group = dict_to_dataset(
+        {name: np.asarray(v[1]) for name, v in variables.items()},
+        dims=dims, coords=dict(coords),
+        sample_dims=sampled, attrs=dict(attrs or {}), check_conventions=False,
+    )  # fmt: skip
+    for name, given in variables.items():
+        group[name].attrs.update(*given[2:])
+    for key in ("created_at", *(() if sampled else ("sample_dims",))):
+        group.attrs.pop(key, None)
+    return group

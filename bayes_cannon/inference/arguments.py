@@ -29,7 +29,6 @@ __all__ = [
     "as_draws",
     "as_labels",
     "as_result",
-    "as_seed",
     "as_spectra",
     "as_table",
 ]
@@ -52,24 +51,6 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
-
-
-def as_seed(given: Any) -> int:
-    """A seed: a whole number from 0, or a fresh one for None, to be kept with the result.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is anything else.
-    """
-    if given is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(given, np.random.Generator):
-        return int(given.integers(2**32))
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < 0:
-        raise InvalidDataError(f"seed must be a whole number from 0, or None, not {given!r}.")
-    return int(given)
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:
@@ -101,6 +82,13 @@ def as_labels(given: Any, what: str = "aspcap") -> Labels | None:
     that its meta data name in ``ID``, or in the named index of a DataFrame; its other columns of
     numbers are labels, their errors in NAME_ERR. Masked values and fill values (see `Labels`) are
     missing ones.
+
+    Parameters
+    ----------
+    given
+        What the user gave.
+    what
+        Name of the argument, for messages.
 
     Raises
     ------
@@ -220,6 +208,13 @@ def as_table(given: Any, *, whole: bool = True) -> Table | None:
     """A catalogue's table if it is one, from `catalogue` or read back, or a run's; else None.
 
     It must have all columns of its labels if `whole` is true.
+
+    Parameters
+    ----------
+    given
+        What the user gave.
+    whole
+        Whether all columns of a catalogue are needed.
 
     Raises
     ------

@@ -3,8 +3,6 @@
 `sample_block` finds the modes of all its stars together, then samples them side by side. A star
 that cannot be done is a row of NaN with a status; it never stops the others, and what one star
 gives does not depend on which others are done with it.
-
-Posteriors as an xarray.DataTree by the InferenceData schema.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import BayesCannonError, FitError, NoStarsError
 from bayes_cannon.inference.checks import (
@@ -321,43 +320,41 @@ def assemble(
     settings: InferenceSettings,
     seed: int,
 ) -> xr.DataTree:
-    """Put the stars of a block together.
+    """Put the stars of a block together, a DataTree by the InferenceData schema.
 
     Parameters
     ----------
+    basis, priors, settings
+        Labels with their scaling, their priors, and how they were inferred.
     star_id, n_used
         Ids and numbers of used pixels, shape (n_stars,).
     results
         One per star.
     seed
         Kept among the attributes.
-
-    Returns
-    -------
-    xarray.DataTree
-        Groups ``posterior``, ``sample_stats`` (NUTS only), ``star_stats``, ``constant_data``.
     """
     coords = {
         "chain": np.arange(settings.chains),
         "draw": np.arange(settings.draws),
         "star": star_id,
     }
+    names = {"label_name": list(basis.names), "label_name_2": list(basis.names)}
+    attrs = {
+        "inference_library": "bayes_cannon",
+        "sampler": "nutpie" if settings.method == "nuts" else "none",
+        "method": settings.method,
+        "likelihood": likelihood_text(settings.likelihood),
+        "seed": int(seed),
+        "tuning_steps": settings.tune if settings.method == "nuts" else 0,
+    }
+    stats = _star_stats(basis, n_used, results)
     groups = {
-        "posterior": _posterior(basis, results, coords),
-        "star_stats": _star_stats(basis, star_id, n_used, results),
-        "constant_data": _constant(basis, priors),
+        "posterior": schema_dataset(_posterior(basis, results, coords), coords, attrs),
+        "star_stats": schema_dataset(stats, {"star": star_id, **names}, attrs),
+        "constant_data": schema_dataset(_constant(basis, priors), names, attrs),
     }
     if settings.method == "nuts":
-        groups["sample_stats"] = _sample_stats(results, coords)
-    for dataset in groups.values():
-        dataset.attrs.update(
-            inference_library="bayes_cannon",
-            sampler="nutpie" if settings.method == "nuts" else "none",
-            method=settings.method,
-            likelihood=likelihood_text(settings.likelihood),
-            seed=int(seed),
-            tuning_steps=settings.tune if settings.method == "nuts" else 0,
-        )
+        groups["sample_stats"] = schema_dataset(_sample_stats(results, coords), coords, attrs)
     return xr.DataTree.from_dict(groups)
 
 
@@ -367,19 +364,18 @@ def _shape(coords: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
 
 def _posterior(
     basis: PolynomialBasis, results: list[StarResult], coords: Mapping[str, NDArray[Any]]
-) -> xr.Dataset:
+) -> dict[str, Any]:
     labels = np.full((basis.n_labels, *_shape(coords)), np.nan, dtype=np.float32)
     for i, result in enumerate(results):
         if result.draws is not None:
             labels[..., i] = np.moveaxis(result.draws.labels, -1, 0)
-    variables = {
+    return {
         name: (_DIMS, labels[i], {"units": unit})
         for i, (name, unit) in enumerate(zip(basis.names, basis.units, strict=True))
     }
-    return xr.Dataset(variables, coords)
 
 
-def _sample_stats(results: list[StarResult], coords: Mapping[str, NDArray[Any]]) -> xr.Dataset:
+def _sample_stats(results: list[StarResult], coords: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     variables: dict[str, Any] = {}
     for name, statistic in STATISTICS.items():
         empty = np.nan if statistic.kept.kind == "f" else 0
@@ -388,17 +384,13 @@ def _sample_stats(results: list[StarResult], coords: Mapping[str, NDArray[Any]])
             if result.draws is not None:
                 array[..., i] = result.draws.statistics[name]
         variables[name] = (_DIMS, array)
-    return xr.Dataset(variables, coords)
+    return variables
 
 
 def _star_stats(
-    basis: PolynomialBasis,
-    star_id: NDArray[np.str_],
-    n_used: NDArray[np.integer[Any]],
-    results: list[StarResult],
-) -> xr.Dataset:
+    basis: PolynomialBasis, n_used: NDArray[np.integer[Any]], results: list[StarResult]
+) -> dict[str, Any]:
     k, n = basis.n_labels, len(results)
-    names = list(basis.names)
     variables: dict[str, Any] = {}
     for name, text in _SUMMARY.items():
         column = np.array([float(r.summary.get(name, np.nan)) for r in results])
@@ -414,10 +406,10 @@ def _star_stats(
         cov[i] = result.summary.get("laplace_cov", np.nan)
     variables["map_labels"] = (("star", "label_name"), mode)
     variables["laplace_cov"] = (("star", "label_name", "label_name_2"), cov)
-    return xr.Dataset(variables, {"star": star_id, "label_name": names, "label_name_2": names})
+    return variables
 
 
-def _constant(basis: PolynomialBasis, priors: LabelPriors) -> xr.Dataset:
+def _constant(basis: PolynomialBasis, priors: LabelPriors) -> dict[str, Any]:
     columns = {
         "prior_lower": priors.lower,
         "prior_upper": priors.upper,
@@ -426,14 +418,22 @@ def _constant(basis: PolynomialBasis, priors: LabelPriors) -> xr.Dataset:
         "label_center": basis.center,
         "label_scale": basis.scale,
     }
-    return xr.Dataset(
-        {name: ("label_name", array) for name, array in columns.items()},
-        {"label_name": list(basis.names)},
-    )
+    return {name: ("label_name", array) for name, array in columns.items()}
 
 
 def join_blocks(blocks: list[xr.DataTree]) -> xr.DataTree:
-    """Put the DataTrees of several blocks of stars together."""
+    """Put the DataTrees of several blocks of stars together.
+
+    Parameters
+    ----------
+    blocks
+        Results of `sample_block`, of one and the same model, in the order of the stars.
+
+    Raises
+    ------
+    NoStarsError
+        If there is none.
+    """
     if not blocks:
         raise NoStarsError("there is no block of stars to join.")
     if len(blocks) == 1:

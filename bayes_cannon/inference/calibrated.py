@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
@@ -80,7 +82,17 @@ class ErrorModel:
         )  # fmt: skip
 
     def sample(self, labels: FloatArray, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels)."""
+        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels).
+
+        Parameters
+        ----------
+        labels
+            Predicted labels of the star, shape (n_labels,), physical units.
+        n
+            How many errors to draw.
+        rng
+            Source of random numbers.
+        """
         row = labels[None]
         f, log_growth = self.terms.features(row)[0], float(self.terms.log_growth(row)[0])
         pick = rng.integers(self.nu.size, size=n)
@@ -95,7 +107,9 @@ class ErrorModel:
         return np.asarray(self.bias + np.einsum("f,dfk->dk", features, self.bias_coef))
 
 
-def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -> xr.Dataset:
+def calibrated_posterior(
+    result: xr.DataTree, error: ErrorModel, *, seed: int | None = None
+) -> xr.Dataset:
     """Convolve every star's formal posterior with the model error.
 
     Parameters
@@ -105,7 +119,8 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
     error
         The model error.
     seed
-        Together with a star's id it fixes the star's draws.
+        Together with a star's id it fixes the star's draws; None takes a fresh one. It is in the
+        attribute ``seed``.
 
     Returns
     -------
@@ -117,6 +132,7 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
     InvalidDataError
         If the labels are others than the model error's.
     """
+    seed = as_seed(seed)
     posterior, names = group_of(result, "posterior"), posterior_names(result)
     if names != error.names:
         raise InvalidDataError(
@@ -137,7 +153,8 @@ def calibrated_posterior(result: xr.DataTree, error: ErrorModel, *, seed: int) -
         name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
         for k, name in enumerate(names)
     }
-    return xr.Dataset(variables, posterior.coords, attrs=posterior.attrs)
+    coords = {dim: posterior[dim].values for dim in dims}
+    return schema_dataset(variables, coords, {**posterior.attrs, "seed": seed})
 
 
 def _convolve(

@@ -63,7 +63,13 @@ class Convergence:
     divergences: int
 
     def problems(self, rhat_limit: float, ess_limit: float) -> StarStatus:
-        """Bits of the checks that fail; a diagnostic that is not a number fails."""
+        """Bits of the checks that fail; a diagnostic that is not a number fails.
+
+        Parameters
+        ----------
+        rhat_limit, ess_limit
+            See `InferenceSettings`.
+        """
         status = StarStatus(0)
         if not self.rhat_max <= rhat_limit:
             status |= StarStatus.RHAT
@@ -75,7 +81,15 @@ class Convergence:
 
 
 def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Convergence:
-    """Diagnose the draws of one star, shape (n_chains, n_draws, n_labels)."""
+    """Diagnose the draws of one star, shape (n_chains, n_draws, n_labels).
+
+    Parameters
+    ----------
+    labels
+        Draws, shape (n_chains, n_draws, n_labels).
+    diverging
+        Which transitions diverged, shape (n_chains, n_draws).
+    """
     columns = np.moveaxis(labels, -1, 0)
     rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
     bulk = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
@@ -86,7 +100,18 @@ def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Conve
 
 
 def thin(labels: FloatArray, n: int) -> FloatArray:
-    """Take about n draws, evenly spaced over all chains: shape (<= n, n_labels)."""
+    """Take about n draws, evenly spaced over all chains: shape (<= n, n_labels).
+
+    Parameters
+    ----------
+    labels
+        Draws, shape (n_chains, n_draws, n_labels).
+    n
+        How many to take.
+
+    >>> thin(np.zeros((4, 500, 3)), 100).shape
+    (100, 3)
+    """
     flat = labels.reshape(-1, labels.shape[-1])
     return np.asarray(flat[np.linspace(0, len(flat) - 1, min(n, len(flat))).round().astype(int)])
 
@@ -109,7 +134,11 @@ def predictive_p(data: Compressed, values: FloatArray) -> float:
 
 
 def factors_p(z: FloatArray) -> float:
-    """Probability that factors (n_factors,) of N(0, I) are as large as `z`; NaN for none."""
+    """Probability that factors (n_factors,) of N(0, I) are as large as `z`; NaN for none.
+
+    >>> round(factors_p(np.array([1.0, 2.0])), 4)
+    0.0821
+    """
     return float(chi2_distribution.sf(np.sum(z**2), z.size)) if z.size else float("nan")
 
 

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import as_seed, as_spectra
+from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.block import join_blocks, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -73,7 +74,7 @@ def infer_labels(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int | None,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> xr.DataTree:
@@ -110,6 +111,11 @@ def infer_labels(
         `flags`), ``constant_data`` and, where the model error is known,
         ``calibrated_posterior`` (as ``posterior``, see `calibration`).
 
+        ArviZ takes it as it is: `az.summary`, `az.rhat`, `az.plot_trace`, `az.plot_rank`,
+        `az.plot_dist`, `az.plot_ess`, `az.plot_energy`, best of some stars,
+        ``result.sel(star=[...])``. There is no ``log_likelihood`` (pixels are compressed, and not
+        independent), so that `az.loo` and `az.compare` have nothing to work on.
+
     Raises
     ------
     NoStarsError
@@ -129,7 +135,7 @@ def infer_labels(
     """
     model, given = as_model(cannon), as_spectra(spectra)
     blocks = infer_blocks(
-        model, given, settings=settings, priors=priors_of(model, priors), seed=as_seed(seed),
+        model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
     )  # fmt: skip
     result = join_blocks(list(blocks))
@@ -141,6 +147,13 @@ def warn_of_undone(
     result: xr.DataTree, cannon: Cannon, settings: InferenceSettings
 ) -> tuple[int, int]:
     """Warn of stars without a posterior.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    cannon, settings
+        The model and settings that it was made with.
 
     Returns
     -------
@@ -177,11 +190,30 @@ def infer_blocks(
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
-    seed: int,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Iterator[xr.DataTree]:
-    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish."""
+    """As `infer_labels`, one DataTree per block of stars, in their order, as they finish.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    spectra
+        On its pixels.
+    settings, priors, seed, executor, progress
+        See `infer_labels`.
+
+    Raises
+    ------
+    NoStarsError
+        If there is no star.
+    InvalidDataError
+        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
+    FitError
+        If the executor fails; it names stars of the block.
+    """
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
@@ -208,6 +240,7 @@ def infer_blocks(
             BayesCannonWarning,
             stacklevel=3,
         )
+    seed = as_seed(seed)
     finishing = Finishing.from_cannon(
         cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
     )
@@ -297,7 +330,19 @@ class Finishing:
     def from_cannon(
         cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
     ) -> Finishing:
-        """Take it from a trained model."""
+        """Take it from a trained model.
+
+        Parameters
+        ----------
+        cannon
+            The trained model.
+        seed
+            Of the calibrated draws, together with the stars' ids.
+        simulated
+            Whether the spectra are.
+        id_name
+            Name of the column of star ids.
+        """
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
         return cls(
@@ -307,7 +352,15 @@ class Finishing:
 
 
 def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
-    """Add flags and calibrated posteriors to what `sample_block` returned."""
+    """Add flags and calibrated posteriors to what `sample_block` returned.
+
+    Parameters
+    ----------
+    block
+        Groups of a block of stars.
+    finishing
+        What to add.
+    """
     tree = add_flags(block, finishing.reference)
     if finishing.error is not None:
         calibrated = calibrated_posterior(tree, finishing.error, seed=finishing.seed)

@@ -98,6 +98,13 @@ class PixelModel:
     def from_cannon(cls, cannon: Cannon, *, coefficient_uncertainty: bool = True) -> PixelModel:
         """Arrange the arrays of a trained model.
 
+        Parameters
+        ----------
+        cannon
+            The trained model.
+        coefficient_uncertainty
+            Whether the coefficients' covariances are taken along.
+
         Raises
         ------
         InvalidDataError
@@ -164,6 +171,11 @@ class PixelModel:
         place : (n_terms,) int
             Monomial that each term is.
         sums : (n_monomials, n_pixels) float32
+
+        Raises
+        ------
+        InvalidDataError
+            If the coefficients' uncertainty was left out.
         """
         if self.coef_cov is None:
             raise InvalidDataError("these pixels leave the coefficients' uncertainty out.")
@@ -178,7 +190,18 @@ class PixelModel:
         return pairs, np.array([number[term] for term in terms], dtype=np.intp), sums
 
     def take(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Columns of the used pixels, shape (n_stars, n_pixels), as float64."""
+        """Columns of the used pixels, shape (n_stars, n_pixels), as float64.
+
+        Parameters
+        ----------
+        array
+            Of all pixels, shape (n_stars, n_all_pixels).
+
+        Raises
+        ------
+        InvalidDataError
+            If it has another number of pixels than the model.
+        """
         if array.shape[-1] != self.used.size:
             raise InvalidDataError(
                 f"spectra have {array.shape[-1]} pixels, the trained model {self.used.size}; "
@@ -218,7 +241,15 @@ class Compressed:
         return Compressed(**{name: array[rows] for name, array in vars(self).items()})
 
     def with_rows(self, rows: NDArray[np.intp], other: Compressed) -> Compressed:
-        """Return a copy in which some stars' likelihoods are those of `other`."""
+        """Return a copy in which some stars' likelihoods are those of `other`.
+
+        Parameters
+        ----------
+        rows
+            Indices of the stars.
+        other
+            Their likelihoods, one for each of `rows`.
+        """
         copies = {name: array.copy() for name, array in vars(self).items()}
         for name, array in copies.items():
             array[rows] = getattr(other, name)

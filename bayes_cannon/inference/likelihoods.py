@@ -108,7 +108,15 @@ class Likelihood(ABC):
 
     @abstractmethod
     def data(self, pixels: PixelModel, star: OneStar) -> Mapping[str, FloatArray]:
-        """Arrays by name that `term` takes as ``pm.Data``; of the same shapes for all stars."""
+        """Arrays by name that `term` takes as ``pm.Data``; of the same shapes for all stars.
+
+        Parameters
+        ----------
+        pixels
+            The trained model.
+        star
+            The star at its mode.
+        """
 
     @abstractmethod
     def term(
@@ -135,10 +143,22 @@ class Likelihood(ABC):
         """Log likelihood (n_draws,) of all pixels at standardised labels (n_draws, n_labels).
 
         Nothing left out that can be had; differences between labels should be good to 0.01.
+
+        Parameters
+        ----------
+        pixels
+            The trained model.
+        star
+            The star at its mode.
+        ell
+            Standardised labels, shape (n_draws, n_labels).
         """
 
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
-        """Log likelihood (n_draws,) as `term` has it, constants aside; k-hat compares the two."""
+        """Log likelihood (n_draws,) as `term` has it, constants aside; k-hat compares the two.
+
+        Parameters are those of `log_likelihood`.
+        """
         return self.log_likelihood(pixels, star, ell)
 
     def constant(self, star: OneStar) -> float:
@@ -149,7 +169,8 @@ class Likelihood(ABC):
         """Chi-square (n_draws,) at standardised labels (n_draws, n_labels).
 
         Of the compressed form, whose degrees of freedom are the star's used pixels. A likelihood
-        of heavy tails gives its outliers little weight there.
+        of heavy tails gives its outliers little weight there. Parameters are those of
+        `log_likelihood`.
         """
         return np.asarray(star.compressed.chi2(pixels.basis.features(ell)[None])[0])
 

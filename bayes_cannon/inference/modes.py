@@ -236,7 +236,17 @@ class _Point:
 def log_posterior(
     basis: PolynomialBasis, priors: LabelPriors, data: Compressed, u: FloatArray
 ) -> FloatArray:
-    """Log density (n_stars, n_draws) of u (n_stars, n_draws, n_labels), not normalised."""
+    """Log density (n_stars, n_draws) of u (n_stars, n_draws, n_labels), not normalised.
+
+    Parameters
+    ----------
+    basis, priors
+        Labels with their scaling, and their priors.
+    data
+        Compressed spectra of n_stars stars.
+    u
+        Unconstrained coordinates, shape (n_stars, n_draws, n_labels).
+    """
     at = priors.at(u)
     v = basis.features(basis.standardize(at.labels))
     return data.log_likelihood(v) + at.log_density
@@ -342,6 +352,15 @@ def starting_points(
 
     The mean training label, the solution of the linear terms, and random ones around the training
     labels, the same for all stars.
+
+    Parameters
+    ----------
+    basis, priors
+        Labels with their scaling, and their priors.
+    data
+        Compressed spectra of n_stars stars.
+    n_starts
+        Points per star.
     """
     k, n = basis.n_labels, len(data.b)
     ell = np.zeros((n, max(n_starts, 1), k))
@@ -368,6 +387,17 @@ def find_modes(
 
     Returns the end points, their log densities (constants of the likelihood left out) and which
     searches converged, shapes (n_stars, n_starts[, n_labels]).
+
+    Parameters
+    ----------
+    basis, priors
+        Labels with their scaling, and their priors.
+    data
+        Compressed spectra of n_stars stars.
+    starts
+        Unconstrained coordinates, shape (n_stars, n_starts, n_labels).
+    max_steps
+        Newton steps per search.
     """
     n, s, k = starts.shape
     A, b = np.repeat(data.A, s, axis=0), np.repeat(data.b, s, axis=0)
@@ -382,6 +412,15 @@ def gaussian_at(
 
     Where the exact second derivatives are not positive definite (a saddle, or a mode on the
     prior's edge) their Gauss-Newton part stands in, and failing that their absolute values.
+
+    Parameters
+    ----------
+    basis, priors
+        Labels with their scaling, and their priors.
+    data
+        Compressed spectra of n_stars stars.
+    u
+        Unconstrained coordinates, shape (n_stars, n_labels).
     """
     point = _evaluate(basis, priors, data.A, data.b, u)
     values, vectors = np.linalg.eigh(point.curvature)

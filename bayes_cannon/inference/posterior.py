@@ -32,6 +32,13 @@ _BLOCK = 512
 def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
     """Return a group of a result.
 
+    Parameters
+    ----------
+    result
+        What inference returned.
+    name
+        Of the group.
+
     Raises
     ------
     InvalidDataError
@@ -127,7 +134,20 @@ class Moments:
 
 
 def moments_of(group: xr.Dataset, names: tuple[str, ...]) -> Moments:
-    """Moments of each star's draws, NaN for a star with a draw that is not finite."""
+    """Moments of each star's draws, NaN for a star with a draw that is not finite.
+
+    Parameters
+    ----------
+    group
+        Draws with dims chain, draw and star.
+    names
+        Labels, in the order wanted.
+
+    Raises
+    ------
+    InvalidDataError
+        If there is one draw only.
+    """
     n_stars, n = group.sizes["star"], len(names)
     mean = np.full((n_stars, n), np.nan)
     cov = np.full((n_stars, n, n), np.nan)

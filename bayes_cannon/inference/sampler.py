@@ -98,7 +98,17 @@ class Draws:
 
 
 def star_seed(seed: int, star_id: str, stage: int = 0) -> np.random.SeedSequence:
-    """Seed of one star: the same whatever other stars are sampled with it."""
+    """Seed of one star: the same whatever other stars are sampled with it.
+
+    Parameters
+    ----------
+    seed
+        Of the whole inference.
+    star_id
+        Id of the star.
+    stage
+        Which use of it: 0 the first run, 1 the second, 100 the calibration.
+    """
     digest = hashlib.sha256(star_id.encode("utf-8")).digest()
     words = [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
     return np.random.SeedSequence([int(seed) & (2**63 - 1), stage, *words])

@@ -82,6 +82,10 @@ class InferenceSettings:
         return NutsSettings(self.draws, self.tune, self.chains, self.target_accept)
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as plain values, the likelihood as text, as runs keep them."""
+        """Return the settings as plain values, the likelihood as text, as runs keep them.
+
+        >>> InferenceSettings().record()["likelihood"]
+        'gaussian'
+        """
         plain = asdict(replace(self, likelihood=GAUSSIAN.name))
         return plain | {"likelihood": likelihood_text(self.likelihood)}

@@ -33,6 +33,11 @@ _PLAIN = {"", "dex"}
 def with_unit(text: str, unit: str) -> str:
     """Text with a unit in brackets; without, where there is none.
 
+    Parameters
+    ----------
+    text, unit
+        What, and its unit.
+
     >>> with_unit("AGE", "Gyr"), with_unit("X", "")
     ('AGE (Gyr)', 'X')
     """
@@ -40,13 +45,29 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def units_of_result(result: xr.DataTree, names: Sequence[str]) -> dict[str, str]:
-    """Unit of each label of a result; '' for a number without."""
+    """Unit of each label of a result; '' for a number without.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    names
+        Labels.
+    """
     posterior = group_of(result, "posterior")
     return {n: str(posterior[n].attrs.get("units", label_unit(n))) for n in names}
 
 
 def units_of_table(table: Table, names: Sequence[str]) -> dict[str, str]:
-    """Unit of each label of a catalogue's table; '' for a number without."""
+    """Unit of each label of a catalogue's table; '' for a number without.
+
+    Parameters
+    ----------
+    table
+        A catalogue.
+    names
+        Labels.
+    """
     labels = str(table.meta.get("LABELS", "")).split(",")
     units = str(table.meta["UNITS"]).split(",") if "UNITS" in table.meta else []
     noted = dict(zip(labels, units, strict=True)) if len(labels) == len(units) else {}

@@ -71,7 +71,20 @@ class PolynomialBasis:
 
     @classmethod
     def from_labels(cls, labels: Labels, degree: int = 2) -> PolynomialBasis:
-        """Take center and scale from the mean and standard deviation of `labels` (NaN left out)."""
+        """Take center and scale from the mean and standard deviation of `labels` (NaN left out).
+
+        Parameters
+        ----------
+        labels
+            Of the training stars, physical units; NaN where unknown.
+        degree
+            Of the polynomial, from 1.
+
+        Raises
+        ------
+        LabelError
+            If a label has no spread, or no value.
+        """
         check_label_names(labels.names)
         known = np.isfinite(labels.values).sum(axis=0)
         if (known < 2).any():

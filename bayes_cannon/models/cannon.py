@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import read_tree, write_tree
@@ -21,6 +22,7 @@ from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.models.label_moments import label_moments
+from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -68,8 +70,8 @@ class Gradient:
     sd: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class Cannon:
+@dataclass(frozen=True, eq=False, repr=False)
+class Cannon(Carded):
     """A trained model.
 
     Attributes
@@ -146,6 +148,36 @@ class Cannon:
                 raise InvalidDataError(
                     f"{name} has shape {getattr(self, name).shape}, expected {shape}."
                 )
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        labels, made = self.training, self.settings.get("training", {})
+        ranges = ", ".join(
+            f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"
+            for name, unit in zip(labels.names, labels.units, strict=True)
+        )
+        size = f"degree {self.basis.degree}, {count_text(self.basis.n_terms, 'term')}"
+        used = f"{self.used.sum()} of {self.n_pixels} used, {range_text(self.wavelength)} Å"
+        held = self.held_out.size
+        mark = SIMULATED if self.simulated else ""
+        return f"Cannon, trained on {count_text(len(labels), 'star')}{mark}", [
+            ("labels", ranges),
+            ("held out", count_text(held, "star") if held else ""),
+            ("pixels", f"{used} ({self.medium})"),
+            ("model", f"{size}, {count_text(self.n_factors, 'factor')}"),
+            ("method", str(made.get("method", ""))),
+            ("model error", self._model_error_text() or str(made.get("no_model_error", "none"))),
+        ]
+
+    def _model_error_text(self) -> str:
+        """Standard deviation of the model error of each label; empty where it was not learnt."""
+        if self.model_error is None or "posterior" not in self.model_error.children:
+            return ""
+        draws = self.model_error["posterior"].to_dataset()
+        if "covariance" not in draws:
+            return ""
+        variance = np.diagonal(draws["covariance"].mean(("chain", "draw")).values)
+        parts = zip(self.names, np.sqrt(variance), self.basis.units, strict=True)
+        return ", ".join(f"{name} {two_digits(sd)} {unit}".rstrip() for name, sd, unit in parts)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -251,7 +283,20 @@ class Cannon:
         return values
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write as NetCDF; see `load`."""
+        """Write as NetCDF; see `load`.
+
+        Parameters
+        ----------
+        path
+            File to write.
+        overwrite
+            Replace a file that is there.
+
+        Raises
+        ------
+        OutputExistsError
+            If the file exists, or cannot be written.
+        """
         tree, path = _to_tree(self), user_path(path)
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
@@ -59,6 +60,15 @@ class ErrorTerms:
         """Fix the terms from training labels and predictions (n_stars, n_labels), physical units.
 
         With few stars the bias keeps its linear terms, or its constant alone.
+
+        Parameters
+        ----------
+        basis
+            Scaling of the labels.
+        training
+            Labels of the training stars.
+        predicted
+            Predictions for them, shape (n_stars, n_labels), physical units.
         """
         k, n = basis.n_labels, len(predicted)
         mean, cov = label_moments(basis.standardize(training.values))
@@ -114,7 +124,8 @@ class ErrorTerms:
             "reach": ((), self.reach),
             "log_typical": ((), self.log_typical),
         }
-        return xr.Dataset(variables, {"label_name": list(names), "label_name_2": list(names)})
+        coords = {"label_name": list(names), "label_name_2": list(names)}
+        return schema_dataset(variables, coords)
 
     @classmethod
     def from_dataset(cls, data: xr.Dataset) -> ErrorTerms:

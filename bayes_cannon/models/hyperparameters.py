@@ -56,11 +56,21 @@ class TrainingPriors:
                 raise InvalidDataError(f"{name} must be positive and finite, not {value}.")
 
     def against(self, redundancy: float) -> TrainingPriors:
-        """Priors that are worth as much against pixels of which only one in `redundancy` counts."""
+        """Priors that are worth as much against pixels of which only one in `redundancy` counts.
+
+        >>> TrainingPriors(correlation_shape=50.0).against(10.0).correlation_shape
+        491.0
+        """
         return replace(self, correlation_shape=1 + (self.correlation_shape - 1) * redundancy)
 
     def scales(self, n_terms: int, n_factors: int) -> FloatArray:
-        """HalfNormal scale of every coefficient's tau, shape (n_terms + n_factors,)."""
+        """HalfNormal scale of every coefficient's tau, shape (n_terms + n_factors,).
+
+        Parameters
+        ----------
+        n_terms, n_factors
+            Numbers of terms and of factors.
+        """
         return np.repeat([self.coef_scale, self.loading_scale], [n_terms, n_factors])
 
 
@@ -118,6 +128,13 @@ class Hyperparameters:
         """Log density of the hyperparameters under their priors (up to constants of the priors).
 
         That of tau and R, in these coordinates.
+
+        Parameters
+        ----------
+        priors
+            Their priors.
+        n_terms
+            Of the coefficients, how many are terms; the rest are loadings.
         """
         scale = priors.scales(n_terms, self.tau.size - n_terms)
         z = (self.mu_s - priors.log_scatter_mean) / priors.log_scatter_mean_sd

@@ -147,6 +147,8 @@ def compressed_term(
 
     Parameters
     ----------
+    basis
+        Gives the recurrence of the features.
     labels
         In physical units, shape (n_labels,).
     place
@@ -252,6 +254,18 @@ def build_plain_model(
 
     One scalar variable per label, the polynomial by `PolynomialBasis.symbolic`. The definition
     against which `build_label_model` is tested.
+
+    Parameters
+    ----------
+    basis, priors
+        Labels with their scaling, and their priors.
+    A, b
+        Compressed spectrum, shapes (n_terms, n_terms) and (n_terms,).
+
+    Raises
+    ------
+    LabelError
+        If the priors are not those of the basis' labels.
     """
     priors = _checked(basis, priors)
     with pm.Model(coords={"label_name": list(basis.names)}) as model:

@@ -245,6 +245,13 @@ class LabelPriors:
     ) -> LabelPriors:
         """Take the priors `given` and the default of every other label.
 
+        Parameters
+        ----------
+        names
+            Labels, in the order of the model.
+        given
+            Priors by label; the others get the default of their kind.
+
         Raises
         ------
         LabelError
@@ -297,7 +304,15 @@ class LabelPriors:
         return np.asarray(np.where(inside, value, -np.inf))
 
     def sample(self, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draw labels, shape (n, n_labels)."""
+        """Draw labels, shape (n, n_labels).
+
+        Parameters
+        ----------
+        n
+            How many sets of labels.
+        rng
+            Source of random numbers.
+        """
         columns = []
         for p in self.priors:
             if p.is_uniform:
@@ -308,7 +323,7 @@ class LabelPriors:
         return np.stack(columns, axis=-1)
 
     def clip(self, labels: FloatArray, margin: float = 1e-3) -> FloatArray:
-        """Move labels inside the bounds by at least `margin` of the range (1 where half open)."""
+        """Move labels (..., n_labels) inside the bounds by `margin` of the range (1: half open)."""
         width = np.where(self._two_sided, self.upper - self.lower, 1.0)
         return np.asarray(np.clip(labels, self.lower + margin * width, self.upper - margin * width))
 

@@ -147,6 +147,15 @@ def correlation_factor(diagonal: Any, lower: Any, k: int) -> Any:
     By Bartlett's decomposition a triangle with diagonal squared ~ chi-square(df - i) and N(0, 1)
     below is the factor of a Wishart matrix of df degrees of freedom, whose correlations are
     LKJ((df - k + 1) / 2); rows of length 1 leave the correlations.
+
+    Parameters
+    ----------
+    diagonal
+        Squares of the diagonal before scaling, shape (k,).
+    lower
+        Entries below the diagonal, row by row, shape (k (k - 1) / 2,).
+    k
+        Number of labels.
     """
     triangle = pt.diag(pt.sqrt(diagonal))
     if k > 1:

@@ -40,6 +40,18 @@ def default_priors(cannon: Cannon, *, given: Container[str] = ()) -> dict[str, L
     stars lie beyond it, it is widened there, to the training range and its own width more, with
     a warning. A label of any other kind, or in a unit of its own, has the training range,
     wider by its own width on both sides. Labels among `given` are left out.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    given
+        Labels that have priors of their own.
+
+    Raises
+    ------
+    LabelError
+        If no training star has a value of a label.
     """
     values = np.asarray(cannon.training.values, dtype=np.float64)
     out, told = {}, []

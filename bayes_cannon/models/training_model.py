@@ -18,6 +18,7 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
 from bayes_cannon.spectra.labels import Labels
@@ -39,15 +40,18 @@ def _coords(flux: NDArray[Any], term_names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _population(
-    priors: TrainingPriors, hyper: Hyperparameters | None, n_terms: int, n_coef: int
+    priors: TrainingPriors | None, hyper: Hyperparameters | None, n_terms: int, n_coef: int
 ) -> tuple[Any, Any, Any]:
     """Cholesky factor of T, and mean and width of the log scatters, free or fixed.
 
     Free: standard deviations are ``population_stds``, correlations ``population_corr``.
     """
+    if priors is not None and hyper is not None:
+        raise InvalidDataError("give priors of the hyperparameters, or their values: not both.")
     if hyper is not None:
         chol: Any = pm.Data("population", np.linalg.cholesky(hyper.covariance[:n_coef, :n_coef]))
         return chol, pm.Data("mu_s", hyper.mu_s), pm.Data("omega_s", hyper.omega_s)
+    priors = priors or TrainingPriors()
     scales = pm.HalfNormal.dist(priors.scales(n_terms, n_coef - n_terms), shape=n_coef)
     chol, _, _ = pm.LKJCholeskyCov(
         "population", eta=priors.correlation_shape, n=n_coef, sd_dist=scales
@@ -57,7 +61,10 @@ def _population(
 
 
 def _pixel_priors(
-    priors: TrainingPriors, hyper: Hyperparameters | None, n_terms: int, n_factors: int = 0
+    priors: TrainingPriors | None,
+    hyper: Hyperparameters | None,
+    n_terms: int,
+    n_factors: int = 0,
 ) -> tuple[Any, Any, Any]:
     """Coefficients, loadings and log scatter under free or fixed hyperparameters."""
     first = np.zeros(n_terms)
@@ -108,11 +115,16 @@ def build_training_model(
         Values at which to fix the hyperparameters; None: they are free variables.
     term_names
         Coordinates of ``term``.
+
+    Raises
+    ------
+    InvalidDataError
+        If both `priors` and `hyper` are given.
     """
     names = term_names or tuple(str(k) for k in range(features.shape[1]))
     with pm.Model(coords=_coords(flux, names)) as model:
         v = pm.Data("features", np.asarray(features, np.float64), dims=("star", "term"))
-        theta, _, log_s = _pixel_priors(priors or TrainingPriors(), hyper, features.shape[1])
+        theta, _, log_s = _pixel_priors(priors, hyper, features.shape[1])
         _observe(v @ theta.T, log_s, flux, ivar)
     return model
 
@@ -126,8 +138,20 @@ def build_factor_model(
     priors: TrainingPriors | None = None,
     hyper: Hyperparameters | None = None,
 ) -> pm.Model:
-    """Build the training model with `n_factors` nuisance factors; else as the plain one."""
-    priors = priors or TrainingPriors()
+    """Build the training model with `n_factors` nuisance factors.
+
+    Parameters
+    ----------
+    flux, ivar, features, priors, hyper
+        As for `build_training_model`; `hyper` has the covariance of terms and loadings.
+    n_factors
+        Number of factors, dim ``factor``.
+
+    Raises
+    ------
+    InvalidDataError
+        If both `priors` and `hyper` are given.
+    """
     n_terms = features.shape[1]
     coords = _coords(flux, tuple(str(k) for k in range(n_terms)))
     with pm.Model(coords={**coords, "factor": np.arange(n_factors)}) as model:
@@ -157,12 +181,19 @@ def build_label_error_model(
 
     Parameters
     ----------
+    flux, ivar, priors, hyper
+        As for `build_training_model`.
     labels
         Catalogue labels with errors; NaN where missing.
     basis
         Scaling and monomials.
     population_cov
         Covariance of the standardised true labels, (n_labels, n_labels); None: the identity.
+
+    Raises
+    ------
+    InvalidDataError
+        If both `priors` and `hyper` are given.
     """
     n_labels = basis.n_labels
     cov = np.eye(n_labels) if population_cov is None else population_cov
@@ -171,7 +202,7 @@ def build_label_error_model(
     observed = basis.standardize(labels.values)[known]
     error = (labels.errors / basis.scale)[known]
     with pm.Model(coords=coords) as model:
-        theta, _, log_s = _pixel_priors(priors or TrainingPriors(), hyper, basis.n_terms)
+        theta, _, log_s = _pixel_priors(priors, hyper, basis.n_terms)
         white = pm.Normal("white", 0.0, 1.0, dims=("star", "label_name"))
         ell = pm.Deterministic(
             "ell", white @ np.linalg.cholesky(cov).T, dims=("star", "label_name")

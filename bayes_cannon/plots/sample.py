@@ -47,7 +47,7 @@ _LONGEST = 56
 
 def plot_catalogue_slice(
     catalogue: Catalogue,
-    cuts: Cuts = Cuts(),  # noqa: B008 (frozen)
+    cuts: Cuts | None = None,
     *,
     label_names: Sequence[str] = DEFAULT_LABELS,
     steps: Sequence[CutStep] = (),
@@ -73,6 +73,7 @@ def plot_catalogue_slice(
     InvalidDataError
         If it has no row.
     """
+    cuts = cuts or Cuts()
     if len(catalogue) == 0:
         raise InvalidDataError("the catalogue has no row to draw.")
     found = apply_cuts(catalogue, cuts, label_names)

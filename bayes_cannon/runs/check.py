@@ -13,7 +13,7 @@ from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
 from bayes_cannon.base.storage import check_output, write_atomically
-from bayes_cannon.errors import NoStarsError, OutputExistsError
+from bayes_cannon.errors import InvalidDataError, NoStarsError, OutputExistsError
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
@@ -75,9 +75,15 @@ def run_check(
     ------
     NoStarsError
         If there is no held-out star.
+    InvalidDataError
+        If settings or a seed are given beside a run.
     OutputExistsError
         If the folder holds something else, or a check and `overwrite` is false.
     """
+    if run is not None and (settings is not None or seed is not None):
+        raise InvalidDataError(
+            "settings and seed are those of an inference; a run that is there has its own."
+        )
     out = user_path(folder)
     _refuse_others(out, overwrite=overwrite)
     true = None if truth is None else read_truth(truth, cannon.names)

@@ -17,12 +17,12 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
-from bayes_cannon.base.columns import one_or_more
+from bayes_cannon.base.columns import as_seed, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_seed, as_spectra
+from bayes_cannon.inference.arguments import KnownLabels, as_spectra
 from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood import pixels_needed

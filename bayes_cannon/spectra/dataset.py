@@ -18,7 +18,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
-from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -167,7 +167,7 @@ class TrainingSet(Carded):
             info={name: column[index] for name, column in self.info.items()},
         )
 
-    def split(self, fraction: float, *, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    def split(self, fraction: float, *, seed: int | None = None) -> tuple[TrainingSet, TrainingSet]:
         """Split at random into a part with `fraction` of the stars, and the rest.
 
         Which star goes where depends on the ids and the seed, not on the stars' order; each part
@@ -178,7 +178,7 @@ class TrainingSet(Carded):
         fraction
             Between 0 and 1.
         seed
-            Of the random choice.
+            Of the random choice; None takes a fresh one.
 
         Raises
         ------
@@ -187,7 +187,7 @@ class TrainingSet(Carded):
         """
         if not _is_number(fraction, int | float | np.number):
             raise InvalidDataError(f"the fraction of a split must be a number, got {fraction!r}.")
-        seed = whole_number(seed, "the seed", least=0)
+        seed = as_seed(seed)
         if not 0.0 < fraction < 1.0:
             raise InvalidDataError(
                 f"the fraction of a split must be inside 0 to 1, not {fraction}."

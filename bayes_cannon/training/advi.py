@@ -30,6 +30,7 @@ from pymc.variational.opvi import node_property
 from pymc.variational.updates import adam
 from pytensor.gradient import disconnected_grad
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack_outer, packed_size
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
@@ -73,6 +74,8 @@ class AdviFit:
     converged : (n_chunks,) bool
     chunk_size : int
         Pixels ``c * chunk_size`` to ``(c + 1) * chunk_size`` are chunk c.
+    seed : int
+        Of the draws.
     """
 
     mean: FloatArray
@@ -83,6 +86,7 @@ class AdviFit:
     steps: NDArray[np.int64]
     converged: NDArray[np.bool_]
     chunk_size: int
+    seed: int
 
     @property
     def scatter(self) -> FloatArray:
@@ -163,7 +167,7 @@ def fit_advi(
     start: MapFit,
     *,
     settings: AdviSettings | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress = None,
 ) -> AdviFit:
     """Fit the training model by ADVI, hyperparameters fixed at those of the starting fit.
@@ -180,7 +184,7 @@ def fit_advi(
     settings
         How the fit is run.
     seed
-        Of the draws.
+        Of the draws; None takes a fresh one, which the result holds.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -197,7 +201,7 @@ def fit_advi(
     FitError
         If the bound of a chunk stops being finite.
     """
-    settings = settings or AdviSettings()
+    settings, seed = settings or AdviSettings(), as_seed(seed)
     flux, ivar = np.asarray(flux), np.asarray(ivar)
     _check(flux, ivar, design, start)
     n_pixels, n = start.mean.shape
@@ -230,7 +234,7 @@ def fit_advi(
         elbo = np.full((n_chunks, int(steps.max())), np.nan)
         for row, history in zip(elbo, histories, strict=True):
             row[: len(history)] = history
-    return AdviFit(mean, cov, log_s, log_s_sd, elbo, steps, converged, size)
+    return AdviFit(mean, cov, log_s, log_s_sd, elbo, steps, converged, size, seed)
 
 
 def _compile(
@@ -370,6 +374,18 @@ def run_chunk(stepper: Stepper, settings: AdviSettings) -> tuple[FloatArray, lis
     """Fit one chunk; returns the averaged parameters of q, the bound's history and convergence.
 
     The average is over the last half of the steps, in whole windows.
+
+    Parameters
+    ----------
+    stepper
+        The compiled steps, with the chunk's data.
+    settings
+        Of the optimiser.
+
+    Raises
+    ------
+    FitError
+        If the bound stops being finite.
     """
     stepper.reset()
     bound: list[float] = []

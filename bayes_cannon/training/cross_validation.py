@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
@@ -68,6 +69,8 @@ class CrossValidation:
     chi2_p : (n_stars,) float64
         p-value of chi-square at the mode.
     fold : (n_stars,) int64
+    seed : int
+        Of the split.
     """
 
     catalogue: Labels
@@ -75,6 +78,7 @@ class CrossValidation:
     cov: FloatArray
     chi2_p: FloatArray
     fold: NDArray[np.int64]
+    seed: int = 0
 
     @property
     def difference(self) -> FloatArray:
@@ -103,6 +107,9 @@ def assign_folds(
     ------
     InvalidDataError
         If there are fewer than two folds, or fewer stars than folds.
+
+    >>> np.bincount(assign_folds(np.array(["a", "b", "c", "d", "e", "f"]), 3, seed=1)).tolist()
+    [2, 2, 2]
     """
     if not 2 <= folds <= star_id.size:
         raise InvalidDataError(
@@ -139,7 +146,7 @@ def cross_validate(
     ivar: NDArray[Any] | None = None,
     free: NDArray[np.bool_] | None = None,
     folds: int = 5,
-    seed: int = 0,
+    seed: int | None = None,
     priors: TrainingPriors | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
@@ -162,7 +169,8 @@ def cross_validate(
     folds
         Number of folds.
     seed
-        Of the split, together with the stars' ids, and of the first guess of the factors.
+        Of the split, together with the stars' ids, and of the first guess of the factors; None
+        takes a fresh one, which the result holds.
     priors
         Of the hyperparameters.
     executor
@@ -178,7 +186,7 @@ def cross_validate(
     FitError
         If a fold cannot be fitted, or the executor fails.
     """
-    executor = as_executor(executor)
+    executor, seed = as_executor(executor), as_seed(seed)
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
     same = same_spectra(spectra.flux)
@@ -210,7 +218,7 @@ def cross_validate(
         predicted[rows], cov[rows] = laplace.labels, laplace.cov
         chi2 = data.chi2(cannon.basis(laplace.labels))
         chi2_p[rows] = _survival(chi2, data.n_used)
-    return CrossValidation(cannon.training, predicted, cov, chi2_p, fold)
+    return CrossValidation(cannon.training, predicted, cov, chi2_p, fold, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.hyperparameters import TrainingPriors
@@ -58,6 +59,7 @@ class FactorChoice:
     predictive: FloatArray
     error: FloatArray
     rising: bool
+    seed: int
 
 
 def choose_factors(
@@ -70,7 +72,7 @@ def choose_factors(
     free: NDArray[np.bool_] | None = None,
     priors: TrainingPriors | None = None,
     held_out: float = 0.25,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Progress = None,
 ) -> FactorChoice:
     """Fit part of the stars with each number of factors and predict the spectra of the rest.
@@ -90,9 +92,11 @@ def choose_factors(
     held_out
         Fraction of the stars that is predicted.
     seed
-        Of the split and of the fits.
+        Of the split and of the fits; None takes a fresh one, which the result holds.
+    progress
+        Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     """
-    n_stars = flux.shape[0]
+    seed, n_stars = as_seed(seed), flux.shape[0]
     order = np.random.default_rng(seed).permutation(n_stars)
     n_test = max(1, round(held_out * n_stars))
     test, fit = np.sort(order[:n_test]), np.sort(order[n_test:])
@@ -124,7 +128,7 @@ def choose_factors(
         chosen = grid[int(np.flatnonzero(near)[0])]
         rising = worse == 0 and len(grid) > 1
     return FactorChoice(
-        chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising
+        chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising, seed
     )
 
 

@@ -68,18 +68,40 @@ class StarFactors:
         return float(0.5 * np.sum(trace - self.n_factors - log_det))
 
     def transformed(self, matrix: FloatArray, shift: FloatArray | float = 0.0) -> StarFactors:
-        """Return the factors ``matrix @ (z - shift)``."""
+        """Return the factors ``matrix @ (z - shift)``.
+
+        Parameters
+        ----------
+        matrix
+            Shape (n_factors, n_factors).
+        shift
+            Shape (n_stars, n_factors), or a number.
+        """
         mean = (self.mean - shift) @ matrix.T
         return StarFactors(mean, matrix @ self.cov @ matrix.T)
 
 
 def most_factors(n_stars: int, n_pixels: int, n_labels: int) -> int:
-    """Largest number of factors that a fit to so many stars and pixels can tell apart."""
+    """Largest number of factors that a fit to so many stars and pixels can tell apart.
+
+    Parameters
+    ----------
+    n_stars, n_pixels, n_labels
+        Size of the training set.
+    """
     return max(0, min(n_stars - n_labels - 2, n_pixels - 1))
 
 
 def join_design(labels: Design, factors: StarFactors) -> Design:
-    """Design of features and factors together; the two are independent given the data."""
+    """Design of features and factors together; the two are independent given the data.
+
+    Parameters
+    ----------
+    labels
+        Features of the labels.
+    factors
+        Posterior of the factors of the same stars.
+    """
     n, k, j = labels.mean.shape[0], labels.n_coef, factors.n_factors
     mean = np.concatenate([labels.mean, factors.mean], axis=1)
     second = np.empty((n, packed_size(k + j)))
@@ -249,6 +271,13 @@ def standardised(factors: StarFactors, features: FloatArray) -> tuple[StarFactor
     The pixels' regression that follows absorbs the change exactly (parameter-expanded EM):
     the fit converges in a few rounds where plain EM creeps.
 
+    Parameters
+    ----------
+    factors
+        Posterior of the factors.
+    features
+        Of the labels, shape (n_stars, n_terms).
+
     Returns
     -------
     factors : StarFactors
@@ -281,6 +310,15 @@ def align_factors(
     The sign of each factor makes the sum of cubes of its loadings positive, so that the same
     data and seed give the same loadings. Returns the factors and what multiplies the loadings of a
     pixel, shape (n_factors, n_factors).
+
+    Parameters
+    ----------
+    factors
+        Posterior of the factors.
+    loading
+        Shape (n_pixels, n_factors).
+    scatter
+        Intrinsic scatter, shape (n_pixels,).
     """
     scaled = loading / scatter[:, None]
     _, vectors = np.linalg.eigh(scaled.T @ scaled)
@@ -302,6 +340,11 @@ def predictive_density(
 
     Arguments are those of `star_factors`, of stars the fit has not seen; the coefficients'
     uncertainty widens every pixel. Returns shape (n_stars,).
+
+    Parameters
+    ----------
+    flux, ivar, labels, mean, cov, scatter
+        See `star_factors`.
     """
     k = labels.n_coef
     j = mean.shape[1] - k

@@ -80,13 +80,28 @@ class SpectrumLabels:
 
 
 def nearest_positive(matrix: FloatArray, floor: float) -> FloatArray:
-    """Symmetric matrix with eigenvalues no smaller than `floor`."""
+    """Symmetric matrix with eigenvalues no smaller than `floor`.
+
+    Parameters
+    ----------
+    matrix
+        Symmetric, shape (n, n).
+    floor
+        Smallest eigenvalue allowed.
+    """
     values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
     return np.asarray((vectors * np.maximum(values, floor)) @ vectors.T)
 
 
 def population_moments(labels: Labels, basis: PolynomialBasis) -> tuple[FloatArray, FloatArray]:
     """Mean and covariance of the true standardised labels: the catalogue's less its errors.
+
+    Parameters
+    ----------
+    labels
+        Of the training stars, with errors.
+    basis
+        Their scaling.
 
     Returns
     -------
@@ -166,6 +181,15 @@ def combine_labels(
 
     A label without a value has no catalogue term; one without an error counts as exact to a
     thousandth of the spread of the labels.
+
+    Parameters
+    ----------
+    labels
+        Of the training stars, with errors.
+    basis
+        Their scaling.
+    spectrum
+        What the spectra say of stars that lack a label.
     """
     mean, cov = population_moments(labels, basis)
     ell = basis.standardize(labels.values)
@@ -207,7 +231,15 @@ def _cubature(n: int) -> tuple[FloatArray, FloatArray]:
 
 
 def uncertain_design(latent: LatentLabels, basis: PolynomialBasis) -> Design:
-    """E[v] and E[v v'] over each star's latent labels (exact for degree 1 and 2)."""
+    """E[v] and E[v v'] over each star's latent labels (exact for degree 1 and 2).
+
+    Parameters
+    ----------
+    latent
+        Posteriors of the stars' labels.
+    basis
+        Scaling and terms.
+    """
     points, weights = _cubature(basis.n_labels)
     root = np.linalg.cholesky(latent.cov)
     mean = np.zeros((len(latent.mean), basis.n_terms))
@@ -221,6 +253,13 @@ def uncertain_design(latent: LatentLabels, basis: PolynomialBasis) -> Design:
 
 def calibrated_design(latent: LatentLabels, basis: PolynomialBasis) -> tuple[Design, FloatArray]:
     """Design of regression calibration, and the packed Var(v) that it leaves out.
+
+    Parameters
+    ----------
+    latent
+        Posteriors of the stars' labels.
+    basis
+        Scaling and terms.
 
     Returns
     -------

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack, packed_size
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, SingularPixelsError
+from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
 from bayes_cannon.training.factors import (
     StarFactors,
@@ -77,6 +78,8 @@ class MapFit:
     fitted : (n_pixels,) bool
         False where no star has a good value, or where the coefficients cannot be worked out: such a
         pixel has the prior's moments and had no part in the fit.
+    seed : int
+        Of the first guess of the factors.
     """
 
     mean: FloatArray
@@ -88,6 +91,7 @@ class MapFit:
     bound: tuple[float, ...]
     converged: bool
     fitted: NDArray[np.bool_]
+    seed: int = 0
 
     @property
     def scatter(self) -> FloatArray:
@@ -132,7 +136,7 @@ def fit_map(
     n_factors: int = 0,
     free: NDArray[np.bool_] | None = None,
     priors: TrainingPriors | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     tolerance: float = 1e-3,
     progress: Progress = None,
     start: MapFit | None = None,
@@ -152,13 +156,14 @@ def fit_map(
     priors
         Priors of the hyperparameters.
     seed
-        Of the first guess of the factors.
+        Of the first guess of the factors; None takes a fresh one, which the result holds.
     tolerance
         The rounds end when the bound rises by less than this fraction of its rise so far.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     start
-        A fit without factors (or with fewer) of the same data, to begin from.
+        A fit without factors (or with fewer) of the same data, to begin from; there must be
+        factors to be fitted.
 
     Returns
     -------
@@ -166,11 +171,15 @@ def fit_map(
 
     Raises
     ------
+    InvalidDataError
+        If a start is given for a fit without factors.
     FitError
         If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
     """
     problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
-    fitted = _can_be_fitted(flux, ivar)
+    if start is not None and n_factors == 0:
+        raise InvalidDataError("a fit without factors begins from nothing: leave start out.")
+    seed, fitted = as_seed(seed), _can_be_fitted(flux, ivar)
     if start is not None:
         fitted &= start.fitted
     with as_progress(progress) as tell:
@@ -194,6 +203,7 @@ def fit_map(
                 bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
                 fitted[bad] = False
                 continue
+            begin = replace(begin, seed=seed)
             return begin if pixels is None else _on_all_pixels(begin, fitted, free)
     seen = (ivar > 0).any(axis=0)
     if not seen.any():
@@ -216,7 +226,15 @@ def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
-    """Return the fit of some pixels."""
+    """Return the fit of some pixels.
+
+    Parameters
+    ----------
+    fit
+        Of all pixels.
+    pixels
+        Indices of those wanted.
+    """
     return replace(
         fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
         log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],

@@ -52,6 +52,13 @@ def complete_needed(basis: PolynomialBasis, n_factors: int | Literal["auto"] = 0
     Two more than the model has coefficients. Measured on 300 giants (21 terms, 10 factors), of
     which 60 have [Mg/Fe]: rms 0.041 dex, where the mean stands for the label 0.057; of which 30
     have it: 0.085 and 0.058. With 6 terms and no factors 8 complete stars are enough.
+
+    Parameters
+    ----------
+    basis
+        Scaling and terms.
+    n_factors
+        Nuisance factors; ``'auto'`` counts as none.
     """
     if n_factors == "auto":
         return max(basis.n_labels + 2, 2 * basis.n_terms)

@@ -12,9 +12,12 @@ import xarray as xr
 from arviz_stats.base.array import array_stats
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
+from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.error_terms import ErrorTerms
 from bayes_cannon.models.model_error import Differences, build_model_error_model, model_data
@@ -80,6 +83,17 @@ def prepare_differences(
 
     The unit is the robust spread of the differences, in standardised labels.
 
+    Parameters
+    ----------
+    found
+        Labels of the training stars, each without the star.
+    basis
+        Scaling of the labels.
+    max_stars
+        Stars to keep at most.
+    seed
+        Of their choice.
+
     Raises
     ------
     FitError
@@ -114,7 +128,7 @@ def fit_model_error(
     basis: PolynomialBasis,
     *,
     settings: ModelErrorSettings | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     cores: int | None = None,
 ) -> xr.DataTree:
     """Learn the model error from cross-validation, by NUTS.
@@ -128,7 +142,8 @@ def fit_model_error(
     settings
         Of the sampler.
     seed
-        Of the sampler, and of the choice of stars where there are too many.
+        Of the sampler, and of the choice of stars where there are too many; None takes a fresh
+        one, which is in the attribute ``seed``.
     cores
         Chains that run side by side; None: all cores.
 
@@ -137,14 +152,15 @@ def fit_model_error(
     xarray.DataTree
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
         ``growth``, ``nu``, ``bias_scale``), ``sample_stats``, ``constant_data`` (what the error
-        depends on) and ``differences`` (what it was learnt from).
+        depends on) and ``differences`` (what it was learnt from). ArviZ takes it as it is:
+        `az.summary`, `az.plot_trace`, `az.plot_forest`.
 
     Raises
     ------
     FitError
         If there are too few stars, or the sampler cannot start.
     """
-    settings = settings or ModelErrorSettings()
+    settings, seed = settings or ModelErrorSettings(), as_seed(seed)
     with numerical_stage(
         "the model error", "look at the labels of the training stars for outliers, or train "
         "without cross-validation (folds = 0)",
@@ -155,17 +171,17 @@ def fit_model_error(
     trace = _sample(_compiled(data), settings, seed, cores)
     posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
     stats = trace["sample_stats"].to_dataset()
-    kept = ["diverging", "energy", "logp", "depth", "n_steps", "step_size", "mean_tree_accept"]
+    kept = {statistic.column: name for name, statistic in STATISTICS.items()}
     groups = {
         "posterior": posterior,
-        "sample_stats": stats[[n for n in kept if n in stats]].reset_coords(drop=True),
+        "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
         "constant_data": terms.to_dataset(basis.names).assign(
             final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER
         ),
         "differences": _differences(found),
     }
     for name in ("posterior", "sample_stats"):
-        groups[name].attrs = {
+        groups[name].attrs = groups[name].attrs | {
             "inference_library": "pymc", "sampler": "nutpie", "tuning_steps": settings.tune,
             "seed": int(seed), "n_stars": data.star_id.size,
         }  # fmt: skip
@@ -259,13 +275,13 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
     variables["bias_coef"] = ((*lead, "feature", "label_name"), coef)
     coords = {"chain": draws["chain"].values, "draw": draws["draw"].values}
     names = {"label_name": list(data.names), "label_name_2": list(data.names)}
-    return xr.Dataset(variables, coords | names)
+    return schema_dataset(variables, coords | names)
 
 
 def _differences(found: CrossValidation) -> xr.Dataset:
     names = list(found.catalogue.names)
     both = ("star", "label_name")
-    return xr.Dataset(
+    return schema_dataset(
         {
             "predicted": (both, found.predicted),
             "catalogue": (both, found.catalogue.values),

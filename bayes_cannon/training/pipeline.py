@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, LabelError, NoStarsError
+from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_moments import require_independent
@@ -38,7 +39,7 @@ from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.result import freeze_fit, record_of, uninformative_labels
-from bayes_cannon.training.settings import TrainingSettings, Windows, seed_or_new
+from bayes_cannon.training.settings import TrainingSettings, Windows
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -62,6 +63,17 @@ def label_design(
     """Features of the training labels, their means where a label is missing or uncertain.
 
     `spectrum` holds what the spectra say of stars that lack a label.
+
+    Parameters
+    ----------
+    labels
+        Of the training stars.
+    basis
+        Scaling and terms.
+    latent_labels
+        Whether errors of the labels are taken into account.
+    spectrum
+        What the spectra say of stars that lack a label.
 
     Returns
     -------
@@ -112,6 +124,20 @@ def free_coefficients(
     """Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all of them.
 
     A term is kept at zero wherever any of its labels is outside that label's windows.
+
+    Parameters
+    ----------
+    basis
+        Scaling and terms.
+    wavelength
+        Shape (n_pixels,), Å.
+    windows
+        Wavelength ranges by label.
+
+    Raises
+    ------
+    LabelError
+        If there are windows of a label that is not there, or windows without a pixel.
     """
     if not windows:
         return None
@@ -156,12 +182,12 @@ def _enough(n_stars: int, basis: PolynomialBasis, ids: NDArray[np.str_]) -> None
 def train(
     dataset: TrainingSet,
     *,
-    method: Literal["map", "advi"] = "map",
-    n_factors: int | Literal["auto"] = "auto",
+    method: Literal["map", "advi"] | None = None,
+    n_factors: int | Literal["auto"] | None = None,
     settings: TrainingSettings | None = None,
     windows: Windows | None = None,
     held_out: Sequence[str] = (),
-    seed: int | None = 0,
+    seed: int | None = None,
     executor: Executor | None = None,
     progress: Progress = None,
 ) -> Cannon:
@@ -172,9 +198,9 @@ def train(
     dataset
         Normalised spectra and labels of the training stars.
     method, n_factors
-        As in `TrainingSettings`; ignored where `settings` is given.
+        As in `TrainingSettings`, of which they are the short form; None: ``"map"`` and ``"auto"``.
     settings
-        All settings together.
+        All settings together, in place of these two.
     windows
         Wavelength ranges to which labels are confined.
     held_out
@@ -191,9 +217,20 @@ def train(
     ------
     NoStarsError, FitError, LabelError
         If there are too few stars, or labels that cannot be trained on.
+    InvalidDataError
+        If `method` or `n_factors` are given beside `settings`.
     """
-    settings = settings or TrainingSettings(method=method, n_factors=n_factors)
-    seed = seed_or_new(seed)
+    if settings is not None and not (method is None and n_factors is None):
+        raise InvalidDataError(
+            "say method and n_factors in settings, TrainingSettings(method=..., n_factors=...), "
+            "or give no settings."
+        )
+    if settings is None:
+        settings = TrainingSettings(
+            method="map" if method is None else method,
+            n_factors="auto" if n_factors is None else n_factors,
+        )
+    seed = as_seed(seed)
     stars = _training_stars(dataset, settings)
     labels = stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
@@ -257,7 +294,7 @@ def _train(
     free = free_coefficients(basis, spectra.wavelength, windows)
     ivar = spectra.ivar
     if variance is not None:
-        ivar = _widened(stars, design, variance, free=free, priors=settings.priors)
+        ivar = _widened(stars, design, variance, free=free, priors=settings.priors, seed=seed)
     history: dict[str, FloatArray] = {}
     factors = settings.n_factors
     if factors == "auto":

@@ -33,7 +33,15 @@ def record_of(
     *,
     converged: bool,
 ) -> dict[str, dict[str, object]]:
-    """Describe how a model was made: data, settings and versions of the software."""
+    """Describe how a model was made: data, settings and versions of the software.
+
+    Parameters
+    ----------
+    stars, settings, n_factors, windows, seed
+        What was trained on, and how.
+    converged
+        Whether the fit did.
+    """
     names = ("pymc", "pytensor", "arviz", "nutpie", "numpy", "scipy", "xarray")
     training = asdict(settings) | {
         "chosen_factors": n_factors,
@@ -51,6 +59,13 @@ def uninformative_labels(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
 
     Their formal error at the mean of the training labels, factors integrated out, is larger than
     the spread of the training labels.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    ivar
+        Of the training stars, shape (n_stars, n_pixels).
     """
     used = np.flatnonzero(cannon.used)
     if used.size == 0:
@@ -76,7 +91,19 @@ def uninformative_labels(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
 def pixels_left_out(
     wavelength: FloatArray, good: NDArray[np.int64], needed: int, fitted: NDArray[np.bool_]
 ) -> dict[str, int]:
-    """Count the pixels that inference will not use, by the reason; says which on the log."""
+    """Count the pixels that inference will not use, by the reason; says which on the log.
+
+    Parameters
+    ----------
+    wavelength
+        Shape (n_pixels,), Å.
+    good
+        Training stars with a good value, shape (n_pixels,).
+    needed
+        How many are needed.
+    fitted
+        Where the coefficients could be worked out, shape (n_pixels,).
+    """
     reasons = {
         "no good value in any training star": good == 0,
         f"good values in fewer than {needed} training stars": (good > 0) & (good < needed),
@@ -111,7 +138,17 @@ def freeze_fit(
     history: dict[str, FloatArray],
     record: dict[str, dict[str, object]],
 ) -> Cannon:
-    """Return the fit as a `Cannon`; pixels that too few stars have are not `used`."""
+    """Return the fit as a `Cannon`; pixels that too few stars have are not `used`.
+
+    Parameters
+    ----------
+    stars, basis, fit
+        Training set, terms, and the fit to them.
+    held_out
+        Ids of stars kept for testing, shape (n,).
+    history, record
+        How the fit went, and how it was made; see `Cannon`.
+    """
     spectra = stars.spectra
     theta = fit.mean[:, : basis.n_terms].copy()
     theta[:, 0] += 1.0

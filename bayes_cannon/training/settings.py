@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
-
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.models.hyperparameters import TrainingPriors
@@ -83,13 +81,3 @@ def _whole(value: object) -> int | None:
         return whole_number(value, "it")
     except InvalidDataError:
         return None
-
-
-def seed_or_new(seed: int | None) -> int:
-    """Return the seed, or a fresh one for None."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
-    number = _whole(seed)
-    if number is None or number < 0:
-        raise FitError(f"seed must be a whole number from 0, or None, not {seed!r}.")
-    return number

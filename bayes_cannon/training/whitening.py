@@ -125,6 +125,13 @@ class Whitening:
         """Return the moments of coefficients and log s for independent normal w and e.
 
         `w` and `w_sd` have shape (n_pixels, n_coef), `e` and `e_sd` shape (n_pixels,).
+
+        Parameters
+        ----------
+        w, w_sd
+            Means and standard deviations of whitened coefficients, shape (n_pixels, n_coef).
+        e, e_sd
+            The same of the whitened log s, shape (n_pixels,).
         """
         nodes, weights = np.polynomial.hermite_e.hermegauss(24)
         weights = weights / weights.sum()
@@ -422,6 +429,16 @@ def build_whitened_model(
 def set_block(
     model: pm.Model, flux: NDArray[Any], ivar: NDArray[Any], whitening: Whitening
 ) -> None:
-    """Swap the data of a model of `build_whitened_model` for another block of as many pixels."""
+    """Swap the data of a model of `build_whitened_model` for another block of as many pixels.
+
+    Parameters
+    ----------
+    model
+        Of `build_whitened_model`.
+    flux, ivar
+        Of the block, shape (n_stars, n_pixels).
+    whitening
+        Of the block.
+    """
     for name, value in _block_data(flux, ivar, whitening).items():
         model[name].set_value(value)

@@ -50,7 +50,9 @@ def make_case(
     wavelength = 15200.0 + 0.2 * np.arange(N_PIXELS)
     spectra = NormalizedSpectra(ids, wavelength, flux, ivar, simulated=True)
     design = Design.exact(basis(training.values))
-    fit = fit_map(spectra.flux[:N_TRAINING], spectra.ivar[:N_TRAINING], design, n_factors=n_factors)
+    fit = fit_map(
+        spectra.flux[:N_TRAINING], spectra.ivar[:N_TRAINING], design, n_factors=n_factors, seed=0
+    )
     mean = fit.mean.copy()
     mean[:, 0] += 1
     used = np.arange(N_PIXELS) != 7

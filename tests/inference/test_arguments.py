@@ -10,8 +10,9 @@ import pytest
 from astropy.table import Table
 
 import bayes_cannon as bc
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.errors import BayesCannonError, LabelError
-from bayes_cannon.inference.arguments import as_labels, as_result, as_seed
+from bayes_cannon.inference.arguments import as_labels, as_result
 from bayes_cannon.plots.aspcap import plot_forest
 from bayes_cannon.plots.kiel import plot_kiel_stars
 from bayes_cannon.plots.sample import plot_sample
@@ -161,7 +162,7 @@ REFUSED = {
     "predict(one label)": (lambda m: m.model.predict({"TEFF": 5000}), "LOGG is not given"),
     "predict(text)": (lambda m: m.model.predict("hot"), "labels must be numbers"),
     "infer_run(path=None)": (
-        lambda m: bc.infer_run(m.model, m.some, None, settings=LAPLACE),
+        lambda m: bc.infer_run(m.model, m.some, None, settings=LAPLACE, seed=0),
         "a path must be text or a path object",
     ),
     "open_run(no folder)": (lambda m: bc.open_run(m.folder / "x"), "it is not a run"),
@@ -227,6 +228,6 @@ def test_home_folder(made, tmp_path, monkeypatch):
     made.model.save("~/c.nc")
     assert (tmp_path / "c.nc").exists()
     assert bc.Cannon.load("~/c.nc").names == made.model.names
-    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE)
+    bc.infer_run("~/c.nc", made.some, "~/run", settings=LAPLACE, seed=0)
     assert bc.open_run("~/run").result["posterior"].sizes["star"] == 3
     assert "~" not in os.listdir(made.folder)

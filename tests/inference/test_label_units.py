@@ -33,9 +33,11 @@ class Made:
         self.stars = survey.training_set(
             30, units={self.name: unit}, label_errors={"TEFF": 20.0, self.name: 0.1}
         )
-        self.model = bc.train(self.stars, settings=bc.TrainingSettings(n_factors=0, folds=0))
+        self.model = bc.train(
+            self.stars, settings=bc.TrainingSettings(n_factors=0, folds=0), seed=0
+        )
         self.run = bc.infer_run(
-            self.model, self.stars, folder / "run", settings=LAPLACE, aspcap=self.stars
+            self.model, self.stars, folder / "run", settings=LAPLACE, aspcap=self.stars, seed=0
         )
         self.result, self.table = self.run.result, self.run.table
 
@@ -140,7 +142,7 @@ def test_a_kiel_diagram_needs_kelvin():
     survey = LineSurvey("LOGG", 1.0, 3.0)
     values = survey.stars(30, 1)[0] / [1000, 1]
     stars = survey.training_set(30, values=values, units={"TEFF": "kK"})
-    model = bc.train(stars, settings=bc.TrainingSettings(n_factors=0, folds=0))
+    model = bc.train(stars, settings=bc.TrainingSettings(n_factors=0, folds=0), seed=0)
     result = bc.infer_labels(model, stars.select([0, 1]), settings=LAPLACE, seed=1)
     with pytest.raises(LabelError, match="needs TEFF in K, not in kK"):
         bc.plot_kiel(result)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -191,3 +193,30 @@ def test_arrays_of_the_wrong_shape_are_refused():
 
     with pytest.raises(InvalidDataError, match=r"theta has shape \(3, 6\), expected \(40, 6\)"):
         replace(make_cannon(), theta=np.zeros((3, 6)))
+
+
+def test_it_describes_itself_in_a_few_lines():
+    cannon = make_cannon()
+    error = xr.Dataset(
+        {"covariance": (("chain", "draw", "i", "j"), np.diag([140.0, 0.1])[None, None] ** 2)}
+    )
+    with_error = dataclasses.replace(
+        cannon, settings={"training": {"method": "map"}}, held_out=np.array(["a", "b"]),
+        simulated=True, model_error=xr.DataTree.from_dict({"posterior": error}),
+    )  # fmt: skip
+    low, high = cannon.label_range
+    text = repr(with_error)
+    assert text.splitlines()[0] == "Cannon, trained on 30 stars (SIMULATED)"
+    assert f"TEFF {low[0]:.0f} to {high[0]:.0f} K, LOGG {low[1]:.2f}" in text
+    assert "held out     2 stars" in text
+    assert f"of {cannon.n_pixels} used, " in text
+    assert "degree 2, 6 terms, 2 factors" in text
+    assert "method       map" in text
+    assert "model error  TEFF 140 K, LOGG 0.1 dex" in text
+    assert 6 <= len(text.splitlines()) <= 8
+    assert "model error  none" in repr(cannon)
+    why = dataclasses.replace(cannon, settings={"training": {"no_model_error": "too few stars"}})
+    assert "model error  too few stars" in repr(why)
+    html = with_error._repr_html_()
+    assert "<strong>Cannon, trained on 30 stars (SIMULATED)</strong>" in html
+    assert "TEFF 140 K, LOGG 0.1 dex" in html

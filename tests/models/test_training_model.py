@@ -4,7 +4,7 @@ import numpy as np
 import pymc as pm
 import pytest
 
-from bayes_cannon.models.hyperparameters import Hyperparameters
+from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
 from bayes_cannon.models.training_model import build_factor_model, build_training_model
 
 QUICK = "FAST_COMPILE"
@@ -64,3 +64,41 @@ def test_free_population_has_correlations_and_scales():
     np.testing.assert_allclose(np.diag(corr), 1, rtol=1e-6)
     assert theta.shape == (4, 3)
     assert np.isfinite(model.compile_logp(mode=QUICK)(model.initial_point()))
+
+
+def test_prior_of_the_hyperparameters_is_that_of_the_pymc_model():
+    """`Hyperparameters.log_prior` in tau and R against the model's in the Cholesky factor."""
+    priors = TrainingPriors(coef_scale=0.3, correlation_shape=4.0, log_scatter_spread=0.7)
+    flux, ivar = data(3, 4)
+    model = build_training_model(flux, ivar, np.ones((3, N_TERMS)), priors=priors)
+    variables = [model[n] for n in ("population", "mu_s", "omega_s")]
+    log_p = model.compile_logp(variables, jacobian=False, sum=True, mode=QUICK)
+    rows = np.tril_indices(N_TERMS)
+    diagonal = rows[0] == rows[1]
+
+    def split(packed):
+        """Tau and the lower triangle of R."""
+        factor = np.zeros((N_TERMS, N_TERMS))
+        factor[rows] = packed
+        cov = factor @ factor.T
+        tau = np.sqrt(np.diag(cov))
+        return np.r_[tau, (cov / np.outer(tau, tau))[np.tril_indices(N_TERMS, -1)]]
+
+    def offset(seed):
+        rng = np.random.default_rng(seed)
+        hyper = Hyperparameters(
+            np.cov(0.2 * rng.standard_normal((N_TERMS, 9))), rng.normal(-4, 1), rng.uniform(0.2, 1)
+        )
+        packed = np.linalg.cholesky(hyper.covariance)[rows]
+        step = 1e-6 * np.eye(packed.size)
+        slopes = [(split(packed + d) - split(packed - d)) / 2e-6 for d in step]
+        point = model.initial_point()
+        value = {v.name: v for v in model.value_vars}
+        names = {n: next(k for k in value if k.startswith(n)) for n in ("population", "mu_s")}
+        spread = next(k for k in value if k.startswith("omega_s"))
+        point[names["population"]] = np.where(diagonal, np.log(np.abs(packed)), packed)
+        point[names["mu_s"]], point[spread] = hyper.mu_s, np.log(hyper.omega_s)
+        in_tau_and_r = log_p(point) - np.linalg.slogdet(np.array(slopes))[1]
+        return in_tau_and_r - hyper.log_prior(priors, N_TERMS)
+
+    np.testing.assert_allclose([offset(seed) for seed in (2, 3, 4)], offset(1), atol=1e-6)

@@ -367,7 +367,7 @@ def test_simulated_survey_on_a_disk_that_fills_up(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("bayes_cannon.surveys.simulation.simulate.write_apstar", full)
         with pytest.raises(OutputExistsError, match=FULL):
-            simulate_survey(tmp_path / "s", n_stars=1)
+            simulate_survey(tmp_path / "s", n_stars=1, seed=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -447,7 +447,7 @@ def test_the_second_of_two_simulations_does_not_replace_the_first(tmp_path, monk
 
     monkeypatch.setattr(simulate, "write_apstar", slow)
     with pytest.raises(OutputExistsError, match="written by another process meanwhile"):
-        simulate_survey(out, n_stars=1)
+        simulate_survey(out, n_stars=1, seed=1)
     assert [p.name for p in out.iterdir()] == ["first"]
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
 

@@ -198,7 +198,7 @@ def test_work_is_in_blocks_and_every_star_is_done_once(tmp_path, monkeypatch, n_
     sample_block = infer.sample_block
     monkeypatch.setattr(infer, "sample_block", counted)
     spectra, told = make_spectra(n_stars), []
-    infer_run(CANNON, spectra, tmp_path, settings=QUICK, progress=lambda *n: told.append(n))
+    infer_run(CANNON, spectra, tmp_path, settings=QUICK, progress=lambda *n: told.append(n), seed=0)
     assert [len(ids) for ids in calls] == [4] * (n_stars // 4) + [n_stars % 4]
     assert [star for ids in calls for star in ids] == spectra.star_id.tolist()
     assert [done for done, *_ in told] == sorted(done for done, *_ in told)
@@ -234,7 +234,7 @@ def test_priors_decide_and_are_told(tmp_path):
         "TEFF": LabelPrior.truncated(4000, 0.05, lower=3000),
         "LOGG": LabelPrior.normal(2.0, 0.5),
     }
-    run = infer_run(CANNON, SPECTRA, tmp_path, settings=QUICK, priors=priors)
+    run = infer_run(CANNON, SPECTRA, tmp_path, settings=QUICK, priors=priors, seed=0)
     assert run.summary["priors"] == {
         "TEFF": {"distribution": "truncated", "lower": 3000.0, "mean": 4000.0, "sd": 0.05},
         "LOGG": {"distribution": "normal", "mean": 2.0, "sd": 0.5},
@@ -246,25 +246,31 @@ def test_priors_decide_and_are_told(tmp_path):
 def test_bad_arguments_are_refused_before_any_work(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(InvalidDataError, match="not in these 11 spectra: nobody"):
-        infer_run(CANNON, SPECTRA, folder, corner=["nobody"])
+        infer_run(CANNON, SPECTRA, folder, corner=["nobody"], seed=0)
     with pytest.raises(LabelError, match="priors are given for AGE"):
-        infer_run(CANNON, SPECTRA, folder, priors={"AGE": LabelPrior.uniform(0, 14)})
+        infer_run(CANNON, SPECTRA, folder, priors={"AGE": LabelPrior.uniform(0, 14)}, seed=0)
     with pytest.raises(NoStarsError, match="no spectrum"):
-        infer_run(CANNON, SPECTRA.select([]), folder)
+        infer_run(CANNON, SPECTRA.select([]), folder, seed=0)
     assert not folder.exists()
 
 
 def test_a_run_that_failed_at_once_leaves_nothing(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(InvalidDataError, match="not on the wavelengths"):
-        infer_run(CANNON, replace(SPECTRA, wavelength=SPECTRA.wavelength + 1.0), folder)
+        infer_run(CANNON, replace(SPECTRA, wavelength=SPECTRA.wavelength + 1.0), folder, seed=0)
     assert not folder.exists()
 
 
 def test_a_run_of_stars_that_all_fail(tmp_path):
     spectra = make_spectra(3, bad=(0, 1, 2))
     run = infer_run(
-        CANNON, spectra, tmp_path, settings=QUICK, aspcap=labels_of(spectra), corner=["star0"]
+        CANNON,
+        spectra,
+        tmp_path,
+        settings=QUICK,
+        aspcap=labels_of(spectra),
+        corner=["star0"],
+        seed=0,
     )
     assert run.summary["n_failed"] == run.summary["n_flagged"] == 3
     assert "against_catalogue" not in run.summary
@@ -272,7 +278,9 @@ def test_a_run_of_stars_that_all_fail(tmp_path):
 
 def test_labels_of_other_stars_are_no_comparison(tmp_path):
     other = replace(labels_of(SPECTRA), star_id=np.array([f"other{i}" for i in range(11)]))
-    run = infer_run(CANNON, SPECTRA, tmp_path, settings=QUICK, aspcap=other, corner=["star0"])
+    run = infer_run(
+        CANNON, SPECTRA, tmp_path, settings=QUICK, aspcap=other, corner=["star0"], seed=0
+    )
     assert "against_catalogue" not in run.summary
     assert (tmp_path / "figures" / "corner-star0.png").exists()
 
@@ -422,12 +430,14 @@ def test_an_executor_and_processes_are_two_ways_to_say_one_thing(finished, tmp_p
         with pytest.raises(InvalidDataError, match="not both"):
             draw_corners(finished.folder, {}, executor=pool, processes=2)
         with pytest.raises(InvalidDataError, match="not both"):
-            infer_run(CANNON, SPECTRA, tmp_path / "r", settings=QUICK, executor=pool, processes=2)
+            infer_run(
+                CANNON, SPECTRA, tmp_path / "r", settings=QUICK, executor=pool, processes=2, seed=0
+            )
     assert not (tmp_path / "r").exists(), "refused before anything is written"
 
 
 def test_other_catalogue_labels_are_drawn_anew(tmp_path):
-    options = {"settings": QUICK, "corner": ["star0"]}
+    options = {"settings": QUICK, "corner": ["star0"], "seed": 0}
     infer_run(CANNON, SPECTRA, tmp_path, **options)
     figure = tmp_path / "figures" / "corner-star0.png"
     first = figure.stat().st_mtime_ns

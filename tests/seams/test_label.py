@@ -37,7 +37,7 @@ def test_a_label_from_outside_goes_from_a_table_to_the_corner_plot(tmp_path, for
                      prior=(0.0, 13.8), positive=True, aliases=("AGE_ISO",))
     )  # fmt: skip
     stars = bc.training_set_from_table(table, ["TEFF", "AGE"], folder=tmp_path)
-    cannon = bc.train(stars, settings=PLAIN)
+    cannon = bc.train(stars, settings=PLAIN, seed=0)
     _, new = survey.new(4)
     result = bc.infer_labels(cannon, new, settings=LAPLACE, seed=1)
     catalogue = bc.catalogue(result)

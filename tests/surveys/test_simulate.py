@@ -389,7 +389,7 @@ def test_number_of_stars_does_not_change_a_star(survey: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("n_stars", [0, 600])
 def test_impossible_number_of_stars_is_refused(tmp_path: Path, n_stars: int) -> None:
     with pytest.raises(InvalidDataError, match=f"n_stars = {n_stars}, but .* 1 to 599 stars"):
-        simulate_survey(tmp_path / "s", n_stars=n_stars)
+        simulate_survey(tmp_path / "s", n_stars=n_stars, seed=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -419,32 +419,32 @@ def test_other_folders_are_never_overwritten(tmp_path: Path) -> None:
     thesis.mkdir()
     (thesis / "chapter.tex").write_text("years of work")
     with pytest.raises(OutputExistsError, match=r"does not have \(chapter.tex\)"):
-        simulate_survey(thesis, n_stars=1, overwrite=True)
+        simulate_survey(thesis, n_stars=1, overwrite=True, seed=1)
     real = tmp_path / "real"
     (real / "apo25m").mkdir(parents=True)
     fits.PrimaryHDU().writeto(real / "allStar-dr17-simulated.fits")
     with pytest.raises(OutputExistsError, match="is not a simulated survey"):
-        simulate_survey(real, n_stars=1, overwrite=True)
+        simulate_survey(real, n_stars=1, overwrite=True, seed=1)
     (tmp_path / "link").symlink_to(thesis)
     with pytest.raises(OutputExistsError, match="is not a folder"):
-        simulate_survey(tmp_path / "link", n_stars=1, overwrite=True)
+        simulate_survey(tmp_path / "link", n_stars=1, overwrite=True, seed=1)
     with pytest.raises(OutputExistsError, match="is not a folder"):
-        simulate_survey(thesis / "chapter.tex", n_stars=1, overwrite=True)
+        simulate_survey(thesis / "chapter.tex", n_stars=1, overwrite=True, seed=1)
     assert (thesis / "chapter.tex").read_text() == "years of work"
 
 
 def test_results_kept_inside_a_simulated_survey_are_not_lost(tmp_path: Path) -> None:
-    out = simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS)
+    out = simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS, seed=1)
     (out / "my-run").mkdir()
     with pytest.raises(OutputExistsError, match="my-run"):
-        simulate_survey(out, n_stars=1, settings=SETTINGS, overwrite=True)
+        simulate_survey(out, n_stars=1, settings=SETTINGS, overwrite=True, seed=1)
 
 
 def test_empty_folder_may_be_overwritten(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     with pytest.raises(OutputExistsError, match="exists"):
-        simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS)
-    simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS, overwrite=True)
+        simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS, seed=1)
+    simulate_survey(tmp_path / "s", n_stars=1, settings=SETTINGS, overwrite=True, seed=1)
     assert (tmp_path / "s" / "truth.ecsv").is_file()
 
 
@@ -454,7 +454,7 @@ def test_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
             raise KeyboardInterrupt("enough")
 
     with pytest.raises(KeyboardInterrupt, match="enough"):
-        simulate_survey(tmp_path / "s", n_stars=3, settings=SETTINGS, progress=stop)
+        simulate_survey(tmp_path / "s", n_stars=3, settings=SETTINGS, progress=stop, seed=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -462,7 +462,7 @@ def test_progress_counts_every_spectrum(tmp_path: Path) -> None:
     calls: list[tuple[int, int, str]] = []
     settings = SimulationSettings(decoys_per_cut=0)
     simulate_survey(
-        tmp_path / "s", n_stars=3, settings=settings, progress=lambda *n: calls.append(n)
+        tmp_path / "s", n_stars=3, settings=settings, progress=lambda *n: calls.append(n), seed=1
     )
     assert calls == [(k, 4, "simulating spectra") for k in (1, 2, 3, 4)]
 

@@ -126,7 +126,7 @@ def test_a_star_may_be_observed_twice() -> None:
 
 def test_a_mask_chooses_stars() -> None:
     library = load_library()
-    observed, _ = library_labels(library, index=library.values("TEFF") < 4050)
+    observed, _ = library_labels(library, index=library.values("TEFF") < 4050, seed=1)
     assert 0 < observed.n_stars < 50
     assert observed["TEFF"].max() < 4150
 
@@ -167,6 +167,6 @@ def test_label_errors_do_not_depend_on_which_labels_are_asked_for() -> None:
 
 def test_library_labels_refuse_what_they_cannot_give() -> None:
     with pytest.raises(LabelError, match="no label 'P_FE'"):
-        library_labels(load_library(), ("TEFF", "P_FE"))
+        library_labels(load_library(), ("TEFF", "P_FE"), seed=1)
     with pytest.raises(InvalidDataError, match="error_scale = -1"):
-        library_labels(load_library(), error_scale=-1)
+        library_labels(load_library(), error_scale=-1, seed=1)

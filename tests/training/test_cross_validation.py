@@ -37,7 +37,7 @@ def make_set(n_stars=120, n_pixels=150, n_factors=0, seed=0):
 
 
 def trained(dataset, n_factors=0):
-    cannon = train(dataset, settings=TrainingSettings(n_factors=n_factors, folds=0))
+    cannon = train(dataset, settings=TrainingSettings(n_factors=n_factors, folds=0), seed=0)
     design, _ = label_design(cannon.training, cannon.basis)
     return cannon, design
 
@@ -135,13 +135,15 @@ def test_stars_without_pixels_have_no_prediction(plain):
 def test_spectra_of_other_stars_are_refused(plain):
     dataset, cannon, design = plain
     with pytest.raises(InvalidDataError, match="not those of the model's training stars"):
-        cross_validate(cannon, dataset.spectra.select(np.arange(120)[::-1]), design)
+        cross_validate(cannon, dataset.spectra.select(np.arange(120)[::-1]), design, seed=0)
 
 
 def test_progress_is_told(plain):
     dataset, cannon, design = plain
     told = []
-    cross_validate(cannon, dataset.spectra, design, folds=3, progress=lambda *n: told.append(n))
+    cross_validate(
+        cannon, dataset.spectra, design, folds=3, progress=lambda *n: told.append(n), seed=0
+    )
     assert told == [(i, 3, "cross-validation") for i in range(4)]
 
 
@@ -152,7 +154,7 @@ def test_number_of_folds_is_checked():
 
 def test_training_with_too_few_stars_goes_without(caplog):
     dataset = make_set(n_stars=11)
-    cannon = train(dataset, settings=TrainingSettings(n_factors=0, folds=5))
+    cannon = train(dataset, settings=TrainingSettings(n_factors=0, folds=5), seed=0)
     assert cannon.model_error is None
     assert "too few to learn the model error" in caplog.text
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon.base.packing import unpack
-from bayes_cannon.errors import FitError, LabelError, NoStarsError
+from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.hyperparameters import TrainingPriors
@@ -65,7 +65,7 @@ def simple():
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_spectra_are_predicted(degree):
     dataset, basis, theta = make_set(degree=degree)
-    cannon = train(dataset, settings=settings(degree=degree, latent_labels=False))
+    cannon = train(dataset, settings=settings(degree=degree, latent_labels=False), seed=0)
     at = np.array([[4900.0, 2.0, 0.1], [4500.0, 3.0, -0.5]])
     error = cannon.predict(at).flux - basis(at) @ theta.T
     assert np.abs(error).max() < 6 * cannon.predict(at).coef_sd.max()
@@ -89,7 +89,7 @@ def test_the_result_records_what_it_was_made_from(simple):
 
 
 def test_saved_and_loaded_model_predicts_the_same(simple, tmp_path):
-    cannon = train(simple[0], settings=settings(n_factors=2))
+    cannon = train(simple[0], settings=settings(n_factors=2), seed=0)
     loaded = Cannon.load(cannon.save(tmp_path / "cannon.nc"))
     at = cannon.label_mean
     np.testing.assert_array_equal(loaded.predict(at).sd, cannon.predict(at).sd)
@@ -98,7 +98,7 @@ def test_saved_and_loaded_model_predicts_the_same(simple, tmp_path):
 
 def test_number_of_factors_is_chosen_and_its_search_kept():
     dataset, *_ = make_set(n_stars=200, n_factors=2)
-    cannon = train(dataset, settings=settings(n_factors="auto", degree=1))
+    cannon = train(dataset, settings=settings(n_factors="auto", degree=1), seed=0)
     assert cannon.n_factors >= 2
     assert cannon.history["factor_grid"][0] == 0
     assert cannon.history["predictive"].argmax() > 0
@@ -108,7 +108,7 @@ def test_number_of_factors_is_chosen_and_its_search_kept():
 def test_permuted_stars_give_the_same_model(simple):
     dataset, *_ = simple
     order = np.random.default_rng(4).permutation(150)
-    a, b = (train(d, settings=settings()) for d in (dataset, dataset.select(order)))
+    a, b = (train(d, settings=settings(), seed=0) for d in (dataset, dataset.select(order)))
     np.testing.assert_allclose(a.theta, b.theta, atol=1e-5)
     np.testing.assert_allclose(a.scatter, b.scatter, rtol=1e-2)
 
@@ -120,8 +120,8 @@ def test_change_of_units_changes_nothing(simple):
         NAMES, labels.values * [1e-3, 1, 1], labels.errors * [1e-3, 1, 1], labels.star_id,
         ("kK", "dex", "dex"),
     )  # fmt: skip
-    a = train(dataset, settings=settings())
-    b = train(replace(dataset, labels=scaled), settings=settings())
+    a = train(dataset, settings=settings(), seed=0)
+    b = train(replace(dataset, labels=scaled), settings=settings(), seed=0)
     np.testing.assert_allclose(a.theta, b.theta, rtol=1e-6, atol=1e-9)
     ratio = a.gradient(a.label_mean).value[0] / b.gradient(b.label_mean).value[0]
     np.testing.assert_allclose(ratio, 1e-3, rtol=1e-4)
@@ -133,8 +133,8 @@ def test_star_without_one_label_still_trains_the_others(simple):
     values[::3, 2] = np.nan
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.labels.star_id)
     lacking = replace(dataset, labels=labels)
-    imputed = train(lacking, settings=settings())
-    dropped = train(lacking, settings=settings(missing="drop"))
+    imputed = train(lacking, settings=settings(), seed=0)
+    dropped = train(lacking, settings=settings(missing="drop"), seed=0)
     assert imputed.settings["training"]["n_stars"] == 150
     assert dropped.settings["training"]["n_stars"] == 100
     # Coefficients in common units of the labels that all stars have.
@@ -147,7 +147,9 @@ def test_star_without_one_label_still_trains_the_others(simple):
 
 def test_label_confined_to_a_window_has_no_coefficients_outside(simple):
     dataset, *_ = simple
-    cannon = train(dataset, settings=settings(), windows={"FE_H": [(15200, 15220), (15290, 15310)]})
+    cannon = train(
+        dataset, settings=settings(), windows={"FE_H": [(15200, 15220), (15290, 15310)]}, seed=0
+    )
     inside = (cannon.wavelength <= 15220) | (cannon.wavelength >= 15290)
     terms = cannon.basis.only(["FE_H"])
     others = np.setdiff1d(np.arange(cannon.basis.n_terms), terms)
@@ -161,7 +163,7 @@ def test_label_confined_to_a_window_has_no_coefficients_outside(simple):
 
 def test_faint_stars_are_left_out(simple):
     dataset, *_ = simple
-    cannon = train(dataset, settings=settings(snr_min=200.0))
+    cannon = train(dataset, settings=settings(snr_min=200.0), seed=0)
     bright = dataset.spectra.snr >= 200
     np.testing.assert_array_equal(cannon.training.star_id, dataset.star_id[bright])
 
@@ -172,7 +174,7 @@ def test_pixels_that_few_stars_have_are_not_used(simple):
     ivar[:, 5] = 0
     ivar[4:, 6] = 0
     cannon = train(
-        replace(dataset, spectra=replace(dataset.spectra, ivar=ivar)), settings=settings()
+        replace(dataset, spectra=replace(dataset.spectra, ivar=ivar)), settings=settings(), seed=0
     )
     assert np.flatnonzero(~cannon.used).tolist() == [5, 6]
 
@@ -186,7 +188,7 @@ def test_pixels_left_out_are_told_and_recorded(caplog):
     flux[7, 60] = 1e25
     odd = TrainingSet(replace(spectra, flux=flux, ivar=ivar), data.labels)
     with caplog.at_level("WARNING"):
-        cannon = train(odd, settings=settings())
+        cannon = train(odd, settings=settings(), seed=0)
     assert np.flatnonzero(~cannon.used).tolist() == [3, 4, 5, 20, 50, 60]
     assert cannon.settings["training"]["pixels_left_out"] == {
         "no good value in any training star": 4,
@@ -210,17 +212,17 @@ def test_latent_labels_undo_the_attenuation():
         found = cannon.gradient(at).value
         return (found * true).sum(axis=1) / (true**2).sum(axis=1)
 
-    assert np.all(slope(train(dataset, settings=settings(latent_labels=False))) < 0.9)
+    assert np.all(slope(train(dataset, settings=settings(latent_labels=False), seed=0)) < 0.9)
     np.testing.assert_allclose(
-        slope(train(dataset, settings=settings(latent_labels=True))), 1, atol=0.1
+        slope(train(dataset, settings=settings(latent_labels=True), seed=0)), 1, atol=0.1
     )
 
 
 @pytest.mark.slow
 def test_advi_agrees_with_the_closed_form(simple):
     dataset, *_ = simple
-    a = train(dataset, settings=settings())
-    b = train(dataset, settings=settings(method="advi"))
+    a = train(dataset, settings=settings(), seed=0)
+    b = train(dataset, settings=settings(method="advi"), seed=0)
     sd = np.sqrt(np.diagonal(unpack(a.coef_cov), axis1=1, axis2=2))
     assert np.all(np.abs(a.theta - b.theta) < 0.15 * sd)
     assert np.all(np.abs(np.log(b.scatter / a.scatter)) < a.log_scatter_sd)
@@ -231,13 +233,13 @@ def test_advi_agrees_with_the_closed_form(simple):
 def test_errors_name_the_trouble(simple):
     dataset, *_ = simple
     with pytest.raises(NoStarsError, match="lower snr_min"):
-        train(dataset, settings=settings(snr_min=1e6))
+        train(dataset, settings=settings(snr_min=1e6), seed=0)
     with pytest.raises(FitError, match=r"4 training stars \(2M0000, .*, …\) are too few"):
-        train(dataset.select(np.arange(4)), settings=settings())
+        train(dataset.select(np.arange(4)), settings=settings(), seed=0)
     with pytest.raises(LabelError, match="windows are given for MG_FE"):
-        train(dataset, settings=settings(), windows={"MG_FE": [(1, 2)]})
+        train(dataset, settings=settings(), windows={"MG_FE": [(1, 2)]}, seed=0)
     with pytest.raises(LabelError, match="windows of FE_H hold none of the pixels"):
-        train(dataset, settings=settings(), windows={"FE_H": [(1, 2)]})
+        train(dataset, settings=settings(), windows={"FE_H": [(1, 2)]}, seed=0)
     with pytest.raises(FitError, match="unknown method 'mcmc'"):
         TrainingSettings(method="mcmc")
     for impossible in (-1, "10", 2.5, None, True):
@@ -245,7 +247,7 @@ def test_errors_name_the_trouble(simple):
             TrainingSettings(n_factors=impossible)
     with pytest.raises(FitError, match="folds must be 0"):
         TrainingSettings(folds=2.5)
-    with pytest.raises(FitError, match="seed must be a whole number"):
+    with pytest.raises(InvalidDataError, match="seed must be a whole number"):
         train(dataset, settings=settings(), seed=-3)
     with pytest.raises(FitError, match="'impute' or 'drop'"):
         TrainingSettings(missing="guess")
@@ -257,7 +259,7 @@ def test_constant_label_is_refused(simple):
     values[:, 1] = 2.5
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
     with pytest.raises(LabelError, match="LOGG: the label is the same"):
-        train(replace(dataset, labels=labels), settings=settings())
+        train(replace(dataset, labels=labels), settings=settings(), seed=0)
 
 
 @pytest.mark.parametrize("rounded", [False, True])
@@ -269,13 +271,13 @@ def test_labels_that_follow_from_one_another_are_refused_by_name(simple, rounded
         values = values.astype(np.float32).astype(np.float64)
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
     with pytest.raises(LabelError, match=r"TEFF and LOGG follow from one another.* leave LOGG out"):
-        train(replace(dataset, labels=labels), settings=settings())
+        train(replace(dataset, labels=labels), settings=settings(), seed=0)
     values = dataset.labels.values.copy()
     values[:, 2] = values[:, 0] / 300 + values[:, 1]
     values[:20, 0] = np.nan
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
     with pytest.raises(LabelError, match=r"TEFF, LOGG and FE_H follow .* leave one of them out"):
-        train(replace(dataset, labels=labels), settings=settings())
+        train(replace(dataset, labels=labels), settings=settings(), seed=0)
 
 
 def test_labels_that_go_together_closely_can_be_trained(simple):
@@ -283,17 +285,18 @@ def test_labels_that_go_together_closely_can_be_trained(simple):
     values = dataset.labels.values.copy()
     values[:, 2] = values[:, 1] + 0.01 * values[:, 2]  # correlation 0.99997
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
-    assert np.isfinite(train(replace(dataset, labels=labels), settings=settings()).theta).all()
+    assert np.isfinite(
+        train(replace(dataset, labels=labels), settings=settings(), seed=0).theta
+    ).all()
 
 
 def test_priors_are_checked_and_used(simple):
-    from bayes_cannon.errors import InvalidDataError
 
     with pytest.raises(InvalidDataError, match="coef_scale must be positive"):
         TrainingPriors(coef_scale=0)
     tight = TrainingPriors(coef_scale=1e-4)
-    free = train(simple[0], settings=settings())
-    shrunk = train(simple[0], settings=settings(priors=tight))
+    free = train(simple[0], settings=settings(), seed=0)
+    shrunk = train(simple[0], settings=settings(priors=tight), seed=0)
     assert np.all(shrunk.hyper.tau < 0.3 * free.hyper.tau)
     assert np.abs(shrunk.theta[:, 1:]).mean() < np.abs(free.theta[:, 1:]).mean()
 
@@ -328,9 +331,9 @@ def test_more_factors_than_the_stars_allow_are_refused_at_once(simple, folds, mo
     with pytest.raises(
         FitError, match=rf"too many for 35 .*{fold}, .* at most {most} are possible"
     ):
-        train(few, settings=chosen)
+        train(few, settings=chosen, seed=0)
     if folds == 0:
-        cannon = train(few, settings=replace(chosen, n_factors=most))
+        cannon = train(few, settings=replace(chosen, n_factors=most), seed=0)
         assert np.isfinite(cannon.theta).all()
         assert np.isfinite(cannon.factors).all()
 
@@ -346,7 +349,7 @@ def test_a_model_error_that_cannot_be_learnt_costs_itself_alone(simple, caplog, 
     monkeypatch.setattr(nutpie, "sample", failing)
     few = dataset.select(np.arange(60))
     with caplog.at_level("WARNING"):
-        cannon = train(few, settings=replace(settings(), folds=2))
+        cannon = train(few, settings=replace(settings(), folds=2), seed=0)
     assert cannon.model_error is None
     assert "(All initialization points failed)" in cannon.settings["training"]["no_model_error"]
     assert "results will have no calibrated posterior" in caplog.text
@@ -363,23 +366,26 @@ def test_linear_algebra_that_fails_is_an_error_of_the_package(simple, monkeypatc
     with pytest.raises(
         FitError, match=r"training failed numerically \(Singular matrix\); look for"
     ):
-        train(dataset, settings=settings())
+        train(dataset, settings=settings(), seed=0)
 
 
 def test_labels_of_which_spectra_say_nothing_are_named(simple, caplog):
     dataset, *_ = simple
-    assert train(dataset, settings=settings()).settings["training"]["uninformative_labels"] == []
+    assert (
+        train(dataset, settings=settings(), seed=0).settings["training"]["uninformative_labels"]
+        == []
+    )
     # Labels of other stars: what is left of the coefficients is noise.
     values = dataset.labels.values.copy()
     values[:, 1] = np.random.default_rng(5).permutation(values[:, 1])
     labels = Labels(NAMES, values, dataset.labels.errors, dataset.star_id)
     errors = replace(labels, errors=dataset.labels.errors * [1, 150, 1])
     with caplog.at_level("WARNING"):
-        cannon = train(replace(dataset, labels=errors), settings=settings())
+        cannon = train(replace(dataset, labels=errors), settings=settings(), seed=0)
     assert cannon.settings["training"]["uninformative_labels"] == ["LOGG"]
     assert "say little about LOGG" in caplog.text
     nothing = replace(dataset.spectra, flux=np.ones_like(dataset.spectra.flux))
-    cannon = train(replace(dataset, spectra=nothing), settings=settings())
+    cannon = train(replace(dataset, spectra=nothing), settings=settings(), seed=0)
     assert cannon.settings["training"]["uninformative_labels"] == list(NAMES)
 
 
@@ -391,7 +397,7 @@ def test_a_label_whose_errors_exceed_its_spread_does_not_break_the_factors(n_fac
     values[:, 2] = 0.002 * np.random.default_rng(4).normal(size=80)
     errors[:, 2] = 0.015
     cluster = replace(data, labels=Labels(NAMES, values, errors, data.star_id))
-    cannon = train(cluster, settings=replace(settings(), n_factors=n_factors))
+    cannon = train(cluster, settings=replace(settings(), n_factors=n_factors), seed=0)
     assert cannon.used.all()
     assert cannon.hyper.usable
     assert np.abs(cannon.factors).max() < 10

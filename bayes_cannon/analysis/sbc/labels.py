@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.sbc.ranks import LONGER, N_KEPT, Ranks, effective_draws, thinned_rank
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
@@ -102,7 +103,7 @@ def sbc_labels(
     *,
     settings: InferenceSettings | None = None,
     priors: LabelPriors | None = None,
-    seed: int,
+    seed: int | None = None,
 ) -> Ranks:
     """Rank the labels of stars drawn from a trained model among draws of their posteriors.
 
@@ -119,7 +120,7 @@ def sbc_labels(
     priors
         Of the labels, which are drawn from them; None: uniform over the training range.
     seed
-        Of everything.
+        Of everything; None takes a fresh one, which the result holds.
 
     Raises
     ------
@@ -128,6 +129,7 @@ def sbc_labels(
         ranks.
     """
     priors = priors or training_range_priors(cannon)
+    seed = as_seed(seed)
     rng = np.random.default_rng(seed)
     spectra, truth = simulate_stars(cannon, ivar, n_simulations, priors, rng)
     return rank_labels(cannon, spectra, truth, settings=settings, priors=priors, seed=seed)
@@ -140,7 +142,7 @@ def rank_labels(
     *,
     settings: InferenceSettings | None = None,
     priors: LabelPriors,
-    seed: int,
+    seed: int | None = None,
 ) -> Ranks:
     """Infer simulated stars and rank their true labels (n_stars, n_labels), see `sbc_labels`.
 
@@ -160,6 +162,7 @@ def rank_labels(
     FitError
         If a star gets no posterior, or draws that are worth too few.
     """
+    seed = as_seed(seed)
     settings, names = settings or InferenceSettings(), tuple(cannon.basis.names)
     ranks = np.zeros(truth.shape, dtype=np.int64)
     sd, todo = np.zeros(truth.shape), np.arange(len(truth))
@@ -176,7 +179,7 @@ def rank_labels(
             ranks[star], sd[star] = thinned_rank(d, truth[star]), d.std(axis=(0, 1))
         todo = todo[~enough]
         if todo.size == 0:
-            return Ranks.from_draws(names, truth, ranks, sd)
+            return replace(Ranks.from_draws(names, truth, ranks, sd), seed=seed)
     raise FitError(
         f"the draws of {todo.size} of {len(truth)} simulated stars are worth fewer than {N_KEPT} "
         "independent ones, even many of them; look at their posteriors, or ask for more draws."

@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from scipy.stats import chi2
 
 from bayes_cannon.analysis.sbc.ranks import LONGER, N_KEPT, Ranks, effective_draws, thinned_rank
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
@@ -87,11 +88,10 @@ class TrainingSampler:
         """
         import nutpie
 
-        priors = priors or TrainingPriors()
         flux = np.ones_like(ivar)
         model = build_training_model(flux, ivar, features, priors=priors, hyper=hyper)
         compiled = nutpie.compile_pymc_model(model, backend="numba")
-        return cls(features, ivar, priors, hyper, compiled)
+        return cls(features, ivar, priors or TrainingPriors(), hyper, compiled)
 
     @property
     def n_terms(self) -> int:
@@ -189,9 +189,9 @@ def sbc_training(
     n_simulations: int,
     *,
     told_ivar: FloatArray | None = None,
-    settings: NutsSettings = _SETTINGS,
+    settings: NutsSettings | None = None,
     cores: int = 2,
-    seed: int,
+    seed: int | None = None,
 ) -> Ranks:
     """Rank hyperparameters and those of the first pixel among NUTS draws of their posterior.
 
@@ -205,11 +205,12 @@ def sbc_training(
         Inverse variances that the posterior is told, like the sampler's, where they are to be
         wrong on purpose: to see that the ranks show it.
     settings
-        Lengths; longer ones follow where the draws are not worth enough.
+        Lengths (None: 4 chains of 200 draws after 300 steps); longer ones follow where the draws
+        are not worth enough.
     cores
         Threads.
     seed
-        Of everything.
+        Of everything; None takes a fresh one, which the result holds.
 
     Raises
     ------
@@ -223,14 +224,15 @@ def sbc_training(
     def work(own: np.random.SeedSequence) -> tuple[FloatArray, NDArray[np.int64], FloatArray]:
         rng = np.random.default_rng(own)
         truth, flux = sampler.simulate(rng)
-        found = sampler.sample_enough(flux, told, int(rng.integers(2**62)), settings)
+        found = sampler.sample_enough(flux, told, int(rng.integers(2**62)), lengths)
         values, draws = _first_pixel(truth), _first_pixel(found)
         return values, thinned_rank(draws, values), draws.std(axis=(0, 1))
 
+    seed, lengths = as_seed(seed), settings or _SETTINGS
     seeds = np.random.SeedSequence(seed).spawn(n_simulations)
     with ThreadPoolExecutor(cores) as pool:
         columns = [np.array(part) for part in zip(*pool.map(work, seeds), strict=True)]
-    return Ranks.from_draws(names, *columns)
+    return replace(Ranks.from_draws(names, *columns), seed=seed)
 
 
 def _names(n_terms: int) -> tuple[str, ...]:
@@ -254,8 +256,8 @@ def sbc_pixels(
     sampler: TrainingSampler,
     *,
     told_ivar: FloatArray | None = None,
-    settings: NutsSettings = _SETTINGS,
-    seed: int,
+    settings: NutsSettings | None = None,
+    seed: int | None = None,
 ) -> Ranks:
     """Rank coefficients and scatters of many pixels in one run, hyperparameters known.
 
@@ -273,6 +275,7 @@ def sbc_pixels(
     FitError
         If the draws are not worth 99 independent ones of every parameter.
     """
+    seed, settings = as_seed(seed), settings or _SETTINGS
     rng = np.random.default_rng(seed)
     truth, flux = sampler.simulate(rng)
     told = sampler.ivar if told_ivar is None else told_ivar
@@ -282,11 +285,12 @@ def sbc_pixels(
     )
     ranks = [thinned_rank(draws[:, :, p], row) for p, row in enumerate(values)]
     names = (*(f"theta[{k}]" for k in range(sampler.n_terms)), "log_s")
-    return Ranks.from_draws(names, values, np.stack(ranks), draws.std(axis=(0, 1)))
+    ranked = Ranks.from_draws(names, values, np.stack(ranks), draws.std(axis=(0, 1)))
+    return replace(ranked, seed=seed)
 
 
 def closed_form_pits(
-    hyper: Hyperparameters, features: FloatArray, ivar: FloatArray, *, seed: int
+    hyper: Hyperparameters, features: FloatArray, ivar: FloatArray, *, seed: int | None = None
 ) -> Mapping[str, FloatArray]:
     """Probabilities below the true values by the closed forms, hyperparameters known.
 
@@ -304,7 +308,7 @@ def closed_form_pits(
     ivar
         Shape (n_stars, n_pixels); 0: not used.
     seed
-        Of the simulated pixels.
+        Of the simulated pixels; None takes a fresh one.
 
     Returns
     -------
@@ -312,7 +316,7 @@ def closed_form_pits(
         ``theta[k]`` for every term and ``theta joint`` (chi-square of the whole vector) given the
         true scatter; ``log_s``; and the approximations.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(as_seed(seed))
     theta, log_s, flux = draw_pixels(hyper, features, ivar, rng)
     design = Design.exact(features)
     prior = PixelPrior(hyper.covariance, hyper.mu_s, hyper.omega_s)

@@ -50,6 +50,8 @@ class Ranks(Carded):
         Draws that each is a rank among.
     contraction : (n_parameters,) float64
         1 - mean posterior variance / variance of the true values; NaN where it was not computed.
+    seed : int or None
+        Of the simulations.
 
     Raises
     ------
@@ -61,6 +63,7 @@ class Ranks(Carded):
     ranks: NDArray[np.int64]
     n_kept: int
     contraction: FloatArray
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         ranks = np.asarray(self.ranks, dtype=np.int64)

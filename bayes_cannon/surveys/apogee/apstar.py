@@ -138,7 +138,7 @@ def read_apstar(
     path: str | os.PathLike[str],
     *,
     visit: int | None = None,
-    weighting: str = "pixel",
+    weighting: str | None = None,
     bad_bits: str | int = "default",
     mask_row: int | None = None,
 ) -> ApStar:
@@ -153,7 +153,8 @@ def read_apstar(
     visit
         Number of a visit, from 1; left out, the combined spectrum.
     weighting
-        Which combination: ``'pixel'`` (row 0), or ``'global'`` (row 1; row 0 for a single visit).
+        Which combination: ``'pixel'`` (row 0, where left out), or ``'global'`` (row 1; row 0 for a
+        single visit). A visit has none.
     bad_bits
         Bits that make a pixel bad, see `resolve_bits`.
     mask_row
@@ -208,7 +209,7 @@ def read_spectra(
     paths: Iterable[str | os.PathLike[str]] | str | os.PathLike[str],
     *,
     visit: int | None = None,
-    weighting: str = "pixel",
+    weighting: str | None = None,
     bad_bits: str | int = "default",
     mask_row: int | None = None,
     progress: Progress = None,
@@ -299,8 +300,10 @@ def _nothing_read(problems: Sequence[StarProblem]) -> NoStarsError:
     return NoStarsError(f"none of {len(problems)} files could be read; {problems[0].message}")
 
 
-def _check_choice(visit: int | None, weighting: str, mask_row: int | None) -> None:
-    if weighting not in ("pixel", "global"):
+def _check_choice(visit: int | None, weighting: str | None, mask_row: int | None) -> None:
+    if visit is not None and weighting is not None:
+        raise InvalidDataError("give a visit, or the weighting of a combination: not both.")
+    if weighting not in (None, "pixel", "global"):
         raise InvalidDataError(f"weighting must be 'pixel' or 'global', got {weighting!r}.")
     for name, number, first in (("visit", visit, 1), ("mask_row", mask_row, 0)):
         whole = isinstance(number, int | np.integer) and not isinstance(number, bool)

@@ -145,7 +145,7 @@ class _Cut:
 
 def apply_cuts(
     catalogue: Catalogue,
-    cuts: Cuts = Cuts(),
+    cuts: Cuts | None = None,
     label_names: Sequence[str] = DEFAULT_LABELS,
 ) -> CutResult:
     """Apply cuts to a catalogue, one after the other.
@@ -157,7 +157,7 @@ def apply_cuts(
     catalogue
         Of a survey.
     cuts
-        Limits and flags.
+        None: the defaults of `Cuts`.
     label_names
         Labels that a star must have (see `Cuts.require_labels`).
 
@@ -172,7 +172,7 @@ def apply_cuts(
     """
     keep = np.ones(len(catalogue), dtype=np.bool_)
     rows = [CutStep("catalogue", "all rows of the catalogue", 0, len(catalogue))]
-    for cut in _cuts(catalogue, cuts, label_names):
+    for cut in _cuts(catalogue, cuts or Cuts(), label_names):
         before = int(keep.sum())
         if cut.reject is not None:
             keep &= ~cut.reject

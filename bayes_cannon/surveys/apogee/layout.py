@@ -133,7 +133,7 @@ def count_visits(header: CardSource, n_rows: int) -> int:
 
 
 def spectrum_row(
-    file: ImageFile, visit: int | None, weighting: str, n_visits: int, n_rows: int
+    file: ImageFile, visit: int | None, weighting: str | None, n_visits: int, n_rows: int
 ) -> int:
     """Row of a visit (from 1), or of a combination.
 

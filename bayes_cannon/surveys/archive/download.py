@@ -111,7 +111,7 @@ def download_survey(
     fields: Sequence[str] = (),
     stars: Sequence[str] = (),
     allstar: str | os.PathLike[str] | None = None,
-    catalogue_source: str = "skyserver",
+    catalogue_source: str | None = None,
     limit: int | None = None,
     snr_min: float | None = None,
     cuts: object | None = None,
@@ -141,8 +141,8 @@ def download_survey(
     allstar : path, optional
         An allStar or allStarLite file on disk, to take the catalogue rows from.
     catalogue_source : str
-        Without `allstar`: ``'skyserver'`` (a few kB), or ``'allstar-file'`` to download the
-        whole file (4 GB) once, into the cache of the user or ``BAYES_CANNON_CACHE``.
+        In place of `allstar`: ``'skyserver'`` (a few kB; where left out), or ``'allstar-file'`` to
+        download the whole file (4 GB) once, into the cache of the user or ``BAYES_CANNON_CACHE``.
     limit : int, optional
         At most so many spectra, taken in turn from the fields.
     snr_min : float, optional
@@ -174,7 +174,9 @@ def download_survey(
     FileFormatError
         If `allstar` is no allStar file.
     """
-    if catalogue_source not in ("skyserver", "allstar-file"):
+    if allstar is not None and catalogue_source is not None:
+        raise DownloadError("give an allStar file, or a source of the catalogue: not both.")
+    if catalogue_source not in (None, "skyserver", "allstar-file"):
         raise DownloadError(
             f"unknown source of the catalogue {catalogue_source!r}; "
             "there are 'skyserver' and 'allstar-file'."

@@ -15,7 +15,7 @@ from astropy.io import fits
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.columns import whole_number
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import part_path, sweep_parts, told_writing
@@ -57,8 +57,8 @@ def simulate_survey(
     out: str | Path,
     *,
     n_stars: int | None = None,
-    seed: int = 1,
-    settings: SimulationSettings = SimulationSettings(),  # noqa: B008 (frozen)
+    seed: int | None = None,
+    settings: SimulationSettings | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Path:
@@ -81,7 +81,7 @@ def simulate_survey(
         Number of survey stars besides decoys and mystery star; None for all of the library.
         Star k does not depend on it.
     seed
-        Of all random numbers.
+        Of all random numbers; None takes a fresh one, which the headers hold.
     overwrite
         Replace a simulated survey that is already there (and nothing else).
     progress
@@ -101,7 +101,7 @@ def simulate_survey(
         If the library does not have `n_stars` stars.
     """
     out = user_path(out)
-    seed = whole_number(seed, "the seed", least=0)
+    seed, settings = as_seed(seed), SimulationSettings() if settings is None else settings
     if not isinstance(settings, SimulationSettings):
         raise InvalidDataError(
             f"settings must be a SimulationSettings, not {type(settings).__name__}."
@@ -205,8 +205,8 @@ def observe(
     index: ArrayLike | None = None,
     *,
     snr: ArrayLike = 150.0,
-    seed: int,
-    settings: InstrumentSettings = InstrumentSettings(),  # noqa: B008 (frozen)
+    seed: int | None = None,
+    settings: InstrumentSettings | None = None,
     windows: Sequence[tuple[int, int]] = ASPCAP_WINDOWS,
 ) -> NormalizedSpectra:
     """Observe stars of the library in one visit each, normalised by the true continuum.
@@ -247,6 +247,7 @@ def observe(
     kept = np.concatenate([np.arange(start, stop) for start, stop in windows])
     flux = np.ones((stars.size, kept.size), dtype=np.float32)
     ivar = np.zeros_like(flux)
+    seed, settings = as_seed(seed), settings or InstrumentSettings()
     for k, star in enumerate(stars):
         rng = np.random.default_rng(SeedSequence(seed, spawn_key=(k,)))
         shift = rng.normal(0.0, 10.0, 1)
@@ -272,8 +273,8 @@ def library_labels(
     library: Library,
     names: Sequence[str] = DEFAULT_LABELS,
     error_scale: float = 1.0,
-    seed: int = 1,
     *,
+    seed: int | None = None,
     index: ArrayLike | None = None,
     snr: ArrayLike = 150.0,
 ) -> tuple[Labels, Labels]:
@@ -311,6 +312,7 @@ def library_labels(
     true = np.stack([library.values(name)[stars] for name in names], axis=1)
     usual = np.stack([label_error(n, np.broadcast_to(snr, stars.shape)) for n in names], axis=1)
     drawn = np.empty_like(true)
+    seed = as_seed(seed)
     for k in range(stars.size):
         normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k,))).normal
         all_labels = dict(zip(library.names, normal(size=len(library.names)), strict=True))
