@@ -132,6 +132,11 @@ class AspcapComparison(Carded):
     def pull(self, kind: str | None = None) -> FloatArray:
         """Ours less ASPCAP's over the joint error, shape (n_stars, n_labels); NaN where unknown.
 
+        Parameters
+        ----------
+        kind
+            ``formal`` or ``calibrated``; left out, `judged`.
+
         Raises
         ------
         InvalidDataError
@@ -145,6 +150,11 @@ class AspcapComparison(Carded):
 
     def row(self, star: str) -> int:
         """Row of a star.
+
+        Parameters
+        ----------
+        star
+            Name of the star.
 
         Raises
         ------

@@ -30,7 +30,19 @@ _PER_BIN = 8
 
 
 def snr_bins(snr: FloatArray, n_bins: int) -> list[NDArray[np.bool_]]:
-    """Stars of each bin of S/N, about equal numbers of them, in rising S/N; none unknown."""
+    """Stars of each bin of S/N, about equal numbers of them, in rising S/N; none unknown.
+
+    Parameters
+    ----------
+    snr : (n_stars,) float64
+        S/N per pixel, NaN where unknown.
+    n_bins
+        Number of bins, at most.
+
+    Returns
+    -------
+    list of (n_stars,) bool
+    """
     known = np.flatnonzero(np.isfinite(snr))
     if known.size == 0:
         return []
@@ -57,7 +69,23 @@ def error_table(
     n_bins: int,
     catalogue: str = "ASPCAP",
 ) -> Table:
-    """Median errors of each label in bins of S/N; see `AspcapComparison.errors`."""
+    """Median errors of each label in bins of S/N; see `AspcapComparison.errors`.
+
+    Parameters
+    ----------
+    names, units
+        Of the labels.
+    snr : (n_stars,) float64
+        S/N per pixel.
+    sd
+        Errors (n_stars, n_labels) by kind of posterior.
+    their_error : (n_stars, n_labels) float64
+        Of the catalogue.
+    n_bins
+        Bins of S/N.
+    catalogue
+        Name of the catalogue's column.
+    """
     columns = (
         "LABEL",
         "UNIT",
@@ -95,7 +123,19 @@ def pull_table(
     their_error: FloatArray,
     catalogue: str = "ASPCAP",
 ) -> Table:
-    """What the pulls of each label and kind are like; see `AspcapComparison.pulls`."""
+    """What the pulls of each label and kind are like; see `AspcapComparison.pulls`.
+
+    Parameters
+    ----------
+    names, units
+        Of the labels.
+    pulls, off, sd
+        Pulls, differences and errors (n_stars, n_labels) by kind of posterior.
+    their_error : (n_stars, n_labels) float64
+        Of the catalogue.
+    catalogue
+        Name of the catalogue in the column of its errors.
+    """
     rows = []
     for i, (name, unit) in enumerate(zip(names, units, strict=True)):
         for kind, pull in pulls.items():
@@ -133,7 +173,13 @@ def _pulls(pull: FloatArray) -> dict[str, float]:
 
 
 def words(names: list[str]) -> str:
-    """Names of flags in a table's cell."""
+    """Names of flags in a table's cell.
+
+    Parameters
+    ----------
+    names
+        Names of the flags that are set.
+    """
     return " ".join(names) or "none"
 
 
@@ -146,7 +192,21 @@ def disagreement_table(
     snr: FloatArray,
     archive: dict[str, list[str]],
 ) -> Table:
-    """The stars, the one that disagrees most first; see `AspcapComparison.stars`."""
+    """The stars, the one that disagrees most first; see `AspcapComparison.stars`.
+
+    Parameters
+    ----------
+    table
+        The catalogue of our labels.
+    names
+        Of the labels.
+    off, their_error, pull : (n_stars, n_labels) float64
+        Differences, the catalogue's errors, and pulls.
+    snr : (n_stars,) float64
+        S/N per pixel.
+    archive
+        Flags of the archive in words, by column.
+    """
     cov = _covariances(table, names)
     rows, order = [], []
     key, ids = star_column(table), star_ids(table).tolist()

@@ -60,6 +60,11 @@ class Tolerance:
     def limits(self, n: int) -> tuple[float, float]:
         """Range for n stars: the stated one, or three binomial standard errors where wider.
 
+        Parameters
+        ----------
+        n
+            Number of stars.
+
         >>> low, high = Tolerance(0.68, 0.60, 0.76).limits(50)
         >>> round(low, 2), round(high, 2)
         (0.48, 0.88)
@@ -125,7 +130,15 @@ class Check(Carded):
 
 
 def cover_error(cover: float, n: int) -> float:
-    """Binomial standard error of a coverage found with n stars, not 0 where all or none are in."""
+    """Binomial standard error of a coverage found with n stars, not 0 where all or none are in.
+
+    Parameters
+    ----------
+    cover
+        Share of the stars, 0 to 1.
+    n
+        Number of stars.
+    """
     shrunk = (cover * n + 0.5) / (n + 1)
     return float(np.sqrt(shrunk * (1 - shrunk) / max(n, 1)))
 

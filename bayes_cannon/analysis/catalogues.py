@@ -224,6 +224,15 @@ def write_catalogue(
 ) -> tuple[Path, Path]:
     """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
 
+    Parameters
+    ----------
+    table
+        From `catalogue`.
+    folder
+        Where to write; made if need be.
+    overwrite
+        Replace the files that are there.
+
     Returns
     -------
     tuple of Path

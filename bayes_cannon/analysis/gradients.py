@@ -75,7 +75,13 @@ class LineGroup:
             )
 
     def places(self, medium: str) -> FloatArray:
-        """Wavelengths of the lines (Å) in ``'vacuum'`` or ``'air'``, shape (n_lines,)."""
+        """Wavelengths of the lines (Å) in ``'vacuum'`` or ``'air'``, shape (n_lines,).
+
+        Parameters
+        ----------
+        medium
+            ``'vacuum'`` or ``'air'``.
+        """
         return in_medium(self.vacuum, medium)
 
 

@@ -156,6 +156,15 @@ def lines_in(
 
     With `medium` ``'air'`` the range, and what counts of the lines, are in air.
 
+    Parameters
+    ----------
+    low, high
+        Ends of the range, Å.
+    kinds
+        One or more of `LINE_KINDS`; left out, all.
+    medium
+        ``'vacuum'`` or ``'air'``.
+
     Raises
     ------
     InvalidDataError

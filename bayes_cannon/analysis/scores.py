@@ -72,7 +72,17 @@ class Scores(Carded):
         return np.asarray(ndtri(self.pit))
 
     def inside(self, level: float) -> FloatArray:
-        """1 where the central interval of `level` holds the reference, 0 where not, or NaN."""
+        """1 where the central interval of `level` holds the reference, 0 where not, or NaN.
+
+        Parameters
+        ----------
+        level
+            Nominal level, between 0 and 1.
+
+        Returns
+        -------
+        (n_stars, n_labels) float64
+        """
         held = (np.abs(self.pit - 0.5) < level / 2).astype(np.float64)
         return np.where(np.isnan(self.pit), np.nan, held)
 

@@ -106,7 +106,13 @@ class LabelSequence(Carded):
         return self.title, [*rows, ("note", note), ("source", self.source)]
 
     def text(self, row: int) -> str:
-        """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``."""
+        """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``.
+
+        Parameters
+        ----------
+        row
+            Which star of the sequence, from 0.
+        """
         parts = []
         for name in self.varies:
             k = self.names.index(name)

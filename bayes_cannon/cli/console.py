@@ -46,7 +46,13 @@ _PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 def show_progress(shown: bool) -> None:
-    """Say whether bars and lines of progress are shown."""
+    """Say whether bars and lines of progress are shown.
+
+    Parameters
+    ----------
+    shown
+        Whether they are.
+    """
     _ERR.quiet = not shown
 
 
@@ -89,13 +95,24 @@ def one_line(text: str) -> str:
     """Text in one line without control characters, which could steer the user's terminal.
 
     Names of stars and files come from headers and catalogues, and may hold anything.
+
+    Parameters
+    ----------
+    text
+        Any text.
     """
     words = " ".join(text.split())
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
 
 
 def error_line(error: BaseException) -> str:
-    """Say in one line what ended a command."""
+    """Say in one line what ended a command.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    """
     if isinstance(error, BayesCannonError):
         return one_line(f"error: {error}")
     if isinstance(error, MemoryError):
@@ -109,7 +126,13 @@ def error_line(error: BaseException) -> str:
 
 
 def unexpected_line(error: BaseException) -> str:
-    """Say in one line that something happened that the package did not foresee."""
+    """Say in one line that something happened that the package did not foresee.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    """
     return one_line(
         f"error: {type(error).__name__}: {error} (unexpected; please report it, with what "
         "bayes-cannon --verbose COMMAND prints)"
@@ -126,7 +149,13 @@ class PlainFormatter(logging.Formatter):
 
 
 def print_check(check: Check) -> None:
-    """Print a table for each reference, bins that stand out, and the verdict."""
+    """Print a table for each reference, bins that stand out, and the verdict.
+
+    Parameters
+    ----------
+    check
+        From `check_calibration`.
+    """
     simulated = " of a SIMULATED survey" if check.simulated else ""
     for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
         rows = check.coverage[check.coverage["REFERENCE"] == reference]

@@ -136,8 +136,8 @@ def check(
     with watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
-            settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
-            progress=progress,
+            settings=InferenceSettings(method=method.value) if run is None else None,
+            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     print_check(found)
     OUT.print(f"{out}: tables and figures")

@@ -72,11 +72,12 @@ def download(
         Path | None, typer.Option(help="Local allStar file to read the catalogue from.")
     ] = None,
     catalogue_source: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Source of the catalogue: skyserver, or allstar-file (4 GB, downloaded once)."
+            help="Source of the catalogue: skyserver (default), or allstar-file (4 GB, downloaded "
+            "once)."
         ),
-    ] = "skyserver",
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of spectra.")] = None,
     snr_min: Annotated[float | None, typer.Option(help="Minimum S/N per pixel.")] = None,
     cuts: Annotated[

@@ -74,13 +74,6 @@ def _text(star: Any) -> str:
 def row_of_star(table: Table, star: str | None = None) -> int:
     """Row of a star in a table; of the only star where no name is given.
 
-    Parameters
-    ----------
-    table
-        A catalogue.
-    star
-        Id of the star.
-
     Raises
     ------
     InvalidDataError

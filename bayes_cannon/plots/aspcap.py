@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bayes_cannon.analysis.aspcap import AspcapComparison
-from bayes_cannon.analysis.diagnostics import residual_blocks
+from bayes_cannon.analysis.residuals import residual_blocks
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import as_spectra
@@ -59,6 +59,11 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
 
     Points are stars, lines the medians in bins of S/N with equal numbers of stars. What each error
     means is said in `bayes_cannon.analysis.aspcap`.
+
+    Parameters
+    ----------
+    comparison
+        From `aspcap_comparison`.
 
     Raises
     ------
@@ -112,6 +117,11 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     The numbers are standard deviation, robust one, and the shares of stars whose pull is inside the
     central 68 and 95 % of the normal. Pulls beyond 5 are counted in the outermost bins. Labels that
     the catalogue has no errors for have no pulls, and no panel.
+
+    Parameters
+    ----------
+    comparison
+        From `aspcap_comparison`.
     """
     columns = np.flatnonzero(np.isfinite(comparison.pull()).any(axis=0)).tolist()
     figure, axes = _panels(len(columns), (3.7, 3.5))

@@ -198,9 +198,14 @@ def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatAr
 def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """Predictive density of held-out spectra against the number of factors; the chosen one marked.
 
-    Shown is the difference from the best number, on a logarithmic scale beyond 10 where the
-    differences are large. A best number that is the largest tried may not be enough: the title
-    says so.
+    Shown is the difference from the best; the title says if that is the largest number tried.
+
+    Parameters
+    ----------
+    cannon
+        Trained with the number of factors chosen.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -236,6 +241,13 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
 def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """Bound on the log density (exact labels) after every round of the fit; see `MapFit`.
 
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    ax
+        Where to draw; a new figure where left out.
+
     Raises
     ------
     InvalidDataError
@@ -259,6 +271,13 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
 
 def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """ELBO of every chunk of pixels against the step, relative to where the chunk ended.
+
+    Parameters
+    ----------
+    cannon
+        A model trained by ADVI.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -291,7 +310,15 @@ def _running_median(values: FloatArray, width: int = 25) -> FloatArray:
 
 
 def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axes:
-    """Reduced chi-square of every pixel against wavelength; expected near 1."""
+    """Reduced chi-square of every pixel against wavelength; expected near 1.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    ax
+        Where to draw; a new figure where left out.
+    """
     ax = new_axes(ax, (12, 4))
     chi2 = diagnostics.quality.chi2_pixel
     ax.plot(*with_gaps(diagnostics.wavelength, chi2), color=BLUE, lw=0.6, label="pixels")
@@ -307,7 +334,17 @@ def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axe
 
 
 def plot_chi2_stars(diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | None = None) -> Axes:
-    """Reduced chi-square of the stars, best to worst, the worst with their ids."""
+    """Reduced chi-square of the stars, best to worst, the worst with their ids.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    n_named
+        Stars that are named, those that fit worst.
+    ax
+        Where to draw; a new figure where left out.
+    """
     quality = diagnostics.quality
     ax = new_axes(ax, (8, 4.6))
     order = np.argsort(quality.chi2_star)
@@ -337,6 +374,11 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
 
     Left: against the distance of the pixels; middle: all pairs; right: share of the variance
     along the leading eigenvectors.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
     """
     import matplotlib.pyplot as plt
 
@@ -368,7 +410,17 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
 
 
 def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None = None) -> Axes:
-    """Leverage of every star against its reduced chi-square; the highest with their ids."""
+    """Leverage of every star against its reduced chi-square; the highest with their ids.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    n_named
+        Stars that are named, those of largest leverage.
+    ax
+        Where to draw; a new figure where left out.
+    """
     quality = diagnostics.quality
     ax = new_axes(ax, (8, 4.6))
     for chosen, color, marker, text in (

@@ -75,7 +75,13 @@ class Run(Carded):
         cls, folder: Path, result: xr.DataTree, table: Table, summary: dict[str, Any],
         cannon: Cannon,
     ) -> Run:  # fmt: skip
-        """Run whose parts are at hand, so that none has to be read."""
+        """Run whose parts are at hand, so that none has to be read.
+
+        Parameters
+        ----------
+        folder, result, table, summary, cannon
+            Of the run.
+        """
         run = cls(folder, result, cannon)
         vars(run).update(table=table, summary=summary)
         return run
@@ -187,6 +193,11 @@ class Run(Carded):
     def row(self, star: str) -> Row:
         """Row of a star in the catalogue.
 
+        Parameters
+        ----------
+        star
+            Name of the star.
+
         Raises
         ------
         InvalidDataError
@@ -248,7 +259,13 @@ class Run(Carded):
 
 
 def folder_of(run: Run | str | os.PathLike[str]) -> Path:
-    """Folder of a run, however it is given."""
+    """Folder of a run, however it is given.
+
+    Parameters
+    ----------
+    run
+        A run, or its folder.
+    """
     return run.folder if isinstance(run, Run) else user_path(run)
 
 
@@ -274,13 +291,26 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def noted_digest(folder: Path, name: str) -> str | None:
-    """Digest that a run notes of its model or spectra; None where another version made it."""
+    """Digest that a run notes of its model or spectra; None where another version made it.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    name
+        ``model`` or ``spectra``.
+    """
     head = read_json(folder / "progress" / "run.json") or {}
     return str(head[name]) if name in head and head.get("version") == __version__ else None
 
 
 def read_catalogue(path: Path) -> CatalogueTable:
     """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
+
+    Parameters
+    ----------
+    path
+        Of ``catalogue.fits``.
 
     Raises
     ------

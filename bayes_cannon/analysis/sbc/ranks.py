@@ -94,7 +94,19 @@ class Ranks(Carded):
     def from_draws(
         cls, names: tuple[str, ...], truth: FloatArray, ranks: NDArray[np.int64], sd: FloatArray
     ) -> Ranks:
-        """Ranks with contractions, from true values and posterior sd (n_simulations, n)."""
+        """Ranks with contractions, from true values and posterior sd (n_simulations, n).
+
+        Parameters
+        ----------
+        names
+            Parameters.
+        truth : (n_simulations, n_parameters) float64
+            True values.
+        ranks : (n_simulations, n_parameters) int64
+            Of the true values among the draws.
+        sd : (n_simulations, n_parameters) float64
+            Standard deviations of the posteriors.
+        """
         spread = np.var(truth, axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             contraction = 1 - np.mean(sd**2, axis=0) / spread
@@ -102,7 +114,15 @@ class Ranks(Carded):
 
     @classmethod
     def from_pit(cls, names: tuple[str, ...], pit: FloatArray) -> Ranks:
-        """Ranks from exact probabilities below the true value, (n_simulations, n_parameters)."""
+        """Ranks from exact probabilities below the true value, (n_simulations, n_parameters).
+
+        Parameters
+        ----------
+        names
+            Parameters.
+        pit : (n_simulations, n_parameters) float64
+            Probability below the true value, from 0 to 1.
+        """
         ranks = np.minimum(np.floor(pit * (N_KEPT + 1)), N_KEPT).astype(np.int64)
         return cls(names, ranks, N_KEPT, np.full(len(names), np.nan))
 
@@ -140,7 +160,13 @@ class Ranks(Carded):
 
 
 def effective_draws(draws: FloatArray) -> float:
-    """Smallest bulk effective sample size of draws (n_chains, n_draws, n_parameters)."""
+    """Smallest bulk effective sample size of draws (n_chains, n_draws, n_parameters).
+
+    Parameters
+    ----------
+    draws : (n_chains, n_draws, n_parameters) float64
+        Of a posterior.
+    """
     columns = np.moveaxis(draws, -1, 0)
     ess = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
     return float(np.nanmin(ess))
@@ -148,6 +174,13 @@ def effective_draws(draws: FloatArray) -> float:
 
 def thinned_rank(draws: FloatArray, truth: FloatArray) -> NDArray[np.int64]:
     """Ranks of true values (n,) among `N_KEPT` evenly spaced draws of (n_chains, n_draws, n).
+
+    Parameters
+    ----------
+    draws : (n_chains, n_draws, n_parameters) float64
+        Of a posterior.
+    truth : (n_parameters,) float64
+        True values.
 
     Raises
     ------

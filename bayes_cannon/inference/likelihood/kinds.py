@@ -186,8 +186,8 @@ class Gaussian(Likelihood):
     """``flux ~ N(Theta v(labels), D + U U')``, the nuisance factors integrated out.
 
     Compressed exactly but for the change of D, the variance that the coefficients' uncertainty
-    adds, with the labels: it is that of the mode (see `bayes_cannon.inference.likelihood.compression`)
-    until `corrected`.
+    adds, with the labels: it is that of the mode (see
+    `bayes_cannon.inference.likelihood.compression`) until `corrected`.
     """
 
     name: ClassVar[str] = "gaussian"

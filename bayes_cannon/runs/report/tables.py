@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.inference.flags import MEANINGS, REMARKS, LabelFlag, describe_flag
 from bayes_cannon.inference.tables import catalogue_column
 from bayes_cannon.inference.units import with_unit
