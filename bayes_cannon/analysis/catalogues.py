@@ -28,6 +28,7 @@ from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
+from bayes_cannon.inference.flags import GridEdge
 from bayes_cannon.inference.posterior import (
     group_of,
     id_name_of,
@@ -62,10 +63,20 @@ _CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
             "smallest effective sample size of the labels, bulk or tail",
         ),
         "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
-        "CHI2_P": (("chi2_p",), "posterior predictive p-value of chi-square"),
+        "CHI2_P": (
+            ("chi2_p",),
+            "posterior predictive p-value of chi-square, were the model exact",
+        ),
     }
 )
 """Column: variables of the group ``star_stats`` (the smallest is taken), and what it is."""
+_FITS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "N_PIXELS": ("used_pixels", "pixels used"),
+        "CHI2_RANK": ("chi2_rank", "part of left-out training stars of its S/N fitted better"),
+    }
+)
+"""Column: variable of ``star_stats``, and what it is; only where the result has it."""
 _FLAGS = ("label_flag", "status")
 """Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
 
@@ -129,7 +140,9 @@ def catalogue(
         measured), ``NAME_FORMAL_ERR``,
         ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
         (or with the name of another catalogue, also ``meta["CATALOG"]``);
-        ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``LABEL_FLAG``; ``LABEL_COV``, the
+        ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``CHI2_RED`` (chi-square at the mode
+        per independent pixel), ``N_PIXELS``, ``CHI2_RANK`` (NaN where the model was not
+        cross-validated), ``LABEL_FLAG``, ``NAME_FLAG`` (`GridEdge`); ``LABEL_COV``, the
         covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
         covariances are those of the calibrated posterior where there is one, else of the formal
         one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
@@ -209,6 +222,13 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
             values = np.where(np.isfinite(values), values, -1).astype(np.int64)
         table[column] = values
         table[column].description = text
+    if {"chi2", "independent_pixels"} <= set(stats.data_vars):
+        table["CHI2_RED"] = stats["chi2"].values / stats["independent_pixels"].values
+        table["CHI2_RED"].description = "chi-square at the mode per independent pixel"
+    for column, (name, text) in _FITS.items():
+        if name in stats:
+            table[column] = stats[name].values
+            table[column].description = text
     table["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
     meanings = str(stats[flag].attrs.get("flag_meanings", "")).split()
     masks = np.atleast_1d(stats[flag].attrs.get("flag_masks", []))
@@ -217,6 +237,16 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
         table.meta["FLAGS"] = ",".join(
             f"{int(bit)}={name}" for bit, name in zip(masks, meanings, strict=True)
         )
+    if "grid_edge" in stats:
+        for name in stats["label_name"].values.tolist():
+            column = f"{name}_FLAG"
+            table[column] = stats["grid_edge"].sel(label_name=name).values.astype(np.int64)
+            table[
+                column
+            ].description = (
+                f"1: {name} in the outer 1 % of the training labels, 2: beyond all of them"
+            )
+        table.meta["EDGEFLAG"] = ",".join(f"{int(bit)}={bit.name}" for bit in GridEdge)
 
 
 def write_catalogue(

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+from astropy.table import Row as TableRow
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
@@ -314,11 +315,20 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     simulated = bool(table.meta.get("SIMULATE"))
     name = str(star_ids(table)[place])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
-    p = float(plain_numbers(row["CHI2_P"]))
-    if np.isfinite(p):
-        sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
+    sentences += _fit_text(row)
     sentences += _flags_text(flag, flags)
     return StarStory(name, labels, flags, " ".join(sentences), simulated)
+
+
+def _fit_text(row: TableRow) -> list[str]:
+    """How well the spectrum is fitted, among left-out training stars where that is known."""
+    if "CHI2_RANK" in row.colnames and np.isfinite(rank := float(plain_numbers(row["CHI2_RANK"]))):
+        return [
+            f"The model fits it worse than {100 * min(rank, 1.0):.3g} % of left-out training stars "
+            "of its signal-to-noise ratio."
+        ]
+    p = float(plain_numbers(row["CHI2_P"]))
+    return [f"The posterior-predictive p-value of chi-square is {p:.2g}."] if np.isfinite(p) else []
 
 
 def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:

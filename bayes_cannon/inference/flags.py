@@ -76,6 +76,7 @@ class LabelFlag(IntFlag):
     FEW_PIXELS = 32768
     EXTREME_FACTORS = 65536
     UNLIKE_TRAINING = 131072
+    GRIDEDGE = 262144
 
 
 class GridEdge(IntFlag):
@@ -108,6 +109,7 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         "training stars",
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
+        LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",
     }
 )
 """What each bit means."""
@@ -131,6 +133,7 @@ ADVICE: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.FEW_PIXELS: "Errors grow with the pixels lost; look at the masks.",
         LabelFlag.EXTREME_FACTORS: "Look for a blend, rotation or a bad continuum.",
         LabelFlag.UNLIKE_TRAINING: "Do not use the labels: no such star was tested.",
+        LabelFlag.GRIDEDGE: "Do not use that label: it is extrapolated, and drawn inward.",
     }
 )
 """What to do about each bit, in one sentence."""
@@ -307,7 +310,9 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
     lower, upper = constant["prior_lower"].values, constant["prior_upper"].values
     gap = np.minimum(moments.mean - lower, upper - moments.mean)
     p_chi2, p_factors, limits = _judged(stats, reference.fit)
+    edge = reference.grid_edge(moments.mean)
     bits = {
+        LabelFlag.GRIDEDGE: (edge == GridEdge.GRIDEDGE_BAD).any(axis=1),
         LabelFlag.PRIOR_EDGE: (gap < _EDGE_SD * moments.sd).any(axis=1),
         LabelFlag.POOR_CHI2: p_chi2 <= limits[0],
         LabelFlag.OUTSIDE_LABELS: mahalanobis > reference.limits[0],
@@ -327,7 +332,7 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
         ),
         label_flag=("star", flag, flag_attributes()),
         grid_edge=(
-            ("star", "label_name"), reference.grid_edge(moments.mean), _edge_attributes()
+            ("star", "label_name"), edge, _edge_attributes()
         ),
         chi2_rank=("star", 1 - p_chi2, {"long_name": _RANK.format("chi-square")}),
         factors_rank=("star", 1 - p_factors, {"long_name": _RANK.format("factors")}),

@@ -8,7 +8,10 @@ import xarray as xr
 
 from bayes_cannon.inference.checks import StarStatus, factors_p
 from bayes_cannon.inference.flags import (
+    ADVICE,
+    BAD,
     MEANINGS,
+    REMARKS,
     LabelFlag,
     LabelReference,
     add_flags,
@@ -77,6 +80,8 @@ def test_status_keeps_its_bits():
 
 def test_every_bit_has_a_meaning():
     assert set(MEANINGS) == set(LabelFlag)
+    assert set(ADVICE) == set(LabelFlag)
+    assert not BAD & REMARKS
     assert describe_flag(0) == []
     assert describe_flag(LabelFlag.RHAT | LabelFlag.LAPLACE) == [
         MEANINGS[LabelFlag.RHAT], MEANINGS[LabelFlag.LAPLACE],
@@ -90,7 +95,8 @@ def test_bits_are_set_where_they_should_be(reference):
     assert flags["fine"] == LabelFlag.SAMPLED_AGAIN
     assert flags["edge"] & LabelFlag.PRIOR_EDGE
     assert flags["chi2"] == LabelFlag.POOR_CHI2
-    assert flags["outside"] == LabelFlag.OUTSIDE_LABELS | LabelFlag.SPARSE_LABELS
+    beyond = LabelFlag.OUTSIDE_LABELS | LabelFlag.SPARSE_LABELS | LabelFlag.GRIDEDGE
+    assert flags["outside"] == beyond
     assert flags["sparse"] == LabelFlag.SPARSE_LABELS
     assert flags["pixels"] == LabelFlag.FEW_PIXELS
     assert flags["factors"] == LabelFlag.EXTREME_FACTORS

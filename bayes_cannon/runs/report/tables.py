@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
 from bayes_cannon.base.resources import software_versions
-from bayes_cannon.inference.flags import MEANINGS, REMARKS, LabelFlag, describe_flag
+from bayes_cannon.inference.flags import (
+    ADVICE,
+    MEANINGS,
+    REMARKS,
+    LabelFlag,
+    describe_flag,
+    severity,
+)
 from bayes_cannon.inference.tables import catalogue_column
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
@@ -51,7 +58,8 @@ def _with_unit(name: str, unit: str) -> str:
 @section(
     "summary", "Summary",
     "How many stars were inferred, whether the chains converged, and what was found about the "
-    "stars. Flags mark stars to look at before they are used; most runs have a few per cent.",
+    "stars. Fit and factors are judged among left-out training stars: 1 % of stars of their kind "
+    "get either flag.",
     order=10,
 )  # fmt: skip
 def summary(inputs: ReportInputs) -> Iterator[Item]:
@@ -102,12 +110,13 @@ def _which_errors(inputs: ReportInputs) -> str:
 
 def _flags(flag: NDArray[np.int64]) -> Grid:
     rows = [
-        (int(bit), str(bit.name), MEANINGS[bit], int(np.sum(flag & bit != 0)),
-         100 * float(np.mean(flag & bit != 0)))
+        (int(bit), str(bit.name), severity(int(bit)), f"{MEANINGS[bit]}. {ADVICE[bit]}",
+         int(np.sum(flag & bit != 0)), 100 * float(np.mean(flag & bit != 0)))
         for bit in LabelFlag
         if np.any(flag & bit)
     ]  # fmt: skip
-    columns = (Column("bit", "d"), Column("flag"), Column("meaning", kind="wide"),
+    columns = (Column("bit", "d"), Column("flag"), Column("severity"),
+               Column("meaning and advice", kind="wide"),
                Column("stars", "d"), Column("share (%)", ".1f"))  # fmt: skip
     return Grid("Flags of LABEL_FLAG that occur in this run.", columns, rows)
 
