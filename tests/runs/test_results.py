@@ -103,8 +103,6 @@ TAKES = {
     "check_calibration": lambda run: bc.analysis.check_calibration(run, {"catalogue": CATALOGUE}),
     "coverage": lambda run: bc.analysis.coverage(run, CATALOGUE),
     "score": lambda run: bc.analysis.score(run, CATALOGUE, group="posterior"),
-    "pit": lambda run: bc.analysis.pit(run, CATALOGUE, group="posterior"),
-    "pulls": lambda run: bc.analysis.pulls(run, CATALOGUE, group="posterior"),
     "plot_corner": lambda run: bc.plot_corner(run, STAR),
     "plot_one_to_one": bc.plot_one_to_one,
     "plot_kiel": bc.plot_kiel,
