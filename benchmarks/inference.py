@@ -15,7 +15,8 @@ from scipy_labels import fit_labels
 from threadpoolctl import threadpool_limits
 
 from bayes_cannon.inference.infer import infer_labels
-from bayes_cannon.inference.likelihood import PixelModel, compress
+from bayes_cannon.inference.likelihood.compression import compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_model import build_full_pixel_model, build_plain_model
 from bayes_cannon.models.label_priors import LabelPriors

@@ -34,6 +34,11 @@ class TrainedStandIn:
     medium: str = "vacuum"
     settings: dict = field(default_factory=dict)
 
+    @property
+    def kappa_of_pixels(self) -> np.ndarray:
+        """Independent pixels."""
+        return np.ones(self.wavelength.size)
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:

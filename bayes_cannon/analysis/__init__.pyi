@@ -1,12 +1,9 @@
 from . import sbc as sbc
 from .aspcap import AspcapComparison as AspcapComparison
 from .aspcap import aspcap_comparison as aspcap_comparison
-from .calibration import Scores as Scores
 from .calibration import check_calibration as check_calibration
 from .calibration import coverage as coverage
-from .calibration import pit as pit
-from .calibration import pulls as pulls
-from .calibration import score as score
+from .catalogues import CatalogueTable as CatalogueTable
 from .catalogues import catalogue as catalogue
 from .catalogues import comparison as comparison
 from .catalogues import write_catalogue as write_catalogue
@@ -24,6 +21,8 @@ from .lines import nearest_lines as nearest_lines
 from .sbc.labels import sbc_labels as sbc_labels
 from .sbc.pixels import sbc_pixels as sbc_pixels
 from .sbc.pixels import sbc_training as sbc_training
+from .scores import Scores as Scores
+from .scores import score as score
 from .sequences import LabelSequence as LabelSequence
 from .sequences import isochrone_sequence as isochrone_sequence
 from .sequences import metallicity_sequence as metallicity_sequence

@@ -25,13 +25,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.aspcap_tables import disagreement_table as star_table
-from bayes_cannon.analysis.aspcap_tables import error_table, pull_table, words
+from bayes_cannon.analysis.aspcap_tables import (
+    disagreement_table,
+    error_table,
+    pull_table,
+    words,
+)
 from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
@@ -39,12 +46,11 @@ from bayes_cannon.inference.posterior import group_of, moments_of, posterior_nam
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
-from bayes_cannon.spectra.label_kinds import two_digits
+from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import row_of, rows_of
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
@@ -57,8 +63,8 @@ __all__ = [
 _FLAGS = {"aspcapflag": ASPCAP_BITS, "starflag": STAR_BITS}
 
 
-@dataclass(frozen=True, eq=False)
-class AspcapComparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class AspcapComparison(Carded):
     """Labels and errors of stars, ours and those of ASPCAP or another catalogue.
 
     Attributes
@@ -126,6 +132,11 @@ class AspcapComparison:
     def pull(self, kind: str | None = None) -> FloatArray:
         """Ours less ASPCAP's over the joint error, shape (n_stars, n_labels); NaN where unknown.
 
+        Parameters
+        ----------
+        kind
+            ``formal`` or ``calibrated``; left out, `judged`.
+
         Raises
         ------
         InvalidDataError
@@ -140,12 +151,49 @@ class AspcapComparison:
     def row(self, star: str) -> int:
         """Row of a star.
 
+        Parameters
+        ----------
+        star
+            Name of the star.
+
         Raises
         ------
         InvalidDataError
             If the star is not there.
         """
         return row_of(self.star_id, star)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star, its index the stars' names.
+
+        Columns are ``SNR`` and for each label ``NAME``, ``NAME_ERR`` (calibrated where there is
+        one, else formal), ``NAME_FORMAL_ERR``, the catalogue's ``NAME_ASPCAP`` and
+        ``NAME_ASPCAP_ERR`` (or another name), and ``NAME_PULL``.
+        """
+        columns, pull, kind = {"SNR": self.snr}, self.pull(), self.judged
+        for i, name in enumerate(self.names):
+            columns |= {
+                name: self.mean[kind][:, i],
+                f"{name}_ERR": self.sd[kind][:, i],
+                f"{name}_FORMAL_ERR": self.sd["formal"][:, i],
+                f"{name}_{self.column}": self.aspcap[:, i],
+                f"{name}_{self.column}_ERR": self.aspcap_error[:, i],
+                f"{name}_PULL": pull[:, i],
+            }
+        key = self.stars.colnames[0]
+        return pd.DataFrame(columns, index=pd.Index(self.star_id, name=key, dtype=object))
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = self.pulls[self.pulls["KIND"] == self.judged]
+        pulls = [f"{shown_label(str(r['LABEL']))} {r['PULL_SD']:.2f}" for r in rows if r["N"]]
+        worst = [f"{r[0]} ({shown_label(str(r['WORST']))}, {r['PULL']:+.1f})".replace("-", "−")
+                 for r in self.stars[:3]]  # fmt: skip
+        title = f"{count_text(len(self.stars), 'star')} compared with {self.catalogue}"
+        return f"{title}{SIMULATED if self.simulated else ''}", [
+            ("errors", " and ".join(self.kinds)),
+            (f"sd of {self.judged} pulls", ", ".join(pulls)),
+            ("furthest off", ", ".join(worst)),
+        ]
 
     def describe(self) -> str:
         """Say in a few sentences which error is which and what the comparison found."""
@@ -254,7 +302,7 @@ def aspcap_comparison(
         error_table(names, units, own_snr, sd, their_error, n_bins, their),
         pull_table(names, units, pulls, {k: mean[k] - theirs for k in mean}, sd, their_error,
                their),
-        star_table(table, names, mean[judged] - theirs, their_error, pulls[judged], own_snr,
+        disagreement_table(table, names, mean[judged] - theirs, their_error, pulls[judged], own_snr,
                _archive_flags(star_id, aspcap)),
         bool(table.meta.get("SIMULATE")), their_name,
     )  # fmt: skip
@@ -262,7 +310,7 @@ def aspcap_comparison(
 
 def _columns(table: Table, names: tuple[str, ...], suffix: str = "") -> FloatArray:
     """Columns of all labels, shape (n_stars, n_labels); NaN where masked."""
-    return np.stack([column_of(table, f"{n}{suffix}") for n in names], axis=1)
+    return np.stack([plain_numbers(table[f"{n}{suffix}"]) for n in names], axis=1)
 
 
 def _with_catalogue(table: Table, labels: Labels, their_name: str) -> Table:

@@ -11,6 +11,7 @@ from scipy.special import ndtri
 from scipy.stats import chi2 as chi2_law
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.analysis.calibration import cover_error
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.flags import LabelFlag
@@ -29,7 +30,19 @@ _PER_BIN = 8
 
 
 def snr_bins(snr: FloatArray, n_bins: int) -> list[NDArray[np.bool_]]:
-    """Stars of each bin of S/N, about equal numbers of them, in rising S/N; none unknown."""
+    """Stars of each bin of S/N, about equal numbers of them, in rising S/N; none unknown.
+
+    Parameters
+    ----------
+    snr : (n_stars,) float64
+        S/N per pixel, NaN where unknown.
+    n_bins
+        Number of bins, at most.
+
+    Returns
+    -------
+    list of (n_stars,) bool
+    """
     known = np.flatnonzero(np.isfinite(snr))
     if known.size == 0:
         return []
@@ -56,7 +69,23 @@ def error_table(
     n_bins: int,
     catalogue: str = "ASPCAP",
 ) -> Table:
-    """Median errors of each label in bins of S/N; see `AspcapComparison.errors`."""
+    """Median errors of each label in bins of S/N; see `AspcapComparison.errors`.
+
+    Parameters
+    ----------
+    names, units
+        Of the labels.
+    snr : (n_stars,) float64
+        S/N per pixel.
+    sd
+        Errors (n_stars, n_labels) by kind of posterior.
+    their_error : (n_stars, n_labels) float64
+        Of the catalogue.
+    n_bins
+        Bins of S/N.
+    catalogue
+        Name of the catalogue's column.
+    """
     columns = (
         "LABEL",
         "UNIT",
@@ -94,7 +123,19 @@ def pull_table(
     their_error: FloatArray,
     catalogue: str = "ASPCAP",
 ) -> Table:
-    """What the pulls of each label and kind are like; see `AspcapComparison.pulls`."""
+    """What the pulls of each label and kind are like; see `AspcapComparison.pulls`.
+
+    Parameters
+    ----------
+    names, units
+        Of the labels.
+    pulls, off, sd
+        Pulls, differences and errors (n_stars, n_labels) by kind of posterior.
+    their_error : (n_stars, n_labels) float64
+        Of the catalogue.
+    catalogue
+        Name of the catalogue in the column of its errors.
+    """
     rows = []
     for i, (name, unit) in enumerate(zip(names, units, strict=True)):
         for kind, pull in pulls.items():
@@ -126,14 +167,19 @@ def _pulls(pull: FloatArray) -> dict[str, float]:
     }
     for level in (0.68, 0.95):
         cover = float(np.mean(np.abs(pull) < ndtri(0.5 + level / 2))) if n else nan
-        shrunk = (cover * n + 0.5) / (n + 1)
         found[f"COVER_{100 * level:.0f}"] = cover
-        found[f"COVER_{100 * level:.0f}_SE"] = float(np.sqrt(shrunk * (1 - shrunk) / max(n, 1)))
+        found[f"COVER_{100 * level:.0f}_SE"] = cover_error(cover, n)
     return found
 
 
 def words(names: list[str]) -> str:
-    """Names of flags in a table's cell."""
+    """Names of flags in a table's cell.
+
+    Parameters
+    ----------
+    names
+        Names of the flags that are set.
+    """
     return " ".join(names) or "none"
 
 
@@ -146,8 +192,22 @@ def disagreement_table(
     snr: FloatArray,
     archive: dict[str, list[str]],
 ) -> Table:
-    """The stars, the one that disagrees most first; see `AspcapComparison.stars`."""
-    cov = plain_numbers(table["LABEL_COV"])
+    """The stars, the one that disagrees most first; see `AspcapComparison.stars`.
+
+    Parameters
+    ----------
+    table
+        The catalogue of our labels.
+    names
+        Of the labels.
+    off, their_error, pull : (n_stars, n_labels) float64
+        Differences, the catalogue's errors, and pulls.
+    snr : (n_stars,) float64
+        S/N per pixel.
+    archive
+        Flags of the archive in words, by column.
+    """
+    cov = _covariances(table, names)
     rows, order = [], []
     key, ids = star_column(table), star_ids(table).tolist()
     for i in np.flatnonzero(np.isfinite(pull).any(axis=1)):
@@ -166,3 +226,13 @@ def disagreement_table(
     for name, digits in (("SNR", ".0f"), ("CHI2", ".1f"), ("P", ".2g"), ("PULL", "+.1f")):
         out[name].info.format = digits
     return out
+
+
+def _covariances(table: Table, names: tuple[str, ...]) -> FloatArray:
+    """Covariances of the labels, (n_stars, n_labels, n_labels); a DataFrame holds variances."""
+    if "LABEL_COV" in table.colnames:
+        return plain_numbers(table["LABEL_COV"])
+    errors = np.stack([plain_numbers(table[f"{name}_ERR"]) for name in names], axis=1)
+    formal = np.stack([plain_numbers(table[f"{name}_FORMAL_ERR"]) for name in names], axis=1)
+    variances = np.where(np.isfinite(errors), errors, formal) ** 2
+    return np.asarray(variances[:, :, None] * np.eye(len(names)))

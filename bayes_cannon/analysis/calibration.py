@@ -7,16 +7,6 @@ errors of 300 stars, or three standard errors of n stars where those are wider.
 Scores are also looked at in bins: by S/N, by distance from the training labels, by place among
 the labels. The bins are cut at posterior means, not at reference values: given the data a
 calibrated posterior is right on average, given the truth it need not be.
-
-Where the labels of a reference lie in the posteriors of the same stars.
-
-For a star with draws ``l_d`` and a reference value ``r`` of error ``e`` (0 for a true label), the
-posterior says that the reference lies below its value with probability
-
-    PIT = mean_d Phi((r - l_d) / e) ,
-
-the probability integral transform: uniform on (0, 1) where the posterior is calibrated. The error
-of the reference is included without drawing any noise.
 """
 
 from __future__ import annotations
@@ -25,31 +15,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Table
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 from scipy.stats import kstest
 
+from bayes_cannon.analysis.scores import Scores, score
+from bayes_cannon.base.cards import SIMULATED, Carded, Row
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
 from bayes_cannon.inference.units import known_labels, units_of_result
+from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "LEVELS",
     "TOLERANCES",
     "Check",
-    "Scores",
     "Tolerance",
     "check_calibration",
     "cover_error",
     "coverage",
-    "pit",
-    "pulls",
-    "score",
 ]
 
 LEVELS = (0.50, 0.68, 0.90, 0.95)
@@ -72,6 +60,11 @@ class Tolerance:
     def limits(self, n: int) -> tuple[float, float]:
         """Range for n stars: the stated one, or three binomial standard errors where wider.
 
+        Parameters
+        ----------
+        n
+            Number of stars.
+
         >>> low, high = Tolerance(0.68, 0.60, 0.76).limits(50)
         >>> round(low, 2), round(high, 2)
         (0.48, 0.88)
@@ -85,8 +78,8 @@ TOLERANCES = (Tolerance(0.68, 0.60, 0.76), Tolerance(0.95, 0.91, 0.985))
 """What the calibrated posteriors of about 300 held-out stars must keep."""
 
 
-@dataclass(frozen=True, eq=False)
-class Check:
+@dataclass(frozen=True, eq=False, repr=False)
+class Check(Carded):
     """Result of `check_calibration`.
 
     Attributes
@@ -116,9 +109,36 @@ class Check:
         """Whether every coverage that is judged is within its tolerance."""
         return not self.failures
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `coverage` as a DataFrame."""
+        return self.coverage.to_pandas()
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = self.coverage[self.coverage["KIND"] == self.judged]
+        covers = [
+            f"{shown_label(str(r['LABEL']))} {100 * r['COVER_68']:.0f}, {100 * r['COVER_95']:.0f} %"
+            for r in rows
+        ]
+        found = "passed" if self.passed else "; ".join(self.failures)
+        title = f"Check of {self.judged} posteriors{SIMULATED if self.simulated else ''}"
+        return title, [
+            ("references", ", ".join(dict.fromkeys(str(name) for name, _ in self.scores))),
+            ("stars", str(max(rows["N"], default=0))),
+            ("inside 68, 95 %", "; ".join(covers)),
+            ("found", found),
+        ]
+
 
 def cover_error(cover: float, n: int) -> float:
-    """Binomial standard error of a coverage found with n stars, not 0 where all or none are in."""
+    """Binomial standard error of a coverage found with n stars, not 0 where all or none are in.
+
+    Parameters
+    ----------
+    cover
+        Share of the stars, 0 to 1.
+    n
+        Number of stars.
+    """
     shrunk = (cover * n + 0.5) / (n + 1)
     return float(np.sqrt(shrunk * (1 - shrunk) / max(n, 1)))
 
@@ -193,6 +213,32 @@ def check_calibration(
     return Check(coverage, binned, tuple(failures), scores, judged, simulated)
 
 
+def _moments(found: Scores, i: int) -> dict[str, float]:
+    """Number of stars, bias, rms and median error of one label."""
+    known = np.isfinite(found.pit[:, i])
+    off = found.difference[known, i]
+    return {
+        "N": int(known.sum()),
+        "BIAS": float(off.mean()),
+        "RMS": float(np.sqrt(np.mean(off**2))),
+        "SD": float(np.median(found.sd[known, i])),
+    }
+
+
+def _covers(
+    found: Scores, i: int, levels: Sequence[float], *, errors: bool = False
+) -> dict[str, float]:
+    """Share of the stars whose central interval of each level holds one label's reference."""
+    held = found.pit[:, i]
+    known, out = np.isfinite(held), {}
+    for level in levels:
+        cover = float(found.inside(level)[known, i].mean())
+        out[f"COVER_{100 * level:g}"] = cover
+        if errors:
+            out[f"COVER_{100 * level:g}_SE"] = cover_error(cover, int(known.sum()))
+    return out
+
+
 def _row(
     found: Scores, i: int, where: str, tolerances: Sequence[Tolerance], unit: str
 ) -> tuple[dict[str, object], list[str]]:
@@ -204,21 +250,15 @@ def _row(
             f"{where}: {n} stars have both a posterior and this label, too few to judge "
             f"(at least {_FEWEST}); hold out more stars."
         )
-    off, pull = found.difference[known, i], found.pull[known, i]
+    pull = found.pull[known, i]
     row: dict[str, object] = {
         "LABEL": label,
         "UNIT": unit,
-        "N": n,
-        "BIAS": float(off.mean()),
-        "RMS": float(np.sqrt(np.mean(off**2))),
-        "SD": float(np.median(found.sd[known, i])),
+        **_moments(found, i),
         "PULL_MEAN": float(pull.mean()),
         "PULL_SD": float(pull.std(ddof=1)) if n > 1 else float("nan"),
+        **_covers(found, i, LEVELS, errors=True),
     }
-    for level in LEVELS:
-        cover = float(found.inside(level)[known, i].mean())
-        row[f"COVER_{100 * level:g}"] = cover
-        row[f"COVER_{100 * level:g}_SE"] = cover_error(cover, n)
     row["PIT_P"] = float(kstest(found.pit[known, i], "uniform").pvalue)
     wrong = []
     for tolerance in tolerances:
@@ -272,133 +312,6 @@ def _bin_rows(found: Scores, by: str, values: FloatArray) -> Iterator[dict[str, 
             }  # fmt: skip
 
 
-_BLOCK = 256
-"""Stars whose draws are in memory at one time."""
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """What a reference says about posteriors; NaN where a star lacks the one or the other.
-
-    Attributes
-    ----------
-    names : tuple of str
-        Labels in both.
-    star_id : (n_stars,) str
-        Stars in both.
-    pit : (n_stars, n_labels) float64
-        Probability integral transform, in (0, 1).
-    mean : (n_stars, n_labels) float64
-        Posterior mean, in the labels' units.
-    difference : (n_stars, n_labels) float64
-        Posterior mean less reference.
-    sd : (n_stars, n_labels) float64
-        Standard deviation of the posterior.
-    pull : (n_stars, n_labels) float64
-        Difference in standard deviations, the error of the reference included.
-    """
-
-    names: tuple[str, ...]
-    star_id: NDArray[np.str_]
-    pit: FloatArray
-    mean: FloatArray
-    difference: FloatArray
-    sd: FloatArray
-    pull: FloatArray
-
-    @property
-    def normal(self) -> FloatArray:
-        """Rank-normalised scores, (n_stars, n_labels): N(0, 1) where calibrated."""
-        return np.asarray(ndtri(self.pit))
-
-    def inside(self, level: float) -> FloatArray:
-        """1 where the central interval of `level` holds the reference, 0 where not, or NaN."""
-        held = (np.abs(self.pit - 0.5) < level / 2).astype(np.float64)
-        return np.where(np.isnan(self.pit), np.nan, held)
-
-
-def score(
-    result: GivenResult, reference: KnownLabels, *, group: str = "calibrated_posterior"
-) -> Scores:
-    """Compare posteriors with a reference, matched by star id.
-
-    Parameters
-    ----------
-    result
-        What `infer_labels` returned; read in blocks of stars.
-    reference
-        True labels, or a catalogue's; its errors are included where they are known.
-    group
-        ``posterior`` (formal) or ``calibrated_posterior``.
-
-    Raises
-    ------
-    InvalidDataError
-        If no star or no label is in both, or the result lacks the group.
-    """
-    result = as_result(result)
-    units = units_of_result(result, posterior_names(result))
-    reference = known_labels(reference, units, "reference")
-    if reference is None:
-        raise InvalidDataError("there is no reference to compare with.")
-    names = tuple(n for n in units if n in reference.names)
-    draws = group_of(result, group)
-    star_id = draws["star"].values.astype(np.str_)
-    place = {star: i for i, star in enumerate(reference.star_id.tolist())}
-    both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
-    if not names or not both:
-        raise InvalidDataError(
-            f"the {star_id.size} stars of the result and the {reference.n_stars} of the true "
-            "labels share no star, or no label."
-        )
-    mine, theirs = np.array(both).T
-    known = reference.only(names).select(theirs)
-    parts = [
-        _block(draws, names, mine[rows], known.values[rows], np.nan_to_num(known.errors[rows]))
-        for rows in (slice(a, a + _BLOCK) for a in range(0, mine.size, _BLOCK))
-    ]
-    pit, mean, sd, pull = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Scores(names, star_id[mine], pit, mean, mean - known.values, sd, pull)
-
-
-def _block(
-    draws: xr.Dataset,
-    names: tuple[str, ...],
-    stars: NDArray[np.intp],
-    values: FloatArray,
-    errors: FloatArray,
-) -> tuple[FloatArray, ...]:
-    """PIT, mean, standard deviation and pull of some stars, (n, n_labels) each."""
-    part = draws[list(names)].isel(star=stars)
-    columns = [
-        part[n].transpose("chain", "draw", "star").values.reshape(-1, stars.size) for n in names
-    ]
-    x = np.stack(columns, axis=-1).astype(np.float64)
-    n = len(x)
-    below = (np.sum(x < values, axis=0) + 0.5) / (n + 1)
-    scale = np.where(errors > 0, errors, 1.0)
-    smooth = np.mean(ndtr((values - x) / scale), axis=0)
-    pit = np.where(errors > 0, np.clip(smooth, 0.5 / (n + 1), (n + 0.5) / (n + 1)), below)
-    known = np.isfinite(x).all(axis=0) & np.isfinite(values)
-    mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)
-    pull = (mean - values) / np.hypot(sd, errors)
-    return tuple(np.where(known, a, np.nan) for a in (pit, mean, sd, pull))
-
-
-def pit(result: GivenResult, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
-    """Probability integral transform: part of a star's draws below the true label.
-
-    Uniform on (0, 1) where the posterior is calibrated. Shape (n_stars in both, n_labels in both),
-    NaN where posterior or truth is missing. See `score`, which also has the labels and stars.
-    """
-    return score(result, truth, group=group).pit
-
-
-def pulls(result: GivenResult, truth: Labels, *, group: str = "calibrated_posterior") -> FloatArray:
-    """Posterior mean minus truth in posterior standard deviations, shaped as `pit`."""
-    return score(result, truth, group=group).pull
-
-
 def coverage(result: GivenResult, truth: Labels, levels: Sequence[float] = (0.68, 0.95)) -> Table:
     """How often central intervals hold the true label.
 
@@ -427,17 +340,14 @@ def coverage(result: GivenResult, truth: Labels, levels: Sequence[float] = (0.68
     if any(not 0 < level < 1 for level in levels):
         raise InvalidDataError(f"levels must lie between 0 and 1, got {tuple(levels)}.")
     result = as_result(result)
-    kinds = {"formal": "posterior", "calibrated": "calibrated_posterior"}
-    rows = []
-    for kind, group in kinds.items():
+    rows: list[dict[str, object]] = []
+    for kind, group in _GROUPS.items():
         if group not in result.children:
             continue
         found = score(result, truth, group=group)
-        for i, name in enumerate(found.names):
-            known = np.isfinite(found.pit[:, i])
-            off = found.difference[known, i]
-            inside = [np.mean(found.inside(level)[known, i]) for level in levels]
-            rms, sd = np.sqrt(np.mean(off**2)), np.median(found.sd[known, i])
-            rows.append((name, kind, int(known.sum()), off.mean(), rms, sd, *inside))
-    covers = [f"COVER_{100 * level:g}" for level in levels]
-    return Table(rows=rows, names=("LABEL", "KIND", "N", "BIAS", "RMS", "SD", *covers))
+        rows += [
+            {"LABEL": name, "KIND": kind, **_moments(found, i), **_covers(found, i, levels)}
+            for i, name in enumerate(found.names)
+            if np.isfinite(found.pit[:, i]).any()
+        ]
+    return Table(rows=rows)

@@ -12,14 +12,17 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.base.typing import FloatArray
@@ -36,7 +39,6 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_column,
     star_ids,
 )
@@ -45,6 +47,7 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import rows_of
 
 __all__ = [
+    "CatalogueTable",
     "catalogue",
     "comparison",
     "write_catalogue",
@@ -67,6 +70,27 @@ _FLAGS = ("label_flag", "status")
 """Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
 
 
+class CatalogueTable(Table):  # type: ignore[misc]
+    """Table of a survey, as `catalogue` makes it; a `Table` that pandas can have, too."""
+
+    def to_pandas(self, index: Any = None, use_nullable_int: bool = True) -> pd.DataFrame:
+        """Return a DataFrame, its index the stars' names; without LABEL_COV, which is no column.
+
+        What `meta` says is in ``attrs``, so that functions that take a catalogue take the frame.
+
+        Parameters
+        ----------
+        index, use_nullable_int
+            As for `astropy.table.Table.to_pandas`; left out, the stars' names are the index.
+        """
+        flat = Table(self[[name for name in self.colnames if self[name].ndim == 1]])
+        key = star_column(self)
+        frame = flat.to_pandas(key if index is None else index, use_nullable_int)
+        names = str(self.meta.get("LABELS", "")).split(",")
+        frame.attrs.update(self.meta, label_units=units_of_table(self, names))
+        return frame
+
+
 def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels | None) -> Labels:
     """Labels of the given stars and names; NaN for what is not known."""
     values, errors = np.full((2, star_id.size, len(names)), np.nan)
@@ -82,7 +106,7 @@ def _aligned(star_id: NDArray[np.str_], names: tuple[str, ...], labels: Labels |
 
 def catalogue(
     result: GivenResult, *, aspcap: KnownLabels | None = None, name: str | None = None
-) -> Table:
+) -> CatalogueTable:
     """Make the table of a survey, one row per star.
 
     Parameters
@@ -98,10 +122,11 @@ def catalogue(
 
     Returns
     -------
-    astropy.table.Table
-        Names of the stars in a column named as the survey does (``APOGEE_ID``, ``SDSS_ID``; also
-        ``meta["ID"]``); for each label ``NAME`` (posterior mean), ``NAME_ERR`` (calibrated standard
-        deviation, NaN where the model error was not measured), ``NAME_FORMAL_ERR``,
+    CatalogueTable
+        An `astropy.table.Table`. Names of the stars in a column named as the survey does
+        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``); for each label ``NAME`` (posterior
+        mean), ``NAME_ERR`` (calibrated standard deviation, NaN where the model error was not
+        measured), ``NAME_FORMAL_ERR``,
         ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
         (or with the name of another catalogue, also ``meta["CATALOG"]``);
         ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``LABEL_FLAG``; ``LABEL_COV``, the
@@ -131,7 +156,7 @@ def catalogue(
 
     key, their_name = id_name_of(result), name or catalogue_name(aspcap, result)
     their = catalogue_column(their_name)
-    table = Table()
+    table = CatalogueTable()
     table[key] = star_id
     table[key].description = "name of the star"
     for i, (label, unit) in enumerate(units.items()):
@@ -198,6 +223,15 @@ def write_catalogue(
     table: Table, folder: str | os.PathLike[str], *, overwrite: bool = False
 ) -> tuple[Path, Path]:
     """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
+
+    Parameters
+    ----------
+    table
+        From `catalogue`.
+    folder
+        Where to write; made if need be.
+    overwrite
+        Replace the files that are there.
 
     Returns
     -------
@@ -293,9 +327,9 @@ def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
     theirs = _aligned(star_id, names, reference)
     rows = []
     for i, name in enumerate(names):
-        difference = column_of(ours, name) - theirs.values[:, i]
+        difference = plain_numbers(ours[name]) - theirs.values[:, i]
         known = np.isfinite(difference)
-        errors = (column_of(ours, f"{name}_{kind}")[known] for kind in ("FORMAL_ERR", "ERR"))
+        errors = (plain_numbers(ours[f"{name}_{kind}"])[known] for kind in ("FORMAL_ERR", "ERR"))
         rows.append(
             (
                 name,

@@ -15,37 +15,32 @@ did not has their error added; and every star's factors follow its noise by
 The reduced chi-square is the sum of w r² over the sum of these. It is near 1 in every pixel whose
 scatter s could be fitted; a pixel far above 1 has outliers, one below 1 has errors that are too
 large. Everything is done in blocks of stars, in memory that does not grow with their number.
-
-Residuals of spectra of known labels, in blocks of stars.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from bayes_cannon.analysis.residuals import ResidualBlock, checked_labels, residual_blocks
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.packing import pack, pack_outer, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import KnownLabels, as_labels, as_spectra
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.spectra import name_some, require_medium, same_grid
-from bayes_cannon.training.factors import star_factors
-from bayes_cannon.training.pixels.fit import Design
+from bayes_cannon.spectra.spectra import require_medium, same_grid
 
 __all__ = [
     "Diagnostics",
     "FitQuality",
-    "ResidualBlock",
     "ResidualCorrelation",
-    "checked_labels",
     "diagnose",
     "fit_quality",
-    "residual_blocks",
     "residual_correlation",
 ]
 
@@ -81,7 +76,13 @@ class FitQuality:
     training: NDArray[np.bool_]
 
     def worst_stars(self, n: int = 10) -> list[tuple[str, float]]:
-        """Ids and reduced chi-squares of the `n` stars that fit worst, worst first."""
+        """Ids and reduced chi-squares of the `n` stars that fit worst, worst first.
+
+        Parameters
+        ----------
+        n
+            How many.
+        """
         value = np.where(np.isfinite(self.chi2_star), self.chi2_star, -np.inf)
         order = [i for i in np.argsort(-value, kind="stable")[:n] if np.isfinite(value[i])]
         return [(str(self.star_id[i]), float(self.chi2_star[i])) for i in order]
@@ -117,8 +118,8 @@ class ResidualCorrelation:
     noise_level: float
 
 
-@dataclass(frozen=True, eq=False)
-class Diagnostics:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnostics(Carded):
     """Everything `diagnose` finds.
 
     Attributes
@@ -139,6 +140,25 @@ class Diagnostics:
     n_factors: int
     simulated: bool = False
     medium: str = "vacuum"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star: ``CHI2``, ``N_PIXELS``, ``LEVERAGE``, ``TRAINING``."""
+        found = self.quality
+        columns = {"CHI2": found.chi2_star, "N_PIXELS": found.n_good_star,
+                   "LEVERAGE": found.leverage, "TRAINING": found.training}  # fmt: skip
+        return pd.DataFrame(columns, index=pd.Index(found.star_id, name="STAR_ID", dtype=object))
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        found = self.quality
+        worst = [f"{star} ({chi2:.2f})" for star, chi2 in found.worst_stars(3)]
+        n = count_text(found.star_id.size, "star")
+        return f"Fit of {n}{SIMULATED if self.simulated else ''}", [
+            ("pixels", str(self.wavelength.size)),
+            ("factors", str(self.n_factors)),
+            ("chi2 of stars", range_text(found.chi2_star, 2)),
+            ("chi2 of pixels", range_text(found.chi2_pixel, 2)),
+            ("worst stars", ", ".join(worst)),
+        ]
 
 
 def _leverages(
@@ -345,84 +365,3 @@ def diagnose(cannon: Cannon, spectra: Any, labels: KnownLabels | None = None) ->
         spectra.simulated,
         cannon.medium,
     )
-
-
-_BLOCK = 128
-"""Stars per block: work arrays of 128 x 7514 pixels in float32 are 4 MB each."""
-
-
-@dataclass(frozen=True, eq=False)
-class ResidualBlock:
-    """Residuals of a block of stars.
-
-    Attributes
-    ----------
-    rows : slice
-        Which stars.
-    features : (n, n_terms) float64
-    z_mean : (n, n_factors) float64
-    z_cov : (n, n_factors, n_factors) float64
-        Posterior of the factors given the labels.
-    before, after : (n, n_pixels) float32
-        Residuals without and with the factors taken out.
-    ivar, weight : (n, n_pixels) float32
-        Inverse variance (0 where the model has no usable pixel), and the same with the scatter.
-    """
-
-    rows: slice
-    features: FloatArray
-    z_mean: FloatArray
-    z_cov: FloatArray
-    before: NDArray[np.float32]
-    after: NDArray[np.float32]
-    ivar: NDArray[np.float32]
-    weight: NDArray[np.float32]
-
-
-def residual_blocks(
-    flux: NDArray[Any], ivar: NDArray[Any], labels: FloatArray, cannon: Cannon
-) -> Iterator[ResidualBlock]:
-    """Yield the residuals of all stars, block by block; arguments as `checked_labels` passes."""
-    mean = np.concatenate([cannon.theta, cannon.loadings], axis=1)
-    mean[:, 0] -= 1  # coefficients of flux - 1
-    theta, loading = cannon.theta.astype(np.float32), cannon.loadings.astype(np.float32)
-    s2 = (cannon.scatter**2).astype(np.float32)
-    for a in range(0, flux.shape[0], _BLOCK):
-        rows = slice(a, min(a + _BLOCK, flux.shape[0]))
-        v = cannon.basis(labels[rows])
-        part = np.where(cannon.used, ivar[rows], 0).astype(np.float32)
-        design = Design.exact(v)
-        if cannon.n_factors:
-            z = star_factors(flux[rows], part, design, mean, cannon.coef_cov, cannon.scatter)
-            z_mean, z_cov = z.mean, z.cov
-        else:
-            z_mean, z_cov = np.zeros((len(v), 0)), np.zeros((len(v), 0, 0))
-        before = np.asarray(flux[rows], np.float32) - v.astype(np.float32) @ theta.T
-        after = before - z_mean.astype(np.float32) @ loading.T
-        yield ResidualBlock(rows, v, z_mean, z_cov, before, after, part, part / (1 + part * s2))
-
-
-def checked_labels(
-    flux: NDArray[Any], ivar: NDArray[Any], labels: FloatArray, cannon: Cannon
-) -> FloatArray:
-    """Return the labels as float64, of shape (n_stars, n_labels).
-
-    Raises
-    ------
-    InvalidDataError
-        If flux, ivar (n_stars, n_pixels) and labels do not fit the model, or labels are missing.
-    """
-    values = np.asarray(labels, dtype=np.float64)
-    shape = (len(values), cannon.n_pixels)
-    if flux.shape != shape or ivar.shape != shape or values.shape[1:] != (len(cannon.names),):
-        raise InvalidDataError(
-            f"flux {flux.shape}, ivar {ivar.shape} and labels {values.shape} do not fit a model of "
-            f"{cannon.n_pixels} pixels and {len(cannon.names)} labels."
-        )
-    missing = ~np.isfinite(values).all(axis=1)
-    if missing.any():
-        raise InvalidDataError(
-            f"{missing.sum()} of {len(values)} stars (rows {name_some(np.flatnonzero(missing))}) "
-            "lack labels; leave them out."
-        )
-    return values

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
+from scipy.signal import find_peaks
 
 from bayes_cannon.analysis.lines import lines_of
 from bayes_cannon.base.typing import FloatArray
@@ -74,7 +75,13 @@ class LineGroup:
             )
 
     def places(self, medium: str) -> FloatArray:
-        """Wavelengths of the lines (Å) in ``'vacuum'`` or ``'air'``, shape (n_lines,)."""
+        """Wavelengths of the lines (Å) in ``'vacuum'`` or ``'air'``, shape (n_lines,).
+
+        Parameters
+        ----------
+        medium
+            ``'vacuum'`` or ``'air'``.
+        """
         return in_medium(self.vacuum, medium)
 
 
@@ -190,13 +197,12 @@ def gradient_extrema(
 
 def _local_extrema(wavelength: FloatArray, value: FloatArray) -> NDArray[np.intp]:
     """Pixels whose two neighbours, both there and adjacent, are weaker in the same sense."""
-    before, here, after = np.abs(value[:-2]), np.abs(value[1:-1]), np.abs(value[2:])
-    signs = np.sign(value)
-    alike = (signs[:-2] == signs[1:-1]) & (signs[1:-1] == signs[2:])
-    step = np.diff(wavelength)
-    close = np.maximum(step[:-1], step[1:]) < 3 * np.median(step)
-    with np.errstate(invalid="ignore"):
-        return np.flatnonzero((here > before) & (here >= after) & alike & close) + 1
+    strength = np.abs(value)
+    peaks = find_peaks(np.where(np.isnan(strength), -np.inf, strength))[0]
+    signs, step = np.sign(value), np.diff(wavelength)
+    alike = (signs[peaks - 1] == signs[peaks]) & (signs[peaks] == signs[peaks + 1])  # not NaN
+    close = np.maximum(step[peaks - 1], step[peaks]) < 3 * np.median(step)
+    return np.asarray(peaks[alike & close], dtype=np.intp)
 
 
 def _belonging(places: FloatArray, values: FloatArray, line: float, search: float) -> int | None:

@@ -6,17 +6,19 @@ points (EEPs) number the points of an isochrone.
 
 from __future__ import annotations
 
-import csv
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
 from bayes_cannon.analysis.mist import read_mist_blocks
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, InvalidDataError
@@ -184,8 +186,8 @@ class Isochrone:
         return np.asarray(10 ** PchipInterpolator(x, y)(grid))
 
 
-@dataclass(frozen=True, eq=False)
-class IsochroneSet:
+@dataclass(frozen=True, eq=False, repr=False)
+class IsochroneSet(Carded):
     """Isochrones of several ages and compositions.
 
     Raises
@@ -208,6 +210,24 @@ class IsochroneSet:
 
     def __len__(self) -> int:
         return len(self.isochrones)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a point: ``feh``, ``log10_age`` and columns of `Isochrone`."""
+        columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
+        parts = [
+            pd.DataFrame({"feh": one.feh, "log10_age": one.log10_age}
+                         | {name: getattr(one, name) for name in columns})
+            for one in self.isochrones
+        ]  # fmt: skip
+        return pd.concat(parts, ignore_index=True)
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        ages = [one.age_gyr for one in self.isochrones]
+        return count_text(len(self), "isochrone"), [
+            ("[Fe/H]", range_text([one.feh for one in self.isochrones], 2, "dex")),
+            ("age", range_text(ages, 1, "Gyr")),
+            ("source", self.source),
+        ]
 
     def __iter__(self) -> Iterator[Isochrone]:
         return iter(self.isochrones)
@@ -263,27 +283,27 @@ def packaged_isochrones() -> IsochroneSet:
     FileFormatError
         If the package's own file is missing or damaged.
     """
-    return _read_table(data_path("mist_giants.csv"), f"MIST 2.5 ({MIST_CITATION})")
+    return _read_table(data_path("mist_giants.ecsv"), f"MIST 2.5 ({MIST_CITATION})")
 
 
 def _read_table(path: Path, source: str) -> IsochroneSet:
-    """Read the package's own form: comments, then comma-separated columns."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    start = sum(1 for line in lines if line.startswith("#"))
+    """Read the package's own form: an ECSV table, a row a point."""
     columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
-    groups: dict[tuple[float, float], list[list[float]]] = {}
-    for number, row in enumerate(csv.DictReader(lines[start:]), start=start + 2):
-        try:
-            key = (float(row["feh"]), float(row["log10_age"]))
-            groups.setdefault(key, []).append([float(row[name]) for name in columns])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FileFormatError(
-                f"{path.name}, line {number}: damaged ({error!r}); install bayes_cannon again."
-            ) from error
-    isochrones = []
-    for (feh, age), rows in groups.items():
-        eep, mass, log_Teff, log_g, phase = np.array(rows).T
-        isochrones.append(Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source))
+    try:
+        table = Table.read(path, format="ascii.ecsv")
+        keys = zip(*(np.asarray(table[name], np.float64) for name in ("feh", "log10_age")),
+                   strict=True)  # fmt: skip
+        groups: dict[tuple[float, float], list[int]] = {}
+        for row, key in enumerate(keys):
+            groups.setdefault(key, []).append(row)
+        isochrones = []
+        for (feh, age), rows in groups.items():
+            eep, mass, log_Teff, log_g, phase = (np.asarray(table[n])[rows] for n in columns)
+            isochrones.append(Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source))
+    except Exception as error:  # astropy's readers raise of many kinds
+        raise FileFormatError(
+            f"{path.name} is damaged ({error!r}); install bayes_cannon again."
+        ) from error
     if not isochrones:
         raise FileFormatError(f"{path.name} holds no isochrone; install bayes_cannon again.")
     return IsochroneSet(tuple(isochrones))

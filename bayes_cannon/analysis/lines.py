@@ -17,6 +17,7 @@ from functools import cache
 import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
+from scipy.signal import find_peaks
 
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.base.typing import FloatArray
@@ -154,6 +155,15 @@ def lines_in(
     """Return the lines with wavelengths in [low, high] Å: rows of `load_lines`.
 
     With `medium` ``'air'`` the range, and what counts of the lines, are in air.
+
+    Parameters
+    ----------
+    low, high
+        Ends of the range, Å.
+    kinds
+        One or more of `LINE_KINDS`; left out, all.
+    medium
+        ``'vacuum'`` or ``'air'``.
 
     Raises
     ------
@@ -299,9 +309,9 @@ def _strongest_peaks(
     grid: FloatArray, strength: FloatArray, n: int, separation: float
 ) -> NDArray[np.intp]:
     """Pixels of the n strongest local maxima, at least `separation` (Å) apart."""
-    padded = np.concatenate([[-np.inf], np.where(np.isnan(strength), -np.inf, strength), [-np.inf]])
-    middle = padded[1:-1]
-    (maxima,) = np.nonzero((middle > padded[:-2]) & (middle >= padded[2:]) & (middle > 0))
+    known = np.where(np.isnan(strength), -np.inf, strength)
+    maxima = find_peaks(np.concatenate([[-np.inf], known, [-np.inf]]))[0] - 1
+    maxima = maxima[known[maxima] > 0]
     chosen: list[int] = []
     for pixel in maxima[np.argsort(-strength[maxima], kind="stable")]:
         if all(abs(grid[pixel] - grid[other]) >= separation for other in chosen):

@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.isochrones import Isochrone, packaged_isochrones
+from bayes_cannon.base.cards import Carded, Row, range_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.flags import LabelReference
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.spectra.label_kinds import label_number, label_tex, label_unit
+from bayes_cannon.spectra.label_kinds import label_kind, label_number, label_tex, label_unit
 
 __all__ = [
     "GIANT_BRANCH",
@@ -32,8 +35,8 @@ _SIX_GYR = float(np.log10(6e9))
 _RIDGE_TERMS = 6
 
 
-@dataclass(frozen=True, eq=False)
-class LabelSequence:
+@dataclass(frozen=True, eq=False, repr=False)
+class LabelSequence(Carded):
     """Labels of some stars in order, and which of them the model was not trained for.
 
     Attributes
@@ -86,8 +89,30 @@ class LabelSequence:
     def __len__(self) -> int:
         return int(self.outside.size)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star of the sequence: its labels, and ``OUTSIDE``."""
+        columns = {name: self.values[:, k] for k, name in enumerate(self.names)}
+        frame = pd.DataFrame(columns | {"OUTSIDE": self.outside})
+        frame.attrs["label_units"] = dict(zip(self.names, self.units, strict=True))
+        return frame
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = [
+            (name, range_text(self.values[:, k], label_kind(name).digits, self.units[k]))
+            for k, name in enumerate(self.names)
+        ]
+        outside = int(self.outside.sum())
+        note = f"{outside} of {len(self)} outside the training labels" if outside else ""
+        return self.title, [*rows, ("note", note), ("source", self.source)]
+
     def text(self, row: int) -> str:
-        """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``."""
+        """Values of the labels that vary, e.g. ``'log g = 2.50, Teff = 4700 K'``.
+
+        Parameters
+        ----------
+        row
+            Which star of the sequence, from 0.
+        """
         parts = []
         for name in self.varies:
             k = self.names.index(name)
@@ -214,8 +239,8 @@ def ridge_sequence(
         )
     terms, teff = _ridge_terms(cannon, known), known[:, _column(cannon, "TEFF")]
     coef = np.linalg.lstsq(terms, teff, rcond=None)[0]
-    off = np.abs(teff - terms @ coef)
-    near = off <= 3 * 1.4826 * np.median(off)
+    off = teff - terms @ coef
+    near = np.abs(off - np.median(off)) <= 3 * median_abs_deviation(off, scale="normal")
     if near.sum() >= 2 * terms.shape[1]:
         coef = np.linalg.lstsq(terms[near], teff[near], rcond=None)[0]
     values[:, _column(cannon, "TEFF")] = _ridge_terms(cannon, values) @ coef

@@ -1,10 +1,7 @@
 """Accuracies of The Cannon on APOGEE giants that others published, to show beside one's own.
 
-The two tables of results as the course report has them, ours beside what others published.
-
-Table 1 is one star, table 2 the scatter over a set of stars. What others reached is in
-`bayes_cannon.published`, with its sources; the labels of the report's own star are not known here,
-so that table 1 has the formal errors that others quoted for such stars.
+`star_table` is about one star, `scatter_table` about the scatter over a set of stars. What others
+reached is in `PUBLISHED`, with its sources.
 
 What is known about one star, told: labels with formal and calibrated errors, and flags.
 """
@@ -16,20 +13,23 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+import pandas as pd
 from astropy.table import Table
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison
+from bayes_cannon.base.cards import SIMULATED, Carded, Row
+from bayes_cannon.base.columns import plain_numbers
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    number_of,
     row_of_star,
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_table
-from bayes_cannon.spectra.label_kinds import label_kind, two_digits
+from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import rows_of
 
@@ -103,7 +103,7 @@ def star_table(
     aspcap: KnownLabels | None = None,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
-    """Table 1: the labels of one star beside the catalogue's, with all errors.
+    """The labels of one star beside the catalogue's, with all errors.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def star_table(
     units = units_of_table(table, names)
     out = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        out[column] = [number_of(row, f"{n}{suffix}") for n in names]
+        out[column] = [float(plain_numbers(row[f"{n}{suffix}"])) for n in names]
     theirs = known_labels(aspcap, units)
     if given is not None and theirs is not None:
         _put_catalogue(out, theirs, star_id, their)
@@ -172,7 +172,7 @@ def scatter_table(
     *,
     published: Sequence[PublishedResult] = PUBLISHED,
 ) -> Table:
-    """Table 2: scatter of the labels of many stars about a reference, beside what others reached.
+    """Scatter of the labels of many stars about a reference, beside what others reached.
 
     Parameters
     ----------
@@ -234,8 +234,8 @@ _NOT_DESCRIBED = (
 _NO_POSTERIOR = LabelFlag.NO_PIXELS | LabelFlag.FAILED
 
 
-@dataclass(frozen=True, eq=False)
-class StarStory:
+@dataclass(frozen=True, eq=False, repr=False)
+class StarStory(Carded):
     """One star, formal against calibrated.
 
     Attributes
@@ -259,6 +259,20 @@ class StarStory:
 
     def __str__(self) -> str:
         return self.text
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table` as a DataFrame, its index the labels."""
+        return self.table.to_pandas(index="LABEL")
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        rows = []
+        for r in self.table:
+            error = r["ERR"] if np.isfinite(r["ERR"]) else r["FORMAL_ERR"]
+            if np.isfinite(r["MEAN"]):
+                value = value_with_error(float(r["MEAN"]), float(error))
+                rows.append((shown_label(str(r["LABEL"])), f"{value} {r['UNIT']}".rstrip()))
+        flags = ", ".join(str(name) for name in self.flags["FLAG"])
+        return f"{self.star}{SIMULATED if self.simulated else ''}", [*rows, ("flags", flags)]
 
 
 def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarStory:
@@ -285,7 +299,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     units = units_of_table(table, names)
     labels = Table({"LABEL": names, "UNIT": [units[n] for n in names]})
     for column, suffix in columns.items():
-        labels[column] = [number_of(row, f"{n}{suffix}") for n in names]
+        labels[column] = [float(plain_numbers(row[f"{n}{suffix}"])) for n in names]
         labels[column].info.format = ".4g"
     labels["RATIO"] = labels["ERR"] / labels["FORMAL_ERR"]
     labels["RATIO"].info.format = ".1f"
@@ -300,7 +314,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
     simulated = bool(table.meta.get("SIMULATE"))
     name = str(star_ids(table)[place])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
-    p = number_of(row, "CHI2_P")
+    p = float(plain_numbers(row["CHI2_P"]))
     if np.isfinite(p):
         sentences.append(f"The posterior-predictive p-value of chi-square is {p:.2g}.")
     sentences += _flags_text(flag, flags)
@@ -315,9 +329,8 @@ def _labels_text(star: str, labels: Table, *, simulated: bool) -> str:
             continue
         calibrated = bool(np.isfinite(row["ERR"]))
         error = row["ERR"] if calibrated else row["FORMAL_ERR"]
-        kind = label_kind(row["LABEL"], str(row["UNIT"]))
         formal = f", formal ± {two_digits(row['FORMAL_ERR'])}" if calibrated else ""
-        value = f"{kind.text(row['MEAN'])} ± {two_digits(error)}"
+        value = value_with_error(float(row["MEAN"]), float(error))
         parts.append(f"{row['LABEL']} {value} {row['UNIT']}".rstrip() + formal)
     return f"{head}: {'; '.join(parts)}." if parts else f"{head} has no posterior."
 

@@ -82,17 +82,21 @@ def bars(console: Console) -> Iterator[Tell]:
 
     columns = (
         progress.TextColumn("{task.description}"), progress.BarColumn(),
-        progress.MofNCompleteColumn(), progress.TaskProgressColumn("", show_speed=True),
+        progress.MofNCompleteColumn(), progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )  # fmt: skip
     with progress.Progress(*columns, console=console, transient=True) as drawn:
         known: dict[str, Any] = {}
+        first: dict[str, tuple[float, int]] = {}
 
         def show(done: int, total: int, what: str) -> None:
             # Not there before its work begins: corner plots follow the stars.
             if what not in known:
-                known[what] = drawn.add_task(what, total=total)
-            drawn.update(known[what], completed=done, total=total)
+                known[what] = drawn.add_task(what, total=total, rate="")
+            now = time.monotonic()
+            start, before = first.setdefault(what, (now, done))
+            rate = f"{(done - before) / (now - start):.1f}/s" if now > start else ""
+            drawn.update(known[what], completed=done, total=total, rate=rate)
 
         yield show
 

@@ -1,13 +1,17 @@
-"""Where the files that come with the package are."""
+"""What belongs to the installation: files that come with the package, and versions of software."""
 
 from __future__ import annotations
 
+import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bayes_cannon._version import __version__
 from bayes_cannon.errors import FileFormatError
 
 __all__ = [
     "data_path",
+    "software_versions",
 ]
 
 
@@ -32,3 +36,19 @@ def data_path(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise FileFormatError(f"the package's own file {name} is missing; install bayes_cannon again.")
+
+
+def software_versions(*names: str) -> dict[str, str]:
+    """Versions of this package, of Python and of other packages by name, '' if not installed."""
+    return {
+        "bayes_cannon": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in names},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""

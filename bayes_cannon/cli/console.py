@@ -33,6 +33,7 @@ __all__ = [
     "error_line",
     "one_line",
     "print_check",
+    "show_progress",
     "unexpected_line",
     "watching",
 ]
@@ -42,6 +43,17 @@ __all__ = [
 OUT = Console(highlight=False, soft_wrap=True, markup=False)
 _ERR = Console(stderr=True)
 _PLAIN_EVERY = 60.0  # seconds between two lines where there is no terminal
+
+
+def show_progress(shown: bool) -> None:
+    """Say whether bars and lines of progress are shown.
+
+    Parameters
+    ----------
+    shown
+        Whether they are.
+    """
+    _ERR.quiet = not shown
 
 
 def watching() -> AbstractContextManager[Tell]:
@@ -83,13 +95,24 @@ def one_line(text: str) -> str:
     """Text in one line without control characters, which could steer the user's terminal.
 
     Names of stars and files come from headers and catalogues, and may hold anything.
+
+    Parameters
+    ----------
+    text
+        Any text.
     """
     words = " ".join(text.split())
     return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in words)
 
 
 def error_line(error: BaseException) -> str:
-    """Say in one line what ended a command."""
+    """Say in one line what ended a command.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    """
     if isinstance(error, BayesCannonError):
         return one_line(f"error: {error}")
     if isinstance(error, MemoryError):
@@ -103,10 +126,16 @@ def error_line(error: BaseException) -> str:
 
 
 def unexpected_line(error: BaseException) -> str:
-    """Say in one line that something happened that the package did not foresee."""
+    """Say in one line that something happened that the package did not foresee.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    """
     return one_line(
-        f"error: {type(error).__name__}: {error} (not foreseen; bayes-cannon --verbose COMMAND "
-        "shows where it happened, please report it)"
+        f"error: {type(error).__name__}: {error} (unexpected; please report it, with what "
+        "bayes-cannon --verbose COMMAND prints)"
     )
 
 
@@ -120,7 +149,13 @@ class PlainFormatter(logging.Formatter):
 
 
 def print_check(check: Check) -> None:
-    """Print a table for each reference, bins that stand out, and the verdict."""
+    """Print a table for each reference, bins that stand out, and the verdict.
+
+    Parameters
+    ----------
+    check
+        From `check_calibration`.
+    """
     simulated = " of a SIMULATED survey" if check.simulated else ""
     for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
         rows = check.coverage[check.coverage["REFERENCE"] == reference]
@@ -131,11 +166,11 @@ def print_check(check: Check) -> None:
         OUT.print(_grid(rows))
     _print_bins(check)
     if check.judged == "formal":
-        OUT.print("\nThe model error was not measured: the formal posteriors are judged.")
+        OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
     for failure in check.failures:
         OUT.print(f"FAIL {failure}", markup=False)
     if check.passed:
-        OUT.print("\nEvery coverage that is judged is within its tolerance.")
+        OUT.print("\nAll tested coverages are within their tolerances.")
 
 
 def _grid(rows: Table) -> Grid:

@@ -15,7 +15,9 @@ from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
 from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.cli.console import OUT, watching
+from bayes_cannon.cli.options import print_cuts
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
@@ -75,8 +77,7 @@ def run_demo(
     with watching() as progress:
         dataset = prepare(open_survey(folder / "survey"), progress=progress)
     dataset.save(folder / "dataset.nc")
-    for step in dataset.cut_steps:
-        OUT.print(f"      {step.name:<22} removed {step.removed:>4}, left {step.remaining:>4}")
+    print_cuts(dataset)
     clock.say(f"prepared {dataset.n_stars} stars")
     cannon, run, held_out = _train_and_infer(
         dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, seed=seed
@@ -265,8 +266,7 @@ def _json(value: object) -> object:
 
 def _measured(value: float, error: float, formal: float) -> str:
     """A label with its errors, all to the second digit of the error."""
-    digits = max(0, 1 - int(np.floor(np.log10(error)))) if np.isfinite(error) and error > 0 else 3
-    return f"{value:.{digits}f} ± {error:.{digits}f} (formal {formal:.{digits}f})"
+    return f"{value_with_error(value, error)} (formal {formal:.{error_digits(error)}f})"
 
 
 def _print_table(against: Table, *, published: bool = True) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,8 +16,21 @@ if TYPE_CHECKING:
     from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 
-Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+
+
+def _show_progress(value: bool) -> bool:
+    from bayes_cannon.cli.console import show_progress
+
+    show_progress(value)
+    return value
+
+
+Progress = Annotated[
+    bool,
+    typer.Option("--progress/--quiet", callback=_show_progress, help="Show how far the work is."),
+]
 
 
 class Method(StrEnum):
@@ -46,11 +61,11 @@ def print_cuts(dataset: TrainingSet) -> None:
 
     from bayes_cannon.cli.console import OUT
 
-    table = Table("cut", "what", box=None)
+    table = Table("cut", "what it removes", box=None)
     for name in ("removed", "left"):
         table.add_column(name, justify="right")
-    for step in dataset.cut_steps:
-        table.add_row(step.name, step.description, str(step.removed), str(step.remaining))
+    for row in dataset.cut_table().iterrows():
+        table.add_row(*map(str, row))
     OUT.print(table)
 
 
@@ -100,3 +115,13 @@ def stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) -
     for star in spectra.star_id.tolist():
         plain.setdefault(star.rpartition("/")[2].partition("#")[0], []).append(star)
     return [star for name in wanted for star in plain.get(name, [name])]
+
+
+@contextmanager
+def to_go_on() -> Iterator[None]:
+    """Say of work that was interrupted that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("stopped; repeat the same command to continue", err=True)
+        raise typer.Exit(130) from None

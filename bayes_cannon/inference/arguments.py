@@ -13,9 +13,10 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
-from bayes_cannon.inference.tables import column_of, star_ids
+from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
@@ -36,6 +37,8 @@ __all__ = [
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
 _IDS = ", ".join(ID_NAMES)
+_META = ("ID", "CATALOG", "LABELS", "UNITS", "KIND", "SIMULATE", "SIMMODEL", "FLAGS")
+"""Meta data of catalogues, which a DataFrame keeps in its ``attrs``."""
 
 
 class RunLike(Protocol):
@@ -118,6 +121,7 @@ def _of_frame(frame: Any) -> Table:
     """A DataFrame as a table; a named index holds the stars' names."""
     name = index_name(frame)
     table = Table.from_pandas(frame, index=bool(name))
+    table.meta.update({k: v for k, v in frame.attrs.items() if k in _META})
     if name:
         table.meta["ID"] = name
     for label, unit in (units_told(frame) or {}).items():
@@ -136,10 +140,13 @@ def _labels_of_table(table: Table, what: str) -> Labels:
     names = own.split(",") if own else _label_columns(table, column)
     if not names:
         raise LabelError(f"the table {what} has no column of numbers besides {column}.")
-    values = np.stack([column_of(table, n) for n in names], axis=1)
+    values = np.stack([plain_numbers(table[n]) for n in names], axis=1)
     unknown = np.full(len(table), np.nan)
     errors = np.stack(
-        [column_of(table, f"{n}_ERR") if f"{n}_ERR" in table.colnames else unknown for n in names],
+        [
+            plain_numbers(table[f"{n}_ERR"]) if f"{n}_ERR" in table.colnames else unknown
+            for n in names
+        ],
         axis=1,
     )
     units = tuple(str(table[n].unit or "") for n in names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
-from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import BayesCannonError, FitError, NoStarsError
+from bayes_cannon.errors import BayesCannonError, FitError
 from bayes_cannon.inference.checks import (
     Convergence,
     StarStatus,
@@ -31,22 +30,28 @@ from bayes_cannon.inference.checks import (
     predictive_p,
     thin,
 )
-from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
-from bayes_cannon.inference.likelihoods import Likelihood, OneStar, likelihood_of, likelihood_text
+from bayes_cannon.inference.likelihood.compression import Compressed
+from bayes_cannon.inference.likelihood.kinds import (
+    Likelihood,
+    OneStar,
+    likelihood_of,
+)
+from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import Laplace, fit_laplace
-from bayes_cannon.inference.sampler import STATISTICS, Draws, LabelSampler, star_seed
+from bayes_cannon.inference.reference import log_snr
+from bayes_cannon.inference.results import StarResult, assemble
+from bayes_cannon.inference.sampler import Draws, LabelSampler, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
 
 __all__ = [
-    "StarResult",
-    "assemble",
-    "join_blocks",
     "sample_block",
 ]
 
 _LOG = logging.getLogger(__name__)
+_CORRECT_KHAT = 0.5
+"""k-hat from which the likelihood is corrected and the star sampled again."""
+_CORRECTIONS = 2
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -204,12 +209,13 @@ def _infer_star(
         draws = _laplace_draws(priors, star, settings, seed)
         status |= StarStatus.LAPLACE
     else:
-        data = likelihood.data(pixels, spectrum)
-        draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
-        draws.statistics["lp"] += likelihood.constant(spectrum)
-        draws.statistics["energy"] -= likelihood.constant(spectrum)
+        draws, khat, problems, checks = _sample_and_correct(
+            pixels, priors, likelihood, sampler, star, settings, seed
+        )
         status |= problems
         summary |= vars(checks)
+        if settings.n_khat:
+            summary["khat"] = khat
     labels = thin(draws.labels, settings.n_khat or 100)
     ell = pixels.basis.standardize(labels)
     summary["chi2_p"] = predictive_p(spectrum.compressed, likelihood.chi2(pixels, spectrum, ell))
@@ -217,8 +223,6 @@ def _infer_star(
         summary["khat"] = laplace_khat(
             pixels, priors, star.laplace, spectrum, labels, likelihood=likelihood
         )
-    elif settings.n_khat:
-        summary["khat"] = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
     if summary.get("khat", 0.0) > 0.7:
         status |= StarStatus.HIGH_KHAT
     return StarResult(status, draws, summary)
@@ -239,6 +243,9 @@ def _at_mode(
         "n_modes": int(laplace.n_modes[0]),
         "mode_gap": float(laplace.mode_gap[0]),
         "chi2": float(likelihood.chi2(pixels, star.spectrum, ell)[0]),
+        "independent_pixels": float(star.spectrum.compressed.n_effective[0]),
+        "log_snr": float(log_snr(star.spectrum.ivar[None])[0]),
+        "factors_square": float(np.sum(laplace.factors[0] ** 2)) if pixels.n_factors else np.nan,
         "factors_p": factors_p(laplace.factors[0]),
         "map_labels": laplace.labels[0],
         "laplace_cov": laplace.cov[0],
@@ -251,6 +258,43 @@ def _laplace_draws(
     rng = np.random.default_rng(star_seed(seed, star.star_id))
     y = rng.standard_normal((settings.chains, settings.draws, star.laplace.u.shape[1]))
     return Draws(priors.constrain(star.laplace.u[0] + y @ star.laplace.chol[0].T), {})
+
+
+def _sample_and_correct(
+    pixels: PixelModel,
+    priors: LabelPriors,
+    likelihood: Likelihood,
+    sampler: LabelSampler,
+    star: _Star,
+    settings: InferenceSettings,
+    seed: int,
+) -> tuple[Draws, float, StarStatus, Convergence]:
+    """Sample a likelihood that is corrected towards the full one.
+
+    What it lacks is learnt at draws of the Gaussian at the mode and, where k-hat of the draws still
+    tells the two apart, at those, up to `_CORRECTIONS` times.
+    """
+    spectrum, khat = star.spectrum, np.nan
+    if settings.n_khat and _CORRECTIONS:
+        few = replace(settings, chains=1, draws=settings.n_khat)
+        first = _laplace_draws(priors, star, few, seed).labels[0]
+        spectrum = likelihood.corrected(pixels, spectrum, pixels.basis.standardize(first))
+    for number in range(_CORRECTIONS + 1):
+        data = likelihood.data(pixels, spectrum)
+        draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
+        if not settings.n_khat:
+            break
+        ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
+        khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+        if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
+            break
+        better = likelihood.corrected(pixels, spectrum, ell)
+        if better is spectrum:
+            break
+        spectrum = better
+    draws.statistics["lp"] += likelihood.constant(spectrum)
+    draws.statistics["energy"] -= likelihood.constant(spectrum)
+    return draws, khat, problems, checks
 
 
 def _sample_twice(
@@ -276,173 +320,3 @@ def _sample_twice(
             accept = max(0.95, nuts.target_accept)
             nuts = replace(nuts, tune=10 * nuts.tune, target_accept=accept)
     return draws, checks, status | problems
-
-
-@dataclass(frozen=True, eq=False)
-class StarResult:
-    """What became of one star.
-
-    Attributes
-    ----------
-    status : StarStatus
-    draws : Draws or None
-        None where there is no posterior.
-    summary : mapping of str
-        Values of the star's row in ``star_stats``.
-    """
-
-    status: StarStatus
-    draws: Draws | None = None
-    summary: Mapping[str, Any] = field(default_factory=dict)
-
-
-_SUMMARY = {
-    "rhat_max": "largest R-hat over the labels",
-    "ess_bulk_min": "smallest bulk effective sample size",
-    "ess_tail_min": "smallest tail effective sample size",
-    "divergences": "divergent transitions",
-    "n_modes": "distinct modes found",
-    "mode_gap": "log density of the best mode minus that of the second",
-    "khat": "Pareto k-hat of the draws' density against the likelihood of all pixels",
-    "chi2": "chi-square at the mode",
-    "chi2_p": "posterior-predictive p-value of chi-square",
-    "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
-}
-_DIMS = ("chain", "draw", "star")
-
-
-def assemble(
-    basis: PolynomialBasis,
-    priors: LabelPriors,
-    star_id: NDArray[np.str_],
-    n_used: NDArray[np.integer[Any]],
-    results: list[StarResult],
-    settings: InferenceSettings,
-    seed: int,
-) -> xr.DataTree:
-    """Put the stars of a block together, a DataTree by the InferenceData schema.
-
-    Parameters
-    ----------
-    basis, priors, settings
-        Labels with their scaling, their priors, and how they were inferred.
-    star_id, n_used
-        Ids and numbers of used pixels, shape (n_stars,).
-    results
-        One per star.
-    seed
-        Kept among the attributes.
-    """
-    coords = {
-        "chain": np.arange(settings.chains),
-        "draw": np.arange(settings.draws),
-        "star": star_id,
-    }
-    names = {"label_name": list(basis.names), "label_name_2": list(basis.names)}
-    attrs = {
-        "inference_library": "bayes_cannon",
-        "sampler": "nutpie" if settings.method == "nuts" else "none",
-        "method": settings.method,
-        "likelihood": likelihood_text(settings.likelihood),
-        "seed": int(seed),
-        "tuning_steps": settings.tune if settings.method == "nuts" else 0,
-    }
-    stats = _star_stats(basis, n_used, results)
-    groups = {
-        "posterior": schema_dataset(_posterior(basis, results, coords), coords, attrs),
-        "star_stats": schema_dataset(stats, {"star": star_id, **names}, attrs),
-        "constant_data": schema_dataset(_constant(basis, priors), names, attrs),
-    }
-    if settings.method == "nuts":
-        groups["sample_stats"] = schema_dataset(_sample_stats(results, coords), coords, attrs)
-    return xr.DataTree.from_dict(groups)
-
-
-def _shape(coords: Mapping[str, NDArray[Any]]) -> tuple[int, ...]:
-    return tuple(len(coords[d]) for d in _DIMS)
-
-
-def _posterior(
-    basis: PolynomialBasis, results: list[StarResult], coords: Mapping[str, NDArray[Any]]
-) -> dict[str, Any]:
-    labels = np.full((basis.n_labels, *_shape(coords)), np.nan, dtype=np.float32)
-    for i, result in enumerate(results):
-        if result.draws is not None:
-            labels[..., i] = np.moveaxis(result.draws.labels, -1, 0)
-    return {
-        name: (_DIMS, labels[i], {"units": unit})
-        for i, (name, unit) in enumerate(zip(basis.names, basis.units, strict=True))
-    }
-
-
-def _sample_stats(results: list[StarResult], coords: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    variables: dict[str, Any] = {}
-    for name, statistic in STATISTICS.items():
-        empty = np.nan if statistic.kept.kind == "f" else 0
-        array = np.full(_shape(coords), empty, dtype=statistic.kept)
-        for i, result in enumerate(results):
-            if result.draws is not None:
-                array[..., i] = result.draws.statistics[name]
-        variables[name] = (_DIMS, array)
-    return variables
-
-
-def _star_stats(
-    basis: PolynomialBasis, n_used: NDArray[np.integer[Any]], results: list[StarResult]
-) -> dict[str, Any]:
-    k, n = basis.n_labels, len(results)
-    variables: dict[str, Any] = {}
-    for name, text in _SUMMARY.items():
-        column = np.array([float(r.summary.get(name, np.nan)) for r in results])
-        variables[name] = ("star", column, {"long_name": text})
-    variables["used_pixels"] = ("star", n_used.astype(np.int32), {"long_name": "pixels used"})
-    status = np.array([int(r.status) for r in results], dtype=np.int32)
-    meaning = " ".join(str(s.name) for s in StarStatus)
-    masks = np.array([int(s) for s in StarStatus], dtype=np.int32)
-    variables["status"] = ("star", status, {"flag_masks": masks, "flag_meanings": meaning})
-    mode, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
-    for i, result in enumerate(results):
-        mode[i] = result.summary.get("map_labels", np.nan)
-        cov[i] = result.summary.get("laplace_cov", np.nan)
-    variables["map_labels"] = (("star", "label_name"), mode)
-    variables["laplace_cov"] = (("star", "label_name", "label_name_2"), cov)
-    return variables
-
-
-def _constant(basis: PolynomialBasis, priors: LabelPriors) -> dict[str, Any]:
-    columns = {
-        "prior_lower": priors.lower,
-        "prior_upper": priors.upper,
-        "prior_mean": priors.mean,
-        "prior_sd": np.array([p.sd for p in priors.priors]),
-        "label_center": basis.center,
-        "label_scale": basis.scale,
-    }
-    return {name: ("label_name", array) for name, array in columns.items()}
-
-
-def join_blocks(blocks: list[xr.DataTree]) -> xr.DataTree:
-    """Put the DataTrees of several blocks of stars together.
-
-    Parameters
-    ----------
-    blocks
-        Results of `sample_block`, of one and the same model, in the order of the stars.
-
-    Raises
-    ------
-    NoStarsError
-        If there is none.
-    """
-    if not blocks:
-        raise NoStarsError("there is no block of stars to join.")
-    if len(blocks) == 1:
-        return blocks[0]
-    groups: dict[str, xr.Dataset] = {}
-    for name in blocks[0].children:
-        parts = [block[name].to_dataset() for block in blocks]
-        if "star" in parts[0].dims:
-            groups[name] = xr.concat(parts, "star", combine_attrs="override", join="exact")
-        else:
-            groups[name] = parts[0]
-    return xr.DataTree.from_dict(groups)

@@ -1,8 +1,9 @@
 r"""Calibrated posteriors, and how often intervals cover the truth.
 
-A calibrated draw is a formal draw less a draw of what the model gets wrong at such a star, bias
-and model error (see `model_error`), with the parameters of the model error drawn from their
-posterior. What falls outside the prior's bounds is drawn again.
+A calibrated draw is a formal draw, its deviation from the mean multiplied by the learnt scale of
+formal errors, less a draw of what the model gets wrong at such a star, bias and model error (see
+`model_error`), with the parameters of the model error drawn from their posterior. What falls
+outside the prior's bounds is drawn again.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class ErrorModel:
     chol : (n_draws, n_labels, n_labels) float64
         Lower Cholesky factor of Sigma, scaled from the folds' models to the final one.
     growth, nu : (n_draws,) float64
+    formal_scale : (n_draws,) float64
+        What the formal errors are multiplied by.
     """
 
     names: tuple[str, ...]
@@ -54,6 +57,7 @@ class ErrorModel:
     chol: FloatArray
     growth: FloatArray
     nu: FloatArray
+    formal_scale: FloatArray
 
     @classmethod
     def from_tree(cls, tree: xr.DataTree) -> ErrorModel:
@@ -66,7 +70,7 @@ class ErrorModel:
         """
         constant = group_of(tree, "constant_data")
         draws = group_of(tree, "posterior")
-        if missing := {"bias", "bias_coef", "covariance", "growth", "nu"} - {
+        if missing := {"bias", "bias_coef", "covariance", "growth", "nu", "formal_scale"} - {
             str(n) for n in draws.data_vars
         }:
             raise InvalidDataError(f"the model error lacks {', '.join(sorted(missing))}.")
@@ -78,11 +82,13 @@ class ErrorModel:
             tuple(str(n) for n in constant["label_name"].values),
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
             np.linalg.cholesky(flat["covariance"]) * float(constant["final_to_fold"]),
-            flat["growth"], flat["nu"],
+            flat["growth"], flat["nu"], flat["formal_scale"],
         )  # fmt: skip
 
-    def sample(self, labels: FloatArray, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draw the error of a star with predicted labels (n_labels,): shape (n, n_labels).
+    def sample(
+        self, labels: FloatArray, n: int, rng: np.random.Generator
+    ) -> tuple[FloatArray, FloatArray]:
+        """Draw the error of a star with predicted labels (n_labels,).
 
         Parameters
         ----------
@@ -92,15 +98,22 @@ class ErrorModel:
             How many errors to draw.
         rng
             Source of random numbers.
+
+        Returns
+        -------
+        error : (n, n_labels) float64
+        stretch : (n,) float64
+            By which the formal deviation of the same draw is multiplied: both have the same tails.
         """
         row = labels[None]
         f, log_growth = self.terms.features(row)[0], float(self.terms.log_growth(row)[0])
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
-        width = np.exp(self.growth[pick] * log_growth) / np.sqrt(rng.gamma(half) / half)
+        tail = 1 / np.sqrt(rng.gamma(half) / half)
+        width = np.exp(self.growth[pick] * log_growth) * tail
         normal = rng.standard_normal((n, labels.size))
         error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
-        return np.asarray(error + self.mean_error(f)[pick])
+        return np.asarray(error + self.mean_error(f)[pick]), self.formal_scale[pick] * tail
 
     def mean_error(self, features: FloatArray) -> FloatArray:
         """Bias (n_draws, n_labels) of a star with these features (n_features,)."""
@@ -164,7 +177,8 @@ def _convolve(
     center = draws.mean(axis=0)
     out, rows = draws.copy(), np.arange(len(draws))
     for _ in range(_REDRAWS):
-        out[rows] = draws[rows] - error.sample(center, rows.size, rng)
+        errors, stretch = error.sample(center, rows.size, rng)
+        out[rows] = center + stretch[:, None] * (draws[rows] - center) - errors
         outside = (out[rows] < bounds[0]) | (out[rows] > bounds[1])
         rows = rows[outside.any(axis=1)]
         if rows.size == 0:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import Compressed, PixelModel
-from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood, OneStar
+from bayes_cannon.inference.likelihood.compression import Compressed
+from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood, OneStar
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import Laplace
 from bayes_cannon.models.label_priors import LabelPriors
 
@@ -120,8 +121,8 @@ def predictive_p(data: Compressed, values: FloatArray) -> float:
     """Posterior-predictive p-value of chi-square for one star.
 
     The discrepancy is ``(f - m)' S^-1 (f - m)``; for a replicated spectrum it is chi-square with
-    as many degrees of freedom as pixels, whatever the labels, so that the p-value is its
-    survival function averaged over the draws.
+    as many degrees of freedom as independent pixels, whatever the labels, so that the p-value is
+    its survival function averaged over the draws.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def predictive_p(data: Compressed, values: FloatArray) -> float:
     values
         Chi-square of the draws (`Likelihood.chi2`), shape (n_draws,).
     """
-    return float(np.mean(chi2_distribution.sf(values, int(data.n_used[0]))))
+    return float(np.mean(chi2_distribution.sf(values, float(data.n_effective[0]))))
 
 
 def factors_p(z: FloatArray) -> float:

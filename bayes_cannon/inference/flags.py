@@ -12,23 +12,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
 
 __all__ = [
+    "ADVICE",
+    "BAD",
     "MEANINGS",
+    "RATE",
     "REMARKS",
+    "GridEdge",
     "LabelFlag",
     "LabelReference",
     "add_flags",
     "describe_flag",
+    "severity",
 ]
 
 
@@ -37,6 +44,12 @@ _NEIGHBOUR = 3
 _EDGE_SD = 2.0
 _CHI2_P = 1e-3
 _FACTORS_P = 1e-6
+"""Limits of p-values where the model was not cross-validated."""
+RATE = 0.01
+"""Part of stars of the training stars' kind that get each of the bits judged by rank among them."""
+_UNLIKE_P = 1e-4
+_EDGES = 0.01
+"""Quantile of the training labels, and one minus it, beyond which a label is near the edge."""
 _FEW_PIXELS = 0.5
 _FEW_STARS = 100
 """Complete training stars that give a 99.9 % quantile of their own, where others lack labels."""
@@ -62,6 +75,14 @@ class LabelFlag(IntFlag):
     SPARSE_LABELS = 16384
     FEW_PIXELS = 32768
     EXTREME_FACTORS = 65536
+    UNLIKE_TRAINING = 131072
+
+
+class GridEdge(IntFlag):
+    """Bits of a label's own flag, ``TEFF_FLAG`` and so on, in ASPCAP's words."""
+
+    GRIDEDGE_WARN = 1
+    GRIDEDGE_BAD = 2
 
 
 MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
@@ -78,17 +99,64 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.HIGH_KHAT: "Pareto k-hat above 0.7",
         LabelFlag.LAPLACE: "drawn from the Gaussian at the mode, not sampled",
         LabelFlag.PRIOR_EDGE: f"mean within {_EDGE_SD:g} standard deviations of a prior's bound",
-        LabelFlag.POOR_CHI2: f"posterior-predictive p-value of chi-square below {_CHI2_P:g}",
+        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars",
         LabelFlag.OUTSIDE_LABELS: "Mahalanobis distance beyond 99.9 % of the training stars'",
         LabelFlag.SPARSE_LABELS: f"distance to training star no. {_NEIGHBOUR} beyond 99.9 % of "
         "the training stars' own",
         LabelFlag.FEW_PIXELS: "fewer than half of the model's pixels are usable",
-        LabelFlag.EXTREME_FACTORS: f"nuisance factors of probability below {_FACTORS_P:g}",
+        LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {1 - RATE:.0%} of left-out "
+        "training stars",
+        LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
+        f"of probability below {_UNLIKE_P:g} among them",
     }
 )
 """What each bit means."""
+ADVICE: Mapping[LabelFlag, str] = MappingProxyType(
+    {
+        LabelFlag.NO_PIXELS: "Look at the masks of the spectrum.",
+        LabelFlag.FAILED: "Look at the spectrum; it has no labels.",
+        LabelFlag.MODE_NOT_CONVERGED: "Do not use the labels; look at the spectrum.",
+        LabelFlag.NOT_GAUSSIAN: "Look at the corner plot before the errors are used.",
+        LabelFlag.SEVERAL_MODES: "Look at the corner plot: two solutions fit the spectrum.",
+        LabelFlag.SAMPLED_AGAIN: "Nothing to do.",
+        LabelFlag.RHAT: "Sample again with more draws (draws, tune).",
+        LabelFlag.LOW_ESS: "Sample again with more draws (draws).",
+        LabelFlag.DIVERGENCES: "Sample again with a higher target_accept.",
+        LabelFlag.HIGH_KHAT: "Do not use the formal errors; train on more stars.",
+        LabelFlag.LAPLACE: "Sample the star where the shape of its posterior matters.",
+        LabelFlag.PRIOR_EDGE: "Widen the prior, if labels beyond it are possible.",
+        LabelFlag.POOR_CHI2: "Look at the residuals; calibrated errors may be too small.",
+        LabelFlag.OUTSIDE_LABELS: "The labels are extrapolated: use them as limits.",
+        LabelFlag.SPARSE_LABELS: "Few training stars have such labels: trust the errors less.",
+        LabelFlag.FEW_PIXELS: "Errors grow with the pixels lost; look at the masks.",
+        LabelFlag.EXTREME_FACTORS: "Look for a blend, rotation or a bad continuum.",
+        LabelFlag.UNLIKE_TRAINING: "Do not use the labels: no such star was tested.",
+    }
+)
+"""What to do about each bit, in one sentence."""
 REMARKS = LabelFlag.LAPLACE | LabelFlag.SAMPLED_AGAIN
 """Bits that are no fault where they stand alone: how a star was done."""
+BAD = (
+    LabelFlag.NO_PIXELS
+    | LabelFlag.FAILED
+    | LabelFlag.MODE_NOT_CONVERGED
+    | LabelFlag.RHAT
+    | LabelFlag.HIGH_KHAT
+    | LabelFlag.OUTSIDE_LABELS
+    | LabelFlag.UNLIKE_TRAINING
+)
+"""Bits of stars whose labels should not be used; the other ones but `REMARKS` are warnings."""
+
+
+def severity(flag: int) -> str:
+    """``'BAD'``, ``'WARN'`` or ``''`` of a LABEL_FLAG.
+
+    >>> severity(0), severity(LabelFlag.LAPLACE), severity(LabelFlag.PRIOR_EDGE), severity(512)
+    ('', '', 'WARN', 'BAD')
+    """
+    if int(flag) & int(BAD):
+        return "BAD"
+    return "WARN" if int(flag) & ~int(REMARKS) else ""
 
 
 def describe_flag(flag: int) -> list[str]:
@@ -118,6 +186,9 @@ class LabelReference:
         have them all the distance to neighbours is not judged: it is NaN.
     n_pixels : int
         Pixels the model uses.
+    fit : FitReference or None
+        How well left-out training stars are fitted; None where the model was not cross-validated:
+        p-values of chi-square and factors are then judged by themselves.
     """
 
     names: tuple[str, ...]
@@ -125,13 +196,17 @@ class LabelReference:
     scale: FloatArray
     ell: FloatArray
     n_pixels: int
+    fit: FitReference | None = None
 
     @classmethod
     def from_cannon(cls, cannon: Cannon) -> LabelReference:
         """Take it from a trained model."""
         basis = cannon.basis
         ell = basis.standardize(cannon.training.values)
-        found = cls(basis.names, basis.center, basis.scale, ell, int(np.sum(cannon.used)))
+        found = cls(
+            basis.names, basis.center, basis.scale, ell, int(np.sum(cannon.used)),
+            FitReference.from_cannon(cannon),
+        )  # fmt: skip
         if not found.judges_neighbours:
             _log.warning(
                 "%d training stars have all of %s: whether labels lie where training stars are "
@@ -178,6 +253,19 @@ class LabelReference:
             mahalanobis = max(mahalanobis, normal)
         return mahalanobis, neighbour
 
+    @cached_property
+    def edges(self) -> FloatArray:
+        """Lowest label, 1 % and 99 % quantiles and highest label of the training stars, (4, k)."""
+        return np.nanquantile(self.ell, [0.0, _EDGES, 1 - _EDGES, 1.0], axis=0)
+
+    def grid_edge(self, labels: FloatArray) -> NDArray[np.int32]:
+        """`GridEdge` of labels (n, n_labels): beyond 1 and 99 %, or all, of the training stars."""
+        ell = (labels - self.center) / self.scale
+        lowest, low, high, highest = self.edges
+        warn, bad = (ell < low) | (ell > high), (ell < lowest) | (ell > highest)
+        flag = np.where(warn, np.int32(GridEdge.GRIDEDGE_WARN), np.int32(0))
+        return np.asarray(np.where(bad, np.int32(GridEdge.GRIDEDGE_BAD), flag), dtype=np.int32)
+
     def _mahalanobis(self, ell: FloatArray) -> FloatArray:
         mean, precision = self._mean_precision
         return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", ell - mean, precision, ell - mean)))
@@ -218,14 +306,15 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
     constant = group_of(result, "constant_data")
     lower, upper = constant["prior_lower"].values, constant["prior_upper"].values
     gap = np.minimum(moments.mean - lower, upper - moments.mean)
-    factors_p = stats["factors_p"].values if "factors_p" in stats else np.nan
+    p_chi2, p_factors, limits = _judged(stats, reference.fit)
     bits = {
         LabelFlag.PRIOR_EDGE: (gap < _EDGE_SD * moments.sd).any(axis=1),
-        LabelFlag.POOR_CHI2: stats["chi2_p"].values < _CHI2_P,
+        LabelFlag.POOR_CHI2: p_chi2 <= limits[0],
         LabelFlag.OUTSIDE_LABELS: mahalanobis > reference.limits[0],
         LabelFlag.SPARSE_LABELS: neighbour > reference.limits[1],
         LabelFlag.FEW_PIXELS: stats["used_pixels"].values < _FEW_PIXELS * reference.n_pixels,
-        LabelFlag.EXTREME_FACTORS: np.asarray(factors_p) < _FACTORS_P,
+        LabelFlag.EXTREME_FACTORS: p_factors <= limits[1],
+        LabelFlag.UNLIKE_TRAINING: np.fmin(p_chi2, p_factors) <= limits[2],
     }
     flag = stats["status"].values.astype(np.int32)
     for bit, where in bits.items():
@@ -237,9 +326,49 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
             {"long_name": "distance to the third-nearest training star, standardised labels"},
         ),
         label_flag=("star", flag, flag_attributes()),
+        grid_edge=(
+            ("star", "label_name"), reference.grid_edge(moments.mean), _edge_attributes()
+        ),
+        chi2_rank=("star", 1 - p_chi2, {"long_name": _RANK.format("chi-square")}),
+        factors_rank=("star", 1 - p_factors, {"long_name": _RANK.format("factors")}),
     )  # fmt: skip
     groups = {str(n): node.to_dataset() for n, node in result.children.items()}
     return xr.DataTree.from_dict(groups | {"star_stats": stats})
+
+
+_RANK = "part of the left-out training stars with smaller {}; NaN without cross-validation"
+
+
+def _judged(
+    stats: xr.Dataset, fit: FitReference | None
+) -> tuple[FloatArray, FloatArray, tuple[float, float, float]]:
+    """Probabilities of chi-square and factors, and the limits of the three bits.
+
+    NaN, which no limit catches, for ranks of a model that was not cross-validated; its own
+    p-values are judged then.
+    """
+    n = stats.sizes["star"]
+    if fit is None or "log_snr" not in stats:
+        own = [stats[x].values if x in stats else np.full(n, np.nan) for x in _P_VALUES]
+        return own[0], own[1], (_CHI2_P, _FACTORS_P, -1.0)
+    reduced = stats["chi2"].values / stats["independent_pixels"].values
+    limit = max(RATE, 1 / (1 + fit.n_stars))
+    return (
+        fit.p_chi2(reduced, stats["log_snr"].values),
+        fit.p_factors(stats["factors_square"].values),
+        (limit, limit, _UNLIKE_P),
+    )
+
+
+_P_VALUES = ("chi2_p", "factors_p")
+
+
+def _edge_attributes() -> dict[str, object]:
+    return {
+        "long_name": "label near or beyond the edge of the training labels",
+        "flag_masks": np.array([int(bit) for bit in GridEdge], dtype=np.int32),
+        "flag_meanings": " ".join(str(bit.name) for bit in GridEdge),
+    }
 
 
 def flag_attributes() -> dict[str, object]:

@@ -25,12 +25,13 @@ from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import as_spectra
-from bayes_cannon.inference.block import join_blocks, sample_block
+from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
 from bayes_cannon.inference.flags import LabelReference, add_flags
-from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
-from bayes_cannon.inference.likelihoods import GAUSSIAN, likelihood_of
+from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
+from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
+from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors

@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import Compressed, PixelModel
-from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood
+from bayes_cannon.inference.likelihood.compression import Compressed
+from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
-from bayes_cannon.inference.likelihoods import GAUSSIAN, Likelihood
+from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import build_label_model, coordinates
 from bayes_cannon.models.label_priors import LabelPriors

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.likelihoods import (
+from bayes_cannon.inference.likelihood.kinds import (
     GAUSSIAN,
     Likelihood,
     likelihood_of,
@@ -32,7 +32,7 @@ class InferenceSettings:
     draws, tune, chains, target_accept
         See `NutsSettings`.
     likelihood : str or Likelihood
-        Of the pixels: a registered name, or an object; see `bayes_cannon.inference.likelihoods`.
+        Of the pixels: a registered name, or an object (`bayes_cannon.inference.likelihood.kinds`).
     coefficient_uncertainty : bool
         Whether the trained coefficients' uncertainty widens the pixels' variance.
     modes : ModeSettings

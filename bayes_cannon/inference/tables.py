@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.table import Row, Table
+from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.base.columns import plain_numbers
-from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -25,8 +23,6 @@ from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
 __all__ = [
     "catalogue_column",
     "catalogue_name",
-    "column_of",
-    "number_of",
     "row_of_star",
     "star_column",
     "star_ids",
@@ -78,13 +74,6 @@ def _text(star: Any) -> str:
 def row_of_star(table: Table, star: str | None = None) -> int:
     """Row of a star in a table; of the only star where no name is given.
 
-    Parameters
-    ----------
-    table
-        A catalogue.
-    star
-        Id of the star.
-
     Raises
     ------
     InvalidDataError
@@ -130,30 +119,3 @@ def catalogue_column(name: str) -> str:
     ('GALAH_DR3', 'ASPCAP')
     """
     return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"
-
-
-def column_of(table: Table, name: str) -> FloatArray:
-    """Values of a column of numbers, NaN where masked (as a file's NaN are when read back).
-
-    Parameters
-    ----------
-    table
-        A catalogue.
-    name
-        Of the column.
-    """
-    return plain_numbers(table[name])
-
-
-def number_of(row: Row, name: str) -> float:
-    """Number in a row of a table, NaN where masked.
-
-    Parameters
-    ----------
-    row
-        Of a catalogue.
-    name
-        Of the column.
-    """
-    value = row[name]
-    return float("nan") if np.ma.is_masked(value) else float(value)

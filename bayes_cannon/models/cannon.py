@@ -33,7 +33,7 @@ __all__ = [
 
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +111,11 @@ class Cannon(Carded):
     simulated : bool
     medium : str
         ``'vacuum'`` or ``'air'``: what the wavelengths are in.
+    kappa : (n_chips,) float64
+        Pixels of each chip per independent one, by which its log likelihood is divided in
+        inference (see `bayes_cannon.training.effective_pixels`); 1 where left out.
+    kappa_log_sd : float
+        Standard deviation of the logarithm of their common factor; NaN where not learnt.
     """
 
     basis: PolynomialBasis
@@ -131,8 +136,16 @@ class Cannon(Carded):
     settings: Mapping[str, Any] = field(default_factory=dict)
     simulated: bool = False
     medium: str = "vacuum"
+    kappa: FloatArray = field(default_factory=lambda: np.ones(0))
+    kappa_log_sd: float = float("nan")
 
     def __post_init__(self) -> None:
+        kappa = np.asarray(self.kappa, dtype=np.float64)
+        object.__setattr__(self, "kappa", kappa if kappa.size else np.ones(len(self.chips)))
+        if self.kappa.shape != (len(self.chips),) or not np.all(self.kappa >= 1):
+            raise InvalidDataError(
+                f"kappa must be one number from 1 a chip, not {self.kappa} for {len(self.chips)}."
+            )
         p, t, j = self.n_pixels, self.basis.n_terms, self.loadings.shape[1]
         expected = {
             "theta": (p, t),
@@ -193,6 +206,14 @@ class Cannon(Carded):
     def n_factors(self) -> int:
         """Number of nuisance factors."""
         return int(self.loadings.shape[1])
+
+    @property
+    def kappa_of_pixels(self) -> FloatArray:
+        """Pixels per independent one at each pixel, shape (n_pixels,)."""
+        out = np.ones(self.n_pixels)
+        for (start, stop), kappa in zip(self.chips, self.kappa, strict=True):
+            out[start:stop] = kappa
+        return out
 
     @property
     def label_range(self) -> FloatArray:
@@ -338,6 +359,8 @@ def _to_tree(cannon: Cannon) -> xr.DataTree:
             "mu_s": cannon.hyper.mu_s,
             "omega_s": cannon.hyper.omega_s,
             "redundancy": cannon.hyper.redundancy,
+            "kappa": cannon.kappa,
+            "kappa_log_sd": cannon.kappa_log_sd,
         },
     )
     training = xr.Dataset(
@@ -408,4 +431,6 @@ def _from_tree(tree: xr.DataTree) -> Cannon:
         settings=json.loads(tree.attrs["settings"]),
         simulated=bool(tree.attrs["simulated"]),
         medium=str(pixels["wavelength"].attrs.get("medium", "vacuum")),
+        kappa=np.atleast_1d(pixels.attrs["kappa"]).astype(np.float64),
+        kappa_log_sd=float(pixels.attrs["kappa_log_sd"]),
     )

@@ -193,7 +193,7 @@ def build_label_model(
         Whitening, see `coordinates`.
     term, data
         Another likelihood in place of A and b: its `Likelihood.term`, and the arrays that it takes
-        of the star, by name (see `bayes_cannon.inference.likelihoods`).
+        of the star, by name (see `bayes_cannon.inference.likelihood.kinds`).
 
     Raises
     ------
@@ -313,7 +313,8 @@ def build_full_pixel_model(
     good = cannon.used & (ivar > 0)
     if not good.any():
         raise InvalidDataError("the spectrum has no pixel that the trained model can use.")
-    sigma = np.sqrt(1 / ivar[good] + extra[good])
+    # With the variance fixed, dividing the log likelihood by kappa is widening every pixel.
+    sigma = np.sqrt(cannon.kappa_of_pixels[good] * (1 / ivar[good] + extra[good]))
     coords = {"label_name": list(basis.names), "pixel": np.nonzero(good)[0]}
     n_factors = cannon.loadings.shape[1]
     if n_factors:

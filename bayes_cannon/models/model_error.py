@@ -3,8 +3,9 @@ r"""Model error: what is wrong with the labels beyond their formal errors.
 Cross-validation gives, for every training star, predicted minus catalogue labels d (standardised).
 They are split into what is known and what is not:
 
-    d[n] = bias(ell[n]) + e[n] + formal noise + catalogue noise ,
+    d[n] = bias(ell[n]) + e[n] + f[n] + catalogue noise ,
     e[n] ~ N(0, a[n]**2 Sigma / u[n]) ,        u[n] ~ Gamma(nu / 2, nu / 2) ,
+    f[n] ~ N(0, b**2 F[n] / u[n]) ,            F[n] the formal covariance ,
     a[n] = ((1 + m[n]**2 / k) / typical)**(growth / 2) ,
     bias(ell) = quadratic polynomial of the k predicted labels, coefficients shrunk to zero .
 
@@ -68,8 +69,10 @@ class Differences:
     star_id : (n_stars,) str
     difference : (n_stars, n_labels) float64
         Predicted minus catalogue.
-    known_cov : (n_stars, n_labels, n_labels) float64
-        Formal covariance plus squared catalogue errors.
+    formal_cov : (n_stars, n_labels, n_labels) float64
+        Of the predictions.
+    catalogue_cov : (n_stars, n_labels, n_labels) float64
+        Squared catalogue errors.
     features : (n_stars, n_features) float64
         What the bias depends on: uncorrelated, of mean 0 and variance 1.
     degree : (n_features,) int64
@@ -81,7 +84,8 @@ class Differences:
     names: tuple[str, ...]
     star_id: NDArray[np.str_]
     difference: FloatArray
-    known_cov: FloatArray
+    formal_cov: FloatArray
+    catalogue_cov: FloatArray
     features: FloatArray
     degree: NDArray[np.int64]
     log_growth: FloatArray
@@ -89,7 +93,8 @@ class Differences:
 
 def model_data(data: Differences) -> dict[str, FloatArray]:
     """Values of the model's `pm.Data`, by name; the features only where there are some."""
-    names = ("difference", "known_cov", "log_growth", *(["features"] if data.degree.size else []))
+    names = ["difference", "formal_cov", "catalogue_cov", "log_growth"]
+    names += ["features"] if data.degree.size else []
     return {name: np.asarray(getattr(data, name), dtype=np.float64) for name in names}
 
 
@@ -98,7 +103,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
 
     Variables: ``bias`` (label_name), ``bias_raw`` (feature, label_name) times ``bias_scale``
     (degree), ``sd`` (label_name), ``factor_diagonal`` (label_name) and ``factor_lower`` (pair) of
-    `correlation_factor`, ``growth``, ``nu_excess`` (nu - 2) and
+    `correlation_factor`, ``growth``, ``log_formal_scale``, ``nu_excess`` (nu - 2) and
     ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of `model_data`,
     so that a compiled model serves every survey of as many stars, labels and features.
     """
@@ -125,6 +130,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
         diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
         lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
         growth = pm.Normal("growth", 0.0, 1.0)
+        log_formal = pm.Normal("log_formal_scale", 0.0, 0.3)
         nu = 2.0 + pm.Gamma("nu_excess", 2.0, 0.2)
         # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread: NUTS mixes nu four times
         # better than with u itself.
@@ -134,7 +140,8 @@ def build_model_error_model(data: Differences) -> pm.Model:
         pm.Potential("u_prior", normal + half * pt.sum(log_u - pt.exp(log_u)))
         factor = sd[:, None] * correlation_factor(diagonal, lower, k)
         outputs: Any = NormalsLogLikelihood()(
-            given["difference"] - mean, given["known_cov"], pt.dot(factor, factor.T),
+            given["difference"] - mean, given["catalogue_cov"], given["formal_cov"],
+            log_formal - 0.5 * log_u, pt.dot(factor, factor.T),
             growth * given["log_growth"] - 0.5 * log_u,
         )  # fmt: skip
         pm.Potential("log_likelihood", outputs[0])
@@ -207,18 +214,25 @@ def _invert(m: FloatArray, low: FloatArray, out: FloatArray) -> float:
 
 
 def _log_likelihood(
-    r: FloatArray, V: FloatArray, sigma: FloatArray, log_scale: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Value, and gradients in r, sigma and log_scale."""
+    r: FloatArray,
+    V: FloatArray,
+    F: FloatArray,
+    log_formal: FloatArray,
+    sigma: FloatArray,
+    log_scale: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Value, and gradients in r, log_formal, sigma and log_scale."""
     n, k = r.shape
     value = -0.5 * n * k * np.log(2.0 * np.pi)
-    g_r, g_sigma, g_scale = np.empty((n, k)), np.zeros((k, k)), np.empty(n)
+    g_r, g_sigma = np.empty((n, k)), np.zeros((k, k))
+    g_formal, g_scale = np.empty(n), np.empty(n)
     m, low, inverse = np.empty((k, k)), np.empty((k, k)), np.empty((k, k))
     for star in range(n):
         c = np.exp(2.0 * log_scale[star])
+        a = np.exp(2.0 * log_formal[star])
         for i in range(k):
             for j in range(i + 1):
-                m[i, j] = c * sigma[i, j] + V[star, i, j]
+                m[i, j] = c * sigma[i, j] + a * F[star, i, j] + V[star, i, j]
         value -= 0.5 * _invert(m, low, inverse)
         for i in range(k):
             s = 0.0
@@ -226,33 +240,35 @@ def _log_likelihood(
                 s -= inverse[i, j] * r[star, j]
             g_r[star, i] = s
             value += 0.5 * s * r[star, i]
-        trace = 0.0
+        trace, trace_formal = 0.0, 0.0
         for i in range(k):
             for j in range(k):
-                g = 0.5 * c * (g_r[star, i] * g_r[star, j] - inverse[i, j])
-                g_sigma[i, j] += g
-                trace += g * sigma[i, j]
+                g = 0.5 * (g_r[star, i] * g_r[star, j] - inverse[i, j])
+                g_sigma[i, j] += c * g
+                trace += c * g * sigma[i, j]
+                trace_formal += a * g * F[star, i, j]
+        g_formal[star] = 2.0 * trace_formal
         g_scale[star] = 2.0 * trace
-    return np.asarray(value), g_r, g_sigma, g_scale
+    return np.asarray(value), g_r, g_formal, g_sigma, g_scale
 
 
 class NormalsLogLikelihood(Op):
-    """Sum of log N(r[n]; 0, exp(2 log_scale[n]) Sigma + V[n]) over stars.
+    """Sum of log N(r[n]; 0, exp(2 log_scale[n]) Sigma + exp(2 log_formal[n]) F[n] + V[n]).
 
-    Inputs: r (n_stars, n_labels), V (n_stars, n_labels, n_labels), Sigma (n_labels, n_labels)
-    and log_scale (n_stars,). Outputs: the value, and its gradients with respect to r, Sigma and
-    log_scale; only the value is differentiable, and not with respect to V. NaN where a covariance
-    is not positive definite.
+    Inputs: r (n_stars, n_labels), V and F (n_stars, n_labels, n_labels), log_formal (n_stars,),
+    Sigma (n_labels, n_labels) and log_scale (n_stars,). Outputs: the value, and its gradients with
+    respect to r, log_formal, Sigma and log_scale; only the value is differentiable, and not with
+    respect to V and F. NaN where a covariance is not positive definite.
     """
 
     __props__ = ()
 
     def make_node(self, *inputs: Any) -> Node:
         """Apply to inputs."""
-        r, V, sigma, log_scale = (pt.as_tensor(v) for v in inputs)
-        shapes = [(), r.type.shape, sigma.type.shape, log_scale.type.shape]
+        given = [pt.as_tensor(v) for v in inputs]
+        shapes = [(), *(given[i].type.shape for i in (0, 3, 4, 5))]
         outputs = [pt.tensor(dtype="float64", shape=shape) for shape in shapes]
-        return Apply(self, [r, V, sigma, log_scale], outputs)
+        return Apply(self, given, outputs)
 
     def perform(self, node: Node, inputs: Any, output_storage: Any) -> None:
         """Evaluate in plain Python."""
@@ -260,13 +276,14 @@ class NormalsLogLikelihood(Op):
             storage[0] = value
 
     def connection_pattern(self, node: Node) -> list[list[bool]]:
-        """The value depends, differentiably, on all but V."""
-        return [[here, False, False, False] for here in (True, False, True, True)]
+        """The value depends, differentiably, on all but V and F."""
+        return [[here, *[False] * 4] for here in (True, False, False, True, True, True)]
 
     def pullback(self, inputs: Any, outputs: Any, cotangents: Any) -> list[Any]:
         """Vector-Jacobian product."""
-        g, (_, g_r, g_sigma, g_scale) = cotangents[0], outputs
-        return [g * g_r, disconnected_type(), g * g_sigma, g * g_scale]
+        g, (_, g_r, g_formal, g_sigma, g_scale) = cotangents[0], outputs
+        apart = [disconnected_type(), disconnected_type()]
+        return [g * g_r, *apart, g * g_formal, g * g_sigma, g * g_scale]
 
 
 @register_funcify_default_op_cache_key(NormalsLogLikelihood)  # type: ignore[untyped-decorator]

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bayes_cannon.analysis.aspcap import AspcapComparison
-from bayes_cannon.analysis.diagnostics import residual_blocks
+from bayes_cannon.analysis.residuals import residual_blocks
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import as_spectra
@@ -59,6 +59,11 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
 
     Points are stars, lines the medians in bins of S/N with equal numbers of stars. What each error
     means is said in `bayes_cannon.analysis.aspcap`.
+
+    Parameters
+    ----------
+    comparison
+        From `aspcap_comparison`.
 
     Raises
     ------
@@ -112,6 +117,11 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     The numbers are standard deviation, robust one, and the shares of stars whose pull is inside the
     central 68 and 95 % of the normal. Pulls beyond 5 are counted in the outermost bins. Labels that
     the catalogue has no errors for have no pulls, and no panel.
+
+    Parameters
+    ----------
+    comparison
+        From `aspcap_comparison`.
     """
     columns = np.flatnonzero(np.isfinite(comparison.pull()).any(axis=0)).tolist()
     figure, axes = _panels(len(columns), (3.7, 3.5))
@@ -145,10 +155,7 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     ]
     handles.append(Line2D([], [], color=BLACK, ls="--", label="unit normal"))
     _legend(figure, axes, len(columns), handles)
-    text = (
-        f"Pulls: ours less {_possessive(comparison.catalogue)} over the joint error, "
-        f"{len(comparison.stars)} stars"
-    )
+    text = f"Pulls, (ours − {comparison.catalogue}) / joint error, of {len(comparison.stars)} stars"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 
@@ -180,8 +187,7 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     InvalidDataError
         If a star is not there, or none is given.
     """
-    named = comparison.stars.columns[0][:10] if stars is None else stars
-    names = one_or_more(named, ids=True)
+    names = one_or_more(comparison.stars.columns[0][:10] if stars is None else stars, ids=True)
     if not names:
         raise InvalidDataError("a forest plot needs at least one star.")
     rows = [comparison.row(str(star)) for star in names]
@@ -200,7 +206,7 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
         ax.axvline(0, color=GREY, lw=0.8, zorder=0)
         for y in place[1:] - 0.5:
             ax.axhline(y, color=GREY, lw=0.4, alpha=0.5, zorder=0)
-        ax.set_xlabel(with_unit(f"{label_tex(name)} less ours", comparison.units[i]))
+        ax.set_xlabel(with_unit(f"{label_tex(name)} − ours", comparison.units[i]))
     snr = comparison.snr[rows]
     texts = [
         f"{star_text(str(s))}\nS/N {v:.0f}" if np.isfinite(v) else star_text(str(s))
@@ -214,7 +220,11 @@ def plot_forest(comparison: AspcapComparison, stars: str | Sequence[str] | None 
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     figure.suptitle(
-        title_of("Labels of single stars, ± 1 sd", simulated=comparison.simulated), fontsize=13
+        title_of(
+            "Stars that differ most, ± 1 sd" if stars is None else "Labels of single stars, ± 1 sd",
+            simulated=comparison.simulated,
+        ),
+        fontsize=13,
     )
     return figure
 
@@ -347,9 +357,9 @@ def _draw_star(
         found.append(f"at {kind} labels, {values}: $\\chi^2$ {chi2:.0f} of {good.sum()} pixels")
     residual, change = (flux[0] - models[0]) / sigma, (models[1] - models[0]) / sigma
     bottom.plot(*with_gaps(w, residual[part], good[part]), color=GREY, lw=0.8,
-                label="observed less model at ours")  # fmt: skip
+                label="observed − model at our labels")  # fmt: skip
     bottom.plot(*with_gaps(w, change[part], good[part]), color=GREEN, lw=1.6,
-                label=f"model at {their} less model at ours")  # fmt: skip
+                label=f"model at {their} − model at our labels")  # fmt: skip
     bottom.axhspan(-1, 1, color=SKY, alpha=0.35, lw=0)
     bottom.axhline(0, color=GREY, lw=0.8)
     top.set_ylabel("normalised flux")

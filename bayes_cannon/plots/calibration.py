@@ -14,8 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.stats import binom
 
-from bayes_cannon.analysis.calibration import LEVELS, TOLERANCES, Check, Scores
+from bayes_cannon.analysis.calibration import LEVELS, TOLERANCES, Check
 from bayes_cannon.analysis.sbc.ranks import Ranks
+from bayes_cannon.analysis.scores import Scores
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.common import (
     BLACK,

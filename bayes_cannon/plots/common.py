@@ -60,36 +60,82 @@ _MOST_ROWS = 4
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """Return the axes given, or those of a new figure of `size` inches."""
+    """Return the axes given, or those of a new figure of `size` inches.
+
+    Parameters
+    ----------
+    ax
+        Axes, or None.
+    size
+        Width and height of a new figure, inches.
+    """
     return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 
 def new_figure(size: tuple[float, float]) -> Figure:
-    """Return an empty figure of `size` inches."""
+    """Return an empty figure of `size` inches.
+
+    Parameters
+    ----------
+    size
+        Width and height, inches.
+    """
     return plt.figure(figsize=size, layout="constrained")
 
 
 def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> str:
-    """Title of a figure; says where its data are simulated, or else the model's training stars."""
+    """Title of a figure; says where its data are simulated, or else the model's training stars.
+
+    Parameters
+    ----------
+    text
+        What the figure shows.
+    simulated
+        Whether its spectra are.
+    model_simulated
+        Whether those are that the model was trained on.
+    """
     if simulated:
         return f"{text} (simulated)"
     return f"{text} (model trained on simulated stars)" if model_simulated else text
 
 
 def result_title(text: str, result: xr.DataTree) -> str:
-    """Title of a figure of posteriors, by their attributes."""
+    """Title of a figure of posteriors, by their attributes.
+
+    Parameters
+    ----------
+    text
+        What the figure shows.
+    result
+        Whose attributes say what is simulated.
+    """
     simulated, model_simulated = is_simulated(result), model_is_simulated(result)
     return title_of(text, simulated=simulated, model_simulated=model_simulated)
 
 
 def table_title(text: str, table: Table) -> str:
-    """Title of a figure of a catalogue table, by the marks in its header."""
+    """Title of a figure of a catalogue table, by the marks in its header.
+
+    Parameters
+    ----------
+    text
+        What the figure shows.
+    table
+        Whose header says what is simulated.
+    """
     simulated, model_simulated = (bool(table.meta.get(key)) for key in ("SIMULATE", "SIMMODEL"))
     return title_of(text, simulated=simulated, model_simulated=model_simulated)
 
 
 def wavelength_label(medium: str = "vacuum") -> str:
-    """Text of a wavelength axis, for wavelengths in vacuum or in air."""
+    """Text of a wavelength axis, for wavelengths in vacuum or in air.
+
+    Parameters
+    ----------
+    medium
+        ``'vacuum'`` or ``'air'``.
+    """
     return f"wavelength in {medium}, rest frame (Å)"
 
 
@@ -105,7 +151,15 @@ def star_text(star: str) -> str:
 
 
 def label_text(name: str, unit: str | None = None) -> str:
-    """Name and unit of a label, for an axis; no unit for ''."""
+    """Name and unit of a label, for an axis; no unit for ''.
+
+    Parameters
+    ----------
+    name
+        Name of the label.
+    unit
+        Its unit; that of its kind where left out.
+    """
     return with_unit(label_tex(name), label_unit(name) if unit is None else unit)
 
 
@@ -163,7 +217,15 @@ def corner_grid(
 
 
 def plain_log_ticks(ax: Axes, *, x: bool = False, y: bool = False) -> None:
-    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
+    """Make axes logarithmic, with plain numbers at 1, 2 and 5 of each decade.
+
+    Parameters
+    ----------
+    ax
+        Axes to change.
+    x, y
+        Which of its axes.
+    """
     for wanted, axis, scale in ((x, ax.xaxis, ax.set_xscale), (y, ax.yaxis, ax.set_yscale)):
         if wanted:
             scale("log")
@@ -175,7 +237,17 @@ def plain_log_ticks(ax: Axes, *, x: bool = False, y: bool = False) -> None:
 def with_gaps(
     wavelength: FloatArray, values: NDArray[Any], good: NDArray[np.bool_] | None = None
 ) -> tuple[FloatArray, FloatArray]:
-    """Curve with breaks: NaN where not `good`, and a NaN point in every gap of the wavelengths."""
+    """Curve with breaks: NaN where not `good`, and a NaN point in every gap of the wavelengths.
+
+    Parameters
+    ----------
+    wavelength : (n_pixels,) float64
+        In Å, increasing.
+    values : (n_pixels,) float
+        Of the curve.
+    good : (n_pixels,) bool
+        Pixels that are drawn; all where left out.
+    """
     y = np.array(values, dtype=np.float64)
     if good is not None:
         y[~good] = np.nan
@@ -189,6 +261,13 @@ def with_gaps(
 
 def within(wavelength: FloatArray, window: tuple[float, float] | None) -> slice:
     """Pixels inside a window of wavelengths (all where None).
+
+    Parameters
+    ----------
+    wavelength : (n_pixels,) float64
+        In Å, increasing.
+    window
+        Lowest and highest wavelength, Å.
 
     Raises
     ------
@@ -290,7 +369,17 @@ def _spread(at: FloatArray, gap: float) -> FloatArray:
 
 
 def save_figure(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int = 130) -> Path:
-    """Save a figure (or the figure of some axes) and close it; folders are made."""
+    """Save a figure (or the figure of some axes) and close it; folders are made.
+
+    Parameters
+    ----------
+    figure
+        A figure, or axes of one.
+    path
+        File to write; its ending says the format, such as ``.png`` or ``.pdf``.
+    dpi
+        Dots per inch.
+    """
     owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     assert owner is not None
     target = user_path(path)

@@ -17,6 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import one_or_more
+from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
@@ -314,7 +315,7 @@ def _interval_text(middle: float, down: float, up: float) -> str:
     ('4780 ± 28', '0.0499 ± 0.0080')
     """
     small = min(down, up)
-    digits = int(np.clip(1 - np.floor(np.log10(small)), 0, 6)) if small > 0 else 3
+    digits = error_digits(small)
     below, above = f"{down:.{digits}f}", f"{up:.{digits}f}"
     shown = f"{middle:.{digits}f}"
     if abs(down - up) < 0.15 * small or below == above:

@@ -68,6 +68,17 @@ POSTERIOR_STYLES: Mapping[str, PosteriorStyle] = MappingProxyType(
 def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str) -> FloatArray:
     """Draws of one star, shape (n_draws, n_labels).
 
+    Parameters
+    ----------
+    result
+        Result of inference.
+    group
+        ``posterior`` or ``calibrated_posterior``.
+    names
+        Labels wanted.
+    star
+        Name of the star.
+
     Raises
     ------
     InvalidDataError
@@ -85,7 +96,19 @@ def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str)
 def draw_contours(
     ax: Axes, draws: FloatArray, style: PosteriorStyle, *, zorder: float | None = None
 ) -> None:
-    """Draw contours that hold 39 and 86 % of draws (n_draws, 2): one and two sigma."""
+    """Draw contours that hold 39 and 86 % of draws (n_draws, 2): one and two sigma.
+
+    Parameters
+    ----------
+    ax
+        Axes to draw into.
+    draws : (n_draws, 2) float
+        Of the two labels.
+    style
+        Colours and lines.
+    zorder
+        Order of drawing.
+    """
     found = mass_contours(draws)
     if style.fill:
         ends = [*found.thresholds, max(found.density.max(), found.thresholds[-1]) * 1.01]
@@ -97,7 +120,13 @@ def draw_contours(
 
 
 def posterior_handle(style: PosteriorStyle) -> Line2D | Patch:
-    """Entry of a legend."""
+    """Entry of a legend.
+
+    Parameters
+    ----------
+    style
+        Colours and lines.
+    """
     label = f"{style.name} posterior"
     if style.fill:
         return Patch(facecolor=(style.color, style.fill), edgecolor=style.color, lw=1.4,

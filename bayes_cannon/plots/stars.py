@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
-from bayes_cannon.base.columns import one_or_more
+from bayes_cannon.base.columns import one_or_more, plain_numbers
+from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_ids,
 )
 from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
@@ -148,13 +148,13 @@ class _Pair:
 
 
 def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair:
-    error = column_of(table, f"{name}_ERR")
+    error = plain_numbers(table[f"{name}_ERR"])
     calibrated = bool(np.isfinite(error).any())
     if not calibrated:
-        error = column_of(table, f"{name}_FORMAL_ERR")
+        error = plain_numbers(table[f"{name}_FORMAL_ERR"])
     if reference is None:
         their = catalogue_column(catalogue_name(table))
-        theirs, their_error = (column_of(table, f"{name}_{their}{k}") for k in ("", "_ERR"))
+        theirs, their_error = (plain_numbers(table[f"{name}_{their}{k}"]) for k in ("", "_ERR"))
     else:
         theirs, their_error = np.full((2, len(table)), np.nan)
         rows = rows_of(reference.star_id, star_ids(table))
@@ -162,7 +162,7 @@ def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair
         if name in reference.names:
             theirs[found] = reference[name][rows[found]]
             their_error[found] = reference.error(name)[rows[found]]
-    return _Pair(column_of(table, name), theirs, error, their_error, calibrated, unit)
+    return _Pair(plain_numbers(table[name]), theirs, error, their_error, calibrated, unit)
 
 
 def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str) -> None:
@@ -223,7 +223,7 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     near = off <= 5 * median_abs_deviation(difference, scale="normal")
     if near.sum() > 2 and np.ptp(x[near]) > 0:
         fit = linregress(x[near], difference[near])
-        digits = int(np.clip(1 - np.floor(np.log10(max(fit.stderr, 1e-6))), 1, 6))
+        digits = max(error_digits(fit.stderr), 1)
         text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
     ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
 

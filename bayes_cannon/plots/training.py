@@ -80,7 +80,8 @@ def plot_scatter(
     cannon
         The trained model.
     n_lines
-        Peaks that are named; ``?`` where the list of `bayes_cannon.analysis.lines` has no line.
+        Peaks that are named; a triangle marks those for which the list of
+        `bayes_cannon.analysis.lines` has no line.
     window
         Wavelengths shown, Å.
     """
@@ -97,12 +98,16 @@ def plot_scatter(
     ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
     ax.set_ylabel("intrinsic scatter s\n(in normalised flux)")
     peaks = _peaks(w, np.where(used, s, np.nan), n_lines, cannon.medium)
-    mark_lines(ax, list(peaks["wavelength"]), [str(n) or "?" for n in peaks["name"]])
-    known = "; ?: no line known" if (peaks["name"] == "").any() else ""
-    text = f"Scatter that labels and factors leave{known}"
+    named = peaks[peaks["name"] != ""]
+    mark_lines(ax, list(named["wavelength"]), [str(n) for n in named["name"]])
+    unknown = peaks[peaks["name"] == ""]
+    if len(unknown):
+        height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
+        ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
+    text = "Intrinsic scatter that labels and factors leave"
     title = title_of(text, simulated=cannon.simulated)
     ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
-    ax.legend(loc="upper left", ncols=2, framealpha=0.9)
+    ax.legend(loc="upper left", ncols=3, framealpha=0.9)
     return ax
 
 
@@ -193,6 +198,15 @@ def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatAr
 def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """Predictive density of held-out spectra against the number of factors; the chosen one marked.
 
+    Shown is the difference from the best; the title says if that is the largest number tried.
+
+    Parameters
+    ----------
+    cannon
+        Trained with the number of factors chosen.
+    ax
+        Where to draw; a new figure where left out.
+
     Raises
     ------
     InvalidDataError
@@ -203,20 +217,36 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     density = _history(cannon.history, "predictive", what)
     error = cannon.history.get("predictive_error")
     ax = new_axes(ax, (7, 4.2))
-    ax.errorbar(
-        grid, density, error, color=BLUE, marker="o", capsize=3,
-        label="mean over stars, error of the difference from the best",
-    )  # fmt: skip
+    below = density - density.max()
+    error = None if error is None else np.asarray(error, dtype=np.float64)
+    ax.errorbar(grid, below, error, color=BLUE, marker="o", capsize=3,
+                label="mean over stars ± error of the difference")  # fmt: skip
+    ax.axhline(0, color=GREY, lw=0.8, ls=":", label="best number tried")
+    if below.min() < -1e2:
+        ax.set_yscale("symlog", linthresh=10)
+        ax.set_ylim(3 * float(below.min()), 10)
     ax.axvline(cannon.n_factors, color=ORANGE, ls="--", label=f"chosen: {cannon.n_factors} factors")
     ax.set_xticks(grid)
-    ax.set(xlabel="number of factors J", ylabel="log predictive density per star")
-    ax.set_title(title_of("Choice of the number of factors", simulated=cannon.simulated))
+    ax.set(
+        xlabel="number of factors J",
+        ylabel="log predictive density per star\nless that of the best",
+    )
+    at_end = "; the largest number tried is the best" if density[-1] == density.max() else ""
+    text = f"Choice of the number of factors{at_end}"
+    ax.set_title(title_of(text, simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return ax
 
 
 def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """Bound on the log density (exact labels) after every round of the fit; see `MapFit`.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -241,6 +271,13 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
 
 def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     """ELBO of every chunk of pixels against the step, relative to where the chunk ended.
+
+    Parameters
+    ----------
+    cannon
+        A model trained by ADVI.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -273,7 +310,15 @@ def _running_median(values: FloatArray, width: int = 25) -> FloatArray:
 
 
 def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axes:
-    """Reduced chi-square of every pixel against wavelength; expected near 1."""
+    """Reduced chi-square of every pixel against wavelength; expected near 1.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    ax
+        Where to draw; a new figure where left out.
+    """
     ax = new_axes(ax, (12, 4))
     chi2 = diagnostics.quality.chi2_pixel
     ax.plot(*with_gaps(diagnostics.wavelength, chi2), color=BLUE, lw=0.6, label="pixels")
@@ -289,7 +334,17 @@ def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axe
 
 
 def plot_chi2_stars(diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | None = None) -> Axes:
-    """Reduced chi-square of the stars, best to worst, the worst with their ids."""
+    """Reduced chi-square of the stars, best to worst, the worst with their ids.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    n_named
+        Stars that are named, those that fit worst.
+    ax
+        Where to draw; a new figure where left out.
+    """
     quality = diagnostics.quality
     ax = new_axes(ax, (8, 4.6))
     order = np.argsort(quality.chi2_star)
@@ -319,6 +374,11 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
 
     Left: against the distance of the pixels; middle: all pairs; right: share of the variance
     along the leading eigenvectors.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
     """
     import matplotlib.pyplot as plt
 
@@ -350,7 +410,17 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
 
 
 def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None = None) -> Axes:
-    """Leverage of every star against its reduced chi-square; the highest with their ids."""
+    """Leverage of every star against its reduced chi-square; the highest with their ids.
+
+    Parameters
+    ----------
+    diagnostics
+        From `diagnose`.
+    n_named
+        Stars that are named, those of largest leverage.
+    ax
+        Where to draw; a new figure where left out.
+    """
     quality = diagnostics.quality
     ax = new_axes(ax, (8, 4.6))
     for chosen, color, marker, text in (

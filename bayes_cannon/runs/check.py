@@ -132,6 +132,15 @@ def _refuse_others(folder: Path, *, overwrite: bool) -> None:
 def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write tables, figures and a summary of a check.
 
+    Parameters
+    ----------
+    check
+        From `check_calibration`.
+    folder
+        Where to write; made if need be.
+    overwrite
+        Replace an earlier check.
+
     Returns
     -------
     Path

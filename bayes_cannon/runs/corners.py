@@ -53,7 +53,15 @@ _stop: Event | None = None
 
 
 def corner_files(star_id: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Path of the corner plot of each star, without signs that file systems dislike."""
+    """Path of the corner plot of each star, without signs that file systems dislike.
+
+    Parameters
+    ----------
+    star_id
+        Names of all stars of the run.
+    folder
+        Where the figures are.
+    """
     plain = {star: _plain(star) for star in star_id}
     times = Counter(name.lower() for name in plain.values())
     numbered = {
@@ -130,6 +138,11 @@ def draw_corners(
 
 def refuse_both(executor: Executor | None, processes: int) -> None:
     """Raise where both an executor and a number of processes are given.
+
+    Parameters
+    ----------
+    executor, processes
+        As for `draw_corners`.
 
     Raises
     ------

@@ -33,6 +33,11 @@ def fingerprint(
 
     The number of cores is no part of it: draws depend on the seed and the star alone.
 
+    Parameters
+    ----------
+    cannon, spectra, settings, priors, seed
+        Of the inference.
+
     Returns
     -------
     dict of str
@@ -50,7 +55,13 @@ def fingerprint(
 
 
 def digest_of_labels(labels: Labels | None) -> str:
-    """Digest of a catalogue's labels; empty for none."""
+    """Digest of a catalogue's labels; empty for none.
+
+    Parameters
+    ----------
+    labels
+        Of the catalogue, or None.
+    """
     if labels is None:
         return ""
     digest = ContentDigest()
@@ -59,7 +70,13 @@ def digest_of_labels(labels: Labels | None) -> str:
 
 
 def digest_of_model(cannon: Cannon) -> str:
-    """Digest of what posteriors depend on in a trained model."""
+    """Digest of what posteriors depend on in a trained model.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    """
     digest = ContentDigest()
     basis = cannon.basis
     digest.text(json.dumps([basis.names, basis.units, basis.degree]))
@@ -75,7 +92,13 @@ def digest_of_model(cannon: Cannon) -> str:
 
 
 def digest_of_spectra(spectra: NormalizedSpectra) -> str:
-    """Digest of spectra, their stars and their wavelengths."""
+    """Digest of spectra, their stars and their wavelengths.
+
+    Parameters
+    ----------
+    spectra
+        Normalised spectra.
+    """
     digest = ContentDigest()
     digest.text(str(spectra.simulated))
     for array in (spectra.star_id, spectra.wavelength, spectra.flux, spectra.ivar):

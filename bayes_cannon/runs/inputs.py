@@ -68,6 +68,15 @@ def paths_of(
     """Places where each of the noted files may be: as seen from the run, and in full.
 
     Empty where the run does not note any, or what it notes cannot be read.
+
+    Parameters
+    ----------
+    folder
+        The run's directory.
+    summary
+        What its ``summary.json`` holds.
+    name
+        ``cannon`` or ``spectra``.
     """
     inputs = summary.get("inputs")
     entries = inputs.get(name) if isinstance(inputs, Mapping) else None
@@ -84,7 +93,17 @@ def paths_of(
 
 
 def find_input(folder: str | os.PathLike[str], summary: Mapping[str, Any], name: str) -> list[Path]:
-    """Files and folders that the run notes and that are still there, in order."""
+    """Files and folders that the run notes and that are still there, in order.
+
+    Parameters
+    ----------
+    folder
+        The run's directory.
+    summary
+        What its ``summary.json`` holds.
+    name
+        ``cannon`` or ``spectra``.
+    """
     found = []
     for places in paths_of(folder, summary, name):
         here = [path for path in places if path.exists() and path != user_path(folder).resolve()]

@@ -33,17 +33,37 @@ Sums = Mapping[str, list[int]]
 
 
 def blocks_of(n_stars: int, size: int) -> list[slice]:
-    """Rows of each block of stars."""
+    """Rows of each block of stars.
+
+    Parameters
+    ----------
+    n_stars
+        Number of stars.
+    size
+        Stars per block.
+    """
     return [slice(a, min(a + size, n_stars)) for a in range(0, n_stars, size)]
 
 
 def mark_name(block: int) -> str:
-    """Name of the file that notes a block as done."""
+    """Name of the file that notes a block as done.
+
+    Parameters
+    ----------
+    block
+        Number of the block.
+    """
     return f"{block:06d}"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file of the run's progress holds; None where it is absent or damaged."""
+    """What a file of the run's progress holds; None where it is absent or damaged.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -52,7 +72,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def seconds_of(mark: Path) -> float | None:
-    """Seconds that a block took; None where it is not done."""
+    """Seconds that a block took; None where it is not done.
+
+    Parameters
+    ----------
+    mark
+        Path of the block's mark.
+    """
     content = read_json(mark)
     try:
         return None if content is None else float(content["seconds"])
@@ -61,7 +87,15 @@ def seconds_of(mark: Path) -> float | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of the run's progress, all or nothing."""
+    """Write a file of the run's progress, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    content
+        What to write.
+    """
     part = path.with_name(path.name + ".part")
     try:
         with part.open("w") as file:
@@ -84,7 +118,15 @@ def _arrays(store: Path) -> Iterable[tuple[Path, list[str]]]:
 
 
 def block_files(store: Path, block: int) -> list[Path]:
-    """Chunks of one block; one that holds nothing but fill values has no file."""
+    """Chunks of one block; one that holds nothing but fill values has no file.
+
+    Parameters
+    ----------
+    store
+        Path of the Zarr store.
+    block
+        Number of the block.
+    """
     chunks = [
         folder / ".".join(str(block) if dim == "star" else "0" for dim in dims)
         for folder, dims in _arrays(store)
@@ -93,7 +135,13 @@ def block_files(store: Path, block: int) -> list[Path]:
 
 
 def common_files(store: Path) -> list[Path]:
-    """Files of a Zarr store that belong to no block: descriptions, coordinates, constants."""
+    """Files of a Zarr store that belong to no block: descriptions, coordinates, constants.
+
+    Parameters
+    ----------
+    store
+        Path of the Zarr store.
+    """
     chunked = {folder for folder, _ in _arrays(store)}
     return [
         path
@@ -103,7 +151,15 @@ def common_files(store: Path) -> list[Path]:
 
 
 def sums_of(store: Path, files: Iterable[Path]) -> dict[str, list[int]]:
-    """Sums of files, by their paths relative to `store`."""
+    """Sums of files, by their paths relative to `store`.
+
+    Parameters
+    ----------
+    store
+        Path of the Zarr store.
+    files
+        Paths inside it.
+    """
     return {path.relative_to(store).as_posix(): list(_sum(path)) for path in files}
 
 

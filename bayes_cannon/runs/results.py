@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
-from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.analysis.catalogues import CatalogueTable, catalogue
 from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
@@ -74,13 +75,19 @@ class Run(Carded):
         cls, folder: Path, result: xr.DataTree, table: Table, summary: dict[str, Any],
         cannon: Cannon,
     ) -> Run:  # fmt: skip
-        """Run whose parts are at hand, so that none has to be read."""
+        """Run whose parts are at hand, so that none has to be read.
+
+        Parameters
+        ----------
+        folder, result, table, summary, cannon
+            Of the run.
+        """
         run = cls(folder, result, cannon)
         vars(run).update(table=table, summary=summary)
         return run
 
     @cached_property
-    def table(self) -> Table:
+    def table(self) -> CatalogueTable:
         """The catalogue, one row per star, see `catalogue`; made of the posteriors if need be.
 
         Raises
@@ -99,7 +106,7 @@ class Run(Carded):
         return table
 
     @property
-    def catalogue(self) -> Table:
+    def catalogue(self) -> CatalogueTable:
         """The same as `table`."""
         return self.table
 
@@ -179,8 +186,17 @@ class Run(Carded):
              "FOUND": np.array(found, dtype=np.str_)}
         )  # fmt: skip
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return `table` as a DataFrame, its index the stars' names; see `CatalogueTable`."""
+        return self.table.to_pandas()
+
     def row(self, star: str) -> Row:
         """Row of a star in the catalogue.
+
+        Parameters
+        ----------
+        star
+            Name of the star.
 
         Raises
         ------
@@ -243,7 +259,13 @@ class Run(Carded):
 
 
 def folder_of(run: Run | str | os.PathLike[str]) -> Path:
-    """Folder of a run, however it is given."""
+    """Folder of a run, however it is given.
+
+    Parameters
+    ----------
+    run
+        A run, or its folder.
+    """
     return run.folder if isinstance(run, Run) else user_path(run)
 
 
@@ -269,13 +291,26 @@ def open_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def noted_digest(folder: Path, name: str) -> str | None:
-    """Digest that a run notes of its model or spectra; None where another version made it."""
+    """Digest that a run notes of its model or spectra; None where another version made it.
+
+    Parameters
+    ----------
+    folder
+        Of the run.
+    name
+        ``model`` or ``spectra``.
+    """
     head = read_json(folder / "progress" / "run.json") or {}
     return str(head[name]) if name in head and head.get("version") == __version__ else None
 
 
-def read_catalogue(path: Path) -> Table:
+def read_catalogue(path: Path) -> CatalogueTable:
     """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
+
+    Parameters
+    ----------
+    path
+        Of ``catalogue.fits``.
 
     Raises
     ------
@@ -283,7 +318,7 @@ def read_catalogue(path: Path) -> Table:
         If the file is damaged or not such a catalogue.
     """
     try:
-        table = Table.read(path, format="fits", hdu=1)
+        table = CatalogueTable(Table.read(path, format="fits", hdu=1))
     except Exception as error:
         raise FileFormatError(
             f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "

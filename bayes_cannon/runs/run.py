@@ -25,7 +25,7 @@ from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_spectra
 from bayes_cannon.inference.flags import REMARKS
 from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
-from bayes_cannon.inference.likelihood import pixels_needed
+from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels

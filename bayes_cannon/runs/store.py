@@ -146,6 +146,15 @@ class RunStore:
     def write(self, block: int, tree: xr.DataTree, *, seconds: float = 0.0) -> None:
         """Write the result of one block, then note it as done with the seconds it took.
 
+        Parameters
+        ----------
+        block
+            Number of the block.
+        tree
+            Its result.
+        seconds
+            That it took.
+
         Raises
         ------
         OutputExistsError
@@ -312,7 +321,13 @@ _CODECS = {"blosc", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd"}
 
 
 def datasets_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Groups of a tree by their names."""
+    """Groups of a tree by their names.
+
+    Parameters
+    ----------
+    tree
+        A result.
+    """
     return {str(name): node.to_dataset() for name, node in tree.children.items()}
 
 

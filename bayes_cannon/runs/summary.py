@@ -22,6 +22,11 @@ __all__ = [
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read ``summary.json``; empty where there is none.
 
+    Parameters
+    ----------
+    folder
+        Of a run, a check or a demo.
+
     Raises
     ------
     FileFormatError
@@ -42,6 +47,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Write ``summary.json`` whole or not at all; NaN becomes null.
 
+    Parameters
+    ----------
+    folder
+        Where to write.
+    summary
+        Values of any kind that JSON has, NumPy's among them.
+
     Returns
     -------
     dict
@@ -55,7 +67,13 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain_values(value: Any) -> Any:
-    """Values of NumPy as Python has them, in nested mappings and lists; None for NaN."""
+    """Values of NumPy as Python has them, in nested mappings and lists; None for NaN.
+
+    Parameters
+    ----------
+    value
+        Anything.
+    """
     if isinstance(value, Mapping):
         return {str(k): plain_values(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

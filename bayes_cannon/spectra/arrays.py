@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.errors import BayesCannonWarning, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
 from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps

@@ -178,7 +178,8 @@ class TrainingSet(Carded):
         fraction
             Between 0 and 1.
         seed
-            Of the random choice; None takes a fresh one.
+            Of the random choice; None draws a fresh one. It is kept in the `settings` of both
+            parts, as ``split_seed``.
 
         Raises
         ------
@@ -202,7 +203,8 @@ class TrainingSet(Carded):
         chosen = by_name[np.random.default_rng(seed).permutation(self.n_stars)[:n_first]]
         first = np.zeros(self.n_stars, dtype=np.bool_)
         first[chosen] = True
-        return self.select(first), self.select(~first)
+        whole = replace(self, settings={**self.settings, "split_seed": seed})
+        return whole.select(first), whole.select(~first)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
 from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps

@@ -80,12 +80,12 @@ class StarSpectrum:
     simulated: bool = False
 
     def __post_init__(self) -> None:
-        flux, ivar = numbers_of(self.flux, "flux").values, numbers_of(self.ivar, "ivar").values
+        flux, ivar = _plain(self.flux, "flux"), _plain(self.ivar, "ivar")
         if flux.ndim != 1 or flux.shape != ivar.shape:
             raise InvalidDataError(
                 f"flux {flux.shape} and ivar {ivar.shape} must both have shape (n_pixels,)."
             )
-        good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0)
+        good = np.isfinite(flux) & (ivar > 0) & (ivar < np.inf)
         object.__setattr__(self, "flux", np.where(good, flux, 0.0))
         object.__setattr__(self, "ivar", np.where(good, ivar, 0.0))
         object.__setattr__(self, "star_id", str(self.star_id))
@@ -109,6 +109,13 @@ class StarSpectrum:
         with np.errstate(divide="ignore", invalid="ignore"):
             ivar = np.where(sigma > 0, sigma**-2.0, 0.0)
         return cls(star_id, np.asarray(flux), ivar, **facts)
+
+
+def _plain(given: Any, what: str) -> FloatArray:
+    """Numbers of any kind as an array; plain ones, of which surveys have many, as they are."""
+    if type(given) is np.ndarray and given.dtype == np.float64:
+        return given
+    return numbers_of(given, what).values
 
 
 class SurveyReader(Protocol):

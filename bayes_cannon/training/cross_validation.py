@@ -31,14 +31,21 @@ from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.likelihood import Compressed, PixelModel, pixels_needed
-from bayes_cannon.inference.modes import Laplace, ModeSettings, fit_laplace
+from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
+from bayes_cannon.inference.modes import ModeSettings, fit_laplace
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.training.effective_pixels import (
+    EffectivePixels,
+    LeftOut,
+    learn_effective_pixels,
+    look_at_left_out,
+)
 from bayes_cannon.training.map_fit import MapFit, fit_map
 from bayes_cannon.training.pixels.fit import Design
 
@@ -66,9 +73,11 @@ class CrossValidation:
         Posterior mode, physical units; NaN for a star without enough pixels.
     cov : (n_stars, n_labels, n_labels) float64
         Formal covariance, physical units.
-    chi2_p : (n_stars,) float64
-        p-value of chi-square at the mode.
+    fit : FitReference
+        How well each star is fitted, NaN where it has no labels.
     fold : (n_stars,) int64
+    effective : EffectivePixels
+        Pixels per independent one, with which labels and covariances were found.
     seed : int
         Of the split.
     """
@@ -76,8 +85,9 @@ class CrossValidation:
     catalogue: Labels
     predicted: FloatArray
     cov: FloatArray
-    chi2_p: FloatArray
+    fit: FitReference
     fold: NDArray[np.int64]
+    effective: EffectivePixels
     seed: int = 0
 
     @property
@@ -200,7 +210,7 @@ def cross_validate(
     ivar = spectra.ivar if ivar is None else ivar
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
-    chi2_p = np.full(n, np.nan)
+    fit = FitReference(*np.full((3, n), np.nan))
     tasks = (
         _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
         for number in range(folds)
@@ -214,11 +224,23 @@ def cross_validate(
                 finished=lambda _: tell(next(done), folds, "cross-validation"),
             )
         )  # fmt: skip
-    for rows, laplace, data in chain.from_iterable(parts):
-        predicted[rows], cov[rows] = laplace.labels, laplace.cov
-        chi2 = data.chi2(cannon.basis(laplace.labels))
-        chi2_p[rows] = _survival(chi2, data.n_used)
-    return CrossValidation(cannon.training, predicted, cov, chi2_p, fold, seed=seed)
+    blocks = list(chain.from_iterable(parts))
+    if not blocks:
+        raise FitError(
+            "cross-validation found labels of none of the training stars: none has enough usable "
+            "pixels; look at the masks, or train without cross-validation (folds = 0)."
+        )
+    labels = cannon.training
+    with one_blas_thread():
+        effective, modes = learn_effective_pixels(
+            cannon.basis, blocks, labels.values, labels.errors
+        )
+    for found in modes:
+        predicted[found.rows], cov[found.rows] = found.labels, found.cov
+        fit.chi2_reduced[found.rows] = found.chi2 / found.n_effective
+        fit.factors_square[found.rows] = found.factors_square
+        fit.log_snr[found.rows] = found.log_snr
+    return CrossValidation(labels, predicted, cov, fit, fold, effective, seed=seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +258,7 @@ class _Fold:
     priors: TrainingPriors | None
 
 
-def _do_fold(task: _Fold) -> list[tuple[NDArray[np.intp], Laplace, Compressed]]:
+def _do_fold(task: _Fold) -> list[LeftOut]:
     """Fit the stars of the other folds and predict those of this one.
 
     Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
@@ -259,19 +281,22 @@ def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
     theta[:, 0] += 1
     return replace(
         cannon, theta=theta, loadings=fit.mean[:, k:], coef_cov=fit.cov, scatter=fit.scatter,
-        hyper=fit.hyper, used=cannon.used & fit.fitted,
+        hyper=fit.hyper, used=cannon.used & fit.fitted, kappa=np.ones(len(cannon.chips)),
     )  # fmt: skip
 
 
-def _predict(
-    model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]
-) -> list[tuple[NDArray[np.intp], Laplace, Compressed]]:
-    """Modes of the left-out stars, in blocks of stars; a star that fails is left out."""
+def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) -> list[LeftOut]:
+    """What the left-out stars say, in blocks of stars; a star that fails is left out."""
     pixels = PixelModel.from_cannon(model)
     low, high = model.label_range
     wide = zip(model.names, low - 3 * (high - low), high + 3 * (high - low), strict=True)
     priors = LabelPriors.for_labels(model.names, {n: LabelPrior.uniform(a, b) for n, a, b in wide})
-    settings, out = ModeSettings(n_starts=2), []
+    settings, out = ModeSettings(n_starts=2), list[LeftOut]()
+
+    def look(rows: NDArray[np.intp], flux: FloatArray, ivar: FloatArray) -> LeftOut:
+        found = fit_laplace(pixels, priors, flux, ivar, settings)
+        return look_at_left_out(pixels, model.chips, priors, rows, flux, ivar, *found)
+
     for a in range(0, test.size, 64):
         rows = test[a : a + 64]
         flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
@@ -280,20 +305,13 @@ def _predict(
         if rows.size == 0:
             continue
         try:
-            out.append((rows, *fit_laplace(pixels, priors, flux, ivar, settings)))
+            out.append(look(rows, flux, ivar))
         except np.linalg.LinAlgError:  # one star costs itself, not its block
             for i in range(rows.size):
                 one = slice(i, i + 1)
                 try:
-                    found = fit_laplace(pixels, priors, flux[one], ivar[one], settings)
-                    out.append((rows[one], *found))
+                    out.append(look(rows[one], flux[one], ivar[one]))
                 except np.linalg.LinAlgError as error:
                     name = spectra.star_id[rows[i]]
                     _LOG.warning("cross-validation: no labels of %s: %s", name, error)
     return out
-
-
-def _survival(chi2: FloatArray, n: NDArray[np.int64]) -> FloatArray:
-    from scipy.stats import chi2 as distribution
-
-    return np.asarray(distribution.sf(chi2, n), dtype=np.float64)

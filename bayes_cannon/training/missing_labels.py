@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.likelihood import PixelModel, pixels_needed
+from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon

@@ -112,13 +112,13 @@ def prepare_differences(
     terms = ErrorTerms.learn(basis, found.catalogue, predicted)
     difference = found.difference[rows] / scale
     error = np.nan_to_num(found.catalogue.errors[rows]) / scale
-    known = found.cov[rows] / scale[:, None] / scale + error[:, :, None] ** 2 * np.eye(k)
+    formal = found.cov[rows] / scale[:, None] / scale
     unit = median_abs_deviation(difference, axis=0, scale="normal")
     unit = np.maximum(unit, 1e-6)
     data = Differences(
         basis.names, found.catalogue.star_id[rows], difference / unit,
-        known / unit[:, None] / unit, terms.features(predicted), terms.degree,
-        terms.log_growth(predicted),
+        formal / unit[:, None] / unit, (error / unit)[:, :, None] ** 2 * np.eye(k),
+        terms.features(predicted), terms.degree, terms.log_growth(predicted),
     )  # fmt: skip
     return data, terms, unit
 
@@ -151,9 +151,9 @@ def fit_model_error(
     -------
     xarray.DataTree
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
-        ``growth``, ``nu``, ``bias_scale``), ``sample_stats``, ``constant_data`` (what the error
-        depends on) and ``differences`` (what it was learnt from). ArviZ takes it as it is:
-        `az.summary`, `az.plot_trace`, `az.plot_forest`.
+        ``growth``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
+        ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
+        from). ArviZ takes it as it is: `az.summary`, `az.plot_trace`, `az.plot_forest`.
 
     Raises
     ------
@@ -264,6 +264,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
             (*lead, "label_name", "label_name_2"), triangle @ np.swapaxes(triangle, -1, -2),
         ),
         "growth": (lead, draws["growth"].values),
+        "formal_scale": (lead, np.exp(draws["log_formal_scale"].values)),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip
     coef = np.zeros((*draws["growth"].shape, data.degree.size, k))
@@ -287,7 +288,7 @@ def _differences(found: CrossValidation) -> xr.Dataset:
             "catalogue": (both, found.catalogue.values),
             "catalogue_error": (both, found.catalogue.errors),
             "formal_cov": ((*both, "label_name_2"), found.cov),
-            "chi2_p": ("star", found.chi2_p),
+            **found.fit.to_variables(),
             "fold": ("star", found.fold),
         },
         {

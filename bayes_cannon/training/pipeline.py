@@ -24,6 +24,7 @@ from bayes_cannon.models.label_moments import require_independent
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.training.cross_validation import cross_validate
+from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.factor_choice import choose_factors
 from bayes_cannon.training.factors import join_design, most_factors
 from bayes_cannon.training.label_errors import (
@@ -372,10 +373,33 @@ def _with_model_error(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
             priors=settings.priors, executor=executor, progress=progress,
         )  # fmt: skip
+        cannon = _with_effective_pixels(cannon, found.effective, settings.folds)
         progress(0, 1, "model error")
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
     except FitError as error:
         return _without_model_error(cannon, str(error).rstrip("."))
+
+
+def _with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) -> Cannon:
+    """Return the model with the effective number of pixels, recorded."""
+    kappa = found.of_final_model(folds)
+    _log.info(
+        "pixels per independent one: %s by chip (%s from residuals alone)",
+        ", ".join(f"{x:.1f}" for x in kappa),
+        ", ".join(f"{x:.1f}" for x in found.from_residuals),
+    )
+    record = {
+        "kappa": kappa.tolist(),
+        "of_folds": found.kappa.tolist(),
+        "log_sd": found.log_sd,
+        "from_residuals": found.from_residuals.tolist(),
+        "multiplier": found.multiplier,
+    }
+    training = {**cannon.settings["training"], "effective_pixels": record}
+    return replace(
+        cannon, kappa=kappa, kappa_log_sd=found.log_sd,
+        settings={**cannon.settings, "training": training},
+    )  # fmt: skip
 
 
 def _without_model_error(cannon: Cannon, reason: str) -> Cannon:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon

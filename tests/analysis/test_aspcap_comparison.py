@@ -313,7 +313,7 @@ def test_forest_of_chosen_stars(compared: AspcapComparison) -> None:
     np.testing.assert_allclose(aspcap, off[[7, 3], 0])
     bars = ax.containers[1].lines[2][0].get_segments()
     np.testing.assert_allclose([np.ptp(b[:, 0]) / 2 for b in bars], CALIBRATED[0])
-    assert ax.get_xlabel() == r"$T_\mathrm{eff}$ less ours (K)"
+    assert ax.get_xlabel() == r"$T_\mathrm{eff}$ − ours (K)"
     worst = [
         t.get_text().split("\n")[0] for t in plots.plot_forest(compared).axes[0].get_yticklabels()
     ]
@@ -383,8 +383,8 @@ def test_spectra_of_those_who_disagree(with_model) -> None:
     sigma = np.sqrt(1e-5 + cannon.scatter[good] ** 2)
     ours, theirs = (drawn[f"model at {kind} labels"] for kind in ("our", "ASPCAP's"))
     below = {line.get_label(): np.asarray(line.get_ydata(), float) for line in bottom.lines}
-    residual = below["observed less model at ours"]
-    change = below["model at ASPCAP's less model at ours"]
+    residual = below["observed − model at our labels"]
+    change = below["model at ASPCAP's − model at our labels"]
     off = spectra.flux[0, good] - ours[np.isfinite(ours)]
     np.testing.assert_allclose(residual[np.isfinite(residual)] * sigma, off, atol=1e-6)
     np.testing.assert_allclose(

@@ -16,8 +16,8 @@ from bayes_cannon.analysis.calibration import (
     Tolerance,
     check_calibration,
     cover_error,
-    score,
 )
+from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
@@ -96,7 +96,7 @@ def test_pit_never_reaches_its_ends():
 def test_blocks_of_stars_do_not_matter(monkeypatch):
     tree, truth, _ = problem(n=50)
     whole = score(tree, truth)
-    monkeypatch.setattr("bayes_cannon.analysis.calibration._BLOCK", 7)
+    monkeypatch.setattr("bayes_cannon.analysis.scores._BLOCK", 7)
     parts = score(tree, truth)
     np.testing.assert_array_equal(whole.pit, parts.pit)
     np.testing.assert_array_equal(whole.star_id, parts.star_id)
@@ -283,8 +283,8 @@ def test_command_passes_on_good_intervals(files, tmp_path, capsys):
     assert run(*arguments, "--run", files / "run") == 0
     shown = capsys.readouterr().out
     assert "149 held-out stars of a SIMULATED survey against the catalogue" in shown
-    assert "The model error was not measured: the formal posteriors are judged." in shown
-    assert "Every coverage that is judged is within its tolerance." in shown
+    assert "The model error was not measured. The formal posteriors are tested." in shown
+    assert "All tested coverages are within their tolerances." in shown
     summary = json.loads((out / "summary.json").read_text())
     assert summary["passed"] is True
     assert summary["simulated"] is True

@@ -160,7 +160,7 @@ def test_blocks_of_stars_change_nothing(
     found: Diagnostics,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("bayes_cannon.analysis.diagnostics._BLOCK", 37)
+    monkeypatch.setattr("bayes_cannon.analysis.residuals._BLOCK", 37)
     parts = diagnose(*case)
     np.testing.assert_allclose(parts.quality.chi2_pixel, found.quality.chi2_pixel, rtol=1e-4)
     np.testing.assert_allclose(parts.quality.chi2_star, found.quality.chi2_star, rtol=1e-4)

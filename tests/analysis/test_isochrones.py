@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from bayes_cannon.analysis.isochrones import (
     Isochrone,
@@ -276,19 +277,22 @@ def test_packaged_isochrones() -> None:
 
 
 def test_packaged_table_is_checked(tmp_path: Path) -> None:
-    path = tmp_path / "t.csv"
-    head = "# comment\nlog_g,phase,feh,log10_age,eep,initial_mass,log_Teff\n"
-    path.write_text(head + "3.5,2,-1,9.8,460,0.9,3.7\n")
+    path = tmp_path / "t.ecsv"
+    whole = Table({"log_g": [3.5, 3.4], "phase": [2, 2], "feh": [-1.0, -1.0],
+                   "log10_age": [9.8, 9.8], "eep": [460, 461], "initial_mass": [0.9, 0.9],
+                   "log_Teff": [3.7, 3.6]})  # fmt: skip
+    whole.write(path, format="ascii.ecsv")
     (one,) = _read_table(path, "nowhere")
     assert (one.feh, one.log_g[0], one.eep[0]) == (-1, 3.5, 460)
-    for rows, message in (
-        (head, "t.csv holds no isochrone"),
-        (head + "3.5,2,-1,9.8,460,0.9,3.7\n3.5,2\n", "t.csv, line 4: damaged"),
-        (head.replace("log_g", "logg") + "3.5,2,-1,9.8,460,0.9,3.7\n", "line 3: .*log_g"),
-    ):
-        path.write_text(rows)
+    renamed = whole.copy()
+    renamed.rename_column("log_g", "logg")
+    for table, message in ((whole[:0], "holds no isochrone"), (renamed, "damaged .*log_g")):
+        table.write(path, format="ascii.ecsv", overwrite=True)
         with pytest.raises(FileFormatError, match=message):
             _read_table(path, "nowhere")
+    path.write_text("# %ECSV 1.0\n3.5,2\n")
+    with pytest.raises(FileFormatError, match=r"t\.ecsv is damaged .*install bayes_cannon again"):
+        _read_table(path, "nowhere")
 
 
 def isochrone(feh: float = 0.0, log10_age: float = 9.8, **changes: object) -> Isochrone:

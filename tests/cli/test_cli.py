@@ -166,3 +166,30 @@ def test_command_is_installed_and_starts_quickly_without_the_heavy_libraries():
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert version.stdout.startswith("bayes-cannon ")
+
+
+def test_the_help_is_in_sentences_and_its_options_are_the_same_everywhere():
+    from typer.main import get_command
+
+    for name, command in get_command(cli.app).commands.items():
+        first = (command.help or "").split("\n", maxsplit=1)[0]
+        assert first.endswith("."), name
+        assert len(first) < 70, "whole in the list of commands"
+        options = {opt: p for p in command.params for opt in (*p.opts, *p.secondary_opts)}
+        assert {"--progress", "--quiet"} <= options.keys(), name
+        if name != "download":
+            assert "--overwrite" in options, name
+        for parameter in command.params:
+            text = parameter.help or ""
+            assert text[:1].isupper() or text.startswith(("TOML", "allStar")), (name, text)
+            assert text.endswith("."), (name, text)
+
+
+def test_quiet_shows_no_progress(stages, tmp_path):
+    from bayes_cannon.cli import console
+
+    arguments = ("prepare", stages / "survey", "-o", tmp_path / "dataset.nc", "--overwrite")
+    assert run(*arguments, "--quiet") == 0
+    assert console._ERR.quiet
+    assert run(*arguments) == 0
+    assert not console._ERR.quiet

@@ -9,12 +9,8 @@ from scipy.stats import multivariate_normal
 
 from bayes_cannon.base.packing import pack_outer, unpack
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.likelihood import (
-    PixelModel,
-    compress,
-    extra_variance,
-    full_log_likelihood,
-)
+from bayes_cannon.inference.likelihood.compression import compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel, extra_variance, full_log_likelihood
 from tests.label_problem import make_problem
 
 SEED = 5

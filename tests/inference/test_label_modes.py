@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bayes_cannon.inference.likelihood import PixelModel, compress
+from bayes_cannon.inference.likelihood.compression import compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import (
     ModeSettings,
     find_modes,

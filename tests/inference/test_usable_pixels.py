@@ -8,7 +8,7 @@ import pytest
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.inference.infer import infer_labels
-from bayes_cannon.inference.likelihood import pixels_needed
+from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.spectra.spectra import NormalizedSpectra

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest, multivariate_normal
 
 from bayes_cannon.errors import InvalidDataError, LabelError
-from bayes_cannon.inference.likelihood import PixelModel, compress
+from bayes_cannon.inference.likelihood.compression import compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import fit_laplace
 from bayes_cannon.inference.sampler import LabelSampler, NutsSettings, star_seed
 from bayes_cannon.models.label_model import (

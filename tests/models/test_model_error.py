@@ -16,6 +16,7 @@ from scipy import stats
 
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.calibrated import ErrorModel
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.error_terms import ErrorTerms
 from bayes_cannon.models.model_error import (
@@ -25,6 +26,7 @@ from bayes_cannon.models.model_error import (
 )
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.training.cross_validation import CrossValidation
+from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.model_error_fit import (
     ModelErrorSettings,
     fit_model_error,
@@ -37,7 +39,8 @@ NAMES, SCALE = ("TEFF", "LOGG", "FE_H"), np.array([300.0, 0.6, 0.3])
 BASIS = PolynomialBasis(NAMES, ("K", "dex", "dex"), np.array([4700, 2.5, -0.2]), SCALE, 2)
 SD = np.array([0.1, 0.15, 0.08])
 CORRELATION = np.array([[1, 0.6, 0.2], [0.6, 1, -0.3], [0.2, -0.3, 1]])
-NU, GROWTH = 6.0, 1.0
+NU, GROWTH, FORMAL = 6.0, 1.0, 0.03
+INDEPENDENT = EffectivePixels(np.ones(1), 0.1, np.ones(1), np.ones((1, 1)), 1.0)
 
 
 def draw_stars(n, rng):
@@ -54,14 +57,14 @@ def draw_stars(n, rng):
 def cross_validation(n=300, seed=1, label_error=0.08):
     rng = np.random.default_rng(seed)
     ell, error = draw_stars(n, rng)
-    formal = np.tile(np.diag([0.03, 0.03, 0.03]) ** 2, (n, 1, 1))
-    predicted = ell + error + 0.03 * rng.standard_normal((n, 3))
+    formal = np.tile(np.diag([FORMAL] * 3) ** 2, (n, 1, 1))
+    predicted = ell + error + FORMAL * rng.standard_normal((n, 3))
     catalogue = ell + label_error * rng.standard_normal((n, 3))
     ids = np.array([f"s{i}" for i in range(n)])
     labels = Labels(NAMES, BASIS.unstandardize(catalogue), label_error * SCALE, ids)
     return CrossValidation(
         labels, BASIS.unstandardize(predicted), formal * SCALE[:, None] * SCALE,
-        np.full(n, 0.5), np.arange(n) % 5,
+        FitReference(*np.ones((3, n))), np.arange(n) % 5, INDEPENDENT,
     )  # fmt: skip
 
 
@@ -69,23 +72,24 @@ def normals_problem(seed=0, n=6, k=4):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((n, k, k))
     V, sigma = 0.2 * a @ a.transpose(0, 2, 1), np.cov(rng.standard_normal((k, 12)))
-    return rng.standard_normal((n, k)), V, sigma, 0.3 * rng.standard_normal(n)
+    r, scale = rng.standard_normal((n, k)), 0.3 * rng.standard_normal(n)
+    a = rng.standard_normal((n, k, k))
+    return r, V, 0.3 * a @ a.transpose(0, 2, 1), 0.2 * rng.standard_normal(n), sigma, scale
 
 
 def compiled_normals(mode):
-    r, V, sigma, scale = pt.dmatrix(), pt.dtensor3(), pt.dmatrix(), pt.dvector()
-    value = NormalsLogLikelihood()(r, V, sigma, scale)[0]
-    return pytensor.function(
-        [r, V, sigma, scale], [value, *pt.grad(2 * value, [r, sigma, scale])], mode=mode
-    )
+    given = [pt.dmatrix(), pt.dtensor3(), pt.dtensor3(), pt.dvector(), pt.dmatrix(), pt.dvector()]
+    value = NormalsLogLikelihood()(*given)[0]
+    ways = [given[i] for i in (0, 3, 4, 5)]
+    return pytensor.function(given, [value, *pt.grad(2 * value, ways)], mode=mode)
 
 
 def test_sum_of_normals_is_scipys():
-    r, V, sigma, scale = normals_problem()
-    value = compiled_normals(PYTHON)(r, V, sigma, scale)[0]
+    r, V, F, formal, sigma, scale = normals_problem()
+    value = compiled_normals(PYTHON)(r, V, F, formal, sigma, scale)[0]
     expected = sum(
-        stats.multivariate_normal.logpdf(x, cov=np.exp(2 * s) * sigma + v)
-        for x, v, s in zip(r, V, scale, strict=True)
+        stats.multivariate_normal.logpdf(x, cov=np.exp(2 * s) * sigma + np.exp(2 * a) * f + v)
+        for x, v, f, a, s in zip(r, V, F, formal, scale, strict=True)
     )
     np.testing.assert_allclose(value, expected, rtol=1e-10)
 
@@ -93,11 +97,11 @@ def test_sum_of_normals_is_scipys():
 def test_gradients_are_finite_differences():
     arrays = normals_problem()
     function = compiled_normals(PYTHON)
-    gradients = dict(zip((0, 2, 3), function(*arrays)[1:], strict=True))
+    gradients = dict(zip((0, 3, 4, 5), function(*arrays)[1:], strict=True))
     rng, step = np.random.default_rng(1), 1e-6
     for position, gradient in gradients.items():
         way = rng.standard_normal(arrays[position].shape)
-        way = way + way.T if position == 2 else way
+        way = way + way.T if position == 4 else way
         ends = []
         for sign in (1, -1):
             moved = list(arrays)
@@ -108,8 +112,8 @@ def test_gradients_are_finite_differences():
 
 
 def test_covariance_that_is_not_positive_definite_is_nan():
-    r, V, sigma, scale = normals_problem()
-    assert np.isnan(compiled_normals(PYTHON)(r, 0 * V, -sigma, scale)[0])
+    r, V, F, formal, sigma, scale = normals_problem()
+    assert np.isnan(compiled_normals(PYTHON)(r, 0 * V, 0 * F, formal, -sigma, scale)[0])
 
 
 @pytest.mark.parametrize("k", [2, 4])
@@ -136,7 +140,7 @@ def test_density_of_the_model_is_what_it_says():
     model = build_model_error_model(data)
     rng, n = np.random.default_rng(3), 40
     names = ["bias", "bias_scale", "bias_raw", "sd", "factor_diagonal", "factor_lower", "growth",
-             "nu_excess", "scaled_log_u"]  # fmt: skip
+             "log_formal_scale", "nu_excess", "scaled_log_u"]  # fmt: skip
     variables = [model[name] for name in names]
     dims = [model.named_vars_to_dims.get(name, ()) for name in names]
     shapes = [tuple(len(model.coords[d]) for d in some) for some in dims]
@@ -157,10 +161,12 @@ def test_density_of_the_model_is_what_it_says():
     coef = point["bias_raw"] * point["bias_scale"][place][:, None]
     r = data.difference - point["bias"] - data.features @ coef
     widths = np.exp(2 * point["growth"] * data.log_growth) / u
-    expected = sum(
-        stats.multivariate_normal.logpdf(r[i], cov=widths[i] * root @ root.T + data.known_cov[i])
+    formal = np.exp(2 * point["log_formal_scale"]) / u
+    covs = [
+        widths[i] * root @ root.T + formal[i] * data.formal_cov[i] + data.catalogue_cov[i]
         for i in range(n)
-    )
+    ]
+    expected = sum(stats.multivariate_normal.logpdf(r[i], cov=covs[i]) for i in range(n))
     np.testing.assert_allclose(likelihood, expected, rtol=1e-9)
 
 
@@ -188,7 +194,7 @@ def test_one_label_is_enough():
     basis = PolynomialBasis(("TEFF",), ("K",), np.array([4700.0]), np.array([300.0]), 2)
     one = CrossValidation(
         found.catalogue.only(["TEFF"]), found.predicted[:, :1], found.cov[:, :1, :1],
-        found.chi2_p, found.fold,
+        found.fit, found.fold, INDEPENDENT,
     )  # fmt: skip
     data, terms, _ = prepare_differences(one, basis, max_stars=40, seed=1)
     assert isinstance(build_model_error_model(data), pm.Model)
@@ -287,11 +293,13 @@ def test_new_stars_are_covered(fitted):
     model = ErrorModel(**{**vars(model), "chol": model.chol / fold})
     rng = np.random.default_rng(8)
     ell, error = draw_stars(2000, rng)
-    predicted = BASIS.unstandardize(ell + error)
+    predicted = BASIS.unstandardize(ell + error + FORMAL * rng.standard_normal((2000, 3)))
     inside = np.zeros((2000, 3), dtype=bool)
     shift = np.zeros((2000, 3))
     for i, star in enumerate(predicted):
-        draws = star - model.sample(star, 400, rng)
+        wrong, stretch = model.sample(star, 400, rng)
+        noise = stretch[:, None] * FORMAL * SCALE * rng.standard_normal((400, 3))
+        draws = star + noise - wrong
         rank = np.mean(draws < BASIS.unstandardize(ell[i]), axis=0)
         inside[i] = np.abs(rank - 0.5) < 0.34
         shift[i] = draws.mean(axis=0) - BASIS.unstandardize(ell[i])

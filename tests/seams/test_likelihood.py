@@ -19,8 +19,8 @@ from bayes_cannon.inference import (
     register_likelihood,
 )
 from bayes_cannon.inference.calibrated import ErrorModel
-from bayes_cannon.inference.likelihood import PixelModel
-from bayes_cannon.inference.likelihoods import OneStar, likelihood_of
+from bayes_cannon.inference.likelihood.kinds import OneStar, likelihood_of
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import fit_laplace
 from bayes_cannon.inference.sampler import LabelSampler
 from bayes_cannon.models.label_priors import LabelPriors

@@ -497,6 +497,14 @@ STAR = "2M00000001+0000001"
 DATASET = training_set_from_arrays(W, FLUX, {"TEFF": TEFF}, error=ERROR)
 
 
+def test_a_fresh_seed_of_a_split_is_kept():
+    parts = DATASET.split(0.5)
+    seeds = {part.settings["split_seed"] for part in (*parts, *DATASET.split(0.5))}
+    assert len(seeds) == 2
+    again = DATASET.split(0.5, seed=parts[0].settings["split_seed"])
+    assert [p.star_id.tolist() for p in again] == [p.star_id.tolist() for p in parts]
+
+
 def test_splits_with_numbers_of_every_kind():
     whole = [part.star_id.tolist() for part in DATASET.split(0.5, seed=1)]
     for fraction, seed in ((np.float32(0.5), np.int64(1)), (0.5, 1.0)):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon._version import __version__
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.surveys.apogee.names import (
     SpectrumName,
     apred_of,

@@ -31,7 +31,13 @@ __all__ = [
 
 
 def training_range_priors(cannon: Cannon) -> LabelPriors:
-    """Uniform priors between the smallest and the largest training label."""
+    """Uniform priors between the smallest and the largest training label.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    """
     values = cannon.training.values
     low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
     uniform = [LabelPrior.uniform(float(a), float(b)) for a, b in zip(low, high, strict=True)]
@@ -138,7 +144,24 @@ def rank_labels(
     priors: LabelPriors,
     seed: int | None = None,
 ) -> Ranks:
-    """Infer simulated stars and rank their true labels (n_stars, n_labels), see `sbc_labels`."""
+    """Infer simulated stars and rank their true labels (n_stars, n_labels), see `sbc_labels`.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    spectra
+        Simulated spectra.
+    truth : (n_stars, n_labels) float64
+        The labels that they were made with.
+    settings, priors, seed
+        Of the inference.
+
+    Raises
+    ------
+    FitError
+        If a star gets no posterior, or draws that are worth too few.
+    """
     seed = as_seed(seed)
     settings, names = settings or InferenceSettings(), tuple(cannon.basis.names)
     ranks = np.zeros(truth.shape, dtype=np.int64)

@@ -75,7 +75,17 @@ class TrainingSampler:
         priors: TrainingPriors | None = None,
         hyper: Hyperparameters | None = None,
     ) -> TrainingSampler:
-        """Build and compile the model (ten seconds and more)."""
+        """Build and compile the model (ten seconds and more).
+
+        Parameters
+        ----------
+        features : (n_stars, n_terms) float64
+            Terms of the polynomial.
+        ivar : (n_stars, n_pixels) float64
+            Inverse variance.
+        priors, hyper
+            Of the hyperparameters, or their values.
+        """
         import nutpie
 
         flux = np.ones_like(ivar)
@@ -89,7 +99,13 @@ class TrainingSampler:
         return int(self.features.shape[1])
 
     def simulate(self, rng: np.random.Generator) -> tuple[dict[str, FloatArray], FloatArray]:
-        """Draw parameters, by the names of the model's variables, and fluxes like `ivar`."""
+        """Draw parameters, by the names of the model's variables, and fluxes like `ivar`.
+
+        Parameters
+        ----------
+        rng
+            Of the draws.
+        """
         hyper = self.hyper or draw_hyperparameters(self.priors, self.n_terms, rng)
         theta, log_s, flux = draw_pixels(hyper, self.features, self.ivar, rng)
         truth = {"theta": theta, "log_s": log_s}
@@ -103,7 +119,15 @@ class TrainingSampler:
     def sample(
         self, flux: FloatArray, ivar: FloatArray, seed: int, settings: NutsSettings
     ) -> dict[str, FloatArray]:
-        """Draw the posterior: variables by name, each (n_chains, n_draws, …)."""
+        """Draw the posterior: variables by name, each (n_chains, n_draws, …).
+
+        Parameters
+        ----------
+        flux, ivar : (n_stars, n_pixels) float64
+            Flux and inverse variance.
+        seed, settings
+            Of the sampler.
+        """
         import nutpie
 
         good = np.nonzero(self.ivar > 0)

@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from arviz_stats.base.array import array_stats
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from bayes_cannon.base.cards import Carded, count_text
+from bayes_cannon.base.cards import Row as FactRow
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 
@@ -33,8 +36,8 @@ LONGER = (1, 4, 16)
 """Numbers of draws tried, in units of what was asked for, until they are worth enough."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ranks:
+@dataclass(frozen=True, eq=False, repr=False)
+class Ranks(Carded):
     """Ranks of many simulations.
 
     Attributes
@@ -72,11 +75,38 @@ class Ranks:
             raise InvalidDataError(f"ranks must lie between 0 and {self.n_kept}.")
         object.__setattr__(self, "ranks", ranks)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame of the ranks, a row a simulation and a column a parameter."""
+        return pd.DataFrame(self.ranks, columns=list(self.names))
+
+    def _facts(self) -> tuple[str, list[FactRow]]:
+        title = f"Ranks of {count_text(len(self.ranks), 'simulation')}"
+        known = np.isfinite(self.contraction)
+        shrunk = [f"{name} {value:.2f}" for name, value, there in
+                  zip(self.names, self.contraction, known, strict=True) if there]  # fmt: skip
+        return title, [
+            ("parameters", ", ".join(self.names)),
+            ("among", f"{self.n_kept} draws"),
+            ("contraction", ", ".join(shrunk)),
+        ]
+
     @classmethod
     def from_draws(
         cls, names: tuple[str, ...], truth: FloatArray, ranks: NDArray[np.int64], sd: FloatArray
     ) -> Ranks:
-        """Ranks with contractions, from true values and posterior sd (n_simulations, n)."""
+        """Ranks with contractions, from true values and posterior sd (n_simulations, n).
+
+        Parameters
+        ----------
+        names
+            Parameters.
+        truth : (n_simulations, n_parameters) float64
+            True values.
+        ranks : (n_simulations, n_parameters) int64
+            Of the true values among the draws.
+        sd : (n_simulations, n_parameters) float64
+            Standard deviations of the posteriors.
+        """
         spread = np.var(truth, axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
             contraction = 1 - np.mean(sd**2, axis=0) / spread
@@ -84,7 +114,15 @@ class Ranks:
 
     @classmethod
     def from_pit(cls, names: tuple[str, ...], pit: FloatArray) -> Ranks:
-        """Ranks from exact probabilities below the true value, (n_simulations, n_parameters)."""
+        """Ranks from exact probabilities below the true value, (n_simulations, n_parameters).
+
+        Parameters
+        ----------
+        names
+            Parameters.
+        pit : (n_simulations, n_parameters) float64
+            Probability below the true value, from 0 to 1.
+        """
         ranks = np.minimum(np.floor(pit * (N_KEPT + 1)), N_KEPT).astype(np.int64)
         return cls(names, ranks, N_KEPT, np.full(len(names), np.nan))
 
@@ -122,7 +160,13 @@ class Ranks:
 
 
 def effective_draws(draws: FloatArray) -> float:
-    """Smallest bulk effective sample size of draws (n_chains, n_draws, n_parameters)."""
+    """Smallest bulk effective sample size of draws (n_chains, n_draws, n_parameters).
+
+    Parameters
+    ----------
+    draws : (n_chains, n_draws, n_parameters) float64
+        Of a posterior.
+    """
     columns = np.moveaxis(draws, -1, 0)
     ess = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
     return float(np.nanmin(ess))
@@ -130,6 +174,13 @@ def effective_draws(draws: FloatArray) -> float:
 
 def thinned_rank(draws: FloatArray, truth: FloatArray) -> NDArray[np.int64]:
     """Ranks of true values (n,) among `N_KEPT` evenly spaced draws of (n_chains, n_draws, n).
+
+    Parameters
+    ----------
+    draws : (n_chains, n_draws, n_parameters) float64
+        Of a posterior.
+    truth : (n_parameters,) float64
+        True values.
 
     Raises
     ------

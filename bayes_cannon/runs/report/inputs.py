@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
@@ -23,7 +24,6 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import (
     catalogue_column,
     catalogue_name,
-    column_of,
     star_ids,
 )
 from bayes_cannon.inference.units import units_of_result
@@ -118,7 +118,13 @@ class ReportInputs:
         return str(self.table.meta.get("KIND", "formal"))
 
     def values(self, suffix: str = "") -> FloatArray:
-        """Columns ``NAME`` + `suffix` of all labels, shape (n_stars, n_labels); NaN for unknown."""
+        """Columns ``NAME`` + `suffix` of all labels, shape (n_stars, n_labels); NaN for unknown.
+
+        Parameters
+        ----------
+        suffix
+            End of the columns' names.
+        """
         return np.stack([column(self.table, f"{n}{suffix}") for n in self.names], axis=1)
 
     @cached_property
@@ -161,7 +167,13 @@ class ReportInputs:
         return np.array([known.get(star, np.nan) for star in self.star_id.tolist()])
 
     def labels_of(self, star: str) -> FloatArray:
-        """Labels of one star, shape (n_labels,)."""
+        """Labels of one star, shape (n_labels,).
+
+        Parameters
+        ----------
+        star
+            Name of the star.
+        """
         return np.asarray(self.values()[row_of(self.star_id, star)])
 
     def stats(self) -> xr.Dataset:
@@ -170,7 +182,15 @@ class ReportInputs:
 
 
 def column(table: Table, name: str) -> FloatArray:
-    """Column of numbers, NaN where masked or where the table lacks it."""
+    """Column of numbers, NaN where masked or where the table lacks it.
+
+    Parameters
+    ----------
+    table
+        A catalogue.
+    name
+        Of the column.
+    """
     if name not in table.colnames:
         return np.full(len(table), np.nan)
-    return column_of(table, name)
+    return plain_numbers(table[name])

@@ -49,7 +49,13 @@ _PIECES = 500
 
 
 def plain(text: object) -> str:
-    """Text without control characters, nor those that turn the direction of writing."""
+    """Text without control characters, nor those that turn the direction of writing.
+
+    Parameters
+    ----------
+    text
+        Any text.
+    """
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
@@ -153,7 +159,13 @@ class Column:
     kind: str = ""
 
     def cell(self, value: object) -> Cell:
-        """Return a cell; a number that is None or not finite is shown as a dash."""
+        """Return a cell; a number that is None or not finite is shown as a dash.
+
+        Parameters
+        ----------
+        value
+            Text or number.
+        """
         if not self.form:
             return Cell(str(value), self.kind)
         number = float(value) if isinstance(value, Real) else float("nan")

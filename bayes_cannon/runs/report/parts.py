@@ -97,7 +97,17 @@ class Chosen:
 
 
 def distance_from_catalogue(inputs: ReportInputs) -> FloatArray:
-    """Largest difference from the catalogue of any label, in joint errors; NaN for unknown."""
+    """Largest difference from the catalogue of any label, in joint errors; NaN for unknown.
+
+    Parameters
+    ----------
+    inputs
+        The run.
+
+    Returns
+    -------
+    (n_stars,) float64
+    """
     aspcap = inputs.aspcap
     if aspcap is None:
         return np.full(len(inputs.table), np.nan)
@@ -108,7 +118,13 @@ def distance_from_catalogue(inputs: ReportInputs) -> FloatArray:
 
 
 def chosen_stars(inputs: ReportInputs) -> list[Chosen]:
-    """Stars that are shown by themselves: an ordinary one, the oddest ones, those drawn already."""
+    """Stars that are shown by themselves: an ordinary one, the oddest ones, those drawn already.
+
+    Parameters
+    ----------
+    inputs
+        The run.
+    """
     rows = np.flatnonzero(inputs.has_posterior)
     if rows.size == 0:
         return []
@@ -145,6 +161,15 @@ def file_names(prefix: str, stars: Sequence[str], all_stars: Sequence[str]) -> d
     """Name of a file of each star, without ending: no path, whatever the star is called.
 
     The names are those of `corner_files`, which are unique among all stars of a run.
+
+    Parameters
+    ----------
+    prefix
+        Begin of the names.
+    stars
+        Stars that get a file.
+    all_stars
+        All stars of the run.
     """
     stems = {s: p.stem for s, p in corner_files(all_stars, Path()).items()}
     names = {star: f"{prefix}{stems[star].removeprefix('corner')}" for star in stars}

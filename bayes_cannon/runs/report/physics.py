@@ -115,7 +115,7 @@ _MOST_ROWS = 100
 
 
 @section(
-    "aspcap", "Errors beside the catalogue's",
+    "aspcap", "Errors compared with the catalogue's",
     "Pulls should follow the unit normal, and our calibrated errors should fall with S/N down "
     "to a floor that is the model's. ASPCAP's errors are its repeatability, not its accuracy.",
     order=120,
@@ -143,7 +143,7 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
     else:
         yield Note("Errors against S/N: the S/N is not known without the dataset.", gone=True)
     yield Drawing("aspcap-pulls", partial(plot_pulls, found), f"Pulls against {found.catalogue}",
-                  "Ours less theirs over the joint error, against the unit normal.")  # fmt: skip
+                  "(Ours − theirs) / joint error, against the unit normal.")  # fmt: skip
     yield _pulls(found)
     yield Drawing("aspcap-forest", partial(plot_forest, found), "Forest plot",
                   "The stars that disagree most, each about its own posterior mean.")  # fmt: skip

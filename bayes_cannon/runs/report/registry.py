@@ -106,6 +106,11 @@ def section(
 def remove_section(key: str) -> None:
     """Take a section out of the reports to come.
 
+    Parameters
+    ----------
+    key
+        Of the section.
+
     Raises
     ------
     InvalidDataError

@@ -1,4 +1,4 @@
-"""Tables of a report: the run as a whole, its flags, its stars, and those of the original.
+"""Tables of a report: the run as a whole, its flags, its stars, and their accuracy.
 
 The section of a report about how its run was made.
 """
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
-from bayes_cannon.base.software import software_versions
-from bayes_cannon.inference.flags import MEANINGS, LabelFlag, describe_flag
+from bayes_cannon.base.resources import software_versions
+from bayes_cannon.inference.flags import MEANINGS, REMARKS, LabelFlag, describe_flag
 from bayes_cannon.inference.tables import catalogue_column
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
@@ -63,7 +63,7 @@ def summary(inputs: ReportInputs) -> Iterator[Item]:
     facts = [
         ("stars", f"{n:,}"),
         ("with a posterior", f"{int(inputs.has_posterior.sum()):,}"),
-        ("with a flag", f"{int(np.sum(flag != 0)):,}"),
+        ("with a flag", f"{int(np.sum(flag & ~int(REMARKS) != 0)):,}"),
         ("labels", f"{len(inputs.names)}"),
     ]
     if sampled.any():
@@ -126,30 +126,30 @@ def _flagged(inputs: ReportInputs, flag: NDArray[np.int64]) -> Grid:
 
 def cuts_table(inputs: ReportInputs) -> Grid | None:
     """How many stars each cut removed; None where the dataset does not say."""
-    steps = () if inputs.dataset is None else inputs.dataset.cut_steps
-    if not steps:
+    if inputs.dataset is None or not inputs.dataset.cut_steps:
         return None
-    rows = [(s.name, s.description, s.removed, s.remaining) for s in steps]
+    rows = [tuple(row) for row in inputs.dataset.cut_table().iterrows()]
     columns = (Column("cut"), Column("what it removes", kind="wide"), Column("removed", "d"),
                Column("left", "d"))  # fmt: skip
     return Grid("Cuts, in the order in which they were made.", columns, rows)
 
 
 @section(
-    "tables", "Tables 1 and 2",
-    "The two tables of the original report, beside what others found with The Cannon.",
+    "tables", "Accuracy",
+    "The labels of one star, and the scatter of all stars about the catalogue, beside accuracies "
+    "that others found with The Cannon.",
     order=110,
 )  # fmt: skip
 def original_tables(inputs: ReportInputs) -> Iterator[Item]:
-    """Tables 1 and 2 of the original report: one star, and the scatter over the set."""
+    """Two tables: the labels of one star, and the scatter over the set."""
     chosen = chosen_stars(inputs)
     if chosen:
-        yield Heading("Table 1: one star")
+        yield Heading("One star")
         yield _one_star(inputs, chosen[0])
     if inputs.aspcap is None:
         yield Note("The run has no catalogue labels to compare with.", gone=True)
         return
-    yield Heading("Table 2: scatter over the set")
+    yield Heading("Scatter over all stars")
     yield from _scatter(inputs)
 
 
@@ -186,8 +186,8 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
             for r in scatter_table(inputs.table, reference)
         ]
         yield Grid(
-            f"Ours less {what}; errors are medians. The last columns are the scatters that others "
-            "published, each on stars of its own.",
+            f"Ours less {what}; errors are medians. The last columns are scatters that others "
+            "found, on other stars.",
             columns, rows,
         )  # fmt: skip
     told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in PUBLISHED)

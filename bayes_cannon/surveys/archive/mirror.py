@@ -15,7 +15,7 @@ from pathlib import Path
 
 from astropy.table import Table
 
-from bayes_cannon.base.software import software_versions
+from bayes_cannon.base.resources import software_versions
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.spectra.problems import StarProblem

@@ -314,7 +314,8 @@ def library_labels(
     drawn = np.empty_like(true)
     seed = as_seed(seed)
     for k in range(stars.size):
-        normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k,))).normal
+        # A stream of its own: `observe` draws the star's noise from (k,).
+        normal = np.random.default_rng(SeedSequence(seed, spawn_key=(k, 1))).normal
         all_labels = dict(zip(library.names, normal(size=len(library.names)), strict=True))
         drawn[k] = [all_labels[name] for name in names]
     observed = true + error_scale * usual * drawn

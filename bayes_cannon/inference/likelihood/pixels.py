@@ -1,18 +1,4 @@
-r"""Exact compression of a spectrum to a matrix and a vector of the size of the polynomial.
-
-With the nuisance factors integrated out, the pixels of a star are
-``flux ~ N(Theta v(ell), D + U U')``, and the log likelihood of the labels is exactly
-
-    b.v - v'A v / 2 + const ,     A = Theta' S^-1 Theta ,  b = Theta' S^-1 flux ,  S = D + U U' .
-
-`D` is diagonal: photon noise, intrinsic scatter and, because the trained coefficients c are
-uncertain, ``x' Cov(c) x`` with ``x = [v(ell), z]``. That last part depends on the star's labels
-and factors; it is evaluated at a point that the caller gives and refreshes (see `label_modes`).
-Everything is a matrix product over a block of stars; the sums run in float64, in which the terms
-of the log likelihood (about 1e8) cancel to differences good to 1e-7.
-
-Likelihood of one star's labels over all pixels: the oracle of the compressed one.
-"""
+"""The trained model's used pixels, and the likelihood of one star's labels over all of them."""
 
 from __future__ import annotations
 
@@ -32,15 +18,15 @@ if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
 
 __all__ = [
-    "Compressed",
+    "LOG_2PI",
     "PixelModel",
-    "compress",
     "extra_variance",
     "full_log_likelihood",
     "pixels_needed",
+    "times",
 ]
 
-_LOG_2PI = float(np.log(2 * np.pi))
+LOG_2PI = float(np.log(2 * np.pi))
 _ENOUGH = 100
 """Usable pixels that are enough for any model."""
 _TILE = {4: 8, 8: 16}
@@ -49,6 +35,8 @@ _TILE = {4: 8, 8: 16}
 Linear algebra libraries sum in an order that depends on a row's place in its panel; with so few
 rows all panels are alike (on processors with AVX2 that takes no more than 8 rows of float32).
 """
+_PIXELS = 1024
+"""Pixels at a time where draws times pixels would not fit a processor's cache."""
 
 
 def pixels_needed(n_pixels: int, asked: int | None = None) -> int:
@@ -85,6 +73,8 @@ class PixelModel:
         coefficients' uncertainty out ("plug-in").
     scatter2 : (n_pixels,) float64
         Square of the intrinsic scatter.
+    kappa : (n_pixels,) float64 or None
+        Pixels per independent one, by which log likelihoods are divided; None: 1.
     """
 
     basis: PolynomialBasis
@@ -93,6 +83,7 @@ class PixelModel:
     products: FloatArray
     coef_cov: NDArray[np.float32] | None
     scatter2: FloatArray
+    kappa: FloatArray | None = None
 
     @classmethod
     def from_cannon(cls, cannon: Cannon, *, coefficient_uncertainty: bool = True) -> PixelModel:
@@ -128,7 +119,9 @@ class PixelModel:
                 f"{np.sum(~finite)} usable pixels of the trained model have coefficients that are "
                 "not finite; train it again."
             )
-        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2)
+        kappa = cannon.kappa_of_pixels[used]
+        tempered = kappa if np.any(kappa != 1) else None
+        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2, tempered)
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes are sent: the products are a multiple of the rest."""
@@ -210,73 +203,7 @@ class PixelModel:
         return np.asarray(array[:, self.used] if not self.used.all() else array, dtype=np.float64)
 
 
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """Log likelihoods of a block of stars as functions of the features v.
-
-    Attributes
-    ----------
-    A : (n_stars, n_terms, n_terms) float64
-    b : (n_stars, n_terms) float64
-    const : (n_stars,) float64
-        log likelihood = b.v - v'A v / 2 + const.
-    square : (n_stars,) float64
-        flux' S^-1 flux: chi^2 of the labels is square - 2 b.v + v'A v.
-    n_used : (n_stars,) int
-        Pixels with weight.
-    factor_mean, factor_slope : (n_stars, n_factors[, n_terms]) float64
-        Posterior mean of the factors given v: factor_mean - factor_slope v.
-    """
-
-    A: FloatArray
-    b: FloatArray
-    const: FloatArray
-    square: FloatArray
-    n_used: NDArray[np.int64]
-    factor_mean: FloatArray
-    factor_slope: FloatArray
-
-    def rows(self, rows: slice | NDArray[np.intp]) -> Compressed:
-        """Return the likelihoods of some stars."""
-        return Compressed(**{name: array[rows] for name, array in vars(self).items()})
-
-    def with_rows(self, rows: NDArray[np.intp], other: Compressed) -> Compressed:
-        """Return a copy in which some stars' likelihoods are those of `other`.
-
-        Parameters
-        ----------
-        rows
-            Indices of the stars.
-        other
-            Their likelihoods, one for each of `rows`.
-        """
-        copies = {name: array.copy() for name, array in vars(self).items()}
-        for name, array in copies.items():
-            array[rows] = getattr(other, name)
-        return Compressed(**copies)
-
-    def _quadratic(self, v: FloatArray) -> FloatArray:
-        """Return v'A v - 2 b.v for v of shape (n_stars, n_terms) or (n_stars, n_draws, n_terms)."""
-        many = v if v.ndim == 3 else v[:, None, :]
-        value = np.einsum("ndt,ndt->nd", many @ self.A - 2 * self.b[:, None, :], many)
-        return np.asarray(value if v.ndim == 3 else value[:, 0])
-
-    def log_likelihood(self, v: FloatArray) -> FloatArray:
-        """Log likelihood, shape (n_stars[, n_draws]), of features (n_stars[, n_draws], n_terms)."""
-        const = self.const[:, None] if v.ndim == 3 else self.const
-        return np.asarray(const - 0.5 * self._quadratic(v))
-
-    def chi2(self, v: FloatArray) -> FloatArray:
-        """Chi-square (residual)' S^-1 (residual), of the same shapes."""
-        square = self.square[:, None] if v.ndim == 3 else self.square
-        return np.asarray(square + self._quadratic(v))
-
-    def factors(self, v: FloatArray) -> FloatArray:
-        """Posterior mean of the factors (n_stars, n_factors) at features (n_stars, n_terms)."""
-        return np.asarray(self.factor_mean - np.einsum("njt,nt->nj", self.factor_slope, v))
-
-
-def _times(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
+def times(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
     """Matrix product by tiles of a fixed number of rows, the last filled with zeros.
 
     The order of the sums in a matrix product may depend on the number of rows; by equal tiles what
@@ -305,58 +232,8 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
     """
     if pixels.coef_cov is None:
         return np.broadcast_to(pixels.scatter2, (x.shape[0], pixels.n_pixels))
-    variance = _times(pack_outer(x).astype(np.float32), pixels.coef_cov)
+    variance = times(pack_outer(x).astype(np.float32), pixels.coef_cov)
     return np.asarray(np.maximum(variance, 0.0) + pixels.scatter2)
-
-
-def compress(
-    pixels: PixelModel,
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
-    x: FloatArray,
-    *,
-    weights: FloatArray | None = None,
-) -> Compressed:
-    """Compress a block of stars.
-
-    Parameters
-    ----------
-    pixels
-        The trained model.
-    flux, ivar
-        Used pixels only (`PixelModel.take`), shape (n_stars, n_pixels); ivar 0: not used.
-    x
-        Where the coefficients' variance is evaluated: features and factors of every star,
-        shape (n_stars, n_coef).
-    weights
-        What each pixel's inverse variance is multiplied by, shape (n_stars, n_pixels), as robust
-        likelihoods have it (iteratively reweighted least squares); None: 1.
-    """
-    k, j, n = pixels.n_terms, pixels.n_factors, flux.shape[0]
-    w = ivar / (1 + ivar * extra_variance(pixels, x))
-    if weights is not None:
-        w = w * weights
-    good = w > 0
-    wf = w * flux
-    sums = unpack(_times(w, pixels.products))
-    right = _times(wf, pixels.coef)
-    square = np.einsum("np,np->n", wf, flux)
-    log_w = np.log(w, where=good, out=np.zeros_like(w)).sum(axis=1)
-    n_used = good.sum(axis=1)
-    inner = sums[:, k:, k:] + np.eye(j)
-    solved = np.linalg.solve(inner, np.concatenate([sums[:, k:, :k], right[:, k:, None]], axis=2))
-    slope, mean = solved[:, :, :k], solved[:, :, k]
-    A = sums[:, :k, :k] - np.swapaxes(sums[:, k:, :k], 1, 2) @ slope
-    b = right[:, :k] - np.einsum("njt,nj->nt", sums[:, k:, :k], mean)
-    square = square - np.einsum("nj,nj->n", right[:, k:], mean)
-    log_det = np.linalg.slogdet(inner)[1] if j else np.zeros(n)
-    const = 0.5 * (log_w - n_used * _LOG_2PI - log_det - square)
-    A = 0.5 * (A + np.swapaxes(A, 1, 2))
-    return Compressed(A, b, const, square, n_used.astype(np.int64), mean, slope)
-
-
-_PIXELS = 1024
-"""Pixels at a time where draws times pixels would not fit a processor's cache."""
 
 
 def full_log_likelihood(
@@ -389,7 +266,8 @@ def full_log_likelihood(
     for start in range(0, pixels.n_pixels, _PIXELS):
         some = slice(start, start + _PIXELS)
         total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z)
-    chi2, log_w = total[:, 0], total[:, 1] - np.sum(ivar > 0) * _LOG_2PI
+    power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
+    chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * LOG_2PI
     if j == 0:
         return np.asarray(0.5 * (log_w - chi2))
     right, inner = total[:, 2 : 2 + j], unpack(total[:, 2 + j :]) + np.eye(j)
@@ -414,8 +292,13 @@ def _pixel_sums(
     share = _extra_variance(pixels, some, v, z)
     share *= ivar
     share += 1
-    log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
-    w = np.divide(ivar, share, out=share)
+    if pixels.kappa is None:
+        log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
+        w = np.divide(ivar, share, out=share)
+    else:
+        power = (1 / pixels.kappa[some]).astype(np.float32)
+        log_w = np.log(ivar[good], dtype=np.float64) @ power[good] - np.log(share) @ power
+        w = np.divide(ivar * power, share, out=share)
     r = (v.mean(axis=0) - v).astype(np.float32) @ coef[:, :k].T
     r += residual.astype(np.float32)
     wr = w * r

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,12 +31,8 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.likelihood import (
-    Compressed,
-    PixelModel,
-    compress,
-    full_log_likelihood,
-)
+from bayes_cannon.inference.likelihood.compression import Compressed, compress
+from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import compressed_term
 
@@ -64,12 +60,15 @@ class OneStar:
         What `Likelihood.compress` made of it at the mode, arrays of length 1.
     x : (n_coef,) float64
         Features and factors at the mode.
+    slope : (n_terms,) float64 or None
+        What `Likelihood.corrected` adds to the log likelihood that is sampled, times the features.
     """
 
     flux: FloatArray
     ivar: FloatArray
     compressed: Compressed
     x: FloatArray
+    slope: FloatArray | None = None
 
 
 class Likelihood(ABC):
@@ -161,6 +160,13 @@ class Likelihood(ABC):
         """
         return self.log_likelihood(pixels, star, ell)
 
+    def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
+        """Return the star with `term` nearer to `log_likelihood`, learnt at draws (n, n_labels).
+
+        The star itself where nothing need or can be done, as here.
+        """
+        return star
+
     def constant(self, star: OneStar) -> float:
         """Return what `term` leaves out; it is added to the statistic ``lp``."""
         return 0.0
@@ -180,7 +186,8 @@ class Gaussian(Likelihood):
     """``flux ~ N(Theta v(labels), D + U U')``, the nuisance factors integrated out.
 
     Compressed exactly but for the change of D, the variance that the coefficients' uncertainty
-    adds, with the labels: it is that of the mode (see `bayes_cannon.inference.likelihood`).
+    adds, with the labels: it is that of the mode (see
+    `bayes_cannon.inference.likelihood.compression`) until `corrected`.
     """
 
     name: ClassVar[str] = "gaussian"
@@ -192,12 +199,13 @@ class Gaussian(Likelihood):
     def compress(
         self, pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
     ) -> Compressed:
-        """See `bayes_cannon.inference.likelihood.compress`."""
+        """See `bayes_cannon.inference.likelihood.compression.compress`."""
         return compress(pixels, flux, ivar, x)
 
     def data(self, pixels: PixelModel, star: OneStar) -> dict[str, FloatArray]:
         """``A`` (n_terms, n_terms) and ``b`` (n_terms,)."""
-        return {"A": star.compressed.A[0], "b": star.compressed.b[0]}
+        b = star.compressed.b[0]
+        return {"A": star.compressed.A[0], "b": b if star.slope is None else b + star.slope}
 
     def term(
         self, basis: PolynomialBasis, labels: Any, place: Any, given: Mapping[str, Any]
@@ -213,14 +221,41 @@ class Gaussian(Likelihood):
 
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Of the compressed spectrum."""
-        v = pixels.basis.features(ell)[None]
-        return np.asarray(star.compressed.log_likelihood(v)[0])
+        v = pixels.basis.features(ell)
+        found = np.asarray(star.compressed.log_likelihood(v[None])[0])
+        return found if star.slope is None else found + v @ star.slope
+
+    def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
+        """Return the star with the difference of the two likelihoods as a sum of features.
+
+        The variance that the coefficients' uncertainty adds changes with the labels, which the
+        compressed likelihood leaves out; the features are polynomials of the labels, so that a
+        fit of what is left out is a change of ``b`` alone.
+        """
+        if pixels.coef_cov is None:
+            return star
+        v = pixels.basis.features(ell)
+        left_out = self.log_likelihood(pixels, star, ell) - self.sampled(pixels, star, ell)
+        good = np.isfinite(left_out)
+        if np.sum(good) < 2 * v.shape[1] or np.std(left_out[good]) < _ALIKE:
+            return star
+        v, left_out = v[good], left_out[good]
+        mean, sd = v.mean(axis=0), v.std(axis=0)
+        varies = sd > 0
+        scaled = (v[:, varies] - mean[varies]) / sd[varies]
+        slope = np.zeros(v.shape[1])
+        slope[varies] = np.linalg.lstsq(scaled, left_out - left_out.mean(), rcond=1e-9)[0]
+        slope[varies] /= sd[varies]
+        slope[0] = left_out.mean() - mean @ slope
+        return replace(star, slope=slope if star.slope is None else star.slope + slope)
 
     def constant(self, star: OneStar) -> float:
         """Of the compressed spectrum."""
         return float(star.compressed.const[0])
 
 
+_ALIKE = 0.05
+"""Standard deviation of a difference in log likelihood that moves a mean by less than 0.05 sd."""
 GAUSSIAN = Gaussian()
 _KNOWN: dict[str, Likelihood] = {GAUSSIAN.name: GAUSSIAN}
 

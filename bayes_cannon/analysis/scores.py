@@ -1,0 +1,171 @@
+"""Where the labels of a reference lie in the posteriors of the same stars.
+
+For a star with draws ``l_d`` and a reference value ``r`` of error ``e`` (0 for a true label), the
+posterior says that the reference lies below its value with probability
+
+    PIT = mean_d Phi((r - l_d) / e) ,
+
+the probability integral transform: uniform on (0, 1) where the posterior is calibrated. The error
+of the reference is included without drawing any noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from bayes_cannon.base.cards import Carded, Row, count_text
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
+from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.units import known_labels, units_of_result
+from bayes_cannon.spectra.label_kinds import shown_label
+
+__all__ = [
+    "Scores",
+    "score",
+]
+
+_BLOCK = 256
+"""Stars whose draws are in memory at one time."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Carded):
+    """What a reference says about posteriors; NaN where a star lacks the one or the other.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Labels in both.
+    star_id : (n_stars,) str
+        Stars in both.
+    pit : (n_stars, n_labels) float64
+        Probability integral transform, in (0, 1).
+    mean : (n_stars, n_labels) float64
+        Posterior mean, in the labels' units.
+    difference : (n_stars, n_labels) float64
+        Posterior mean less reference.
+    sd : (n_stars, n_labels) float64
+        Standard deviation of the posterior.
+    pull : (n_stars, n_labels) float64
+        Difference in standard deviations, the error of the reference included.
+    """
+
+    names: tuple[str, ...]
+    star_id: NDArray[np.str_]
+    pit: FloatArray
+    mean: FloatArray
+    difference: FloatArray
+    sd: FloatArray
+    pull: FloatArray
+
+    @property
+    def normal(self) -> FloatArray:
+        """Rank-normalised scores, (n_stars, n_labels): N(0, 1) where calibrated."""
+        return np.asarray(ndtri(self.pit))
+
+    def inside(self, level: float) -> FloatArray:
+        """1 where the central interval of `level` holds the reference, 0 where not, or NaN.
+
+        Parameters
+        ----------
+        level
+            Nominal level, between 0 and 1.
+
+        Returns
+        -------
+        (n_stars, n_labels) float64
+        """
+        held = (np.abs(self.pit - 0.5) < level / 2).astype(np.float64)
+        return np.where(np.isnan(self.pit), np.nan, held)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame, a row a star: ``NAME_PIT``, ``NAME_PULL``, ``NAME_DIFFERENCE``."""
+        parts = {"PIT": self.pit, "PULL": self.pull, "DIFFERENCE": self.difference}
+        columns = {
+            f"{name}_{part}": values[:, i]
+            for i, name in enumerate(self.names)
+            for part, values in parts.items()
+        }
+        return pd.DataFrame(columns, index=pd.Index(self.star_id, name="STAR_ID", dtype=object))
+
+    def _facts(self) -> tuple[str, list[Row]]:
+        sd = np.nanstd(self.pull, axis=0, ddof=1) if len(self.pull) > 1 else self.pull[0]
+        pulls = [f"{shown_label(n)} {v:.2f}" for n, v in zip(self.names, sd, strict=True)]
+        title = f"Scores of {count_text(self.star_id.size, 'star')}"
+        return title, [("labels", ", ".join(self.names)), ("sd of pulls", ", ".join(pulls))]
+
+
+def score(
+    result: GivenResult, reference: KnownLabels, *, group: str = "calibrated_posterior"
+) -> Scores:
+    """Compare posteriors with a reference, matched by star id.
+
+    Parameters
+    ----------
+    result
+        What `infer_labels` returned; read in blocks of stars.
+    reference
+        True labels, or a catalogue's; its errors are included where they are known.
+    group
+        ``posterior`` (formal) or ``calibrated_posterior``.
+
+    Raises
+    ------
+    InvalidDataError
+        If no star or no label is in both, or the result lacks the group.
+    """
+    result = as_result(result)
+    units = units_of_result(result, posterior_names(result))
+    reference = known_labels(reference, units, "reference")
+    if reference is None:
+        raise InvalidDataError("there is no reference to compare with.")
+    names = tuple(n for n in units if n in reference.names)
+    draws = group_of(result, group)
+    star_id = draws["star"].values.astype(np.str_)
+    place = {star: i for i, star in enumerate(reference.star_id.tolist())}
+    both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
+    if not names or not both:
+        raise InvalidDataError(
+            f"the {star_id.size} stars of the result and the {reference.n_stars} of the true "
+            "labels share no star, or no label."
+        )
+    mine, theirs = np.array(both).T
+    known = reference.only(names).select(theirs)
+    parts = [
+        _block(draws, names, mine[rows], known.values[rows], np.nan_to_num(known.errors[rows]))
+        for rows in (slice(a, a + _BLOCK) for a in range(0, mine.size, _BLOCK))
+    ]
+    pit, mean, sd, pull = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Scores(names, star_id[mine], pit, mean, mean - known.values, sd, pull)
+
+
+def _block(
+    draws: xr.Dataset,
+    names: tuple[str, ...],
+    stars: NDArray[np.intp],
+    values: FloatArray,
+    errors: FloatArray,
+) -> tuple[FloatArray, ...]:
+    """PIT, mean, standard deviation and pull of some stars, (n, n_labels) each."""
+    part = draws[list(names)].isel(star=stars)
+    columns = [
+        part[n].transpose("chain", "draw", "star").values.reshape(-1, stars.size) for n in names
+    ]
+    x = np.stack(columns, axis=-1).astype(np.float64)
+    n = len(x)
+    below = (np.sum(x < values, axis=0) + 0.5) / (n + 1)
+    scale = np.where(errors > 0, errors, 1.0)
+    smooth = np.mean(ndtr((values - x) / scale), axis=0)
+    pit = np.where(errors > 0, np.clip(smooth, 0.5 / (n + 1), (n + 0.5) / (n + 1)), below)
+    known = np.isfinite(x).all(axis=0) & np.isfinite(values)
+    mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)
+    pull = (mean - values) / np.hypot(sd, errors)
+    return tuple(np.where(known, a, np.nan) for a in (pit, mean, sd, pull))

@@ -1,0 +1,145 @@
+"""The commands about models: train and check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayes_cannon.cli.options import (
+    Method,
+    Missing,
+    Overwrite,
+    Progress,
+    Sampler,
+    Seed,
+    factors_of,
+    windows_of,
+)
+
+__all__ = [
+    "check",
+    "train",
+]
+
+
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Dataset file from `prepare`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
+    method: Annotated[
+        Method, typer.Option(help="Closed form (map), or variational inference with PyMC (advi).")
+    ] = Method.map,
+    factors: Annotated[
+        str, typer.Option(help="Number of nuisance factors, or auto to choose it.")
+    ] = "auto",
+    degree: Annotated[
+        int, typer.Option(help="Degree of the polynomial in the labels, 1 to 3.")
+    ] = 2,
+    train_fraction: Annotated[
+        float, typer.Option(help="Fraction of the stars to train on. The rest is held out.")
+    ] = 0.5,
+    snr_min: Annotated[
+        float, typer.Option(help="Minimum S/N per pixel of the training stars.")
+    ] = 0.0,
+    latent_labels: Annotated[
+        bool,
+        typer.Option(
+            "--latent-labels/--exact-labels",
+            help="Model the errors of the training labels, or take the labels as exact.",
+        ),
+    ] = True,
+    missing: Annotated[
+        Missing,
+        typer.Option(
+            help="Stars with missing labels: impute the labels, drop the stars, or decide (auto)."
+        ),
+    ] = Missing.auto,
+    window: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Restrict a label to a range, NAME=low:high (Å in vacuum). Repeat for several."
+        ),
+    ] = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Train a model on part of a dataset.
+
+    The other stars are held out for tests. The model file records which stars they are.
+    """
+    from bayes_cannon.base.storage import check_output
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.training.pipeline import train as train_model
+    from bayes_cannon.training.settings import TrainingSettings
+
+    check_output(out, overwrite=overwrite)
+    stars = TrainingSet.load(dataset)
+    held_out: list[str] = []
+    if train_fraction != 1:
+        stars, rest = stars.split(train_fraction, seed=seed)
+        held_out = rest.star_id.tolist()
+    settings = TrainingSettings(
+        method=method.value,
+        n_factors=factors_of(factors),  # type: ignore[arg-type]
+        degree=degree,
+        snr_min=snr_min,
+        latent_labels=latent_labels,
+        missing=missing.value,
+    )
+    with watching() as progress:
+        cannon = train_model(
+            stars, settings=settings, windows=windows_of(window or []), held_out=held_out,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    cannon.save(out, overwrite=overwrite)
+    OUT.print(
+        f"{out}: {len(cannon.training)} stars, {cannon.n_pixels} pixels, "
+        f"{cannon.basis.n_terms} terms, {cannon.n_factors} factors; {len(held_out)} held out"
+    )
+
+
+def check(
+    cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset file that holds the held-out stars.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
+    ] = Path("runs/check"),
+    run: Annotated[
+        Path | None, typer.Option(help="Existing run of the held-out stars, instead of a new one.")
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="True labels of a simulated survey (truth.ecsv).")
+    ] = None,
+    method: Annotated[
+        Sampler,
+        typer.Option(
+            help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
+        ),
+    ] = (Sampler.nuts),
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Test the calibration of a model on its held-out stars.
+
+    Coverage, PIT and scores are computed against the catalogue labels and, with --truth, against
+    the true labels. Exit status 1 means that a coverage is outside its tolerance.
+    """
+    from bayes_cannon.cli.console import OUT, print_check, watching
+    from bayes_cannon.inference.settings import InferenceSettings
+    from bayes_cannon.models.cannon import Cannon
+    from bayes_cannon.runs.check import run_check
+
+    with watching() as progress:
+        found = run_check(
+            Cannon.load(cannon), dataset, out, run=run, truth=truth,
+            settings=InferenceSettings(method=method.value) if run is None else None,
+            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    print_check(found)
+    OUT.print(f"{out}: tables and figures")
+    if not found.passed:
+        raise typer.Exit(1)

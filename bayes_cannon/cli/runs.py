@@ -1,0 +1,185 @@
+"""The commands about runs: infer, report, and demo, which makes one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayes_cannon.cli.console import one_line
+from bayes_cannon.cli.options import (
+    Overwrite,
+    Progress,
+    Sampler,
+    Seed,
+    factors_of,
+    stars_to_plot,
+    to_go_on,
+)
+
+__all__ = [
+    "demo",
+    "infer",
+    "report",
+]
+
+
+def infer(
+    cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A dataset, of which the held-out stars are used, or FITS files and folders."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the run to.")],
+    method: Annotated[
+        Sampler,
+        typer.Option(
+            help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
+        ),
+    ] = (Sampler.nuts),
+    draws: Annotated[int, typer.Option(help="Number of draws per chain.")] = 500,
+    chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    priors: Annotated[
+        Path | None, typer.Option(help="TOML file of priors, with one table per label.")
+    ] = None,
+    min_pixels: Annotated[
+        int | None,
+        typer.Option(
+            help="Minimum number of usable pixels. Default: half of the model's, at most 100."
+        ),
+    ] = None,
+    visit: Annotated[
+        int | None,
+        typer.Option(help="Number of the visit to use, from 1. Default: the combined spectrum."),
+    ] = None,
+    corner: Annotated[
+        list[str] | None,
+        typer.Option(help="Star to draw a corner plot of, or all. Repeat for several stars."),
+    ] = None,
+    all_stars: Annotated[
+        bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
+    ] = False,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Infer the labels of held-out stars, or of stars in FITS files.
+
+    Repeat the same command to continue an interrupted run. Exit status 1 means that some stars
+    have no posterior.
+    """
+    from bayes_cannon.base.parallel import available_cores
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.inference.settings import InferenceSettings
+    from bayes_cannon.models.cannon import Cannon
+    from bayes_cannon.models.model_priors import priors_of
+    from bayes_cannon.runs.inputs import spectra_to_infer
+    from bayes_cannon.runs.run import infer_run
+
+    # What can be wrong with the options is said before any file is read.
+    settings = InferenceSettings(
+        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels
+    )
+    model = Cannon.load(cannon)
+    given = priors_of(model, priors)
+    with watching() as progress:
+        spectra, labels = spectra_to_infer(
+            model, inputs, visit=visit, all_stars=all_stars, progress=progress
+        )
+    chosen = stars_to_plot(corner or [], spectra, few=labels is None)
+    with to_go_on(), watching() as progress:
+        run = infer_run(
+            model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
+            corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
+            processes=min(4, available_cores()), overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    s = run.summary
+    earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
+    flags = ", ".join(f"{name} {number}" for name, number in s["flags"].items())
+    OUT.print(
+        f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
+        f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
+    )
+    if s["n_failed"]:
+        raise typer.Exit(1)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder from `infer`.")],
+    cannon: Annotated[
+        Path | None, typer.Option(help="Model file, instead of the one recorded in the run.")
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Dataset file, instead of the one recorded in the run.")
+    ] = None,
+    survey: Annotated[Path | None, typer.Option(help="Survey folder with the raw spectra.")] = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="True labels of a simulated survey (truth.ecsv).")
+    ] = None,
+    mystery: Annotated[
+        Path | None,
+        typer.Option(help="Another run, of stars without catalogue labels, to include."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Report file to write. Default: RUN/report.html."),
+    ] = None,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Write a report of a run: one HTML file, with its figures.
+
+    Model, dataset and raw spectra are read from where the run recorded them. The report lists
+    what is missing. With --out, only that file is written, with all figures inside.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.runs.report.report import write_report
+
+    with watching() as progress:
+        made = write_report(
+            run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
+            out=out, overwrite=overwrite, progress=progress,
+        )  # fmt: skip
+    for why in dict.fromkeys(made.missing.values()):
+        lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)
+        OUT.print(one_line(f"not shown ({lacking}): {why}"))
+    for key, reason in made.failed.items():
+        OUT.print(one_line(f"could not be made ({key}): {reason}"))
+    OUT.print(f"{made.path}: a report of {made.size / 1e6:.1f} MB")
+
+
+def demo(
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="Folder to write. Default: runs/demo, or runs/demo-real with --real."),
+    ] = None,
+    real: Annotated[
+        bool,
+        typer.Option(
+            "--real",
+            help="Use real giants (Gaia XP spectra, APOGEE labels) instead of a simulation.",
+        ),
+    ] = False,
+    n_stars: Annotated[
+        int | None, typer.Option(min=1, help="Number of stars. Default: all.")
+    ] = None,
+    factors: Annotated[
+        str, typer.Option(help="Number of nuisance factors, or auto to choose it.")
+    ] = "auto",
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Run all stages on a simulated survey or on real giants."""
+    from bayes_cannon.cli.demo import run_demo, run_real_demo
+
+    whole_way = run_real_demo if real else run_demo
+    folder = out or Path("runs/demo-real" if real else "runs/demo")
+    whole_way(
+        folder, n_stars=n_stars, n_factors=factors_of(factors), seed=seed, overwrite=overwrite
+    )

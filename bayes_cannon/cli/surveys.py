@@ -1,0 +1,173 @@
+"""The commands about surveys: simulate, download, prepare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bayes_cannon.cli.options import (
+    Overwrite,
+    Progress,
+    Seed,
+    bits_of,
+    print_cuts,
+    to_go_on,
+)
+
+__all__ = [
+    "download",
+    "prepare",
+    "simulate",
+]
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Folder to write the survey to.")],
+    n_stars: Annotated[
+        int | None, typer.Option(help="Number of stars. Default: all stars of the library.")
+    ] = None,
+    label_errors: Annotated[
+        float, typer.Option(help="Size of the errors of the catalogue labels, relative to DR17.")
+    ] = 1.0,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Write a simulated survey in the layout of the SDSS archive.
+
+    Every file is marked as simulated in its header.
+    """
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.surveys.simulation.simulate import simulate_survey
+    from bayes_cannon.surveys.simulation.stars import SimulationSettings
+
+    settings = SimulationSettings(label_error_scale=label_errors)
+    with watching() as progress:
+        simulate_survey(
+            out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
+    OUT.print(f"{out}: a simulated survey")
+
+
+def download(
+    out: Annotated[Path, typer.Argument(help="Survey folder to create or to complete.")],
+    release: Annotated[str, typer.Option(help="Data release: dr17 or dr16.")] = "dr17",
+    field: Annotated[
+        list[str] | None,
+        typer.Option(help="Field to download, such as M15. Repeat for several fields."),
+    ] = None,
+    star: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="APOGEE_ID of a star to download, without cuts. Repeat for several stars."
+        ),
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Additional label column. Repeat for several labels.")
+    ] = None,
+    allstar: Annotated[
+        Path | None, typer.Option(help="Local allStar file to read the catalogue from.")
+    ] = None,
+    catalogue_source: Annotated[
+        str | None,
+        typer.Option(
+            help="Source of the catalogue: skyserver (default), or allstar-file (4 GB, downloaded "
+            "once)."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Maximum number of spectra.")] = None,
+    snr_min: Annotated[float | None, typer.Option(help="Minimum S/N per pixel.")] = None,
+    cuts: Annotated[
+        bool, typer.Option(help="Skip stars of the fields that `prepare` removes by default.")
+    ] = True,
+    sas_url: Annotated[str | None, typer.Option(help="URL of another archive server.")] = None,
+    skyserver_url: Annotated[str | None, typer.Option(help="URL of another SkyServer.")] = None,
+    _progress: Progress = True,
+) -> None:
+    """Download catalogue rows and spectra from SDSS.
+
+    Repeat the same command to continue an interrupted download.
+    """
+    from bayes_cannon.cli.console import OUT, downloading
+    from bayes_cannon.spectra.labels import DEFAULT_LABELS
+    from bayes_cannon.surveys.apogee.cuts import Cuts
+    from bayes_cannon.surveys.archive.download import download_survey
+
+    with to_go_on(), downloading() as progress:
+        report = download_survey(
+            out,
+            release=release,
+            fields=field or (),
+            stars=star or (),
+            allstar=allstar,
+            catalogue_source=catalogue_source,
+            limit=limit,
+            snr_min=snr_min,
+            cuts=Cuts() if cuts else None,
+            labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
+            sas_url=sas_url,
+            skyserver_url=skyserver_url,
+            details=progress,
+        )
+    OUT.print("; ".join(f"{step}: {n}" for step, n in report.selection), markup=False)
+    OUT.print(f"{out}: {report}", markup=False)
+    for missing in report.missing:
+        OUT.print(f"  missing {missing.star_id}: {missing.message}", markup=False)
+    if not report.complete:
+        raise typer.Exit(2)
+
+
+def prepare(
+    survey: Annotated[
+        Path, typer.Argument(help="Survey folder, in the layout of the SDSS archive.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset file to write.")],
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Label to use, such as TEFF. Repeat for several labels."),
+    ] = None,
+    snr_min: Annotated[float, typer.Option(help="Minimum S/N per pixel.")] = 50.0,
+    logg_max: Annotated[float, typer.Option(help="Maximum log g (dex).")] = 4.0,
+    teff_max: Annotated[float, typer.Option(help="Maximum Teff (K).")] = 5700.0,
+    feh_min: Annotated[float, typer.Option(help="Minimum [Fe/H] (dex).")] = -1.0,
+    degree: Annotated[int, typer.Option(help="Degree of the continuum polynomial, 2 to 5.")] = 4,
+    bad_bits: Annotated[
+        str, typer.Option(help="Bits that mark bad pixels: default, lab, pipeline, or a number.")
+    ] = "default",
+    missing_labels: Annotated[
+        bool, typer.Option("--missing-labels", help="Keep stars with missing labels.")
+    ] = False,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Read a survey, apply cuts and masks, and normalise the spectra.
+
+    A table shows how many stars each cut removed.
+    """
+    from bayes_cannon.base.storage import check_output
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.spectra.continuum import ContinuumSettings
+    from bayes_cannon.spectra.labels import DEFAULT_LABELS
+    from bayes_cannon.surveys.apogee.cuts import Cuts
+    from bayes_cannon.surveys.preparing import prepare as prepare_dataset
+    from bayes_cannon.surveys.survey import open_survey
+
+    check_output(out, overwrite=overwrite)
+    names = tuple(label) if label else DEFAULT_LABELS
+    opened = open_survey(survey, labels=names)
+    with watching() as progress:
+        dataset = prepare_dataset(
+            opened,
+            label_names=names,
+            cuts=Cuts(snr_min=snr_min, logg_max=logg_max, teff_max=teff_max, feh_min=feh_min),
+            bad_bits=bits_of(bad_bits),
+            continuum=ContinuumSettings(degree=degree),
+            allow_missing_labels=missing_labels,
+            progress=progress,
+        )
+    dataset.save(out, overwrite=overwrite)
+    print_cuts(dataset)
+    OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")
