@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -180,8 +181,24 @@ def _enough(n_stars: int, basis: PolynomialBasis, ids: NDArray[np.str_]) -> None
         )
 
 
+def _as_training_set(given: Any) -> TrainingSet:
+    """A training set; read from its file where a path is given."""
+    from bayes_cannon.spectra.dataset import TrainingSet
+
+    if isinstance(given, str | os.PathLike):
+        return TrainingSet.load(given)
+    if not (hasattr(given, "spectra") and hasattr(given, "labels")):
+        raise InvalidDataError(
+            "a training set is needed, from prepare(), training_set_from_arrays() or "
+            f"TrainingSet.load(), or the path of its file, not an object of type "
+            f"{type(given).__name__}."
+        )
+    stars: TrainingSet = given
+    return stars
+
+
 def train(
-    dataset: TrainingSet,
+    dataset: TrainingSet | str | os.PathLike[str],
     *,
     method: Literal["map", "advi"] | None = None,
     n_factors: int | Literal["auto"] | None = None,
@@ -197,7 +214,7 @@ def train(
     Parameters
     ----------
     dataset
-        Normalised spectra and labels of the training stars.
+        Normalised spectra and labels of the training stars, or the path of their file.
     method, n_factors
         As in `TrainingSettings`, of which they are the short form; None: ``"map"`` and ``"auto"``.
     settings
@@ -219,8 +236,9 @@ def train(
     NoStarsError, FitError, LabelError
         If there are too few stars, or labels that cannot be trained on.
     InvalidDataError
-        If `method` or `n_factors` are given beside `settings`.
+        If `method` or `n_factors` are given beside `settings`, or `dataset` is no training set.
     """
+    dataset = _as_training_set(dataset)
     if settings is not None and not (method is None and n_factors is None):
         raise InvalidDataError(
             "say method and n_factors in settings, TrainingSettings(method=..., n_factors=...), "

@@ -159,6 +159,8 @@ REFUSED = {
     "plot_corner(unknown)": (lambda m: bc.plot_corner(m.result, "star-1", names="AGE"), "AGE"),
     "plot_spectrum(array)": (lambda _: bc.plot_spectrum(np.ones(5), "star-1"), "spectra must be"),
     "diagnose(spectra)": (lambda m: bc.diagnose(m.model, m.stars.spectra), "labels must be"),
+    "train(no file)": (lambda _: bc.train("nothing.nc"), "nothing.nc does not exist"),
+    "train(array)": (lambda m: bc.train(m.stars.spectra.flux), "a training set is needed"),
     "predict(one label)": (lambda m: m.model.predict({"TEFF": 5000}), "LOGG is not given"),
     "predict(text)": (lambda m: m.model.predict("hot"), "labels must be numbers"),
     "infer_run(path=None)": (
