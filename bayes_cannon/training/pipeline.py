@@ -25,7 +25,6 @@ from bayes_cannon.models.label_moments import require_independent
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.training.cross_validation import cross_validate
-from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.factor_choice import choose_factors
 from bayes_cannon.training.factors import join_design, most_factors
 from bayes_cannon.training.label_errors import (
@@ -40,7 +39,12 @@ from bayes_cannon.training.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.training.pixels.fit import Design
-from bayes_cannon.training.result import freeze_fit, record_of, uninformative_labels
+from bayes_cannon.training.result import (
+    freeze_fit,
+    record_of,
+    uninformative_labels,
+    with_effective_pixels,
+)
 from bayes_cannon.training.settings import TrainingSettings, Windows
 
 if TYPE_CHECKING:
@@ -391,33 +395,11 @@ def _with_model_error(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,
             priors=settings.priors, executor=executor, progress=progress,
         )  # fmt: skip
-        cannon = _with_effective_pixels(cannon, found.effective, settings.folds)
+        cannon = with_effective_pixels(cannon, found.effective, settings.folds)
         progress(0, 1, "model error")
         return cannon.with_model_error(fit_model_error(found, cannon.basis, seed=seed))
     except FitError as error:
         return _without_model_error(cannon, str(error).rstrip("."))
-
-
-def _with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) -> Cannon:
-    """Return the model with the effective number of pixels, recorded."""
-    kappa = found.of_final_model(folds)
-    _log.info(
-        "pixels per independent one: %s by chip (%s from residuals alone)",
-        ", ".join(f"{x:.1f}" for x in kappa),
-        ", ".join(f"{x:.1f}" for x in found.from_residuals),
-    )
-    record = {
-        "kappa": kappa.tolist(),
-        "of_folds": found.kappa.tolist(),
-        "log_sd": found.log_sd,
-        "from_residuals": found.from_residuals.tolist(),
-        "multiplier": found.multiplier,
-    }
-    training = {**cannon.settings["training"], "effective_pixels": record}
-    return replace(
-        cannon, kappa=kappa, kappa_log_sd=found.log_sd,
-        settings={**cannon.settings, "training": training},
-    )  # fmt: skip
 
 
 def _without_model_error(cannon: Cannon, reason: str) -> Cannon:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_moments import safe_inverse
+from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.map_fit import MapFit
 from bayes_cannon.training.settings import TrainingSettings, Windows
 
@@ -181,3 +182,35 @@ def freeze_fit(
         simulated=spectra.simulated,
         medium=spectra.medium,
     )
+
+
+def with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) -> Cannon:
+    """Return the model with the effective number of pixels, recorded.
+
+    Parameters
+    ----------
+    cannon
+        Of all stars.
+    found
+        By cross-validation.
+    folds
+        Of the cross-validation.
+    """
+    kappa = found.of_final_model(folds)
+    _log.info(
+        "pixels per independent one: %s by chip (%s from residuals alone)",
+        ", ".join(f"{x:.1f}" for x in kappa),
+        ", ".join(f"{x:.1f}" for x in found.from_residuals),
+    )
+    record = {
+        "kappa": kappa.tolist(),
+        "of_folds": found.kappa.tolist(),
+        "log_sd": found.log_sd,
+        "from_residuals": found.from_residuals.tolist(),
+        "multiplier": found.multiplier,
+    }
+    training = {**cannon.settings["training"], "effective_pixels": record}
+    return replace(
+        cannon, kappa=kappa, kappa_log_sd=found.log_sd,
+        settings={**cannon.settings, "training": training},
+    )  # fmt: skip
