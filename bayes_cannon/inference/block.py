@@ -52,6 +52,8 @@ _LOG = logging.getLogger(__name__)
 _CORRECT_KHAT = 0.5
 """k-hat from which the likelihood is corrected and the star sampled again."""
 _CORRECTIONS = 2
+_DRAWS_A_TERM = 3
+"""Draws of the Gaussian at the mode per feature, at which a likelihood is corrected first."""
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -276,7 +278,7 @@ def _sample_and_correct(
     """
     spectrum, khat = star.spectrum, np.nan
     if settings.n_khat and _CORRECTIONS:
-        few = replace(settings, chains=1, draws=settings.n_khat)
+        few = replace(settings, chains=1, draws=_DRAWS_A_TERM * pixels.n_terms)
         first = _laplace_draws(priors, star, few, seed).labels[0]
         spectrum = likelihood.corrected(pixels, spectrum, pixels.basis.standardize(first))
     for number in range(_CORRECTIONS + 1):
