@@ -124,7 +124,7 @@ def library_set(
     brightness = drawn if snr is None else np.full(n_stars, float(snr))
     spectra = observe(library, index, snr=brightness, seed=seed)
     seen, true = library_labels(
-        library, DEFAULT_LABELS, error_scale, seed, index=index, snr=brightness, seed=1
+        library, DEFAULT_LABELS, error_scale, seed=seed, index=index, snr=brightness
     )
     return TrainingSet(spectra=spectra, labels=seen), true
 
