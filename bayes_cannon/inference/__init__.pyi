@@ -1,7 +1,10 @@
 from .calibrated import ErrorModel as ErrorModel
 from .calibrated import calibrated_posterior as calibrated_posterior
+from .flags import ADVICE as ADVICE
+from .flags import GridEdge as GridEdge
 from .flags import LabelFlag as LabelFlag
 from .flags import describe_flag as describe_flag
+from .flags import severity as severity
 from .infer import infer_blocks as infer_blocks
 from .infer import infer_labels as infer_labels
 from .likelihood.compression import compress as compress
