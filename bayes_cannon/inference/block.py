@@ -51,6 +51,7 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _CORRECT_KHAT = 0.5
 """k-hat from which the likelihood is corrected and the star sampled again."""
+_WRONG_KHAT = 0.7
 _CORRECTIONS = 2
 _DRAWS_A_TERM = 3
 """Draws of the Gaussian at the mode per feature, at which a likelihood is corrected first."""
@@ -211,7 +212,7 @@ def _infer_star(
         draws = _laplace_draws(priors, star, settings, seed)
         status |= StarStatus.LAPLACE
     else:
-        draws, khat, problems, checks = _sample_and_correct(
+        khat, draws, problems, checks = _sample_and_correct(
             pixels, priors, likelihood, sampler, star, settings, seed
         )
         status |= problems
@@ -270,33 +271,37 @@ def _sample_and_correct(
     star: _Star,
     settings: InferenceSettings,
     seed: int,
-) -> tuple[Draws, float, StarStatus, Convergence]:
+) -> tuple[float, Draws, StarStatus, Convergence]:
     """Sample a likelihood that is corrected towards the full one.
 
     What it lacks is learnt at draws of the Gaussian at the mode and, where k-hat of the draws still
-    tells the two apart, at those, up to `_CORRECTIONS` times.
+    tells the two apart, at those, up to `_CORRECTIONS` times; the draws of the smallest k-hat stay.
     """
-    spectrum, khat = star.spectrum, np.nan
+    spectrum = star.spectrum
     if settings.n_khat and _CORRECTIONS:
         few = replace(settings, chains=1, draws=_DRAWS_A_TERM * pixels.n_terms)
         first = _laplace_draws(priors, star, few, seed).labels[0]
         spectrum = likelihood.corrected(pixels, spectrum, pixels.basis.standardize(first))
+    runs: list[tuple[float, Draws, StarStatus, Convergence]] = []
     for number in range(_CORRECTIONS + 1):
         data = likelihood.data(pixels, spectrum)
         draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
-        if not settings.n_khat:
-            break
-        ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
-        khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+        draws.statistics["lp"] += likelihood.constant(spectrum)
+        draws.statistics["energy"] -= likelihood.constant(spectrum)
+        khat = np.nan
+        if settings.n_khat:
+            ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
+            khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+        runs.append((khat, draws, problems, checks))
         if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
             break
-        better = likelihood.corrected(pixels, spectrum, ell)
+        # Draws of a correction that went wrong are no place to learn the next one.
+        wrong = khat > _WRONG_KHAT and spectrum is not star.spectrum
+        better = star.spectrum if wrong else likelihood.corrected(pixels, spectrum, ell)
         if better is spectrum:
             break
         spectrum = better
-    draws.statistics["lp"] += likelihood.constant(spectrum)
-    draws.statistics["energy"] -= likelihood.constant(spectrum)
-    return draws, khat, problems, checks
+    return min(runs, key=lambda run: np.inf if np.isnan(run[0]) else run[0])
 
 
 def _sample_twice(

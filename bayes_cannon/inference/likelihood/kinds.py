@@ -243,9 +243,12 @@ class Gaussian(Likelihood):
         mean, sd = v.mean(axis=0), v.std(axis=0)
         varies = sd > 0
         scaled = (v[:, varies] - mean[varies]) / sd[varies]
-        slope = np.zeros(v.shape[1])
-        slope[varies] = np.linalg.lstsq(scaled, left_out - left_out.mean(), rcond=1e-9)[0]
-        slope[varies] /= sd[varies]
+        slope, target = np.zeros(v.shape[1]), left_out - left_out.mean()
+        found = np.linalg.lstsq(scaled, target, rcond=1e-9)[0]
+        free = 1 - v.shape[1] / target.size  # what is not spent on the fit
+        if np.std(target - scaled @ found) > 0.5 * free * np.std(target):
+            return star  # no polynomial: its continuation would mean nothing
+        slope[varies] = found / sd[varies]
         slope[0] = left_out.mean() - mean @ slope
         return replace(star, slope=slope if star.slope is None else star.slope + slope)
 
