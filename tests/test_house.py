@@ -43,6 +43,8 @@ def test_every_wing_says_what_it_is_for_and_exports_by_a_stub(folder):
 
 
 def test_every_module_can_be_imported_where_there_is_no_posix():
-    done = subprocess.run([sys.executable, "-c", EVERYTHING], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EVERYTHING], check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.split()) >= len(MODULES) - 2

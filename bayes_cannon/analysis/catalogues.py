@@ -180,7 +180,10 @@ def catalogue(
         columns = {
             label: (main.mean[:, i], f"mean of the {kind} posterior"),
             f"{label}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
-            f"{label}_FORMAL_ERR": (formal.sd[:, i], "formal standard deviation, too small alone"),
+            f"{label}_FORMAL_ERR": (
+                formal.sd[:, i],
+                "formal standard deviation, of the model alone",
+            ),
             f"{label}_Q16": (main.quantiles[0, :, i], f"16 % quantile of the {kind} posterior"),
             f"{label}_Q50": (main.quantiles[1, :, i], f"median of the {kind} posterior"),
             f"{label}_Q84": (main.quantiles[2, :, i], f"84 % quantile of the {kind} posterior"),

@@ -52,6 +52,7 @@ _LOG = logging.getLogger(__name__)
 _CORRECT_KHAT = 0.5
 """k-hat from which the likelihood is corrected and the star sampled again."""
 _WRONG_KHAT = 0.7
+"""k-hat from which it is measured again on more draws, and a correction counts as gone wrong."""
 _CORRECTIONS = 2
 _DRAWS_A_TERM = 3
 """Draws of the Gaussian at the mode per feature, at which a likelihood is corrected first."""
@@ -292,6 +293,9 @@ def _sample_and_correct(
         if settings.n_khat:
             ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
             khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+            if khat > _WRONG_KHAT:  # that of few draws scatters by 0.2
+                ell = pixels.basis.standardize(thin(draws.labels, 5 * settings.n_khat))
+                khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
         runs.append((khat, draws, problems, checks))
         if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
             break

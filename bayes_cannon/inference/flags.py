@@ -100,13 +100,14 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.HIGH_KHAT: "Pareto k-hat above 0.7",
         LabelFlag.LAPLACE: "drawn from the Gaussian at the mode, not sampled",
         LabelFlag.PRIOR_EDGE: f"mean within {_EDGE_SD:g} standard deviations of a prior's bound",
-        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars",
+        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars "
+        f"(without cross-validation: p-value of chi-square below {_CHI2_P:g})",
         LabelFlag.OUTSIDE_LABELS: "Mahalanobis distance beyond 99.9 % of the training stars'",
         LabelFlag.SPARSE_LABELS: f"distance to training star no. {_NEIGHBOUR} beyond 99.9 % of "
         "the training stars' own",
         LabelFlag.FEW_PIXELS: "fewer than half of the model's pixels are usable",
         LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {1 - RATE:.0%} of left-out "
-        "training stars",
+        f"training stars (without cross-validation: probability below {_FACTORS_P:g})",
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
         LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",
@@ -310,6 +311,7 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
     lower, upper = constant["prior_lower"].values, constant["prior_upper"].values
     gap = np.minimum(moments.mean - lower, upper - moments.mean)
     p_chi2, p_factors, limits = _judged(stats, reference.fit)
+    ranked = 1.0 if reference.fit is not None and "log_snr" in stats else np.nan
     edge = reference.grid_edge(moments.mean)
     bits = {
         LabelFlag.GRIDEDGE: (edge == GridEdge.GRIDEDGE_BAD).any(axis=1),
@@ -334,8 +336,8 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
         grid_edge=(
             ("star", "label_name"), edge, _edge_attributes()
         ),
-        chi2_rank=("star", 1 - p_chi2, {"long_name": _RANK.format("chi-square")}),
-        factors_rank=("star", 1 - p_factors, {"long_name": _RANK.format("factors")}),
+        chi2_rank=("star", ranked - p_chi2, {"long_name": _RANK.format("chi-square")}),
+        factors_rank=("star", ranked - p_factors, {"long_name": _RANK.format("factors")}),
     )  # fmt: skip
     groups = {str(n): node.to_dataset() for n, node in result.children.items()}
     return xr.DataTree.from_dict(groups | {"star_stats": stats})

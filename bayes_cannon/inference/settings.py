@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.kinds import (
@@ -19,6 +21,14 @@ from bayes_cannon.inference.sampler import NutsSettings
 __all__ = [
     "InferenceSettings",
 ]
+
+
+def _number(given: Any, name: str) -> float:
+    """A number that is not NaN."""
+    number = isinstance(given, int | float | np.number) and not isinstance(given, bool)
+    if not number or np.isnan(given):
+        raise InvalidDataError(f"{name} must be a number, not {given!r}.")
+    return float(given)
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,19 @@ class InferenceSettings:
             object.__setattr__(self, "min_pixels", whole_number(self.min_pixels, "min_pixels"))
         for name in ("draws", "tune", "chains", "n_khat", "block_size", "cores"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
+        for name in ("target_accept", "rhat_limit", "ess_limit"):
+            object.__setattr__(self, name, _number(getattr(self, name), name))
+        if not isinstance(self.coefficient_uncertainty, bool | np.bool_):
+            raise InvalidDataError(
+                f"coefficient_uncertainty must be True or False, not "
+                f"{self.coefficient_uncertainty!r}."
+            )
+        if not isinstance(self.modes, ModeSettings):
+            raise InvalidDataError(f"modes must be ModeSettings, not {self.modes!r}.")
+        if self.cores < 0 or self.n_khat < 0 or 0 < self.n_khat < 25:
+            raise InvalidDataError("cores must be at least 0, n_khat 0 or at least 25.")
+        if self.rhat_limit <= 1:
+            raise InvalidDataError(f"rhat_limit must be above 1, not {self.rhat_limit}.")
         if self.block_size < 1 or (self.min_pixels is not None and self.min_pixels < 1):
             raise InvalidDataError("block_size and min_pixels must be at least 1.")
         _ = self.nuts, likelihood_of(self.likelihood)

@@ -34,9 +34,9 @@ DEFAULT_LABELS = ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE")
 _RESERVED = frozenset({
     "star", "chain", "draw", "sample", "pixel", "term", "coef", "factor", "label", "label_name",
     "star_id", "apogee_id", "sdss_id", "path", "rhat_max", "ess_min", "divergences", "chi2_p",
-    "label_flag", "label_cov",
+    "label_flag", "label_cov", "chi2_red", "chi2_rank", "n_pixels",
 })  # fmt: skip
-_ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_ASPCAP", "_ASPCAP_ERR")
+_ENDINGS = ("_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84", "_FLAG", "_ASPCAP", "_ASPCAP_ERR")
 
 
 def check_label_names(names: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -147,8 +147,15 @@ def free_coefficients(
     """
     if not windows:
         return None
+    if not isinstance(windows, Mapping):
+        raise LabelError("windows must be a dictionary, {'MG_FE': [(low, high), ...]}, in Å.")
     free = np.ones((wavelength.size, basis.n_terms), dtype=bool)
     for name, ranges in windows.items():
+        if np.ndim(ranges) != 2 or np.shape(ranges)[1] != 2:
+            raise LabelError(
+                f"the windows of {name} must be pairs of wavelengths, [(low, high), ...], "
+                f"not {ranges!r}."
+            )
         if name not in basis.names:
             raise LabelError(f"windows are given for {name}, which is not among {basis.names}.")
         inside = np.zeros(wavelength.size, dtype=bool)
@@ -248,6 +255,8 @@ def train(
             "say method and n_factors in settings, TrainingSettings(method=..., n_factors=...), "
             "or give no settings."
         )
+    if settings is not None and not isinstance(settings, TrainingSettings):
+        raise InvalidDataError(f"settings must be TrainingSettings, not {settings!r}.")
     if settings is None:
         settings = TrainingSettings(
             method="map" if method is None else method,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import FitError, InvalidDataError
@@ -69,6 +71,12 @@ class TrainingSettings:
                     f"factors must be 'auto' or a whole number from 0, not {self.n_factors!r}."
                 )
             object.__setattr__(self, "n_factors", n_factors)
+        least: Any = self.snr_min
+        number = isinstance(least, int | float | np.number) and not isinstance(least, bool)
+        if not number or np.isnan(least):
+            raise FitError(f"snr_min must be a number, not {least!r}.")
+        if not isinstance(self.latent_labels, bool | np.bool_):
+            raise FitError(f"latent_labels must be True or False, not {self.latent_labels!r}.")
         folds = _whole(self.folds)
         if folds is None or folds < 0 or folds == 1:
             raise FitError(f"folds must be 0 (no cross-validation) or from 2, not {self.folds!r}.")

@@ -222,7 +222,7 @@ def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
 @section(
     "corners", "Posteriors of chosen stars",
     "How the labels of one star depend on each other. The calibrated posterior is the one to "
-    "use; the formal one inside it says what noise alone would leave open.",
+    "use; the formal one is that of the model alone.",
     order=140,
 )  # fmt: skip
 def corners(inputs: ReportInputs) -> Iterator[Item]:

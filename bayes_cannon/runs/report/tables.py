@@ -100,7 +100,7 @@ def _which_errors(inputs: ReportInputs) -> str:
     if inputs.kind == "calibrated":
         return (
             "Errors in this report are calibrated where nothing else is said: they include the "
-            "model error that cross-validation found. Formal errors leave it out and are too small."
+            "model error that cross-validation found. Formal errors are those of the model alone."
         )
     return (
         "Errors in this report are formal: the model error was not measured, so that they are too "
