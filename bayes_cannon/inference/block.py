@@ -54,8 +54,6 @@ _CORRECT_KHAT = 0.5
 _WRONG_KHAT = 0.7
 """k-hat from which it is measured again on more draws, and a correction counts as gone wrong."""
 _CORRECTIONS = 2
-_DRAWS_A_TERM = 3
-"""Draws of the Gaussian at the mode per feature, at which a likelihood is corrected first."""
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -214,7 +212,7 @@ def _infer_star(
         status |= StarStatus.LAPLACE
     else:
         khat, draws, problems, checks = _sample_and_correct(
-            pixels, priors, likelihood, sampler, star, settings, seed
+            pixels, likelihood, sampler, star, settings, seed
         )
         status |= problems
         summary |= vars(checks)
@@ -266,7 +264,6 @@ def _laplace_draws(
 
 def _sample_and_correct(
     pixels: PixelModel,
-    priors: LabelPriors,
     likelihood: Likelihood,
     sampler: LabelSampler,
     star: _Star,
@@ -275,14 +272,10 @@ def _sample_and_correct(
 ) -> tuple[float, Draws, StarStatus, Convergence]:
     """Sample a likelihood that is corrected towards the full one.
 
-    What it lacks is learnt at draws of the Gaussian at the mode and, where k-hat of the draws still
-    tells the two apart, at those, up to `_CORRECTIONS` times; the draws of the smallest k-hat stay.
+    Where k-hat of the draws tells the two apart, what it lacks is learnt at the draws, up to
+    `_CORRECTIONS` times; the draws of the smallest k-hat stay.
     """
     spectrum = star.spectrum
-    if settings.n_khat and _CORRECTIONS:
-        few = replace(settings, chains=1, draws=_DRAWS_A_TERM * pixels.n_terms)
-        first = _laplace_draws(priors, star, few, seed).labels[0]
-        spectrum = likelihood.corrected(pixels, spectrum, pixels.basis.standardize(first))
     runs: list[tuple[float, Draws, StarStatus, Convergence]] = []
     for number in range(_CORRECTIONS + 1):
         data = likelihood.data(pixels, spectrum)

@@ -326,6 +326,8 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
     flag = stats["status"].values.astype(np.int32)
     for bit, where in bits.items():
         flag = flag | np.where(where, np.int32(bit), np.int32(0))
+    if "label_name" not in stats.coords:
+        stats = stats.assign_coords(label_name=list(reference.names))
     stats = stats.assign(
         mahalanobis=("star", mahalanobis, {"long_name": "Mahalanobis distance, training labels"}),
         neighbour_distance=(

@@ -131,7 +131,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
         lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
         growth = pm.Normal("growth", 0.0, 1.0)
         # Kappa has made the formal errors right; what varies from star to star is in Sigma.
-        log_formal = pm.Normal("log_formal_scale", 0.0, 0.05)
+        log_formal = pm.Normal("log_formal_scale", 0.0, 0.1)
         nu = 2.0 + pm.Gamma("nu_excess", 2.0, 0.2)
         # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread: NUTS mixes nu four times
         # better than with u itself.

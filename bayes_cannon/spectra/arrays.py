@@ -13,6 +13,7 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,7 +70,8 @@ def spectra_from_arrays(
         Inverse variance or standard deviation of the flux, of the same shape or one number; one
         of the two. With a unit it is converted to that of the flux.
     star_id
-        A name for each star, all different; by default ``star-1``, ``star-2``, …
+        A name for each star, all different; by default ``spectrum-1``, ``spectrum-2``, …, which
+        are not those of a training set.
     chips
         Wavelength ranges (low, high) in Å that are normalised each on its own; pixels outside
         all of them are not used. By default one range with everything.
@@ -96,6 +98,9 @@ def spectra_from_arrays(
         they were not normalised though no continuum is asked for.
     """
     pixels = GivenSpectra.make(wavelength, flux, ivar, error, star_id, medium, id_name)
+    if star_id is None:
+        own = np.char.replace(pixels.star_id, "star-", "spectrum-")
+        pixels = replace(pixels, star_id=own)
     found = pixels.normalized(chips, continuum, simulated=simulated)
     if found.reasons:
         ids = pixels.star_id[list(found.reasons)]

@@ -339,7 +339,10 @@ def test_khat_is_zero_without_coefficient_uncertainty_and_large_where_it_rules()
 
 
 def test_a_likelihood_that_is_not_the_full_one_is_corrected(monkeypatch):
-    """Few training stars: posteriors as by importance sampling of all pixels' likelihood."""
+    """Few training stars: posteriors as by importance sampling of all pixels' likelihood.
+
+    Judged are the stars that needed it, k-hat above 0.5 before.
+    """
     problem = make_problem(n_train=14, n_stars=6, n_factors=0, snr=30.0, seed=SEED)
     spectra, priors = problem.spectra, LabelPriors.for_labels(NAMES)
     found = {}
@@ -365,6 +368,7 @@ def test_a_likelihood_that_is_not_the_full_one_is_corrected(monkeypatch):
         truth = w @ labels / w.sum()
         sd = np.sqrt(w @ (labels - truth) ** 2 / w.sum())
         error[star] = (mean - truth) / sd, np.sqrt(np.diag(cov)) / sd
+    error = {star: e for star, e in error.items() if khat[0][star] > 0.5}
     # 4000 draws of either: 0.03 in the mean, 3 % in the width.
     assert max(np.abs(e[0]).max() for e in error.values()) < 0.15
     assert all(np.all(np.abs(e[1] - 1) < 0.15) for e in error.values())

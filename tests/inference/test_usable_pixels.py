@@ -100,7 +100,7 @@ def test_numbers_that_fail_cost_one_star(model, monkeypatch):
     ivar = spectra.ivar.copy()
     ivar[1, 0] = 0
     odd = NormalizedSpectra(spectra.star_id, spectra.wavelength, spectra.flux, ivar)
-    with pytest.warns(BayesCannonWarning, match=r"1 of 3 stars \(star-2\) get no posterior"):
+    with pytest.warns(BayesCannonWarning, match=r"1 of 3 stars \(spectrum-2\) get no posterior"):
         found = infer_labels(model, odd, settings=LAPLACE, seed=1)
     assert np.isfinite(moments(found, "TEFF")[0]).tolist() == [True, False, True]
     assert found["star_stats"]["label_flag"].values[1] & 2

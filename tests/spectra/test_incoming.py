@@ -310,7 +310,7 @@ def test_one_unusable_star_does_not_stop_the_others(value, said):
     flux = FLUX.copy()
     flux[3] = value
     why = f"its median flux is {said}, not near 1"
-    with pytest.warns(BayesCannonWarning, match=rf"1 of 8 stars \(star-4\) have no .*: {why}"):
+    with pytest.warns(BayesCannonWarning, match=rf"1 of 8 stars \(spectrum-4\) have no .*: {why}"):
         spectra = spectra_from_arrays(W, flux, error=ERROR)
     assert np.flatnonzero(~spectra.good.any(axis=1)).tolist() == [3]
     with pytest.warns(BayesCannonWarning, match=rf"1 of 8 stars \(star-4\) are left out.*{why}"):

@@ -68,7 +68,9 @@ def test_training_and_inference_find_the_labels(scale):
     spectra = spectra_from_arrays(
         WAVELENGTH, new["flux"], error=new["error"], chips=CHIPS, continuum=CONTINUUM
     )
-    assert spectra.star_id[0] == "star-1"
+    # Not the name of a training star, whose labels would be taken for those of the new one.
+    assert spectra.star_id[0] == "spectrum-1"
+    assert dataset.star_id[0] == "star-1"
     settings = InferenceSettings(method="laplace")
     posterior = infer_labels(cannon, spectra, settings=settings, seed=1)["posterior"]
     for name, precision in (("TEFF", 15.0), ("FE_H", 0.04)):
