@@ -53,7 +53,7 @@ _CORRECT_KHAT = 0.5
 """k-hat from which the likelihood is corrected and the star sampled again."""
 _WRONG_KHAT = 0.7
 """k-hat from which it is measured again on more draws, and a correction counts as gone wrong."""
-_CORRECTIONS = 2
+_CORRECTIONS = 3
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -273,7 +273,8 @@ def _sample_and_correct(
     """Sample a likelihood that is corrected towards the full one.
 
     Where k-hat of the draws tells the two apart, what it lacks is learnt at the draws, up to
-    `_CORRECTIONS` times; the draws of the smallest k-hat stay.
+    `_CORRECTIONS` times. The draws of the smallest k-hat stay; a correction that moves the labels
+    by more than a standard deviation is none, and leaves the star its k-hat.
     """
     spectrum = star.spectrum
     runs: list[tuple[float, Draws, StarStatus, Convergence]] = []
@@ -289,6 +290,8 @@ def _sample_and_correct(
             if khat > _WRONG_KHAT:  # that of few draws scatters by 0.2
                 ell = pixels.basis.standardize(thin(draws.labels, 5 * settings.n_khat))
                 khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
+        if runs and _moved(runs[0][1], draws):
+            break
         runs.append((khat, draws, problems, checks))
         if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
             break
@@ -299,6 +302,15 @@ def _sample_and_correct(
             break
         spectrum = better
     return min(runs, key=lambda run: np.inf if np.isnan(run[0]) else run[0])
+
+
+def _moved(first: Draws, draws: Draws) -> bool:
+    """Whether draws lie elsewhere than the first ones: beyond one of their standard deviations."""
+    old, new = (d.labels.reshape(-1, d.labels.shape[-1]) for d in (first, draws))
+    sd = np.maximum(old.std(axis=0), 1e-300)
+    ratio = new.std(axis=0) / sd
+    far = np.abs(new.mean(axis=0) - old.mean(axis=0)) > sd
+    return bool(np.any(far | (ratio > 2) | (ratio < 0.5)))
 
 
 def _sample_twice(
