@@ -80,6 +80,22 @@ def test_a_survey_of_another_reader_becomes_a_training_set(folder, prism):
     assert [p.star_id for p in problems] == ["p3.npz"]
 
 
+def test_the_command_prepares_as_the_reader_says(folder, tmp_path, prism):
+    from bayes_cannon.cli.surveys import prepare
+
+    out = tmp_path / "prism.nc"
+    stars = bc.prepare(folder, label_names="TEFF")
+    prepare(folder, out, label=["TEFF"])
+    same = bc.TrainingSet.load(out)
+    assert same.star_id.tolist() == stars.star_id.tolist()
+    np.testing.assert_array_equal(same.spectra.flux, stars.spectra.flux)
+    assert same.settings["cuts"] == stars.settings["cuts"]
+    prepare(folder, out, label=["TEFF"], teff_max=4500.0, overwrite=True)
+    assert bc.TrainingSet.load(out).labels["TEFF"].max() <= 4500.0
+    with pytest.raises(bc.errors.InvalidDataError, match="continuum"):  # of APOGEE's wavelengths
+        prepare(folder, out, label=["TEFF"], degree=2, overwrite=True)
+
+
 def test_a_reader_is_found_by_an_entry_point(folder, monkeypatch):
     entry = EntryPoint("prism", "tests.seams.test_reader:PrismReader", readers.GROUP)
     broken = EntryPoint("lost", "no_such_package:READER", readers.GROUP)
