@@ -48,6 +48,19 @@ def test_what_is_opened_is_what_was_returned(made):
     assert run.simulated
 
 
+def test_a_catalogue_that_is_read_is_as_it_was_made(made):
+    read = open_run(made.folder).table
+    assert read is not made.table
+    assert read.meta == made.table.meta
+    for name in made.table.colnames:
+        ours, theirs = made.table[name], read[name]
+        assert (type(theirs), theirs.dtype) == (type(ours), ours.dtype), name
+        assert (theirs.unit, theirs.description) == (ours.unit, ours.description), name
+    for table in (read, made.table):
+        assert table.to_pandas(index="TEFF").index.name == "TEFF"
+    assert read.to_pandas().equals(made.table.to_pandas())
+
+
 def test_stars_are_found_by_name(made):
     star = str(SPECTRA.star_id[5])
     assert len(made) == 31
