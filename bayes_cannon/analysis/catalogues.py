@@ -123,7 +123,7 @@ def catalogue(
     Parameters
     ----------
     result
-        What `infer_labels` returned, whole or one star or chain of it; a run, or its folder.
+        What `infer_labels` returned, whole or one star or chain of it; or a run, see `open_run`.
     aspcap
         The catalogue's labels, `Labels`, a `TrainingSet` or a table (see `arguments.as_labels`);
         matched by star id, NaN for stars and labels it lacks. Their units are converted.

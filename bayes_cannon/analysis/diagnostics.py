@@ -31,7 +31,13 @@ from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_te
 from bayes_cannon.base.packing import pack, pack_outer, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import KnownLabels, as_labels, as_spectra
+from bayes_cannon.inference.arguments import (
+    GivenModel,
+    KnownLabels,
+    as_labels,
+    as_model,
+    as_spectra,
+)
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.spectra import require_medium, same_grid
 
@@ -323,13 +329,13 @@ def _summarise(
     return ResidualCorrelation(pixels, edges, mean_abs, values[chosen], share, noise)
 
 
-def diagnose(cannon: Cannon, spectra: Any, labels: KnownLabels | None = None) -> Diagnostics:
+def diagnose(cannon: GivenModel, spectra: Any, labels: KnownLabels | None = None) -> Diagnostics:
     """Chi-squares, leverages and residual correlation of stars with known labels.
 
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     spectra
         `NormalizedSpectra` on the model's wavelength grid, or a `TrainingSet`.
     labels
@@ -341,6 +347,7 @@ def diagnose(cannon: Cannon, spectra: Any, labels: KnownLabels | None = None) ->
     InvalidDataError
         If spectra, labels and model do not belong together.
     """
+    cannon = as_model(cannon)
     labels = as_labels(spectra if labels is None else labels, "labels")
     spectra = as_spectra(spectra)
     if labels is None:

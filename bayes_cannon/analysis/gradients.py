@@ -19,7 +19,7 @@ from scipy.signal import find_peaks
 from bayes_cannon.analysis.lines import lines_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.spectra.air import in_medium
 
 __all__ = [
@@ -130,7 +130,7 @@ def _group(title: str, label: str, rows: Table) -> LineGroup:
 
 
 def gradient_extrema(
-    cannon: Cannon,
+    cannon: GivenModel,
     label: str,
     vacuum: ArrayLike,
     *,
@@ -145,7 +145,7 @@ def gradient_extrema(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     label
         Label with respect to which the gradient is taken.
     vacuum : (n_lines,) float
@@ -170,6 +170,7 @@ def gradient_extrema(
     InvalidDataError
         On wavelengths that are not finite, or a search that is not positive.
     """
+    cannon = as_model(cannon)
     lines = np.atleast_1d(np.asarray(vacuum, dtype=np.float64))
     if lines.ndim != 1 or not np.isfinite(lines).all():
         raise InvalidDataError("wavelengths must be a one-dimensional array of finite numbers.")

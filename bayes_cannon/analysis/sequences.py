@@ -14,6 +14,7 @@ from bayes_cannon.analysis.isochrones import Isochrone, packaged_isochrones
 from bayes_cannon.base.cards import Carded, Row, range_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.flags import LabelReference
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.label_kinds import label_kind, label_number, label_tex, label_unit
@@ -131,14 +132,14 @@ class LabelSequence(Carded):
 
 
 def metallicity_sequence(
-    cannon: Cannon, feh: ArrayLike = METALLICITIES, *, at: ArrayLike | None = None
+    cannon: GivenModel, feh: ArrayLike = METALLICITIES, *, at: ArrayLike | None = None
 ) -> LabelSequence:
     """One star with different [Fe/H], all its other labels the same.
 
     Parameters
     ----------
     cannon
-        A model with the label FE_H.
+        A model with the label FE_H, its file, or a run.
     feh : (n,) float
         Dex.
     at : (n_labels,) float
@@ -152,6 +153,7 @@ def metallicity_sequence(
     InvalidDataError
         On a wrong number of labels, or values that are not finite.
     """
+    cannon = as_model(cannon)
     k = _column(cannon, "FE_H")
     steps = np.atleast_1d(np.asarray(feh, dtype=np.float64))
     values = np.tile(_start(cannon, at), (steps.size, 1))
@@ -160,7 +162,7 @@ def metallicity_sequence(
 
 
 def isochrone_sequence(
-    cannon: Cannon,
+    cannon: GivenModel,
     log_g: ArrayLike = GIANT_BRANCH,
     *,
     isochrone: Isochrone | None = None,
@@ -171,7 +173,7 @@ def isochrone_sequence(
     Parameters
     ----------
     cannon
-        A model with the labels TEFF and LOGG.
+        A model with the labels TEFF and LOGG, its file, or a run.
     log_g : (n,) float
         Dex, inside the isochrone's giant branch.
     isochrone
@@ -187,6 +189,7 @@ def isochrone_sequence(
     InvalidDataError
         If a gravity is outside the giant branch, or `at` has another number of labels.
     """
+    cannon = as_model(cannon)
     one = isochrone or packaged_isochrones().select(log10_age=_SIX_GYR, feh=0.0)
     steps = np.atleast_1d(np.asarray(log_g, dtype=np.float64))
     values = np.tile(_start(cannon, at), (steps.size, 1))
@@ -201,7 +204,7 @@ def isochrone_sequence(
 
 
 def ridge_sequence(
-    cannon: Cannon, log_g: ArrayLike = GIANT_BRANCH, *, at: ArrayLike | None = None
+    cannon: GivenModel, log_g: ArrayLike = GIANT_BRANCH, *, at: ArrayLike | None = None
 ) -> LabelSequence:
     """Stars up the ridge line of the training labels: their mean Teff at a log g and [Fe/H].
 
@@ -212,7 +215,7 @@ def ridge_sequence(
     Parameters
     ----------
     cannon
-        A model with the labels TEFF and LOGG.
+        A model with the labels TEFF and LOGG, its file, or a run.
     log_g : (n,) float
         Dex.
     at : (n_labels,) float
@@ -225,6 +228,7 @@ def ridge_sequence(
     InvalidDataError
         If there are too few training stars, or `at` has another number of labels.
     """
+    cannon = as_model(cannon)
     steps = np.atleast_1d(np.asarray(log_g, dtype=np.float64))
     values = np.tile(_start(cannon, at), (steps.size, 1))
     values[:, _column(cannon, "LOGG")] = steps

@@ -6,6 +6,7 @@ import math
 
 __all__ = [
     "error_digits",
+    "two_digits",
     "value_with_error",
 ]
 
@@ -48,3 +49,12 @@ def value_with_error(value: float, error: float) -> str:
     digits = error_digits(error)
     spread = f" ± {error:.{digits}f}" if math.isfinite(error) else ""
     return f"{value:.{digits}f}{spread}".replace("-", "−")
+
+
+def two_digits(value: float) -> str:
+    """An error as text: two digits, or all of those before the point.
+
+    >>> two_digits(0.01234), two_digits(123.4)
+    ('0.012', '123')
+    """
+    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,6 +22,9 @@ __all__ = [
     "prepare",
     "simulate",
 ]
+
+
+_OF_READER = "Default: as the survey's reader says; APOGEE: "
 
 
 def simulate(
@@ -129,11 +133,22 @@ def prepare(
         list[str] | None,
         typer.Option(help="Label to use, such as TEFF. Repeat for several labels."),
     ] = None,
-    snr_min: Annotated[float, typer.Option(help="Minimum S/N per pixel.")] = 50.0,
-    logg_max: Annotated[float, typer.Option(help="Maximum log g (dex).")] = 4.0,
-    teff_max: Annotated[float, typer.Option(help="Maximum Teff (K).")] = 5700.0,
-    feh_min: Annotated[float, typer.Option(help="Minimum [Fe/H] (dex).")] = -1.0,
-    degree: Annotated[int, typer.Option(help="Degree of the continuum polynomial, 2 to 5.")] = 4,
+    snr_min: Annotated[
+        float | None, typer.Option(help=f"Minimum S/N per pixel. {_OF_READER}50.")
+    ] = None,
+    logg_max: Annotated[
+        float | None, typer.Option(help=f"Maximum log g (dex). {_OF_READER}4.")
+    ] = None,
+    teff_max: Annotated[
+        float | None, typer.Option(help=f"Maximum Teff (K). {_OF_READER}5700.")
+    ] = None,
+    feh_min: Annotated[
+        float | None, typer.Option(help=f"Minimum [Fe/H] (dex). {_OF_READER}-1.")
+    ] = None,
+    degree: Annotated[
+        int | None,
+        typer.Option(help=f"Degree of the continuum polynomial, 2 to 5. {_OF_READER}4."),
+    ] = None,
     bad_bits: Annotated[
         str, typer.Option(help="Bits that mark bad pixels: default, lab, pipeline, or a number.")
     ] = "default",
@@ -151,20 +166,24 @@ def prepare(
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
-    from bayes_cannon.surveys.apogee.cuts import Cuts
     from bayes_cannon.surveys.preparing import prepare as prepare_dataset
     from bayes_cannon.surveys.survey import open_survey
 
     check_output(out, overwrite=overwrite)
     names = tuple(label) if label else DEFAULT_LABELS
     opened = open_survey(survey, labels=names)
+    limits = {"snr_min": snr_min, "logg_max": logg_max, "teff_max": teff_max, "feh_min": feh_min}
+    given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    continuum = opened.reader.continuum
+    if degree is not None:
+        continuum = replace(continuum or ContinuumSettings(), degree=degree)
     with watching() as progress:
         dataset = prepare_dataset(
             opened,
             label_names=names,
-            cuts=Cuts(snr_min=snr_min, logg_max=logg_max, teff_max=teff_max, feh_min=feh_min),
+            cuts=replace(opened.reader.cuts, **given),
             bad_bits=bits_of(bad_bits),
-            continuum=ContinuumSettings(degree=degree),
+            continuum=continuum,
             allow_missing_labels=missing_labels,
             progress=progress,
         )

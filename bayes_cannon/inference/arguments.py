@@ -14,20 +14,24 @@ import xarray as xr
 from astropy.table import Table
 
 from bayes_cannon.base.columns import plain_numbers
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.posterior import DIMS, group_of
 from bayes_cannon.inference.tables import star_ids
+from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, index_name
 
 __all__ = [
+    "GivenModel",
     "GivenResult",
     "KnownLabels",
     "RunLike",
     "as_draws",
     "as_labels",
+    "as_model",
     "as_result",
     "as_spectra",
     "as_table",
@@ -51,6 +55,31 @@ class RunLike(Protocol):
 
 GivenResult = xr.DataTree | RunLike
 """A result of `infer_labels`, or a run."""
+GivenModel = Cannon | RunLike | str | os.PathLike[str]
+"""A trained model, the path of its file, or a run."""
+
+
+def as_model(given: GivenModel) -> Cannon:
+    """A trained model; that of a run, or read from its file where a path is given.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none of these.
+    FileFormatError
+        If the file is no model's, or the run's model is not there any more.
+    """
+    if isinstance(given, str | os.PathLike):
+        return Cannon.load(user_path(given))
+    of_run = isinstance(getattr(given, "result", None), xr.DataTree)
+    held: Any = getattr(given, "cannon", given) if of_run else given
+    if not (hasattr(held, "basis") and hasattr(held, "theta")):
+        raise InvalidDataError(
+            "a trained model is needed, from train() or Cannon.load(), the path of its file, or a "
+            f"run of it, not {_kind(given)}."
+        )
+    model: Cannon = held
+    return model
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:

@@ -8,7 +8,6 @@ What turns the draws of a block of stars into a result: flags and calibrated pos
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -20,11 +19,10 @@ import xarray as xr
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
-from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import as_spectra
+from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -42,7 +40,6 @@ from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
     "Finishing",
-    "as_model",
     "finish_block",
     "infer_blocks",
     "infer_labels",
@@ -50,27 +47,8 @@ __all__ = [
 ]
 
 
-def as_model(given: Any) -> Cannon:
-    """A trained model; read from its file where a path is given.
-
-    Raises
-    ------
-    InvalidDataError
-        If it is neither.
-    """
-    if isinstance(given, str | os.PathLike):
-        return Cannon.load(user_path(given))
-    if not (hasattr(given, "basis") and hasattr(given, "theta")):
-        raise InvalidDataError(
-            "a trained model is needed, from train() or Cannon.load(), or the path of its file, "
-            f"not an object of type {type(given).__name__}."
-        )
-    model: Cannon = given
-    return model
-
-
 def infer_labels(
-    cannon: Cannon | str | os.PathLike[str],
+    cannon: GivenModel,
     spectra: Any,
     *,
     settings: InferenceSettings | None = None,
@@ -84,7 +62,7 @@ def infer_labels(
     Parameters
     ----------
     cannon
-        The trained model, or the path of its file.
+        The trained model, the path of its file, or a run, whose model is taken.
     spectra
         `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
     settings

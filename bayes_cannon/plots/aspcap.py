@@ -18,7 +18,7 @@ from bayes_cannon.analysis.aspcap import AspcapComparison
 from bayes_cannon.analysis.residuals import residual_blocks
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import as_spectra
+from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
@@ -251,7 +251,7 @@ def _legend(figure: Figure, axes: list[Axes], n: int, handles: list[Line2D]) -> 
 
 def plot_disagreements(
     comparison: AspcapComparison,
-    cannon: Cannon,
+    cannon: GivenModel,
     spectra: Any,
     stars: str | Sequence[str] | None = None,
     *,
@@ -271,7 +271,7 @@ def plot_disagreements(
     comparison
         From `aspcap`.
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     spectra
         Normalised, on the model's wavelengths.
     stars
@@ -284,6 +284,7 @@ def plot_disagreements(
     InvalidDataError
         If a star is not there or lacks labels, the grids differ, or the window holds no pixel.
     """
+    cannon = as_model(cannon)
     spectra = as_spectra(spectra)
     require_medium(spectra, cannon.medium)
     if spectra.n_pixels != cannon.n_pixels:

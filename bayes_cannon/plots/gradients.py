@@ -21,6 +21,7 @@ from bayes_cannon.analysis.lines import lines_in, lines_of, load_lines
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.models.cannon import Cannon, Gradient
 from bayes_cannon.plots.common import (
     BLACK,
@@ -52,7 +53,7 @@ _NEAR = 0.6
 
 
 def plot_gradients(
-    cannon: Cannon,
+    cannon: GivenModel,
     *,
     labels: ArrayLike | None = None,
     names: str | Sequence[str] | None = None,
@@ -64,7 +65,7 @@ def plot_gradients(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     labels
         Where the gradient is taken, shape (n_labels,); the training mean where left out.
     names
@@ -81,6 +82,7 @@ def plot_gradients(
     LabelError, InvalidDataError
         On an unknown label, or a window without pixels.
     """
+    cannon = as_model(cannon)
     at = _place(cannon, labels)
     gradient = cannon.gradient(at)
     names = list(cannon.names) if names is None else list(one_or_more(names))
@@ -135,7 +137,7 @@ def _shown(
 
 
 def plot_line_group(
-    cannon: Cannon,
+    cannon: GivenModel,
     group: LineGroup,
     *,
     labels: ArrayLike | None = None,
@@ -150,7 +152,7 @@ def plot_line_group(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     group
         What `line_groups` gave, or a group of your own.
     labels
@@ -165,6 +167,7 @@ def plot_line_group(
     InvalidDataError
         If the model has no pixel near any of the lines.
     """
+    cannon = as_model(cannon)
     at = _place(cannon, labels)
     extrema = gradient_extrema(cannon, group.label, group.vacuum, at=at)
     places = group.places(cannon.medium).tolist()

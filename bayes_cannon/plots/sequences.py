@@ -22,6 +22,7 @@ from bayes_cannon.analysis.sequences import (
 )
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
     GREY,
@@ -50,7 +51,7 @@ _COLORS = (0.0, 0.75)
 
 
 def plot_sequence(
-    cannon: Cannon,
+    cannon: GivenModel,
     sequence: LabelSequence,
     *,
     window: Window = (16000.0, 16200.0),
@@ -66,7 +67,7 @@ def plot_sequence(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     sequence
         What a function of `bayes_cannon.analysis.sequences` made.
     window
@@ -79,6 +80,7 @@ def plot_sequence(
     InvalidDataError
         If the sequence is not of the model's labels, or the window holds no pixel.
     """
+    cannon = as_model(cannon)
     if sequence.names != cannon.names:
         raise InvalidDataError(
             f"the sequence is of {', '.join(sequence.names)}, the model of "
@@ -118,7 +120,7 @@ def plot_sequence(
 
 
 def plot_metallicity(
-    cannon: Cannon,
+    cannon: GivenModel,
     *,
     feh: ArrayLike = METALLICITIES,
     labels: ArrayLike | None = None,
@@ -130,7 +132,7 @@ def plot_metallicity(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     feh : (n,) float
         Dex.
     labels : (n_labels,) float
@@ -143,11 +145,12 @@ def plot_metallicity(
     LabelError, InvalidDataError
         As of `metallicity_sequence` and `plot_sequence`.
     """
+    cannon = as_model(cannon)
     return plot_sequence(cannon, metallicity_sequence(cannon, feh, at=labels), window=window, ax=ax)
 
 
 def plot_giant_branch(
-    cannon: Cannon,
+    cannon: GivenModel,
     *,
     log_g: ArrayLike = GIANT_BRANCH,
     isochrone: Isochrone | None = None,
@@ -161,7 +164,7 @@ def plot_giant_branch(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     log_g : (n,) float
         Dex, inside the isochrone's giant branch.
     isochrone
@@ -174,6 +177,7 @@ def plot_giant_branch(
     LabelError, InvalidDataError
         As of `isochrone_sequence` and `plot_sequence`.
     """
+    cannon = as_model(cannon)
     sequence = isochrone_sequence(cannon, log_g, isochrone=isochrone)
     return plot_sequence(cannon, sequence, window=window, ax=ax)
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.arguments import as_spectra
-from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.plots.common import (
     BLACK,
     BLUE,
@@ -187,7 +186,7 @@ def plot_continuum(
 
 
 def plot_model(
-    cannon: Cannon,
+    cannon: GivenModel,
     spectra: Any,
     star: str,
     labels: Any,
@@ -203,7 +202,7 @@ def plot_model(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     spectra
         Normalised, on the model's wavelengths.
     star
@@ -218,6 +217,7 @@ def plot_model(
     InvalidDataError
         If the star is not there, the grids differ, or the window holds no pixel.
     """
+    cannon = as_model(cannon)
     spectra = as_spectra(spectra)
     row = row_of(spectra.star_id, star)
     require_medium(spectra, cannon.medium)

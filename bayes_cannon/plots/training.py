@@ -19,7 +19,7 @@ from bayes_cannon.analysis.diagnostics import Diagnostics
 from bayes_cannon.analysis.lines import explain_peaks, load_lines
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.plots.common import (
     BLACK,
     BLUE,
@@ -71,24 +71,24 @@ def _peaks(wavelength: FloatArray, values: FloatArray, n: int, medium: str) -> T
 
 
 def plot_scatter(
-    cannon: Cannon, *, n_lines: int = 25, window: Window = None, ax: Axes | None = None
+    cannon: GivenModel, *, n_lines: int = 25, window: Window = None, ax: Axes | None = None
 ) -> Axes:
     """Intrinsic scatter s against wavelength, with the lines that explain its highest peaks.
 
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     n_lines
         Peaks that are named; a triangle marks those for which the list of
         `bayes_cannon.analysis.lines` has no line.
     window
         Wavelengths shown, Å.
     """
+    cannon = as_model(cannon)
     ax = new_axes(ax, (12, 4.8))
     part = within(cannon.wavelength, window)
-    w, used = cannon.wavelength[part], cannon.used[part]
-    s = cannon.scatter[part]
+    w, s, used = cannon.wavelength[part], cannon.scatter[part], cannon.used[part]
     x, y = with_gaps(w, s, used)
     ax.plot(x, y, color=BLUE, lw=0.7, label="intrinsic scatter")
     spread = cannon.log_scatter_sd[part]
@@ -104,8 +104,7 @@ def plot_scatter(
     if len(unknown):
         height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
         ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
-    text = "Intrinsic scatter that labels and factors leave"
-    title = title_of(text, simulated=cannon.simulated)
+    title = title_of("Intrinsic scatter that labels and factors leave", simulated=cannon.simulated)
     ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
     ax.legend(loc="upper left", ncols=3, framealpha=0.9)
     return ax
@@ -119,7 +118,7 @@ def _high_pass(values: FloatArray, used: NDArray[np.bool_]) -> FloatArray:
 
 
 def plot_loadings(
-    cannon: Cannon,
+    cannon: GivenModel,
     *,
     factors: Sequence[int] | None = None,
     n_lines: int = 6,
@@ -130,7 +129,7 @@ def plot_loadings(
     Parameters
     ----------
     cannon
-        A model with factors.
+        A model with factors, its file, or a run.
     factors
         Which (from 0); the first five where left out.
     n_lines
@@ -146,6 +145,7 @@ def plot_loadings(
     InvalidDataError
         If the model has no factors, or not those asked for.
     """
+    cannon = as_model(cannon)
     import matplotlib.pyplot as plt
 
     chosen = list(range(min(5, cannon.n_factors))) if factors is None else list(factors)
@@ -195,7 +195,7 @@ def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatAr
     return np.asarray(history[name], dtype=np.float64)
 
 
-def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+def plot_factor_choice(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
     """Predictive density of held-out spectra against the number of factors; the chosen one marked.
 
     Shown is the difference from the best; the title says if that is the largest number tried.
@@ -203,7 +203,7 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     cannon
-        Trained with the number of factors chosen.
+        Trained with the number of factors chosen; a model, its file, or a run.
     ax
         Where to draw; a new figure where left out.
 
@@ -212,6 +212,7 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     InvalidDataError
         If the number was not chosen by the program.
     """
+    cannon = as_model(cannon)
     what = "the number of factors was given, not chosen (train with factors 'auto')"
     grid = _history(cannon.history, "factor_grid", what)
     density = _history(cannon.history, "predictive", what)
@@ -232,19 +233,18 @@ def plot_factor_choice(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
         ylabel="log predictive density per star\nless that of the best",
     )
     at_end = "; the largest number tried is the best" if density[-1] == density.max() else ""
-    text = f"Choice of the number of factors{at_end}"
-    ax.set_title(title_of(text, simulated=cannon.simulated))
+    ax.set_title(title_of(f"Choice of the number of factors{at_end}", simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return ax
 
 
-def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+def plot_bound(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
     """Bound on the log density (exact labels) after every round of the fit; see `MapFit`.
 
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     ax
         Where to draw; a new figure where left out.
 
@@ -253,12 +253,12 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     InvalidDataError
         If the model holds no record of it.
     """
+    cannon = as_model(cannon)
     bound = _history(cannon.history, "bound", "it was not recorded")
     ax = new_axes(ax, (7, 4.2))
     rise = bound - bound[-1]
-    ax.plot(
-        np.arange(1, bound.size + 1), rise, color=BLUE, marker="o", label="bound after each round"
-    )
+    rounds = np.arange(1, bound.size + 1)
+    ax.plot(rounds, rise, color=BLUE, marker="o", label="bound after each round")
     ax.axhline(0, color=GREY, lw=0.8, ls=":", label="last round")
     ax.set(xlabel="round", ylabel="bound minus its last value (nat)")
     if rise.min() < -1e3:
@@ -269,13 +269,13 @@ def plot_bound(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
+def plot_elbo(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
     """ELBO of every chunk of pixels against the step, relative to where the chunk ended.
 
     Parameters
     ----------
     cannon
-        A model trained by ADVI.
+        A model trained by ADVI, its file, or a run.
     ax
         Where to draw; a new figure where left out.
 
@@ -284,6 +284,7 @@ def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
     InvalidDataError
         If the model was not fitted by ADVI.
     """
+    cannon = as_model(cannon)
     elbo = np.atleast_2d(_history(cannon.history, "elbo", "train with method 'advi'"))
     ax = new_axes(ax, (7, 4.2))
     chunks = [row[np.isfinite(row)] for row in elbo]
@@ -296,8 +297,7 @@ def plot_elbo(cannon: Cannon, *, ax: Axes | None = None) -> Axes:
         )  # fmt: skip
     ax.axhline(0, color=BLACK, lw=0.8, ls=":", label="median of the last fifth")
     ax.set(xlabel="step", ylabel="ELBO minus its final level (nat)")
-    text = f"Convergence of ADVI, {len(smooth)} chunks"
-    ax.set_title(title_of(text, simulated=cannon.simulated))
+    ax.set_title(title_of(f"Convergence of ADVI, {len(smooth)} chunks", simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return ax
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,8 @@ __all__ = [
     "read_catalogue",
 ]
 
+_OF_FITS = re.compile(r"EXTNAME|EXTVER|HISTORY|COMMENT|comments|TCOMM\d+")
+"""Keys of a header that are not the table's own."""
 _SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84")
 
 
@@ -102,7 +105,7 @@ class Run(Carded):
         written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
         if not np.array_equal(np.char.rstrip(written), star_ids(table)):
             return catalogue(self.result)  # the file is of an earlier state of a run that goes on
-        table[star_column(table)] = self.star_id
+        _rename(table, star_column(table), self.star_id)
         return table
 
     @property
@@ -305,7 +308,7 @@ def noted_digest(folder: Path, name: str) -> str | None:
 
 
 def read_catalogue(path: Path) -> CatalogueTable:
-    """Read ``catalogue.fits`` as `catalogue` made it: text as str, units and meta as they were.
+    """Read ``catalogue.fits`` as `catalogue` made it: text as str, units, descriptions and meta.
 
     Parameters
     ----------
@@ -318,7 +321,7 @@ def read_catalogue(path: Path) -> CatalogueTable:
         If the file is damaged or not such a catalogue.
     """
     try:
-        table = CatalogueTable(Table.read(path, format="fits", hdu=1))
+        table = _as_made(Table.read(path, format="fits", hdu=1, mask_invalid=False))
     except Exception as error:
         raise FileFormatError(
             f"{path} cannot be read as a catalogue ({type(error).__name__}); run the same command "
@@ -330,9 +333,28 @@ def read_catalogue(path: Path) -> CatalogueTable:
     if key is None or lacking:
         lacking = [*([] if key else [ID_NAMES[0]]), *lacking]
         raise FileFormatError(f"{path} lacks the columns {', '.join(lacking)}; make it again.")
-    table[key] = star_ids(table)
+    _rename(table, key, star_ids(table))
     for name, unit in units_of_table(table, names).items():
         for suffix in (*_SUFFIXES, f"_{their}", f"_{their}_ERR"):
             if f"{name}{suffix}" in table.colnames:
                 table[f"{name}{suffix}"].unit = unit
+    return table
+
+
+def _rename(table: Table, column: str, star_id: NDArray[np.str_]) -> None:
+    """Put other names of the stars into their column, which keeps its description."""
+    text = table[column].description
+    table[column] = star_id
+    table[column].description = text
+
+
+def _as_made(read: Table) -> CatalogueTable:
+    """Columns in the byte order of this machine, with the descriptions that FITS keeps apart."""
+    table = CatalogueTable()
+    for number, name in enumerate(read.colnames, start=1):
+        values = np.asarray(read[name])
+        text = str(read.meta.get(f"TCOMM{number}", "")).removesuffix(" [dex]")
+        table[name] = values.astype(values.dtype.newbyteorder("="))
+        table[name].unit, table[name].description = read[name].unit, text or None
+    table.meta = {key: value for key, value in read.meta.items() if not _OF_FITS.fullmatch(key)}
     return table

@@ -22,9 +22,9 @@ from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_spectra
+from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
 from bayes_cannon.inference.flags import REMARKS
-from bayes_cannon.inference.infer import as_model, infer_blocks, warn_of_undone
+from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids

@@ -28,6 +28,7 @@ from bayes_cannon.spectra.own_labels import (
     LabelTable,
     columns_of,
     make_labels,
+    matched,
     require_labels,
     take_ids,
     units_told,
@@ -144,10 +145,12 @@ def training_set_from_arrays(
         an astropy table or a pandas DataFrame. Unknown is what is NaN, masked, or a fill value
         such as -9999 (see `bayes_cannon.base.columns`). ``NAME_ERR`` beside ``NAME`` holds errors.
         A column ``STAR_ID``, ``APOGEE_ID`` or ``SDSS_ID`` of a table, or the named index of a
-        DataFrame, gives the names. Values with a unit are converted to that of the label.
+        DataFrame, gives the names; with `star_id` too, rows are matched by name, and stars without
+        a row are an error. Values with a unit are converted to that of the label.
     label_errors
-        Standard deviations, one number or (n_stars,) a label; NaN, or left out, where unknown,
-        and where an error is a fill value or not positive though others of the label are.
+        Standard deviations, one number or (n_stars,) a label, matched as `labels` where they have
+        names, else in the order of the spectra; NaN, or left out, where unknown, and where an
+        error is a fill value or not positive though others of the label are.
     units
         Units of labels whose names do not tell; left out, those of their columns.
     allow_missing_labels
@@ -163,7 +166,8 @@ def training_set_from_arrays(
     InvalidDataError
         As `spectra_from_arrays`.
     LabelError
-        On label names or shapes that cannot be, and on missing labels unless allowed.
+        On label names or shapes that cannot be, tables whose names of stars are not those of the
+        spectra, and on missing labels unless allowed.
     NoStarsError
         If no star is usable.
 
@@ -189,13 +193,13 @@ def training_set_from_arrays(
     """
     if isinstance(labels, Labels) and star_id is not None:
         labels = labels.select(check_star_ids(star_id, len(labels)))
-    columns = columns_of(labels)
-    ids, own_name = take_ids(labels, columns)
+    ids, own_name = take_ids(labels, columns_of(labels))
     names = ids if star_id is None else star_id
     name = own_name if id_name is None else id_name
     pixels = GivenSpectra.make(wavelength, flux, ivar, error, names, medium, name)
     table = make_labels(
-        pixels.star_id, labels if isinstance(labels, Labels) else columns, label_errors,
+        pixels.star_id, labels if isinstance(labels, Labels) else matched(labels, star_id),
+        None if label_errors is None else matched(label_errors, names, "label_errors"),
         units_told(labels) if units is None else units, pixels.id_name,
     )  # fmt: skip
     require_labels(table, allowed=allow_missing_labels)

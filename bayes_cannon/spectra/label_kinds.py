@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import is_fill_value, one_or_more, whole_number
 from bayes_cannon.base.plugins import plugins
+from bayes_cannon.base.rounding import two_digits
 from bayes_cannon.errors import InvalidDataError, LabelError
 
 __all__ = [
@@ -99,12 +100,26 @@ class LabelKind:
     def __post_init__(self) -> None:
         given: Any = self.name
         if not (isinstance(given, str) and _NAME.fullmatch(given)):
-            raise LabelError(
-                f"a label's name has letters, digits and _, like FE_H, not {self.name!r}."
-            )
+            raise LabelError(f"a label's name has letters, digits and _, like FE_H, not {given!r}.")
+        for fits, what, wanted in (
+            (_finite(self.step) and self.step > 0, "step", "positive"),
+            (isinstance(self.positive, bool | np.bool_), "positive", "True or False"),
+            (self.prior is None or _is_range(self.prior), "prior",
+             "a finite range (lower, upper) with lower < upper"),
+            (_are_columns(self.aliases), "aliases", "names of columns"),
+        ):  # fmt: skip
+            if not fits:
+                value = getattr(self, what)
+                raise LabelError(f"the {what} of {self.name} must be {wanted}, not {value!r}.")
+        try:
+            digits = whole_number(self.digits, "digits", least=0)
+        except InvalidDataError as error:
+            raise LabelError(f"{self.name}: {error}") from error
         for field, value in (
             ("tex", self.tex or self.name), ("plain", self.plain or self.name),
-            ("aliases", one_or_more(self.aliases)),
+            ("aliases", one_or_more(self.aliases)), ("digits", digits),
+            ("positive", bool(self.positive)),
+            ("prior", None if self.prior is None else tuple(map(float, self.prior))),
         ):  # fmt: skip
             object.__setattr__(self, field, value)
         if self.unit not in ("", "dex"):
@@ -115,27 +130,6 @@ class LabelKind:
                     f"the unit {self.unit!r} of {self.name} is none that astropy knows; give one "
                     "such as K, Gyr or km/s, 'dex', or '' for a plain number."
                 ) from error
-        try:
-            object.__setattr__(self, "digits", whole_number(self.digits, "digits", least=0))
-        except InvalidDataError as error:
-            raise LabelError(f"{self.name}: {error}") from error
-        if not (_finite(self.step) and self.step > 0):
-            raise LabelError(f"the step of {self.name} must be positive, not {self.step!r}.")
-        if self.prior is not None:
-            self._check_prior()
-
-    def _check_prior(self) -> None:
-        given: Any = self.prior
-        try:
-            low, high = given
-        except (TypeError, ValueError):
-            low = high = math.nan
-        if not (_finite(low) and _finite(high) and low < high):
-            raise LabelError(
-                f"the prior of {self.name} must be a finite range (lower, upper) with lower < "
-                f"upper, not {self.prior!r}."
-            )
-        object.__setattr__(self, "prior", (float(low), float(high)))
 
     def in_unit(self, unit: str) -> LabelKind:
         """Return the kind of the same label in another unit: step and digits follow.
@@ -160,8 +154,7 @@ class LabelKind:
         if factor is None:
             digits, step = (0, 100.0) if unit == "K" else (3, 0.1)
         else:
-            digits = max(0, self.digits - round(math.log10(factor)))
-            step = self.step * factor
+            digits, step = max(0, self.digits - round(math.log10(factor))), self.step * factor
         return replace(self, unit=unit, digits=digits, step=step, prior=None)
 
     def is_fill(self, values: ArrayLike) -> NDArray[np.bool_]:
@@ -195,6 +188,19 @@ class LabelKind:
         ('4612', '0.0312')
         """
         return f"{value:.{self.digits + error}f}"
+
+
+def _is_range(given: Any) -> bool:
+    try:
+        low, high = given
+    except (TypeError, ValueError):
+        return False
+    return _finite(low) and _finite(high) and bool(low < high)
+
+
+def _are_columns(given: Any) -> bool:
+    names = [given] if isinstance(given, str) else list(given) if np.iterable(given) else [None]
+    return all(isinstance(name, str) and bool(name.strip()) for name in names)
 
 
 def _finite(value: object) -> bool:
@@ -279,9 +285,7 @@ def register_label_kind(kind: LabelKind, *, replace: bool = False) -> None:
 
 def _as_kind(given: Any) -> LabelKind:
     if not isinstance(given, LabelKind):
-        raise LabelError(
-            f"a LabelKind is needed, such as LabelKind('AGE', unit='Gyr'), not {given!r}."
-        )
+        raise LabelError(f"a LabelKind is needed, as LabelKind('AGE', unit='Gyr'), not {given!r}.")
     return given
 
 
@@ -292,7 +296,15 @@ def unregister_label_kind(name: str) -> None:
     ----------
     name
         Name of the label.
+
+    Raises
+    ------
+    LabelError
+        If it is no text.
     """
+    given: Any = name
+    if not isinstance(given, str):
+        raise LabelError(f"the name of a label is needed, such as 'AGE', not {given!r}.")
     with _lock:
         _kinds.pop(name.upper(), None)
         _kinds.update({kind.name: kind for kind in _OWN if kind.name == name.upper()})
@@ -349,10 +361,9 @@ def _ratio(name: str, top: str, bottom: str) -> LabelKind:
     known = _ELEMENT.fullmatch(top) is not None
     above = _IONS.get(top, top.capitalize() if len(top) < 3 and known else top)
     below = bottom.capitalize()
+    tex = plain = f"[{above}/{below}]"
     if top == "ALPHA":
         tex, plain = rf"$[\alpha/{below}]$", f"[α/{below}]"
-    else:
-        tex = plain = f"[{above}/{below}]"
     return LabelKind(name, tex, plain, prior=(-2.0, 2.0) if known else None)
 
 
@@ -437,12 +448,3 @@ def label_number(name: str, value: float, unit: str | None = None, *, dex: bool 
     shown = "" if kind.unit == "dex" and not dex else kind.unit
     number = f"{value:.{max(kind.digits - 1, 0)}f}".replace("-", "−")
     return f"{number} {shown}".rstrip()
-
-
-def two_digits(value: float) -> str:
-    """An error as text: two digits, or all of those before the point.
-
-    >>> two_digits(0.01234), two_digits(123.4)
-    ('0.012', '123')
-    """
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"

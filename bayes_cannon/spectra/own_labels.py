@@ -12,18 +12,26 @@ from astropy import units as u
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.columns import Numbers, is_fill_value, numbers_of
+from bayes_cannon.base.columns import Numbers, is_fill_value, names_of, numbers_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.spectra.label_kinds import known_unit, label_kind
 from bayes_cannon.spectra.labels import Labels, check_label_names
 from bayes_cannon.spectra.spectra import name_some
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, ID_NAMES, check_id_name, id_column, index_name
+from bayes_cannon.spectra.star_ids import (
+    DEFAULT_ID,
+    ID_NAMES,
+    check_id_name,
+    id_column,
+    index_name,
+    rows_of,
+)
 
 __all__ = [
     "LabelTable",
     "columns_of",
     "make_labels",
+    "matched",
     "require_labels",
     "take_ids",
     "units_told",
@@ -99,6 +107,58 @@ def take_ids(given: Any, columns: dict[str, Any]) -> tuple[Any, str]:
     for name in [n for n in columns if n == column or n.upper() in ID_NAMES]:
         del columns[name]
     return ids, check_id_name(named or column or DEFAULT_ID)
+
+
+def matched(given: Any, star_id: Any, what: str = "labels") -> dict[str, Any]:
+    """Columns of a table without the stars' names, in the order of the stars.
+
+    Parameters
+    ----------
+    given
+        Table of any kind; what has no names is in the order of the stars already. The index of a
+        DataFrame holds names where it has a name itself, or has some of the stars.
+    star_id : (n_stars,) names or None
+        Names of the stars; None takes the columns as they are.
+    what
+        What the table is, for messages.
+
+    Raises
+    ------
+    LabelError
+        If the table has names and lacks some of the stars, or has one of them twice.
+    """
+    columns = columns_of(given, what)
+    ids, _ = take_ids(given, columns)
+    if star_id is None:
+        return columns
+    stars = names_of(star_id)
+    if ids is None and hasattr(given, "index") and hasattr(given, "to_numpy"):
+        loose = given.index.to_numpy()
+        ids = loose if loose.dtype.kind in "OU" and np.isin(loose, stars).any() else None
+    if ids is None:
+        return columns
+    own = names_of(ids, f"the names of {what}")
+    rows = rows_of(own, stars)
+    unique, counts = np.unique(own[np.isin(own, stars)], return_counts=True)
+    for odd, why in ((stars[rows < 0], "lack"), (unique[counts > 1], "have more than once")):
+        if odd.size:
+            raise LabelError(
+                f"{what} have names of stars of their own ({name_some(own)}), and {why} "
+                f"{odd.size} of the {stars.size} stars ({name_some(odd)}); make the names agree, "
+                f"or take them out of {what} if their rows are in the order of the spectra."
+            )
+    return {n: _rows(c, rows, own.size, n) for n, c in columns.items()}
+
+
+def _rows(column: Any, rows: NDArray[np.intp], n_rows: int, name: str) -> Any:
+    """Some rows of a column of any kind; one number is that of all."""
+    if np.ndim(column) == 0:
+        return column
+    if len(column) != n_rows:
+        raise LabelError(f"{name} has {len(column)} values for {n_rows} names of stars.")
+    if hasattr(column, "iloc"):
+        return column.iloc[rows]
+    return column[rows] if hasattr(column, "dtype") else [column[row] for row in rows.tolist()]
 
 
 def units_told(given: Any) -> dict[str, str] | None:

@@ -11,6 +11,7 @@ are made known by `register_reader`, or by packages that name theirs in their me
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from bayes_cannon.base.plugins import plugins
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
+from bayes_cannon.spectra.star_ids import check_id_name
 from bayes_cannon.surveys.apogee.cuts import Cuts
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StarSpectrum",
     "SurveyReader",
+    "checked_reader",
     "known_readers",
     "reader_named",
     "reader_of",
@@ -44,6 +47,7 @@ GROUP = "bayes_cannon.readers"
 """Group of entry points that name readers."""
 _NEEDED = ("name", "wavelength", "sniff", "open", "read")
 _OWN = "apogee"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,7 +254,7 @@ def register_reader(reader: SurveyReader, *, replace: bool = False) -> None:
     InvalidDataError
         If it lacks what a reader needs, or its name is taken.
     """
-    made = _checked(reader)
+    made = checked_reader(reader)
     known = {r.name: r for r in known_readers()}
     if known.get(made.name, made) is not made and not replace:
         raise InvalidDataError(
@@ -278,7 +282,7 @@ def known_readers() -> tuple[SurveyReader, ...]:
     from bayes_cannon.surveys.apogee.survey import APOGEE
 
     found = dict(_readers)
-    for reader in plugins(GROUP, _checked):
+    for reader in plugins(GROUP, checked_reader):
         found.setdefault(reader.name, reader)
     found.setdefault(_OWN, APOGEE)
     return tuple(found.values())
@@ -336,11 +340,18 @@ def reader_of(folder: Path) -> SurveyReader:
 
 
 def _sniffed(reader: SurveyReader, folder: Path) -> str:
-    """Why a reader does not take a folder; also where it fails."""
+    """Why a reader does not take a folder; also where it fails, which a warning of the log says."""
+    why: Any
     try:
-        return str(reader.sniff(folder) or "")
-    except reader.expected as error:
-        return f"cannot be looked at ({error!r})"
+        why = reader.sniff(folder)
+    except Exception as error:  # another package's code may raise anything
+        failed = repr(error)
+    else:
+        if why is None or isinstance(why, str):
+            return why or ""
+        failed = f"sniff returned {why!r}, not text"
+    _log.warning("the reader %s cannot look at %s: %s", reader.name, folder, failed)
+    return f"cannot be looked at ({failed})"
 
 
 def _is_bare(kind: type, name: str) -> bool:
@@ -348,9 +359,28 @@ def _is_bare(kind: type, name: str) -> bool:
     return getattr(kind, name, None) is getattr(SurveyReader, name)
 
 
-def _checked(given: Any) -> SurveyReader:
-    """Return a reader that has what it needs."""
-    reader = given() if isinstance(given, type) else given
+def checked_reader(given: Any) -> SurveyReader:
+    """Return a reader that has what it needs.
+
+    Parameters
+    ----------
+    given
+        A reader; a class without arguments stands for one of it.
+
+    Raises
+    ------
+    InvalidDataError
+        If it lacks something, or what it has is of another kind than `SurveyReader` says.
+    """
+    reader = given
+    if isinstance(given, type):
+        try:
+            reader = given()
+        except Exception as error:
+            raise InvalidDataError(
+                f"the class {given.__name__} makes no reader without arguments ({error}); derive "
+                "one from bayes_cannon.surveys.SurveyReader, or give a reader that is made."
+            ) from error
     others = [n for n in SurveyReader.__annotations__ if n not in _NEEDED]
     bare = [n for n in ("sniff", "open", "read") if _is_bare(type(reader), n)]
     lacking = [n for n in _NEEDED if n in bare or getattr(reader, n, None) is None]
@@ -360,10 +390,35 @@ def _checked(given: Any) -> SurveyReader:
             f"{type(reader).__name__} is no reader: it lacks {', '.join(lacking)}; derive it from "
             "bayes_cannon.surveys.SurveyReader."
         )
-    grid = np.asarray(reader.wavelength, dtype=np.float64)
-    if grid.ndim != 1 or grid.size < 2 or not (np.diff(grid) > 0).all():
-        raise InvalidDataError(
-            f"wavelength of the reader {reader.name} must have shape (n_pixels,) and increase."
-        )
+    _check_kinds(reader)
     made: SurveyReader = reader
     return made
+
+
+def _check_kinds(reader: Any) -> None:
+    """Raise where an attribute of a reader is not what `SurveyReader` says."""
+    if not (isinstance(reader.name, str) and reader.name.strip()):
+        raise InvalidDataError(
+            f"{type(reader).__name__} needs a name of text, not {reader.name!r}."
+        )
+    expected = reader.expected
+    classes = expected if isinstance(expected, tuple) else (expected,)
+    of = f"of the reader {reader.name}"
+    for name, fits, wanted in (
+        ("cuts", isinstance(reader.cuts, Cuts), "a Cuts"),
+        ("continuum", isinstance(reader.continuum, ContinuumSettings | None),
+         "a ContinuumSettings or None"),
+        ("expected", all(isinstance(c, type) and issubclass(c, Exception) for c in classes),
+         "a tuple of classes of exceptions"),
+        ("medium", reader.medium in ("vacuum", "air"), "'vacuum' or 'air'"),
+    ):  # fmt: skip
+        if not fits:
+            raise InvalidDataError(f"{name} {of} must be {wanted}, not {getattr(reader, name)!r}.")
+    try:
+        grid = numbers_of(reader.wavelength, "wavelength").values
+        check_id_name(reader.id_name)
+    except InvalidDataError as error:
+        raise InvalidDataError(f"the reader {reader.name}: {error}") from error
+    rises = grid.ndim == 1 and grid.size > 1 and bool((np.diff(grid) > 0).all())
+    if not rises or not np.isfinite(grid).all():
+        raise InvalidDataError(f"wavelength {of} must have shape (n_pixels,) and increase, in Å.")

@@ -21,7 +21,7 @@ from bayes_cannon.spectra.own_labels import columns_of, make_labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.tables import find_columns
 from bayes_cannon.surveys.catalogue import Catalogue
-from bayes_cannon.surveys.readers import SurveyReader, reader_named, reader_of
+from bayes_cannon.surveys.readers import SurveyReader, checked_reader, reader_named, reader_of
 
 __all__ = [
     "Survey",
@@ -101,7 +101,7 @@ def open_survey(
     path: str | os.PathLike[str],
     labels: str | Sequence[str] = DEFAULT_LABELS,
     *,
-    reader: str | SurveyReader | None = None,
+    reader: str | SurveyReader | type[SurveyReader] | None = None,
 ) -> Survey:
     """Read a survey's catalogue and find its spectra; the spectra themselves are not read yet.
 
@@ -115,10 +115,12 @@ def open_survey(
     labels
         Names of label columns that the catalogue must have.
     reader
-        A reader or its name; left out, the one that takes the directory.
+        A reader, its class or its name; left out, the one that takes the directory.
 
     Raises
     ------
+    InvalidDataError
+        If `reader` is none, see `bayes_cannon.surveys.register_reader`.
     SurveyError
         If there is no such directory, no reader that takes it, no catalogue at its top, or no
         spectrum that belongs to it.
@@ -135,6 +137,8 @@ def open_survey(
         reader = reader_of(folder)
     elif isinstance(reader, str):
         reader = reader_named(reader)
+    else:
+        reader = checked_reader(reader)
     return reader.open(folder, names)
 
 

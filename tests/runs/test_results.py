@@ -48,6 +48,19 @@ def test_what_is_opened_is_what_was_returned(made):
     assert run.simulated
 
 
+def test_a_catalogue_that_is_read_is_as_it_was_made(made):
+    read = open_run(made.folder).table
+    assert read is not made.table
+    assert read.meta == made.table.meta
+    for name in made.table.colnames:
+        ours, theirs = made.table[name], read[name]
+        assert (type(theirs), theirs.dtype) == (type(ours), ours.dtype), name
+        assert (theirs.unit, theirs.description) == (ours.unit, ours.description), name
+    for table in (read, made.table):
+        assert table.to_pandas(index="TEFF").index.name == "TEFF"
+    assert read.to_pandas().equals(made.table.to_pandas())
+
+
 def test_stars_are_found_by_name(made):
     star = str(SPECTRA.star_id[5])
     assert len(made) == 31
@@ -118,6 +131,45 @@ def test_functions_that_take_a_result_take_a_run(made, name):
         warnings.simplefilter("ignore")  # of few stars
         TAKES[name](made)
     plt.close("all")
+
+
+TAKE_A_MODEL = {
+    "plot_scatter": lambda model: bc.plot_scatter(model, window=None),
+    "plot_gradients": lambda model: bc.plot_gradients(model, window=None),
+    "plot_model": lambda model: bc.plots.plot_model(
+        model, SPECTRA, STAR, CATALOGUE.values[0], window=None
+    ),
+    "diagnose": lambda model: bc.diagnose(model, SPECTRA, CATALOGUE),
+    "metallicity_sequence": bc.analysis.metallicity_sequence,
+    "plot_metallicity": bc.plot_metallicity,
+    "plot_giant_branch": bc.plot_giant_branch,
+    "plot_bound": bc.plots.plot_bound,
+    "plot_elbo": bc.plots.plot_elbo,
+    "plot_loadings": bc.plots.plot_loadings,
+    "plot_factor_choice": bc.plots.plot_factor_choice,
+    "isochrone_sequence": bc.analysis.isochrone_sequence,
+    "ridge_sequence": bc.analysis.ridge_sequence,
+    "gradient_extrema": lambda model: bc.analysis.gradient_extrema(model, "TEFF", [5050.0]),
+    "sbc_labels": lambda model: bc.analysis.sbc_labels(model, SPECTRA.ivar, 1),
+    "infer_labels": lambda model: bc.infer_labels(model, SPECTRA),
+    "plot_line_group": lambda model: bc.plots.plot_line_group(model, None),
+    "plot_sequence": lambda model: bc.plots.plot_sequence(model, None),
+    "plot_disagreements": lambda model: bc.plots.plot_disagreements(None, model, SPECTRA),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(TAKE_A_MODEL)[:4])
+def test_functions_that_take_a_model_take_a_run_or_its_file(made, name):
+    for given in (CANNON, made, open_run(made.folder), made.folder.parent / "cannon.nc"):
+        TAKE_A_MODEL[name](given)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("name", TAKE_A_MODEL)
+def test_what_is_no_model_is_told(name):
+    for given in (3, SPECTRA, None):
+        with pytest.raises(InvalidDataError, match=r"a trained model is needed, from train\(\)"):
+            TAKE_A_MODEL[name](given)
 
 
 def test_the_card_says_what_the_run_is(made):

@@ -80,6 +80,22 @@ def test_a_survey_of_another_reader_becomes_a_training_set(folder, prism):
     assert [p.star_id for p in problems] == ["p3.npz"]
 
 
+def test_the_command_prepares_as_the_reader_says(folder, tmp_path, prism):
+    from bayes_cannon.cli.surveys import prepare
+
+    out = tmp_path / "prism.nc"
+    stars = bc.prepare(folder, label_names="TEFF")
+    prepare(folder, out, label=["TEFF"])
+    same = bc.TrainingSet.load(out)
+    assert same.star_id.tolist() == stars.star_id.tolist()
+    np.testing.assert_array_equal(same.spectra.flux, stars.spectra.flux)
+    assert same.settings["cuts"] == stars.settings["cuts"]
+    prepare(folder, out, label=["TEFF"], teff_max=4500.0, overwrite=True)
+    assert bc.TrainingSet.load(out).labels["TEFF"].max() <= 4500.0
+    with pytest.raises(bc.errors.InvalidDataError, match="continuum"):  # of APOGEE's wavelengths
+        prepare(folder, out, label=["TEFF"], degree=2, overwrite=True)
+
+
 def test_a_reader_is_found_by_an_entry_point(folder, monkeypatch):
     entry = EntryPoint("prism", "tests.seams.test_reader:PrismReader", readers.GROUP)
     broken = EntryPoint("lost", "no_such_package:READER", readers.GROUP)
@@ -138,6 +154,64 @@ def test_readers_that_cannot_be(prism):
         bc.surveys.register_reader(Backwards())
     with pytest.raises(bc.errors.InvalidDataError, match="prism have no mask bits"):
         PrismReader().mask_bits(7)
+
+    class Named(PrismReader):
+        def __init__(self, title):
+            self.title = title
+
+    for made_of in (Named, bc.surveys.SurveyReader):
+        with pytest.raises(bc.errors.InvalidDataError, match="makes no reader without arguments"):
+            bc.surveys.register_reader(made_of)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"name": 3}, "needs a name of text, not 3"),
+        ({"name": " "}, "needs a name of text"),
+        ({"cuts": None}, "cuts of the reader odd must be a Cuts, not None"),
+        ({"continuum": "poly"}, "continuum of the reader odd must be a ContinuumSettings or None"),
+        ({"expected": "x"}, "expected of the reader odd must be a tuple of classes"),
+        ({"medium": "water"}, "medium of the reader odd must be 'vacuum' or 'air'"),
+        ({"id_name": "star id"}, "reader odd: the column of the stars' names"),
+        ({"wavelength": "GRID"}, "reader odd: wavelength"),
+        ({"wavelength": None}, "lacks wavelength"),
+        ({"wavelength": [1.0, np.inf]}, "must have shape"),
+    ],
+)
+def test_a_reader_has_what_is_asked_of_it_where_it_is_given(folder, change, why):
+    odd = type("Odd", (PrismReader,), {"name": "odd"} | change)
+    for reader in (odd, odd()):
+        with pytest.raises(bc.errors.InvalidDataError, match=why):
+            bc.open_survey(folder, "TEFF", reader=reader)
+        with pytest.raises(bc.errors.InvalidDataError, match=why):
+            bc.surveys.register_reader(reader)
+    with pytest.raises(bc.errors.InvalidDataError, match="int is no reader"):
+        bc.open_survey(folder, "TEFF", reader=3)
+
+
+def test_a_reader_may_be_given_as_a_class(folder):
+    assert len(bc.open_survey(folder, "TEFF", reader=PrismReader)) == 12
+
+
+@pytest.mark.parametrize("answer", [lambda: {}["x"], lambda: True])
+def test_a_reader_that_fails_leaves_the_others(folder, tmp_path, prism, caplog, answer):
+    class Failing(PrismReader):
+        name = "failing"
+        expected = (OSError,)
+
+        def sniff(self, folder):
+            return answer()
+
+    bc.surveys.register_reader(Failing)
+    try:
+        assert bc.open_survey(folder, "TEFF").reader.name == "prism"
+        assert "the reader failing cannot look at" in caplog.text
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(bc.errors.SurveyError, match=r"failing: it cannot be looked at \("):
+            bc.open_survey(tmp_path / "empty", "TEFF")
+    finally:
+        bc.surveys.unregister_reader("failing")
 
 
 def test_a_spectrum_of_another_length_is_a_problem_of_its_star(folder, prism):

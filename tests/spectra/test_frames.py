@@ -43,6 +43,39 @@ def test_labels_become_a_frame_and_come_back():
     same(as_labels(frame))
 
 
+@pytest.mark.parametrize(
+    "turned",
+    [
+        lambda frame: frame,
+        lambda frame: frame.rename_axis(None),
+        lambda frame: frame.reset_index(),
+        lambda frame: Table.from_pandas(frame.reset_index()),
+        lambda frame: {n: c.tolist() for n, c in frame.reset_index().items()},
+    ],
+)
+def test_rows_are_matched_by_name(turned):
+    table = turned(LABELS.to_pandas().iloc[[2, 0, 1]])
+    same(dataset(table, star_id=["a", "b", "c"], units={"AGE": "Gyr"}, id_name="SDSS_ID").labels)
+    other = turned(LABELS.to_pandas().rename(index={"c": "x"}))
+    with pytest.raises(LabelError, match=r"names .*\(a, b, x\), and lack 1 of the 3 stars \(c\)"):
+        dataset(other, star_id=["a", "b", "c"])
+
+
+def test_errors_are_matched_by_name():
+    errors = pd.DataFrame({"TEFF": [3.0, 1.0, 2.0]}, pd.Index(["c", "a", "b"], name="STAR_ID"))
+    values = pd.DataFrame({"TEFF": LABELS["TEFF"]}, pd.Index(["a", "b", "c"], name="STAR_ID"))
+    for labels, options in ((values, {}), ({"TEFF": LABELS["TEFF"]}, {"star_id": ["a", "b", "c"]})):
+        made = dataset(labels, label_errors=errors, **options).labels
+        assert made.error("TEFF").tolist() == [1.0, 2.0, 3.0]
+    plain = dataset({"TEFF": LABELS["TEFF"]}, label_errors=errors).labels
+    assert plain.error("TEFF").tolist() == [3.0, 1.0, 2.0]
+    twice = errors.rename(index={"b": "a"})
+    with pytest.raises(LabelError, match="label_errors have names of stars of their own"):
+        dataset(values, label_errors=twice)
+    with pytest.raises(LabelError, match="more than once"):
+        dataset(pd.concat([values, values]), star_id=["a", "b", "c"])
+
+
 def test_a_training_set_becomes_a_frame():
     made = dataset(LABELS)
     info = {"field": np.array(["x", "y", "z"]), "sdss_id": made.star_id, "age": np.zeros(3)}

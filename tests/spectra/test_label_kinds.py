@@ -99,6 +99,13 @@ def test_fill_values_follow_the_kind(age):
         ({"prior": (3.0, 1.0)}, r"prior of AGE must be a finite range"),
         ({"prior": (0.0, np.inf)}, r"prior of AGE must be a finite range"),
         ({"prior": 3.0}, r"prior of AGE must be a finite range"),
+        ({"positive": "no"}, "positive of AGE must be True or False, not 'no'"),
+        ({"positive": None}, "positive of AGE must be True or False"),
+        ({"aliases": 3}, "aliases of AGE must be names of columns, not 3"),
+        ({"aliases": ("AGE_GYR", 3)}, "aliases of AGE must be names of columns"),
+        ({"aliases": (None,)}, "aliases of AGE must be names of columns"),
+        ({"aliases": (" ",)}, "aliases of AGE must be names of columns"),
+        ({"aliases": ""}, "aliases of AGE must be names of columns"),
     ],
 )
 def test_kinds_that_cannot_be(options, match):
@@ -111,6 +118,9 @@ def test_what_is_no_kind_and_names_that_are_taken():
         register_label_kind("AGE")
     with pytest.raises(LabelError, match="LOG_G is the name or an alias of another label"):
         register_label_kind(LabelKind("GRAVITY", aliases=("log_g",)))
+    for given in (3, None, AGE):
+        with pytest.raises(LabelError, match="the name of a label is needed, such as 'AGE', not"):
+            unregister_label_kind(given)
 
 
 def test_kinds_of_installed_packages(monkeypatch):

@@ -13,6 +13,7 @@ from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
+from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.infer import infer_labels
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.settings import InferenceSettings
@@ -97,7 +98,7 @@ def simulate_stars(
 
 
 def sbc_labels(
-    cannon: Cannon,
+    cannon: GivenModel,
     ivar: NDArray[np.floating],
     n_simulations: int,
     *,
@@ -110,7 +111,7 @@ def sbc_labels(
     Parameters
     ----------
     cannon
-        The trained model.
+        The trained model, its file, or a run.
     ivar
         Inverse variances of observed stars, shape (n_observed, n_pixels).
     n_simulations
@@ -128,6 +129,7 @@ def sbc_labels(
         If a star got no posterior, or draws of too little worth: leaving it out would bias the
         ranks.
     """
+    cannon = as_model(cannon)
     priors = priors or training_range_priors(cannon)
     seed = as_seed(seed)
     rng = np.random.default_rng(seed)
