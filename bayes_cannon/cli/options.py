@@ -123,5 +123,5 @@ def to_go_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; repeat the same command to continue", err=True)
+        typer.echo("stopped; run the same command again to continue", err=True)
         raise typer.Exit(130) from None

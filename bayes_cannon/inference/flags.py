@@ -47,6 +47,7 @@ _FACTORS_P = 1e-6
 """Limits of p-values where the model was not cross-validated."""
 RATE = 0.01
 """Part of stars of the training stars' kind that get each of the bits judged by rank among them."""
+_MOST = f"{100 * (1 - RATE):.0f} %"
 _UNLIKE_P = 1e-4
 _EDGES = 0.01
 """Quantile of the training labels, and one minus it, beyond which a label is near the edge."""
@@ -100,14 +101,14 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.HIGH_KHAT: "Pareto k-hat above 0.7",
         LabelFlag.LAPLACE: "drawn from the Gaussian at the mode, not sampled",
         LabelFlag.PRIOR_EDGE: f"mean within {_EDGE_SD:g} standard deviations of a prior's bound",
-        LabelFlag.POOR_CHI2: f"fitted worse than {1 - RATE:.0%} of left-out training stars "
-        f"(without cross-validation: p-value of chi-square below {_CHI2_P:g})",
+        LabelFlag.POOR_CHI2: f"fitted worse than {_MOST} of left-out training stars; without "
+        f"cross-validation, p-value of chi-square below {_CHI2_P:g}",
         LabelFlag.OUTSIDE_LABELS: "Mahalanobis distance beyond 99.9 % of the training stars'",
         LabelFlag.SPARSE_LABELS: f"distance to training star no. {_NEIGHBOUR} beyond 99.9 % of "
         "the training stars' own",
         LabelFlag.FEW_PIXELS: "fewer than half of the model's pixels are usable",
-        LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {1 - RATE:.0%} of left-out "
-        f"training stars (without cross-validation: probability below {_FACTORS_P:g})",
+        LabelFlag.EXTREME_FACTORS: f"larger nuisance factors than {_MOST} of left-out training "
+        f"stars; without cross-validation, probability below {_FACTORS_P:g}",
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
         LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",

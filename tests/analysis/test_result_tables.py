@@ -95,7 +95,7 @@ def test_story_tells_flags_in_words() -> None:
     flags = int(LabelFlag.POOR_CHI2 | LabelFlag.RHAT)
     story = mystery_story(make_result(TRUTH.select([0]), flags=flags))
     assert list(story.flags["FLAG"]) == ["RHAT", "POOR_CHI2"]
-    assert "POOR_CHI2 (posterior-predictive p-value of chi-square below 0.001)" in story.text
+    assert "POOR_CHI2 (fitted worse than 99 % of left-out training stars" in story.text
     assert "unlike those that the model was trained on" in story.text
     only = mystery_story(make_result(TRUTH.select([0]), flags=int(LabelFlag.RHAT)))
     assert "unlike" not in only.text

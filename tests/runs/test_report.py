@@ -150,7 +150,7 @@ def test_every_section_has_its_title_and_what_to_see(page, big_report):
 
 
 def test_flags_are_decoded_and_stars_listed(page):
-    assert "R-hat above its limit; posterior-predictive p-value" in page.text
+    assert "R-hat above its limit; fitted worse than 99 %" in page.text
     assert page.tags.count("tr") > 500
     assert "SIMULATED" in page.text
 
