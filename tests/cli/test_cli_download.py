@@ -323,7 +323,7 @@ def test_interrupt_leaves_nothing_broken_and_the_next_run_completes(server, run,
     process.send_signal(signal.SIGINT)
     said, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "stopped; repeat the same command to continue"
+    assert err.splitlines()[-1] == "stopped; run the same command again to continue"
     assert "Traceback" not in said + err
     came = spectra_in(out)
     assert came
