@@ -101,7 +101,7 @@ class LabelPrior:
     def truncated(
         cls, mean: float, sd: float, lower: float = -np.inf, upper: float = np.inf
     ) -> LabelPrior:
-        """Return the normal prior cut to [lower, upper]; either bound may be left out."""
+        """Return Normal(mean, sd) cut to [lower, upper]; either bound may be left out."""
         return cls(lower, upper, mean, sd)
 
     @property

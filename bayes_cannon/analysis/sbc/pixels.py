@@ -156,6 +156,13 @@ class TrainingSampler:
     ) -> dict[str, FloatArray]:
         """As `sample`, longer until the draws of all parameters are worth 99 independent ones.
 
+        Parameters
+        ----------
+        flux, ivar
+            Of a simulated training set, shape (n_stars, n_pixels).
+        seed, settings
+            Of the sampler.
+
         Raises
         ------
         FitError
@@ -398,7 +405,17 @@ def draw_correlation(n: int, shape: float, rng: np.random.Generator) -> FloatArr
 def draw_hyperparameters(
     priors: TrainingPriors, n_terms: int, rng: np.random.Generator
 ) -> Hyperparameters:
-    """Draw what the pixels share from its priors."""
+    """Draw what the pixels share from its priors.
+
+    Parameters
+    ----------
+    priors
+        Of the hyperparameters.
+    n_terms
+        Coefficients of a pixel.
+    rng
+        Source of random numbers.
+    """
     tau = np.abs(priors.coef_scale * rng.standard_normal(n_terms))
     correlation = draw_correlation(n_terms, priors.correlation_shape, rng)
     mu_s = rng.normal(priors.log_scatter_mean, priors.log_scatter_mean_sd)
@@ -409,7 +426,19 @@ def draw_hyperparameters(
 def draw_pixels(
     hyper: Hyperparameters, features: FloatArray, ivar: FloatArray, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Draw coefficients (n_pixels, n_terms), log scatters (n_pixels,) and fluxes like `ivar`."""
+    """Draw coefficients (n_pixels, n_terms), log scatters (n_pixels,) and fluxes like `ivar`.
+
+    Parameters
+    ----------
+    hyper
+        What the pixels share.
+    features
+        Of the stars, shape (n_stars, n_terms).
+    ivar
+        Inverse variances of the noise, shape (n_stars, n_pixels).
+    rng
+        Source of random numbers.
+    """
     n_pixels, n_terms = ivar.shape[1], features.shape[1]
     root = np.linalg.cholesky(hyper.covariance)
     theta = rng.standard_normal((n_pixels, n_terms)) @ root.T

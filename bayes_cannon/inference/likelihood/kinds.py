@@ -161,9 +161,18 @@ class Likelihood(ABC):
         return self.log_likelihood(pixels, star, ell)
 
     def corrected(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> OneStar:
-        """Return the star with `term` nearer to `log_likelihood`, learnt at draws (n, n_labels).
+        """Return the star with `term` nearer to `log_likelihood`, learnt at draws.
 
         The star itself where nothing need or can be done, as here.
+
+        Parameters
+        ----------
+        pixels
+            The trained model.
+        star
+            At its mode.
+        ell
+            Standardised labels of the draws, shape (n_draws, n_labels).
         """
         return star
 

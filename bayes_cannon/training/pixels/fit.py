@@ -148,6 +148,16 @@ def given_scatter(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Coefficients of pixels at fixed scatters, from A (packed) and h.
 
+    Parameters
+    ----------
+    gram
+        A of every pixel, sum over stars of w E[x x'], packed, shape
+        (n_pixels, n_coef (n_coef + 1) / 2).
+    right
+        h of every pixel, sum of w r E[x], shape (n_pixels, n_coef).
+    prior
+        Of the coefficients.
+
     Returns
     -------
     mean : (n_pixels, n_coef)

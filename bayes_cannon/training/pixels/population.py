@@ -44,7 +44,17 @@ __all__ = [
 
 
 def second_moment(mean: FloatArray, cov: FloatArray, prior: PixelPrior) -> FloatArray:
-    """Sum over pixels of E[c c']; coefficients held at zero count as missing, not as zero."""
+    """Sum over pixels of E[c c']; coefficients held at zero count as missing, not as zero.
+
+    Parameters
+    ----------
+    mean
+        Of the coefficients, shape (n_pixels, n_coef).
+    cov
+        Packed covariances, shape (n_pixels, n_coef (n_coef + 1) / 2).
+    prior
+        Of the coefficients, with those that are free.
+    """
     cases, which = prior.patterns
     total = np.zeros_like(prior.covariance)
     for case, free in enumerate(cases):
@@ -154,8 +164,14 @@ def extrapolate(
 ) -> Hyperparameters:
     """Where two rounds of EM from `start` lead to, by the squared extrapolation of EM.
 
-    At most `longest` steps. The point may be worse than `second`: whoever goes there has to
-    compare the densities.
+    The point may be worse than `second`: whoever goes there has to compare the densities.
+
+    Parameters
+    ----------
+    start, first, second
+        Where EM was, and after one and two rounds.
+    longest
+        Steps at most.
 
     Varadhan & Roland (2008, Scand. J. Statist. 35, 335), their third step length, for the logarithm
     of the covariance: whatever is added to that, its exponential is a covariance.

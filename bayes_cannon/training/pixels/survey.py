@@ -79,7 +79,26 @@ def _block_size(n_stars: int, n_coef: int) -> int:
 def fit_all_pixels(
     problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray, **options: object
 ) -> PixelFit:
-    """`fit_pixels` over all blocks, results put together; covariances kept in float32."""
+    """`fit_pixels` over all blocks, results put together; covariances kept in float32.
+
+    Parameters
+    ----------
+    problem
+        Fluxes and inverse variances of all pixels.
+    design
+        Features of the stars.
+    hyper
+        Of the population.
+    start
+        Log scatters to start from, shape (n_pixels,).
+    options
+        Of `fit_pixels`.
+
+    Raises
+    ------
+    SingularPixelsError
+        With the pixels whose coefficients are not determined.
+    """
     n_pixels, n = problem.flux.shape[1], design.n_coef
     prior = problem.prior(hyper)
     out = PixelFit(
@@ -115,8 +134,18 @@ def update_population(
     """Hyperparameters from a fit that was made with `hyper`.
 
     EM creeps where coefficients are mostly noise, so T goes through many rounds at the scatters of
-    the fit, on part of the pixels, before the round that counts. Without a limit to the `rounds`
-    each pair of them is extrapolated.
+    the fit, on part of the pixels, before the round that counts.
+
+    Parameters
+    ----------
+    problem
+        Fluxes and inverse variances of all pixels.
+    fit
+        Of all pixels.
+    hyper
+        With which it was made.
+    rounds
+        At most; None: as many as it takes, each pair of them extrapolated.
     """
     step = max(1, problem.flux.shape[1] // _SOME_PIXELS)
     if rounds is None:
@@ -174,6 +203,17 @@ def population_round(
 ) -> tuple[Hyperparameters, float]:
     """One round of EM at the scatters of a fit, over every step-th pixel.
 
+    Parameters
+    ----------
+    problem
+        Fluxes and inverse variances of all pixels.
+    fit
+        Of all pixels.
+    hyper
+        Where the round starts.
+    step
+        1: every pixel counts.
+
     Returns
     -------
     hyper : Hyperparameters
@@ -206,7 +246,23 @@ def population_round(
 def learn_population(
     problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray
 ) -> tuple[Hyperparameters, FloatArray]:
-    """Alternate between the pixels and their hyperparameters until these stop moving."""
+    """Alternate between the pixels and their hyperparameters until these stop moving.
+
+    Parameters
+    ----------
+    problem
+        Fluxes and inverse variances of all pixels.
+    design
+        Features of the stars.
+    hyper, start
+        Hyperparameters and log scatters (n_pixels,) to start from.
+
+    Returns
+    -------
+    Hyperparameters
+    (n_pixels,) float64
+        Log scatters of the last fit.
+    """
     for _ in range(_MAX_HYPER_ROUNDS):
         fit = fit_all_pixels(problem, design, hyper, start, max_steps=2, finish=False)
         new, start = update_population(problem, fit, hyper), fit.log_scatter
