@@ -54,6 +54,7 @@ _CORRECT_KHAT = 0.5
 _WRONG_KHAT = 0.7
 """k-hat from which it is measured again on more draws, and a correction counts as gone wrong."""
 _CORRECTIONS = 3
+_BADLY_SAMPLED = StarStatus.RHAT | StarStatus.LOW_ESS | StarStatus.DIVERGENCES
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -274,7 +275,7 @@ def _sample_and_correct(
 
     Where k-hat of the draws tells the two apart, what it lacks is learnt at the draws, up to
     `_CORRECTIONS` times. The draws of the smallest k-hat stay; a correction that moves the labels
-    by more than a standard deviation is none, and leaves the star its k-hat.
+    by more than a standard deviation, or samples badly, is none, and leaves the star its k-hat.
     """
     spectrum = star.spectrum
     runs: list[tuple[float, Draws, StarStatus, Convergence]] = []
@@ -290,7 +291,7 @@ def _sample_and_correct(
             if khat > _WRONG_KHAT:  # that of few draws scatters by 0.2
                 ell = pixels.basis.standardize(thin(draws.labels, 5 * settings.n_khat))
                 khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
-        if runs and _moved(runs[0][1], draws):
+        if runs and (problems & _BADLY_SAMPLED or _moved(runs[0][1], draws)):
             break
         runs.append((khat, draws, problems, checks))
         if not khat > _CORRECT_KHAT or number == _CORRECTIONS:

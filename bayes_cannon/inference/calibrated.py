@@ -48,9 +48,6 @@ class ErrorModel:
     growth, nu : (n_draws,) float64
     formal_scale : (n_draws,) float64
         What the formal errors are multiplied by.
-    formal_known : (n_labels,) float64
-        Formal variances up to which that was learnt: what a star has beyond (a faint one, among
-        bright training stars) is not multiplied.
     """
 
     names: tuple[str, ...]
@@ -61,7 +58,6 @@ class ErrorModel:
     growth: FloatArray
     nu: FloatArray
     formal_scale: FloatArray
-    formal_known: FloatArray
 
     @classmethod
     def from_tree(cls, tree: xr.DataTree) -> ErrorModel:
@@ -87,7 +83,6 @@ class ErrorModel:
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
             np.linalg.cholesky(flat["covariance"]) * float(constant["final_to_fold"]),
             flat["growth"], flat["nu"], flat["formal_scale"],
-            np.asarray(constant["formal_known"].values, dtype=np.float64),
         )  # fmt: skip
 
     def sample(
@@ -95,8 +90,6 @@ class ErrorModel:
         labels: FloatArray,
         n: int,
         rng: np.random.Generator,
-        *,
-        formal: FloatArray | None = None,
     ) -> tuple[FloatArray, FloatArray]:
         """Draw the error of a star with predicted labels (n_labels,).
 
@@ -108,8 +101,6 @@ class ErrorModel:
             How many errors to draw.
         rng
             Source of random numbers.
-        formal
-            Formal variances of the star's labels, shape (n_labels,); None: as of training stars.
 
         Returns
         -------
@@ -125,11 +116,7 @@ class ErrorModel:
         width = np.exp(self.growth[pick] * log_growth) * tail
         normal = rng.standard_normal((n, labels.size))
         error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
-        beyond = 1.0
-        if formal is not None:
-            beyond = max(float(np.median(formal / self.formal_known)), 1.0)
-        scale = np.sqrt(1 - (1 - self.formal_scale[pick] ** 2) / beyond)
-        return np.asarray(error + self.mean_error(f)[pick]), scale * tail
+        return np.asarray(error + self.mean_error(f)[pick]), self.formal_scale[pick] * tail
 
     def mean_error(self, features: FloatArray) -> FloatArray:
         """Bias (n_draws, n_labels) of a star with these features (n_features,)."""
@@ -191,9 +178,9 @@ def _convolve(
 ) -> FloatArray:
     """Draws (n, n_labels) less errors; redrawn, and in the end moved, into the bounds."""
     center = draws.mean(axis=0)
-    out, rows, formal = draws.copy(), np.arange(len(draws)), draws.var(axis=0)
+    out, rows = draws.copy(), np.arange(len(draws))
     for _ in range(_REDRAWS):
-        errors, stretch = error.sample(center, rows.size, rng, formal=formal)
+        errors, stretch = error.sample(center, rows.size, rng)
         out[rows] = center + stretch[:, None] * (draws[rows] - center) - errors
         outside = (out[rows] < bounds[0]) | (out[rows] > bounds[1])
         rows = rows[outside.any(axis=1)]

@@ -177,7 +177,6 @@ def fit_model_error(
         "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
         "constant_data": terms.to_dataset(basis.names).assign(
             final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER,
-            formal_known=("label_name", _formal_known(found)),
         ),
         "differences": _differences(found),
     }
@@ -187,12 +186,6 @@ def fit_model_error(
             "seed": int(seed), "n_stars": data.star_id.size,
         }  # fmt: skip
     return xr.DataTree.from_dict(groups)
-
-
-def _formal_known(found: CrossValidation) -> FloatArray:
-    """Formal variances (n_labels,) of all but the faintest tenth of the stars, physical units."""
-    variance = np.diagonal(found.cov, axis1=1, axis2=2)[found.complete]
-    return np.asarray(np.maximum(np.quantile(variance, 0.9, axis=0), 1e-300))
 
 
 def _compiled(data: Differences) -> Any:

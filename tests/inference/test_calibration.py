@@ -41,7 +41,7 @@ def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covarian
     return ErrorModel(
         names, terms, np.tile(bias, (n, 1)), np.zeros((n, terms.degree.size, 3)),
         np.tile(np.linalg.cholesky(covariance), (n, 1, 1)), np.full(n, growth), np.full(n, nu),
-        np.full(n, formal_scale), np.full(3, np.inf),
+        np.full(n, formal_scale),
     )  # fmt: skip
 
 
