@@ -61,7 +61,7 @@ _PRIOR_SD = 1.0
 _WITHIN = 0.6827
 _SOFT = 0.1
 """Width of the step in log abs(z) by which a star counts as within one standard deviation."""
-_LARGEST = 10.0
+_LARGEST = 8.0
 """What would need more is no shared noise but a wrong model, of which the model error speaks."""
 
 
