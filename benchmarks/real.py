@@ -9,7 +9,7 @@ from common import clock, say, short, table
 from scipy_labels import fit_quadratic
 
 from bayes_cannon.analysis.calibration import coverage
-from bayes_cannon.inference.flags import REMARKS
+from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import infer_labels
 from bayes_cannon.inference.posterior import group_of, moments_of
 from bayes_cannon.surveys.gaia_xp import load_gaia_xp_giants
@@ -57,7 +57,7 @@ def _split(seed):
     return {
         "names": names, "units": stars.labels.units, "rms": rms, "robust": robust, "plain": plain,
         "n_factors": cannon.n_factors, "train_s": train_s, "infer_s": infer_s,
-        "flagged": float(np.mean(flag & ~int(REMARKS) != 0)), "coverage": covered,
+        "flagged": float(np.mean(is_flagged(flag))), "coverage": covered,
         "rhat": float(np.mean(result["star_stats"]["rhat_max"].values < 1.01)),
         "n": (training.n_stars, held_out.n_stars),
     }  # fmt: skip

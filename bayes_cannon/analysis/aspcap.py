@@ -43,16 +43,12 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.star_ids import row_of, rows_of
+from bayes_cannon.spectra.star_ids import catalogue_column, row_of, rows_of
 from bayes_cannon.surveys.apogee.bits import ASPCAP_BITS, STAR_BITS, flag_names
 
 __all__ = [

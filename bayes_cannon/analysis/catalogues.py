@@ -37,15 +37,10 @@ from bayes_cannon.inference.posterior import (
     moments_of,
     posterior_names,
 )
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    star_column,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.star_ids import rows_of
+from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
 
 __all__ = [
     "CatalogueTable",

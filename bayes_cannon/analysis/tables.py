@@ -23,16 +23,11 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    row_of_star,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, row_of_star, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.star_ids import rows_of
+from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
 
 __all__ = [
     "PUBLISHED",

@@ -52,7 +52,8 @@ _LOG = logging.getLogger(__name__)
 _CORRECT_KHAT = 0.5
 """k-hat from which the likelihood is corrected and the star sampled again."""
 _WRONG_KHAT = 0.7
-"""k-hat from which it is measured again on more draws, and a correction counts as gone wrong."""
+"""k-hat that gives a star its flag: it is measured again on more draws before, and a correction of
+such a k-hat counts as gone wrong."""
 _CORRECTIONS = 3
 _BADLY_SAMPLED = StarStatus.RHAT | StarStatus.LOW_ESS | StarStatus.DIVERGENCES
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
@@ -226,7 +227,7 @@ def _infer_star(
         summary["khat"] = laplace_khat(
             pixels, priors, star.laplace, spectrum, labels, likelihood=likelihood
         )
-    if summary.get("khat", 0.0) > 0.7:
+    if summary.get("khat", 0.0) > _WRONG_KHAT:
         status |= StarStatus.HIGH_KHAT
     return StarResult(status, draws, summary)
 
@@ -284,6 +285,8 @@ def _sample_and_correct(
         draws, checks, problems = _sample_twice(sampler, data, star, settings, seed)
         draws.statistics["lp"] += likelihood.constant(spectrum)
         draws.statistics["energy"] -= likelihood.constant(spectrum)
+        if runs and (problems & _BADLY_SAMPLED or _moved(runs[0][1], draws)):
+            break
         khat = np.nan
         if settings.n_khat:
             ell = pixels.basis.standardize(thin(draws.labels, settings.n_khat))
@@ -291,14 +294,12 @@ def _sample_and_correct(
             if khat > _WRONG_KHAT:  # that of few draws scatters by 0.2
                 ell = pixels.basis.standardize(thin(draws.labels, 5 * settings.n_khat))
                 khat = pareto_khat(pixels, spectrum, ell, likelihood=likelihood)
-        if runs and (problems & _BADLY_SAMPLED or _moved(runs[0][1], draws)):
-            break
         runs.append((khat, draws, problems, checks))
-        if not khat > _CORRECT_KHAT or number == _CORRECTIONS:
-            break
         # Draws of a correction that went wrong are no place to learn the next one.
-        wrong = khat > _WRONG_KHAT and spectrum is not star.spectrum
-        better = star.spectrum if wrong else likelihood.corrected(pixels, spectrum, ell)
+        wrong = khat > _WRONG_KHAT and number > 0
+        if wrong or not khat > _CORRECT_KHAT or number == _CORRECTIONS:
+            break
+        better = likelihood.corrected(pixels, spectrum, ell)
         if better is spectrum:
             break
         spectrum = better

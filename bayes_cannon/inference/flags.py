@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from scipy.stats import chi2
 
@@ -35,6 +35,7 @@ __all__ = [
     "LabelReference",
     "add_flags",
     "describe_flag",
+    "is_flagged",
     "severity",
 ]
 
@@ -153,6 +154,22 @@ BAD = (
 """Bits of stars whose labels should not be used; the other ones but `REMARKS` are warnings."""
 
 
+def is_flagged(flag: ArrayLike) -> NDArray[np.bool_]:
+    """Whether stars have a bit other than `REMARKS`: the one count of flagged stars.
+
+    Parameters
+    ----------
+    flag
+        LABEL_FLAG of the stars, of any shape.
+
+    Examples
+    --------
+    >>> is_flagged([0, LabelFlag.LAPLACE, LabelFlag.PRIOR_EDGE]).tolist()
+    [False, False, True]
+    """
+    return np.asarray(np.asarray(flag, dtype=np.int64) & ~int(REMARKS) != 0)
+
+
 def severity(flag: int) -> str:
     """``'BAD'``, ``'WARN'`` or ``''`` of a LABEL_FLAG.
 
@@ -161,7 +178,7 @@ def severity(flag: int) -> str:
     """
     if int(flag) & int(BAD):
         return "BAD"
-    return "WARN" if int(flag) & ~int(REMARKS) else ""
+    return "WARN" if is_flagged(flag) else ""
 
 
 def describe_flag(flag: int) -> list[str]:
@@ -311,8 +328,8 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
     constant = group_of(result, "constant_data")
     lower, upper = constant["prior_lower"].values, constant["prior_upper"].values
     gap = np.minimum(moments.mean - lower, upper - moments.mean)
-    p_chi2, p_factors, limits = _judged(stats, reference.fit)
-    ranked = 1.0 if reference.fit is not None and "log_snr" in stats else np.nan
+    p_chi2, p_factors, limits, ranked = _judged(stats, reference.fit)
+    best = 1.0 if ranked else np.nan
     edge = reference.grid_edge(moments.mean)
     bits = {
         LabelFlag.GRIDEDGE: (edge == GridEdge.GRIDEDGE_BAD).any(axis=1),
@@ -339,8 +356,8 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
         grid_edge=(
             ("star", "label_name"), edge, _edge_attributes()
         ),
-        chi2_rank=("star", ranked - p_chi2, {"long_name": _RANK.format("chi-square")}),
-        factors_rank=("star", ranked - p_factors, {"long_name": _RANK.format("factors")}),
+        chi2_rank=("star", best - p_chi2, {"long_name": _RANK.format("chi-square")}),
+        factors_rank=("star", best - p_factors, {"long_name": _RANK.format("factors")}),
     )  # fmt: skip
     groups = {str(n): node.to_dataset() for n, node in result.children.items()}
     return xr.DataTree.from_dict(groups | {"star_stats": stats})
@@ -351,22 +368,22 @@ _RANK = "part of the left-out training stars with smaller {}; NaN without cross-
 
 def _judged(
     stats: xr.Dataset, fit: FitReference | None
-) -> tuple[FloatArray, FloatArray, tuple[float, float, float]]:
-    """Probabilities of chi-square and factors, and the limits of the three bits.
+) -> tuple[FloatArray, FloatArray, tuple[float, float, float], bool]:
+    """Probabilities of chi-square and factors, the limits of the three bits, and whether by rank.
 
-    NaN, which no limit catches, for ranks of a model that was not cross-validated; its own
-    p-values are judged then.
+    Of a model that was not cross-validated its own p-values are judged, and no star is unlike.
     """
     n = stats.sizes["star"]
     if fit is None or "log_snr" not in stats:
         own = [stats[x].values if x in stats else np.full(n, np.nan) for x in _P_VALUES]
-        return own[0], own[1], (_CHI2_P, _FACTORS_P, -1.0)
+        return own[0], own[1], (_CHI2_P, _FACTORS_P, -1.0), False
     reduced = stats["chi2"].values / stats["independent_pixels"].values
     limit = max(RATE, 1 / (1 + fit.n_stars))
     return (
         fit.p_chi2(reduced, stats["log_snr"].values),
         fit.p_factors(stats["factors_square"].values),
         (limit, limit, _UNLIKE_P),
+        True,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.cannon import Cannon
@@ -97,7 +98,7 @@ class FitReference:
         for _ in range(10):  # stars far from the others do not bend it
             found = np.polyfit(x[good], y[good], degree)
             off = y - np.polyval(found, x)
-            spread = 1.4826 * np.median(np.abs(off[good] - np.median(off[good])))
+            spread = float(median_abs_deviation(off[good], scale="normal"))
             kept = np.isfinite(off) & (np.abs(off) <= 3 * max(spread, 1e-9))
             if np.array_equal(kept, good) or kept.sum() < LEAST_STARS:
                 break

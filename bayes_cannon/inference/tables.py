@@ -7,7 +7,6 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
 
 __all__ = [
-    "catalogue_column",
     "catalogue_name",
     "row_of_star",
     "star_column",
@@ -110,12 +108,3 @@ def _said_by(source: Any) -> str:
     if isinstance(source, Table):
         return str(source.meta.get("CATALOG", ""))
     return source.catalogue if isinstance(source, TrainingSet) else ""
-
-
-def catalogue_column(name: str) -> str:
-    """Name of a catalogue as part of the name of a column: capitals, digits and underscores.
-
-    >>> catalogue_column("GALAH DR3"), catalogue_column("ASPCAP")
-    ('GALAH_DR3', 'ASPCAP')
-    """
-    return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"

@@ -20,16 +20,12 @@ from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.star_ids import rows_of
+from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
 
 __all__ = [
     "plot_one_to_one",

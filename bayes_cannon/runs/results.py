@@ -22,14 +22,9 @@ from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError
-from bayes_cannon.inference.flags import REMARKS, describe_flag
+from bayes_cannon.inference.flags import describe_flag, is_flagged
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    star_column,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model
@@ -38,7 +33,7 @@ from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some
-from bayes_cannon.spectra.star_ids import ID_NAMES, id_column
+from bayes_cannon.spectra.star_ids import ID_NAMES, catalogue_column, id_column
 
 __all__ = [
     "Run",
@@ -182,7 +177,7 @@ class Run(Carded):
         """
         key = star_column(self.table)
         flag = np.asarray(self.table["LABEL_FLAG"], dtype=np.int64)
-        rows = np.flatnonzero(flag & ~int(REMARKS))
+        rows = np.flatnonzero(is_flagged(flag))
         found = ["; ".join(describe_flag(int(f))) for f in flag[rows]]
         return Table(
             {key: self.star_id[rows], "LABEL_FLAG": flag[rows],

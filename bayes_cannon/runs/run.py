@@ -23,11 +23,11 @@ from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
-from bayes_cannon.inference.flags import REMARKS
+from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.inference.tables import catalogue_column, catalogue_name, star_ids
+from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -44,6 +44,7 @@ from bayes_cannon.runs.summary import plain_values, write_summary
 from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.spectra.star_ids import catalogue_column
 
 __all__ = [
     "infer_run",
@@ -215,7 +216,7 @@ def _counts(table: Table) -> dict[str, Any]:
     return {
         "n_stars": len(table),
         "n_failed": int(np.sum(~_has_posterior(table))),
-        "n_flagged": int(np.sum(flag & ~int(REMARKS) != 0)),
+        "n_flagged": int(is_flagged(flag).sum()),
         "flags": {name: number for name, number in counts.items() if number},
         "rhat_below_1.01": float(np.mean(rhat[sampled] < 1.01)) if sampled.any() else None,
         "ess_above_400": float(np.mean(ess[sampled] > 400)) if sampled.any() else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
-from bayes_cannon.spectra.star_ids import DEFAULT_ID
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, catalogue_column
 
 __all__ = [
     "CutStep",
@@ -290,7 +289,7 @@ def catalogue_name(settings: Mapping[str, Any]) -> str:
     if given is None:  # files of earlier versions: APOGEE's have a release
         apogee = "release" in settings or str(settings.get("labels", "")).startswith("APOGEE")
         given = "ASPCAP" if apogee else ""
-    return re.sub(r"[^A-Z0-9]+", "_", str(given).upper()).strip("_") or "CATALOGUE"
+    return catalogue_column(str(given))
 
 
 def _is_number(value: object, kinds: Any) -> bool:

@@ -18,6 +18,7 @@ from bayes_cannon.errors import InvalidDataError
 __all__ = [
     "DEFAULT_ID",
     "ID_NAMES",
+    "catalogue_column",
     "check_id_name",
     "id_column",
     "index_name",
@@ -135,3 +136,12 @@ def row_of(star_id: NDArray[np.str_], star: str) -> int:
         shown = ", ".join(star_id[:3]) + (", …" if star_id.size > 3 else "")
         raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}).")
     return row
+
+
+def catalogue_column(name: str) -> str:
+    """Name of a catalogue as part of the name of a column: capitals, digits and underscores.
+
+    >>> catalogue_column("GALAH DR3"), catalogue_column("ASPCAP")
+    ('GALAH_DR3', 'ASPCAP')
+    """
+    return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"

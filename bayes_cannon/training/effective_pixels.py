@@ -293,7 +293,7 @@ class _Look:
     ) -> None:
         self._basis, self._blocks, self._first = basis, blocks, first
         self._catalogue, self._known = catalogue, known
-        self._kept: tuple[float, list[Modes]] | None = None
+        self._found: dict[bytes, list[Modes]] = {}
         self.values: dict[float, float] = {}
 
     def kappa(self, log_m: float) -> FloatArray:
@@ -301,11 +301,12 @@ class _Look:
         return np.asarray(np.clip(self._first * np.exp(log_m), 1.0, _LARGEST))
 
     def modes(self, log_m: float) -> list[Modes]:
-        """Modes of all stars."""
-        if self._kept is None or self._kept[0] != log_m:
-            kappa = self.kappa(log_m)
-            self._kept = log_m, [_modes(self._basis, block, kappa) for block in self._blocks]
-        return self._kept[1]
+        """Modes of all stars, once for every kappa: at its bounds many m have the same."""
+        kappa = self.kappa(log_m)
+        key = kappa.tobytes()
+        if key not in self._found:
+            self._found[key] = [_modes(self._basis, block, kappa) for block in self._blocks]
+        return self._found[key]
 
     def __call__(self, log_m: float) -> float:
         found = self.modes(log_m)

@@ -21,17 +21,13 @@ from bayes_cannon.inference.posterior import (
     model_is_simulated,
     posterior_names,
 )
-from bayes_cannon.inference.tables import (
-    catalogue_column,
-    catalogue_name,
-    star_ids,
-)
+from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
-from bayes_cannon.spectra.star_ids import row_of
+from bayes_cannon.spectra.star_ids import catalogue_column, row_of
 
 __all__ = [
     "ReportInputs",

@@ -19,18 +19,18 @@ from bayes_cannon.base.resources import software_versions
 from bayes_cannon.inference.flags import (
     ADVICE,
     MEANINGS,
-    REMARKS,
     LabelFlag,
     describe_flag,
+    is_flagged,
     severity,
 )
-from bayes_cannon.inference.tables import catalogue_column
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import label_kind, shown_label
+from bayes_cannon.spectra.star_ids import catalogue_column
 
 __all__ = [
     "all_stars",
@@ -71,7 +71,7 @@ def summary(inputs: ReportInputs) -> Iterator[Item]:
     facts = [
         ("stars", f"{n:,}"),
         ("with a posterior", f"{int(inputs.has_posterior.sum()):,}"),
-        ("with a flag", f"{int(np.sum(flag & ~int(REMARKS) != 0)):,}"),
+        ("with a flag", f"{int(is_flagged(flag).sum()):,}"),
         ("labels", f"{len(inputs.names)}"),
     ]
     if sampled.any():
