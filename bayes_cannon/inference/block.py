@@ -56,6 +56,7 @@ _WRONG_KHAT = 0.7
 such a k-hat counts as gone wrong."""
 _CORRECTIONS = 3
 _BADLY_SAMPLED = StarStatus.RHAT | StarStatus.LOW_ESS | StarStatus.DIVERGENCES
+_LONGER = 8
 _OF_ONE_STAR = (FitError, np.linalg.LinAlgError, ArithmeticError, RuntimeError, ValueError)
 """What numbers of one star may lead to: the star has no posterior, and the others go on."""
 
@@ -322,19 +323,26 @@ def _sample_twice(
     settings: InferenceSettings,
     seed: int,
 ) -> tuple[Draws, Convergence, StarStatus]:
-    """Sample; where the checks fail, once more with a longer warm-up and shorter steps."""
-    nuts, status = settings.nuts, StarStatus(0)
+    """Sample; where the checks fail, once more: longer, with a longer warm-up and shorter steps.
+
+    Of the longer chains every `_LONGER`-th draw is kept; divergences count wherever they were.
+    """
+    nuts, every, status = settings.nuts, 1, StarStatus(0)
     for stage in range(2):
-        draws = sampler.sample(
+        found = sampler.sample(
             data, star.laplace.u[0], star.laplace.chol[0], nuts,
             star_seed(seed, star.star_id, stage),
         )  # fmt: skip
-        checks = check_convergence(draws.labels, draws.statistics["diverging"])
+        kept = {name: values[:, ::every] for name, values in found.statistics.items()}
+        draws = Draws(found.labels[:, ::every], kept)
+        checks = check_convergence(draws.labels, found.statistics["diverging"])
         problems = checks.problems(settings.rhat_limit, settings.ess_limit)
         if not problems:
             break
         if stage == 0:
             status |= StarStatus.SAMPLED_AGAIN
-            accept = max(0.95, nuts.target_accept)
-            nuts = replace(nuts, tune=10 * nuts.tune, target_accept=accept)
+            accept, every = max(0.95, nuts.target_accept), _LONGER
+            nuts = replace(
+                nuts, tune=10 * nuts.tune, draws=_LONGER * nuts.draws, target_accept=accept
+            )
     return draws, checks, status | problems

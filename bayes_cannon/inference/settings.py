@@ -48,7 +48,8 @@ class InferenceSettings:
     modes : ModeSettings
         Search for the modes.
     rhat_limit, ess_limit : float
-        A star beyond these, or with divergences, is sampled again once with ten times the warm-up.
+        A star beyond these, or with divergences, is sampled again once, with ten times the
+        warm-up and eight times the draws, of which every eighth is kept.
     min_pixels : int or None
         Stars with fewer usable pixels get no posterior; None: half of the model's pixels, and no
         more than 100 (see `pixels_needed`).

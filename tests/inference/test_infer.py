@@ -211,11 +211,12 @@ def test_a_density_that_is_not_finite_is_a_fit_error(problem):
 
 
 def test_a_star_that_fails_the_checks_is_sampled_again_and_flagged(problem, monkeypatch):
-    honest, used = LabelSampler.sample, []
+    honest, used, drawn = LabelSampler.sample, [], []
 
     def sample(self, *args):
         used.append(args[-2])
-        return honest(self, *args)
+        drawn.append(honest(self, *args))
+        return drawn[-1]
 
     monkeypatch.setattr(LabelSampler, "sample", sample)
     settings = dataclasses.replace(QUICK, ess_limit=1e6)
@@ -225,6 +226,11 @@ def test_a_star_that_fails_the_checks_is_sampled_again_and_flagged(problem, monk
     )
     assert [nuts.tune for nuts in used] == [50, 500], "once again, with a longer warm-up"
     assert [nuts.target_accept for nuts in used] == [0.8, 0.95]
+    assert [nuts.draws for nuts in used] == [100, 800], "and with longer chains"
+    kept = found["posterior"]["TEFF"].values[..., 0]
+    np.testing.assert_allclose(kept, drawn[1].labels[:, ::8, 0], rtol=1e-6)
+    depth = found["sample_stats"]["tree_depth"].values[..., 0]
+    np.testing.assert_array_equal(depth, drawn[1].statistics["tree_depth"][:, ::8])
 
 
 def test_progress_counts_every_star_once(problem):
