@@ -18,6 +18,7 @@ from bayes_cannon.surveys.apogee import allstar as allstar_reading
 from bayes_cannon.surveys.archive import mwm as mwm_download
 from bayes_cannon.surveys.archive.download import DownloadReport, download_survey
 from bayes_cannon.surveys.archive.http import FetchSettings
+from bayes_cannon.surveys.archive.integrity import ones_complement_sum, whole_hdus
 from bayes_cannon.surveys.archive.mirror import read_manifest
 from bayes_cannon.surveys.archive.mwm import download_mwm
 from bayes_cannon.surveys.archive.sdssv import (
@@ -29,7 +30,6 @@ from bayes_cannon.surveys.archive.sdssv import (
     sdss_id_folders,
 )
 from bayes_cannon.surveys.archive.targets import Box, Cone, Targets, read_targets
-from bayes_cannon.surveys.checksums import ones_complement_sum, whole_hdus
 from tests.archive_server import Always, Cut, Garbled, Page, Status
 from tests.mwm_server import (
     CATALOGUE,
@@ -232,21 +232,46 @@ def test_everything_that_a_cone_holds(bring, archive, tmp_path):
 
 def test_catalogue_of_the_stars_has_the_layout_of_the_whole(bring, tmp_path):
     report = bring(cones=[Cone(322.4, 12.2, 0.5)], boxes=[Box(50, 55, -71, -69)])
-    assert report.catalogue.name == (
-        "astraAllStarASPCAP-0.6.0-cone_322.4_12.2_0.5_box_50_55_-71_-69.fits"
-    )
+    assert report.catalogue.name == "astraAllStarASPCAP-0.6.0-part.fits"
     with fits.open(report.catalogue, checksum=True) as written, catalogue_hdus() as whole:
         assert [hdu.header["NAXIS2"] for hdu in written[1:]] == [0, 5]
         assert written[0].header["RELEASE"] == "dr19"
         assert written[0].header["PIPELINE"] == "ASPCAP"
-        kept = whole[2].data[[0, 1, 2, 3, 6]]
+        kept = whole[2].data[[6, 0, 1, 3, 2]]  # in order of SDSS_ID
         assert written[2].columns.names == whole[2].columns.names
         assert written[2].columns.formats == whole[2].columns.formats
         for name in kept.names:
             np.testing.assert_array_equal(written[2].data[name], kept[name])
     whole_hdus(report.catalogue)
-    again = bring(cones=[(322.4, 12.2, 0.5)], catalogue=report.catalogue)
-    assert len(fits.getdata(again.catalogue, 2)) == 4, "a part is a catalogue as well"
+
+
+def test_catalogue_keeps_the_rows_of_earlier_downloads(bring, tmp_path):
+    first = bring(fields=["M15"]).catalogue
+    content = first.read_bytes()
+    assert bring(fields=["M15"]).catalogue.read_bytes() == content
+    second = bring(stars=["2M21290843+1209118"], sdss_ids=[7]).catalogue
+    assert second == first
+    assert fits.getdata(second, 2)["sdss_id"].tolist() == [7, 54392544, 54392544, 117524931]
+    assert len(list((tmp_path / "out").glob("*.fits"))) == 1
+
+
+def test_catalogue_in_the_folder_stays_alone(bring, catalogue, tmp_path):
+    (tmp_path / "out").mkdir()
+    own = Path(shutil.copy(catalogue, tmp_path / "out"))
+    report = bring(fields=["M15"], catalogue=own)
+    assert report.catalogue == own
+    assert own.read_bytes() == catalogue.read_bytes()
+    assert len(list((tmp_path / "out").glob("*.fits*"))) == 1
+    assert own.name in read_manifest(tmp_path / "out/manifest.ecsv")
+
+
+def test_part_of_another_catalogue(bring, catalogue, tmp_path):
+    bring(fields=["M15"])
+    (tmp_path / "b").mkdir()
+    other = tmp_path / "b" / catalogue.name.removesuffix(".gz")
+    fits.BinTableHDU.from_columns([fits.Column("sdss_id", "K", array=[7])]).writeto(other)
+    with pytest.raises(DownloadError, match=r"-part\.fits has other columns .* another folder"):
+        bring(sdss_ids=[7], catalogue=other)
 
 
 @pytest.mark.parametrize(
@@ -300,6 +325,14 @@ def test_id_without_a_row_is_fetched_all_the_same(bring, tmp_path, caplog):
     assert ids_in(tmp_path / "out") == {7, WITHOUT_ROW}
     assert ("SDSS_IDs without a row", 1) in report.selection
     assert "1 of the SDSS_IDs (99560000) have no row" in caplog.text
+    assert len(fits.getdata(report.catalogue, 2)) == 1
+
+
+def test_no_row_at_all_makes_no_catalogue(bring, tmp_path):
+    report = bring(sdss_ids=[WITHOUT_ROW])
+    assert report.complete
+    assert report.catalogue is None
+    assert not list((tmp_path / "out").glob("*.fits"))
 
 
 def test_visits_come_beside_the_stars(bring, tmp_path, archive):
@@ -358,7 +391,7 @@ def test_catalogue_that_is_not_gzipped(bring, archive, tmp_path, monkeypatch):
             fields=["M15"], catalogue=None, catalogue_source="allstar-file", sas_url=server.sas_url
         )
     assert report.complete
-    assert report.catalogue.name == "astraAllStarASPCAP-0.6.0-M15.fits"
+    assert report.catalogue.name == "astraAllStarASPCAP-0.6.0-part.fits"
 
 
 # Bad days ----------------------------------------------------------------------------------

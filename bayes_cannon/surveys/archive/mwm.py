@@ -28,6 +28,7 @@ from bayes_cannon.surveys.archive.download import (
 )
 from bayes_cannon.surveys.archive.fetch import fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, FetchSettings, HttpClient
+from bayes_cannon.surveys.archive.integrity import whole_hdus
 from bayes_cannon.surveys.archive.mirror import ArchiveFolder, Brought, check_space
 from bayes_cannon.surveys.archive.sdssv import (
     MWM_BYTES,
@@ -48,7 +49,6 @@ from bayes_cannon.surveys.archive.targets import (
     read_targets,
     write_targets,
 )
-from bayes_cannon.surveys.checksums import whole_hdus
 
 __all__ = [
     "download_mwm",
@@ -89,10 +89,10 @@ def download_mwm(
     """Download stars of SDSS-V, and their rows of the catalogue of ASPCAP; go on where it stopped.
 
     Writes ``OUT/spectra/star/AA/BB/mwmStar-<v_astra>-<sdss_id>.fits``, as the archive has them,
-    ``OUT/manifest.ecsv``, and with a catalogue ``OUT/astraAllStarASPCAP-<v_astra>-<what>.fits``:
-    all rows of the stars with all columns. Files that are there and whole are not fetched again.
-    Some stars of the catalogue (0.3 per cent) have no file in the archive: they are counted, and
-    no failure.
+    ``OUT/manifest.ecsv``, and with a catalogue ``OUT/astraAllStarASPCAP-<v_astra>-part.fits``: the
+    rows that were asked for, now and before, with all columns. Files that are there and whole are
+    not fetched again. Some stars of the catalogue (0.3 per cent) have no file in the archive: they
+    are counted, and no failure.
 
     Parameters
     ----------
@@ -224,8 +224,10 @@ def _choose(
         return DownloadReport(None, 0, 0, 0, (), 0, without), ids
     found = read_targets(user_path(path), wanted.targets)
     missing = _not_found(wanted, found)
-    written = write_targets(copy.folder, wanted.targets, found, wanted.release.name)
-    copy.note(written, url or found.path.name)
+    written = None
+    if len(found.rows):
+        written = write_targets(copy.folder, found, wanted.release.name)
+        copy.note(written, url or found.path.name)
     ids, steps = _select(wanted, found)
     return DownloadReport(written, 0, 0, 0, missing, 0, steps), ids
 

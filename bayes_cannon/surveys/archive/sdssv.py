@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bayes_cannon.errors import DownloadError, FileFormatError
 from bayes_cannon.surveys.archive.addresses import join_url
-from bayes_cannon.surveys.checksums import whole_hdus
+from bayes_cannon.surveys.archive.integrity import whole_hdus
 
 __all__ = [
     "MWM_BYTES",

@@ -7,7 +7,6 @@ as they are stored, and written into a catalogue of the same layout.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ __all__ = [
 ]
 
 
-_LONGEST_NAME = 80
+_PART = "-part"
 
 
 def _degrees(value: Any, what: str, low: float, high: float) -> float:
@@ -184,14 +183,6 @@ class Targets:
         """Whether only a catalogue tells which stars these are."""
         return bool(self.stars or self.fields or self.regions)
 
-    def text(self) -> str:
-        """What was asked for as part of a file's name."""
-        joined = "_".join(map(str, (*self.fields, *self.regions, *self.stars, *self.sdss_ids)))
-        if len(joined) > _LONGEST_NAME:
-            digest = hashlib.sha1(joined.encode(), usedforsecurity=False).hexdigest()[:8]
-            joined = f"{joined[: _LONGEST_NAME - 9]}_{digest}"
-        return joined
-
 
 @dataclass(frozen=True, eq=False)
 class AstraRows:
@@ -326,18 +317,17 @@ def _texts(source: FitsTable, piece: NDArray[np.void], column: str) -> NDArray[n
     return np.asarray(source.convert(column, "text", piece[source.names[column]]))
 
 
-def write_targets(folder: Path, targets: Targets, found: AstraRows, release: str) -> Path:
-    """Write the rows into a catalogue of the same layout, all or nothing; return its path.
+def write_targets(folder: Path, found: AstraRows, release: str) -> Path:
+    """Write the rows into the folder's catalogue, of the same layout; return its path.
 
-    Its name is that of the catalogue with what was asked for. HDUs before the table keep their
-    header and lose their rows.
+    It is called ``<name of the catalogue>-part.fits``, and keeps the rows of earlier downloads.
+    HDUs before the table keep their header and lose their rows. A catalogue that lies in the
+    folder already holds all rows, and stays alone.
 
     Parameters
     ----------
     folder
         Of the survey.
-    targets
-        What was asked for.
     found
         From `read_targets`.
     release
@@ -345,22 +335,44 @@ def write_targets(folder: Path, targets: Targets, found: AstraRows, release: str
 
     Raises
     ------
+    DownloadError
+        If the part that is there has other columns.
+    FileFormatError
+        If it cannot be read.
     OutputExistsError
         If it cannot be written.
     """
-    ending = f"-{targets.text()}"
-    stem = without_fits_ending(found.path.name).removesuffix(ending)
-    path = folder / f"{stem}{ending}.fits"
+    if found.path.resolve().parent == folder.resolve():
+        return found.path
+    path = folder / f"{without_fits_ending(found.path.name).removesuffix(_PART)}{_PART}.fits"
+    rows = _with_earlier(path, found)
     hdus = [fits.PrimaryHDU(header=_fresh(found.headers[0]))]
     hdus[0].header["RELEASE"] = (release, "data release")
     *before, own = found.headers[1:]
     hdus += [_table(h, b"", 0) for h in before if h.get("XTENSION") == "BINTABLE"]
-    hdus.append(_table(own, found.rows.tobytes(), len(found.rows)))
+    hdus.append(_table(own, rows.tobytes(), len(rows)))
     whole = fits.HDUList(hdus)
     write_atomically(
         path, lambda part: whole.writeto(part, overwrite=True, checksum=True), overwrite=True
     )
     return path
+
+
+def _with_earlier(path: Path, found: AstraRows) -> NDArray[np.void]:
+    """Rows of the part that is there and those that were found, each once, by SDSS_ID."""
+    rows = found.rows
+    if path.exists():
+        with open_fits(path) as file:
+            source = find_table(file, "SDSS_ID", filled=True)
+            if source.dtype != rows.dtype:
+                raise DownloadError(
+                    f"{path} has other columns than {found.path}; download into another folder."
+                )
+            rows = np.concatenate([*read_pieces(source), rows], dtype=rows.dtype)
+    different = list({row.tobytes(): number for number, row in enumerate(rows)}.values())
+    kept = rows[sorted(different)]
+    name = next(n for n in kept.dtype.names or () if n.upper() == "SDSS_ID")
+    return kept[np.argsort(kept[name], kind="stable")]
 
 
 def _fresh(header: fits.Header) -> fits.Header:
