@@ -48,6 +48,13 @@ class Missing(StrEnum):
     drop = "drop"
 
 
+class ReadyWindows(StrEnum):
+    """Windows that come with the package."""
+
+    none = "none"
+    lines = "lines"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 
