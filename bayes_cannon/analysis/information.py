@@ -194,7 +194,10 @@ def line_windows(
 
     Confined are ratios of single elements such as MG_FE or SI_H. What acts on all lines stays
     free: TEFF, LOGG, FE_H, M_H, ALPHA_M and all other labels. Molecules count for C, N and O
-    (`lines_of`). The list has strong lines only, so that the price is precision: measure it.
+    (`lines_of`). The list has strong lines only, so that there is a price, to be measured: on
+    simulated giants a model without factors follows [Mg/Fe] and [Si/Fe] better when these are
+    confined, one with factors worse and with larger errors, as it takes them from weak lines of
+    the element as well (``benchmarks/results.md``).
 
     Parameters
     ----------
