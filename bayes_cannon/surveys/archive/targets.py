@@ -352,9 +352,10 @@ def write_targets(folder: Path, found: AstraRows, release: str) -> Path:
     hdus += [_table(h, b"", 0) for h in before if h.get("XTENSION") == "BINTABLE"]
     hdus.append(_table(own, rows.tobytes(), len(rows)))
     whole = fits.HDUList(hdus)
-    write_atomically(
-        path, lambda part: whole.writeto(part, overwrite=True, checksum=True), overwrite=True
-    )
+    whole.update_extend()
+    for hdu in whole:  # astropy's own comment is the time, which the same rows would not share
+        hdu.add_checksum(when="checksum")
+    write_atomically(path, lambda part: whole.writeto(part, overwrite=True), overwrite=True)
     return path
 
 
