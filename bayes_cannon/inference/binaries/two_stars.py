@@ -218,7 +218,7 @@ class TwoStarModel:
         if self.continuum and dv != 0:
             rest = self._seen(second, shift, broad)
             rows = np.vstack([two.flux - rest.flux, two.slopes - rest.slopes, two.slopes[k]])
-            gain, *slope = self._projected(rows, ivar)
+            gain, *slope = self.projected(rows, ivar)
             norm = 1 + w * gain
             flux = flux / norm
             change = np.zeros_like(slopes)  # of norm
@@ -229,8 +229,21 @@ class TwoStarModel:
             slopes = (slopes - flux * change) / norm
         return Evaluated(flux, slopes)
 
-    def _projected(self, rows: FloatArray, ivar: FloatArray) -> FloatArray:
-        """H of each row: the polynomials fitted to its continuum pixels, at all pixels."""
+    def projected(self, rows: FloatArray, ivar: FloatArray) -> FloatArray:
+        """H of each row: the polynomials fitted to its continuum pixels, at all pixels.
+
+        Parameters
+        ----------
+        rows
+            Shape (n, n_all_pixels).
+        ivar
+            Inverse variances that weigh the continuum pixels, shape (n_all_pixels,).
+
+        Returns
+        -------
+        (n, n_all_pixels) float64
+            0 outside the chips.
+        """
         out = np.zeros_like(rows)
         for (start, stop), (place, curves) in zip(self.edges, self.continuum, strict=True):
             weight, at = ivar[place], curves[place - start]
