@@ -23,6 +23,7 @@ SECTIONS = (
     "label_errors",
     "real",
     "zoo",
+    "binaries",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

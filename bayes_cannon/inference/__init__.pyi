@@ -1,3 +1,4 @@
+from .binaries.search import BinarySettings as BinarySettings
 from .calibrated import ErrorModel as ErrorModel
 from .calibrated import calibrated_posterior as calibrated_posterior
 from .flags import ADVICE as ADVICE
