@@ -48,6 +48,7 @@ __all__ = [
     "FastPass",
     "fast_pass",
     "rest_frame_error",
+    "whitened_stars",
 ]
 
 _REGULAR = 3.0  # standardised labels and factors beyond which weights are not evaluated
@@ -156,7 +157,7 @@ def fast_pass(
     with one_blas_thread(), ThreadPoolExecutor(threads or threads_here()) as pool:
         for start in range(0, n, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, n))
-            stars = _whitened(search, cannon, flux[rows], ivar[rows])
+            stars = whitened_stars(search, cannon, flux[rows], ivar[rows])
             for i, found in zip(stars, pool.map(_fit_star, stars.values()), strict=True):
                 for name, value in found.items():
                     out[name][start + i] = value
@@ -187,17 +188,32 @@ def rest_frame_error(
     with one_blas_thread():
         for start in range(0, len(flux), _BLOCK):
             rows = slice(start, start + _BLOCK)
-            stars = _whitened(search, cannon, flux[rows], ivar[rows])
+            stars = whitened_stars(search, cannon, flux[rows], ivar[rows])
             shifts += [fit_single(star, ell).theta[-2] for star, ell in stars.values()]
     if len(shifts) < 2:
         return _ANY_FRAME
     return float(max(median_abs_deviation(shifts, scale="normal"), _BEST_FRAME))
 
 
-def _whitened(
+def whitened_stars(
     search: Search, cannon: Cannon, flux: NDArray[Any], ivar: NDArray[Any]
 ) -> dict[int, tuple[Star, FloatArray]]:
-    """Stars with enough pixels by row, each with the labels that a single star begins with."""
+    """Whiten the spectra of stars with enough pixels.
+
+    Parameters
+    ----------
+    search
+        What all stars share.
+    cannon
+        The trained model.
+    flux, ivar
+        All pixels, shape (n_stars, n_pixels); ivar 0: not used.
+
+    Returns
+    -------
+    dict
+        By row: the spectrum, and the standardised labels that a single star begins with.
+    """
     model, pixels = search.model, search.model.pixels
     ivar = np.where(model.usable, ivar, 0.0).astype(np.float64)
     enough = np.sum(ivar > 0, axis=1) >= pixels_needed(int(model.usable.sum()))
