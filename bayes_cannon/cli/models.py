@@ -164,6 +164,13 @@ def binaries(
         int, typer.Option(help="Models fitted without part of the training stars.")
     ] = 5,
     figures: Annotated[int, typer.Option(help="Candidates whose spectra are drawn.")] = 10,
+    sample: Annotated[
+        int, typer.Option(help="Candidates whose posterior is sampled, the most probable first.")
+    ] = 0,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run that is given the result: BINARY_CANDIDATE in LABEL_FLAG, report."),
+    ] = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -177,7 +184,7 @@ def binaries(
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.models.cannon import Cannon
-    from bayes_cannon.runs.binaries import TABLES, write_binaries
+    from bayes_cannon.runs.binaries import TABLES, give_to_run, write_binaries
     from bayes_cannon.spectra.dataset import TrainingSet
 
     for name in TABLES:
@@ -189,8 +196,11 @@ def binaries(
             seed=seed, progress=progress,
         )  # fmt: skip
     write_binaries(
-        search, out, cannon=model, spectra=stars, most_figures=figures, overwrite=overwrite
-    )
+        search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    if run is not None:
+        give_to_run(run, search.table)
     found = search.pairs["FOUND"]
     OUT.print(
         f"{out}: {len(search.candidates)} candidates of {len(search.table)} stars at "

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import corner
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bayes_cannon.analysis.binaries.finding import BinarySearch
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.binaries.curves import pair_curves
+from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.plots.common import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
     ORANGE,
+    label_text,
     new_axes,
     new_figure,
     star_text,
@@ -32,6 +36,7 @@ __all__ = [
     "completeness_map",
     "plot_completeness",
     "plot_pair",
+    "plot_pair_corner",
     "plot_scores_of_pairs",
 ]
 
@@ -198,3 +203,39 @@ def plot_pair(
     ax.set_title(title_of(text, simulated=given.simulated, model_simulated=model.simulated))
     ax.legend(loc="lower right", ncols=4, fontsize=8)
     return ax
+
+
+def plot_pair_corner(result: xr.DataTree, *, names: tuple[str, ...] | None = None) -> Figure:
+    """Corner plot of the posterior of a pair: light, velocities and labels of both stars.
+
+    Parameters
+    ----------
+    result
+        What `sample_pair` returned.
+    names
+        Labels shown; None: the first two of the model.
+
+    Returns
+    -------
+    Figure
+    """
+    posterior = group_of(result, "posterior")
+    every = [str(name) for name in posterior["label_name"].values]
+    shown = every[:2] if names is None else list(names)
+    columns, texts = [], []
+    for name in ("light", "dv"):
+        columns.append(posterior[name].values.ravel())
+    texts += ["second star's light", r"$\Delta v$ (km/s)"]
+    for star in ("1", "2"):
+        for name in shown:
+            draws = posterior[f"labels_{star}"].sel(label_name=name)
+            columns.append(draws.values.ravel())
+            texts.append(f"{label_text(name)}, star {star}")
+    figure: Figure = corner.corner(
+        np.stack(columns, axis=1), labels=texts, color=BLUE, quantiles=[0.16, 0.5, 0.84],
+        show_titles=True, title_fmt=".3g", title_kwargs={"fontsize": 9}, levels=(0.393, 0.865),
+    )  # fmt: skip
+    star_name = star_text(str(posterior.attrs.get("star", "")))
+    title = title_of(f"Two stars: {star_name}", simulated=bool(posterior.attrs.get("simulated")))
+    figure.suptitle(title, x=0.98, ha="right")
+    return figure

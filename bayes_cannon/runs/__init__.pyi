@@ -1,4 +1,5 @@
 from . import report as report
+from .binaries import give_to_run as give_to_run
 from .binaries import read_binaries as read_binaries
 from .binaries import write_binaries as write_binaries
 from .check import run_check as run_check

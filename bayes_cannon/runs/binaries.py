@@ -13,16 +13,22 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.finding import BinarySearch
+from bayes_cannon.analysis.catalogues import write_catalogue
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.inference.arguments import as_spectra
+from bayes_cannon.inference.binaries.pair_posterior import sample_pair
 from bayes_cannon.models.cannon import Cannon
-from bayes_cannon.plots.binaries import completeness_map, plot_pair
+from bayes_cannon.plots.binaries import completeness_map, plot_pair, plot_pair_corner
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.runs.corners import corner_files
-from bayes_cannon.spectra.star_ids import ID_NAMES
+from bayes_cannon.runs.results import RUN_TABLE, Run, folder_of, open_run
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import ID_NAMES, row_of
 
 __all__ = [
+    "give_to_run",
     "read_binaries",
     "write_binaries",
 ]
@@ -38,13 +44,15 @@ def write_binaries(
     cannon: Cannon,
     spectra: Any,
     most_figures: int = 10,
+    n_sampled: int = 0,
+    seed: int = 1,
     overwrite: bool = False,
 ) -> Path:
     """Write what a search found.
 
     ``binaries.fits`` and ``binaries.ecsv`` (one row a star), ``pairs.ecsv`` (the sums of two
-    training stars, and which were found), ``completeness.png``, and ``spectra/<star>.png`` of the
-    most probable candidates.
+    training stars, and which were found), ``completeness.png``, ``spectra/<star>.png`` of the
+    most probable candidates, and of those sampled ``posteriors/<star>.nc`` and its corner plot.
 
     Parameters
     ----------
@@ -56,6 +64,8 @@ def write_binaries(
         What was searched.
     most_figures
         Candidates whose spectra are drawn.
+    n_sampled, seed
+        Candidates whose posterior is sampled (`sample_pair`), and the seed of that.
     overwrite
         Replace files that are there.
 
@@ -95,7 +105,61 @@ def write_binaries(
         axes[1].set_title("")
         save_figure(figure, path)
         plt.close(figure)
+    _sample(search, out, cannon, as_spectra(spectra), n_sampled, seed)
     return out
+
+
+def _sample(
+    search: BinarySearch, out: Path, cannon: Cannon, spectra: NormalizedSpectra, n: int, seed: int
+) -> None:
+    """Sample the most probable candidates; each has a file and a corner plot."""
+    stars = search.candidates[:n].tolist()
+    for star, path in corner_files(stars, out / "posteriors").items():
+        row, place = row_of(spectra.star_id, star), row_of(search.found.star_id, star)
+        result = sample_pair(
+            cannon, star, spectra.flux[row], spectra.ivar[row], search.found.theta[place],
+            search.settings, seed=seed,
+        )  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result.to_netcdf(path.with_suffix(".nc"), engine="h5netcdf")
+        figure = plot_pair_corner(result)
+        save_figure(figure, path)
+        plt.close(figure)
+
+
+def give_to_run(run: Run | str | os.PathLike[str], binaries: Table) -> Run:
+    """Keep the table of a search in a run: BINARY_CANDIDATE of LABEL_FLAG, and in its report.
+
+    The table becomes ``binaries.ecsv`` of the run, whose catalogue is written anew.
+
+    Parameters
+    ----------
+    run
+        The run, or its folder.
+    binaries
+        ``BinarySearch.table``, or what `read_binaries` returned.
+
+    Returns
+    -------
+    Run
+        Opened again.
+
+    Raises
+    ------
+    InvalidDataError
+        If the table has none of the run's stars.
+    """
+    folder = folder_of(run)
+    opened = open_run(folder)
+    ids = np.asarray(binaries[binaries.colnames[0]], dtype=np.str_)
+    if not np.isin(opened.star_id, ids).any():
+        raise InvalidDataError(
+            f"the table of binaries has none of the stars of the run {folder}; search its stars."
+        )
+    write_atomically(folder / RUN_TABLE, partial(_ecsv, binaries), overwrite=True)
+    again = open_run(folder)
+    write_catalogue(again.table, folder, overwrite=True)
+    return open_run(folder)
 
 
 def _ecsv(table: Table, path: Path) -> None:

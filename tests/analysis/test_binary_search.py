@@ -171,7 +171,7 @@ def dataset() -> TrainingSet:
 
 @pytest.fixture(scope="module")
 def search(dataset: TrainingSet) -> BinarySearch:
-    return find_binaries(small_cannon(), dataset, folds=2, n_pairs=120, seed=1)
+    return find_binaries(small_cannon(), dataset, folds=2, n_pairs=80, seed=1)
 
 
 def test_blends_are_found_and_singles_are_not(search: BinarySearch) -> None:
@@ -211,7 +211,7 @@ def test_training_stars_are_judged_by_models_without_them(search: BinarySearch) 
 
 def test_completeness_is_told(search: BinarySearch) -> None:
     found = search.pairs
-    assert len(found) == 120
+    assert len(found) == 80
     easy = (found["LIGHT"] > 0.2) & (np.abs(found["DV"]) > 15)
     assert found["FOUND"][easy].mean() > 0.8
     assert set(found["STAR_1"]) <= set(small_cannon().training.star_id)
