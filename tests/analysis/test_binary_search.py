@@ -30,7 +30,7 @@ def made_up(
     n = gain.size
     rows, columns = np.zeros(n), np.zeros((n, 1))
     many = "single primary secondary single_sd primary_sd secondary_sd theta"
-    one = "light dv light_sd dv_sd shift broadening chi2_single"
+    one = "light dv light_sd dv_sd shift broadening chi2_single mode_gap other_light other_dv"
     of_many, of_one = dict.fromkeys(many.split(), columns), dict.fromkeys(one.split(), rows)
     return FastPass(
         star_id=np.array([f"s{i}" for i in range(n)]), delta_chi2=gain,
@@ -166,7 +166,8 @@ def dataset() -> TrainingSet:
     labels = replace(
         labels, values=labels.values[rows], errors=labels.errors[rows], star_id=spectra.star_id
     )
-    return TrainingSet(spectra=spectra, labels=labels)
+    info = {"nvisits": np.full(len(rows), 3), "vscatter": np.linspace(0, 1, len(rows))}
+    return TrainingSet(spectra=spectra, labels=labels, info=info)
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,11 @@ def test_table_says_what_was_found(search: BinarySearch) -> None:
     assert table["TEFF_1"].unit == "K"
     assert table["DV"].unit == "km/s"
     assert table.meta["SIMULATE"] is True
+    assert table["VSCATTER"][-1] == 1.0
+    assert np.all(table["NVISITS"] == 3)
+    known = np.isfinite(table["MODE_GAP"])
+    assert np.all(table["MODE_GAP"][known] >= 0)
+    np.testing.assert_array_equal(known, np.isfinite(table["OTHER_DV"]))
     assert table.meta["RESTFRAM"] < 0.3
     library = load_library()
     teff = library.values("TEFF")[TEST[:N_BLENDS]]

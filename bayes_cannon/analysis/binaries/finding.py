@@ -36,6 +36,8 @@ __all__ = [
     "find_binaries",
 ]
 
+_VISITS = ("NVISITS", "VHELIO_AVG", "VSCATTER", "VERR")
+"""Radial velocities of the visits, shown where the catalogue has them."""
 _FRAMES = 100
 """Stars on which the rest frame's error is measured."""
 
@@ -155,6 +157,9 @@ def find_binaries(
     threshold = evidence.threshold(false_positive_rate)
     pairs["FOUND"] = evidence.score(injected) >= threshold
     table = _table(model, given, found, evidence, prior_rate, threshold)
+    for name in _VISITS:  # of several visits, beside what one spectrum says
+        if name.lower() in getattr(spectra, "info", {}):
+            table[name] = spectra.info[name.lower()]
     table.meta |= {
         "SEED": seed, "PRIORRAT": prior_rate, "FPR": false_positive_rate, "THRESH": threshold,
         "RESTFRAM": settings.rest_frame, "DVMAX": settings.dv_max, "NNULL": len(null.star_id),
@@ -279,6 +284,7 @@ def _table(
         "CHI2_SINGLE": found.chi2_single, "CHI2_PAIR": found.chi2_pair,
         "NPIX_INDEPENDENT": found.independent_pixels, "SNR": np.asarray(spectra.snr),
         "N_STARTS": found.n_starts,
+        "MODE_GAP": found.mode_gap, "OTHER_LIGHT": found.other_light, "OTHER_DV": found.other_dv,
     }  # fmt: skip
     table = Table(columns)
     units = dict(zip(cannon.names, cannon.basis.units, strict=True))
@@ -286,6 +292,6 @@ def _table(
         name = column.removesuffix("_ERR").rpartition("_")[0]
         if units.get(name):
             table[column].unit = units[name]
-    for column in ("DV", "DV_ERR", "SHIFT", "BROADENING"):
+    for column in ("DV", "DV_ERR", "SHIFT", "BROADENING", "OTHER_DV"):
         table[column].unit = "km/s"
     return table

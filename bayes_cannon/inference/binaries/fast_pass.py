@@ -83,6 +83,9 @@ class FastPass:
     log_snr : (n_stars,) float64
     n_starts : (n_stars,) int
         Starts from which the best pair was reached (to 1 in the objective).
+    mode_gap, other_light, other_dv : (n_stars,) float64
+        Objective of the next best of other pairs less that of the best, and its light and dv; NaN
+        where all starts led to one pair.
     theta : (n_stars, 2 n_labels + 4) float64
         Parameters of the pair as `TwoStarModel.pair` takes them.
     """
@@ -107,6 +110,9 @@ class FastPass:
     independent_pixels: FloatArray
     log_snr: FloatArray
     n_starts: NDArray[np.int64]
+    mode_gap: FloatArray
+    other_light: FloatArray
+    other_dv: FloatArray
     theta: FloatArray
 
     def select(self, rows: Any) -> FastPass:
@@ -251,7 +257,20 @@ def _fit_star(work: tuple[Star, FloatArray]) -> dict[str, Any]:
         for start in starts_of(star, one)
     ]
     two = min(pairs, key=lambda p: p.value)
-    return _summary(star, one, two, sum(p.value < two.value + 1 for p in pairs))
+    same = sum(p.value < two.value + 1 for p in pairs)
+    return _summary(star, one, two, same) | _other_pair(pairs, two, k)
+
+
+def _other_pair(pairs: list[Point], best: Point, k: int) -> dict[str, float]:
+    """The next best pair that is another one: of other light or velocity."""
+    sd = np.maximum(_deviations(best, best.theta.size)[2 * k : 2 * k + 2], [0.02, 1.0])
+    place = slice(2 * k, 2 * k + 2)
+    others = [p for p in pairs if np.any(np.abs(p.theta - best.theta)[place] > 3 * sd)]
+    if not others:
+        return {"mode_gap": np.nan, "other_light": np.nan, "other_dv": np.nan}
+    other = min(others, key=lambda p: p.value)
+    light, dv = other.theta[place]
+    return {"mode_gap": other.value - best.value, "other_light": light, "other_dv": dv}
 
 
 def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any]:
