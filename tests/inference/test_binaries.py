@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter1d
 
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.binaries import fast_pass as fast_pass_module
 from bayes_cannon.inference.binaries.fast_pass import FastPass, fast_pass, rest_frame_error
 from bayes_cannon.inference.binaries.search import BinarySettings
 from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
@@ -256,6 +257,24 @@ def test_star_without_pixels_is_a_row_of_nan() -> None:
     )  # fmt: skip
     assert np.isnan(found.delta_chi2[0])
     assert np.isfinite(found.delta_chi2[1])
+
+
+def test_star_that_fails_costs_itself_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spectra, fit = stars().select(TEST[:3]).spectra, fast_pass_module.fit_laplace
+
+    def fragile(pixels, priors, flux, ivar, settings):
+        if np.any(np.abs(flux[:, 100] - 7.5) < 1e-6):
+            raise np.linalg.LinAlgError("odd numbers")
+        return fit(pixels, priors, flux, ivar, settings)
+
+    monkeypatch.setattr(fast_pass_module, "fit_laplace", fragile)
+    flux = spectra.flux.copy()
+    flux[1, np.flatnonzero(small_cannon().used)[100]] = 7.5
+    found = fast_pass(small_cannon(), spectra.star_id, flux, spectra.ivar, SETTINGS, threads=1)
+    assert np.isfinite(found.delta_chi2).tolist() == [True, False, True]
+    assert f"{spectra.star_id[1]}: not searched for a second star: odd numbers" in caplog.text
 
 
 def test_shift_of_the_model_is_that_of_the_simulation() -> None:

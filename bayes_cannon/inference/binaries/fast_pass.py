@@ -14,6 +14,7 @@ with labels and factors of the first star free.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
@@ -51,14 +52,16 @@ __all__ = [
     "whitened_stars",
 ]
 
+_LOG = logging.getLogger(__name__)
 _REGULAR = 3.0  # standardised labels and factors beyond which weights are not evaluated
 _BLOCK = 64
+_OF_ONE_STAR = (np.linalg.LinAlgError, ArithmeticError, ValueError)
 _ANY_FRAME, _BEST_FRAME = 2.0, 0.05  # km/s
 
 
 @dataclass(frozen=True, eq=False)
 class FastPass:
-    """What the fast pass found; NaN for a star with too few usable pixels.
+    """What the fast pass found; NaN for a star with too few usable pixels, or that failed.
 
     Attributes
     ----------
@@ -163,8 +166,9 @@ def fast_pass(
     with one_blas_thread(), ThreadPoolExecutor(threads or threads_here()) as pool:
         for start in range(0, n, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, n))
-            stars = whitened_stars(search, cannon, flux[rows], ivar[rows])
-            for i, found in zip(stars, pool.map(_fit_star, stars.values()), strict=True):
+            stars = _each_whitened(search, cannon, flux[rows], ivar[rows], star_id[rows])
+            work = ((star_id[start + i], *star) for i, star in stars.items())
+            for i, found in zip(stars, pool.map(_try_star, work), strict=True):
                 for name, value in found.items():
                     out[name][start + i] = value
             if progress is not None:
@@ -242,6 +246,35 @@ def whitened_stars(
         )
         for i, row in enumerate(rows)
     }  # fmt: skip
+
+
+def _each_whitened(
+    search: Search, cannon: Cannon, flux: NDArray[Any], ivar: NDArray[Any],
+    star_id: NDArray[np.str_],
+) -> dict[int, tuple[Star, FloatArray]]:  # fmt: skip
+    """`whitened_stars`; a star that fails costs itself, not its block."""
+    try:
+        return whitened_stars(search, cannon, flux, ivar)
+    except _OF_ONE_STAR:
+        out = dict[int, tuple[Star, FloatArray]]()
+        for i in range(len(flux)):
+            try:
+                one = whitened_stars(search, cannon, flux[i : i + 1], ivar[i : i + 1])
+                if one:
+                    out[i] = one[0]
+            except _OF_ONE_STAR as error:
+                _LOG.warning("%s: not searched for a second star: %s", star_id[i], error)
+        return out
+
+
+def _try_star(work: tuple[str, Star, FloatArray]) -> dict[str, Any]:
+    """`_fit_star`; nothing for a star that cannot be fitted."""
+    name, star, ell = work
+    try:
+        return _fit_star((star, ell))
+    except _OF_ONE_STAR as error:
+        _LOG.warning("%s: not searched for a second star: %s", name, error)
+        return {}
 
 
 def _fit_star(work: tuple[Star, FloatArray]) -> dict[str, Any]:
