@@ -12,6 +12,7 @@ from .analysis import aspcap_comparison as aspcap_comparison
 from .analysis import catalogue as catalogue
 from .analysis import comparison as comparison
 from .analysis import diagnose as diagnose
+from .analysis import find_binaries as find_binaries
 from .analysis import mystery_story as mystery_story
 from .analysis import read_mist as read_mist
 from .analysis import scatter_table as scatter_table

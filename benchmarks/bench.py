@@ -24,6 +24,7 @@ SECTIONS = (
     "information",
     "real",
     "zoo",
+    "binaries",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

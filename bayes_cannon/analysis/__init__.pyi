@@ -1,6 +1,8 @@
 from . import sbc as sbc
 from .aspcap import AspcapComparison as AspcapComparison
 from .aspcap import aspcap_comparison as aspcap_comparison
+from .binaries.finding import BinarySearch as BinarySearch
+from .binaries.finding import find_binaries as find_binaries
 from .calibration import check_calibration as check_calibration
 from .calibration import coverage as coverage
 from .catalogues import CatalogueTable as CatalogueTable

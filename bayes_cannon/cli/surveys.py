@@ -37,25 +37,67 @@ def simulate(
     label_errors: Annotated[
         float, typer.Option(help="Size of the errors of the catalogue labels, relative to DR17.")
     ] = 1.0,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Add all faults of real spectra, in realistic sizes.")
+    ] = False,
+    rest_frame: Annotated[
+        float | None, typer.Option(help="Error of the rest frame, km/s rms. With --hard: 0.4.")
+    ] = None,
+    correlation: Annotated[
+        float | None,
+        typer.Option(help="Noise shared by neighbours: c of the kernel (c, 1, c). --hard: 0.3."),
+    ] = None,
+    ghosts: Annotated[
+        float | None,
+        typer.Option(help="Share of stars with a ghost in the blue chip. --hard: 0.15."),
+    ] = None,
+    tellurics: Annotated[
+        float | None, typer.Option(help="Telluric residuals, share of flux rms. --hard: 0.01.")
+    ] = None,
+    sky: Annotated[
+        float | None, typer.Option(help="Residuals of unmasked sky lines, sigma rms. --hard: 3.")
+    ] = None,
+    error_scale: Annotated[
+        float | None,
+        typer.Option(help="Spread of quoted over true flux error from star to star. --hard: 0.2."),
+    ] = None,
+    broadened: Annotated[
+        float | None, typer.Option(help="Share of stars broadened by 4-9 km/s. --hard: 0.05.")
+    ] = None,
+    blends: Annotated[
+        float | None, typer.Option(help="Share of blends of two giants. --hard: 0.03.")
+    ] = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
     """Write a simulated survey in the layout of the SDSS archive.
 
-    Every file is marked as simulated in its header.
+    Every file is marked as simulated in its header, which also tells the faults;
+    `truth.ecsv` names the blends, broadened stars, ghosts and shifts. An option beside --hard
+    replaces its value.
     """
     from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.surveys.simulation.faults import SurveyFaults
     from bayes_cannon.surveys.simulation.simulate import simulate_survey
     from bayes_cannon.surveys.simulation.stars import SimulationSettings
 
-    settings = SimulationSettings(label_error_scale=label_errors)
+    asked = {
+        "rest_frame": rest_frame, "correlation": correlation, "ghosts": ghosts,
+        "tellurics": tellurics, "sky": sky, "error_scale": error_scale, "broadened": broadened,
+        "blends": blends,
+    }  # fmt: skip
+    faults = replace(
+        SurveyFaults.hard() if hard else SurveyFaults(),
+        **{name: size for name, size in asked.items() if size is not None},
+    )
+    settings = SimulationSettings(label_error_scale=label_errors, faults=faults)
     with watching() as progress:
         simulate_survey(
             out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
-    OUT.print(f"{out}: a simulated survey")
+    OUT.print(f"{out}: a simulated survey{' with the faults of real spectra' if faults else ''}")
 
 
 def download(

@@ -20,9 +20,11 @@ from .readers import SurveyReader as SurveyReader
 from .readers import known_readers as known_readers
 from .readers import register_reader as register_reader
 from .readers import unregister_reader as unregister_reader
+from .simulation.faults import SurveyFaults as SurveyFaults
 from .simulation.library import Library as Library
 from .simulation.library import load_library as load_library
 from .simulation.simulate import observe as observe
+from .simulation.simulate import observed_faults as observed_faults
 from .simulation.simulate import simulate_survey as simulate_survey
 from .simulation.stars import SimulationSettings as SimulationSettings
 from .simulation.telescope import InstrumentSettings as InstrumentSettings
