@@ -18,6 +18,8 @@ from .lines import lines_in as lines_in
 from .lines import lines_of as lines_of
 from .lines import load_lines as load_lines
 from .lines import nearest_lines as nearest_lines
+from .repeated.comparison import Repeats as Repeats
+from .repeated.comparison import repeats as repeats
 from .sbc.labels import sbc_labels as sbc_labels
 from .sbc.pixels import sbc_pixels as sbc_pixels
 from .sbc.pixels import sbc_training as sbc_training

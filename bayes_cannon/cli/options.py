@@ -48,6 +48,13 @@ class Missing(StrEnum):
     drop = "drop"
 
 
+class Flagged(StrEnum):
+    """What becomes of spectra with a flag of severity BAD."""
+
+    exclude = "exclude"
+    keep = "keep"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 
