@@ -11,6 +11,9 @@ from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
 from .gradients import gradient_extrema as gradient_extrema
 from .gradients import line_groups as line_groups
+from .groups.fit import GroupSettings as GroupSettings
+from .groups.fit import group_table as group_table
+from .groups.fit import population as population
 from .isochrones import IsochroneSet as IsochroneSet
 from .isochrones import packaged_isochrones as packaged_isochrones
 from .isochrones import read_mist as read_mist

@@ -1,4 +1,4 @@
-"""The commands about stars that belong together: repeats (visits to one star)."""
+"""The commands about what belongs together: repeats (visits to a star), population (a group)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from bayes_cannon.cli.options import Flagged, Overwrite, Progress, Sampler, Seed, to_go_on
 
 __all__ = [
+    "population",
     "repeats",
 ]
 
@@ -54,3 +55,50 @@ def repeats(
     OUT.print(str(found))
     OUT.print(SEES)
     OUT.print(f"{out}: tables and figure")
+
+
+def population(
+    run: Annotated[Path, typer.Argument(help="Run folder from `infer`.")],
+    stars: Annotated[
+        Path,
+        typer.Option(help="File with the stars of the group: a table, or one name a line."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
+    ],
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Label to use. Repeat for several labels. Default: all."),
+    ] = None,
+    flagged: Annotated[
+        Flagged, typer.Option(help="Stars with a BAD flag: exclude or keep them.")
+    ] = Flagged.exclude,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Infer the mean and the intrinsic scatter of a group of stars, such as a cluster.
+
+    The calibrated posteriors of the stars are the data. Stars that are not in the run are named in
+    the table of members.
+    """
+    from bayes_cannon.analysis.groups.fit import group_table
+    from bayes_cannon.base.rounding import two_digits
+    from bayes_cannon.cli.console import OUT
+    from bayes_cannon.runs.groups import run_population
+
+    found = run_population(
+        run, stars, out, labels=label or None, flagged=flagged.value, seed=seed,
+        overwrite=overwrite,
+    )  # fmt: skip
+    for row in group_table(found):
+        unit = f" {row['UNIT']}" if row["UNIT"] else ""
+        scatter = f"scatter {row['SCATTER']:.2g}, {row['SCATTER_LOW']:.2g} to "
+        scatter += f"{row['SCATTER_HIGH']:.2g} (68 %)"
+        if row["SCATTER_LOW95"] <= 0:
+            scatter = f"scatter below {two_digits(float(row['SCATTER_LIMIT']))} (95 %)"
+        OUT.print(
+            f"{row['LABEL']}: mean {row['MEAN']:.5g} ± {two_digits(float(row['MEAN_ERR']))}, "
+            f"{scatter}{unit}"
+        )
+    OUT.print(f"{out}: {found.attrs['told']}")

@@ -2,6 +2,8 @@ from . import report as report
 from .check import run_check as run_check
 from .check import write_check as write_check
 from .corners import draw_corners as draw_corners
+from .groups import open_population as open_population
+from .groups import run_population as run_population
 from .repeated import open_repeats as open_repeats
 from .repeated import run_repeats as run_repeats
 from .repeated import write_repeats as write_repeats

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from bayes_cannon.analysis.repeated.comparison import SEES, Repeats, compare_vis
 from bayes_cannon.analysis.repeated.visits import Flagged, labels_of_visits
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
-from bayes_cannon.base.storage import check_output, read_tree, write_atomically, write_tree
+from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.settings import InferenceSettings
@@ -22,6 +21,7 @@ from bayes_cannon.plots.ensembles.visits import plot_repeats
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import read_summary, write_summary
+from bayes_cannon.runs.tables import rounded, write_ecsv, write_fits
 from bayes_cannon.surveys.survey import Survey
 from bayes_cannon.surveys.visits import visit_spectra
 
@@ -91,7 +91,7 @@ def run_repeats(
         cannon, visits.spectra, out / "run", settings=settings, seed=seed, overwrite=overwrite,
         progress=progress,
     )  # fmt: skip
-    _write_ecsv(visits.table, out / "visits.ecsv", overwrite=True)
+    write_ecsv(visits.table, out / "visits.ecsv", overwrite=True)
     found = repeats(run, visits.table, flagged=flagged, seed=int(run.summary["seed"]))
     more = {
         "stars_cut": visits.n_cut, "stars_with_one_visit": visits.n_single,
@@ -142,9 +142,9 @@ def write_repeats(
     out = user_path(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in zip(_TABLES, (found.table, found.bins, found.pair_table()), strict=True):
-        shown = _rounded(table)
-        _write_ecsv(shown, out / f"{name}.ecsv", overwrite=overwrite)
-        write_atomically(out / f"{name}.fits", partial(_write_fits, shown), overwrite=overwrite)
+        shown = rounded(table)
+        write_ecsv(shown, out / f"{name}.ecsv", overwrite=overwrite)
+        write_fits(shown, out / f"{name}.fits", overwrite=overwrite)
     write_tree(
         found.fit, out / "fit.nc", format_name=_FORMAT, version=_VERSION, overwrite=overwrite
     )
@@ -157,30 +157,6 @@ def write_repeats(
         {"simulated": found.simulated, **counts, **(more or {}), "sees": SEES, "repeats": rows},
     )
     return out
-
-
-def _rounded(table: Table) -> Table:
-    shown = table.copy()
-    for name in shown.colnames:
-        if shown[name].dtype.kind == "f":
-            shown[name] = [float(f"{value:.5g}") for value in shown[name]]
-    if shown.meta.get("SIMULATE"):
-        shown.meta["comments"] = [
-            "SIMULATED spectra: not observations", *shown.meta.get("comments", []),
-        ]  # fmt: skip
-    return shown
-
-
-def _write_fits(table: Table, part: Path) -> None:
-    """Write a table with keys that FITS has."""
-    out = table.copy()
-    out.meta = {k.upper()[:8]: v for k, v in table.meta.items() if k != "comments"}
-    out.meta["comments"] = table.meta.get("comments", [])
-    out.write(part, format="fits")
-
-
-def _write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
-    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
 
 
 def open_repeats(folder: str | os.PathLike[str]) -> Repeats:
