@@ -22,6 +22,7 @@ SECTIONS = (
     "accuracy",
     "label_errors",
     "population",
+    "repeats",
     "real",
     "zoo",
 )

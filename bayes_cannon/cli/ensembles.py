@@ -43,12 +43,11 @@ def repeats(
     from bayes_cannon.analysis.repeated.comparison import SEES
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.inference.settings import InferenceSettings
-    from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.repeated import run_repeats
 
     with to_go_on(), watching() as progress:
         found = run_repeats(
-            Cannon.load(cannon), survey, out, all_stars=all_stars, flagged=flagged.value,
+            cannon, survey, out, all_stars=all_stars, flagged=flagged.value,
             settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -83,7 +82,7 @@ def population(
     the table of members.
     """
     from bayes_cannon.analysis.groups.fit import group_table
-    from bayes_cannon.base.rounding import two_digits
+    from bayes_cannon.base.rounding import error_digits, two_digits
     from bayes_cannon.cli.console import OUT
     from bayes_cannon.runs.groups import run_population
 
@@ -93,12 +92,12 @@ def population(
     )  # fmt: skip
     for row in group_table(found):
         unit = f" {row['UNIT']}" if row["UNIT"] else ""
-        scatter = f"scatter {row['SCATTER']:.2g}, {row['SCATTER_LOW']:.2g} to "
-        scatter += f"{row['SCATTER_HIGH']:.2g} (68 %)"
+        error = float(row["MEAN_ERR"])
+        mean = f"{row['MEAN']:.{error_digits(error)}f} ± {two_digits(error)}"
+        low, high = float(row["SCATTER_LOW"]), float(row["SCATTER_HIGH"])
+        digits = error_digits(high - low)
+        scatter = f"{row['SCATTER']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f}, 68 %)"
         if row["SCATTER_LOW95"] <= 0:
-            scatter = f"scatter below {two_digits(float(row['SCATTER_LIMIT']))} (95 %)"
-        OUT.print(
-            f"{row['LABEL']}: mean {row['MEAN']:.5g} ± {two_digits(float(row['MEAN_ERR']))}, "
-            f"{scatter}{unit}"
-        )
+            scatter = f"below {two_digits(float(row['SCATTER_LIMIT']))} (95 %)"
+        OUT.print(f"{row['LABEL']}: mean {mean}{unit}, scatter {scatter}{unit}")
     OUT.print(f"{out}: {found.attrs['told']}")

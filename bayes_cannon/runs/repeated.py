@@ -83,13 +83,14 @@ def run_repeats(
     OutputExistsError
         If the folder holds something else, or repeats and `overwrite` is false.
     """
-    cannon, out = as_model(cannon), user_path(folder)
+    model, out = as_model(cannon), user_path(folder)
     _refuse_others(out, overwrite=overwrite)
-    without = () if all_stars else set(cannon.training.star_id.tolist())
-    visits = visit_spectra(survey, like=cannon, without=without, progress=progress)
+    without = () if all_stars else set(model.training.star_id.tolist())
+    visits = visit_spectra(survey, like=model, without=without, progress=progress)
+    noted = {"cannon": [cannon]} if isinstance(cannon, str | os.PathLike) else None
     run = infer_run(
-        cannon, visits.spectra, out / "run", settings=settings, seed=seed, overwrite=overwrite,
-        progress=progress,
+        model, visits.spectra, out / "run", settings=settings, seed=seed, inputs=noted,
+        overwrite=overwrite, progress=progress,
     )  # fmt: skip
     write_ecsv(visits.table, out / "visits.ecsv", overwrite=True)
     found = repeats(run, visits.table, flagged=flagged, seed=int(run.summary["seed"]))

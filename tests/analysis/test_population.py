@@ -193,6 +193,18 @@ def test_members_may_be_given_in_any_form(tmp_path):
         assert read_members(form).tolist() == stars, form
 
 
+def test_plain_ids_find_stars_of_one_spectrum(tree):
+    posterior = tree["posterior"].to_dataset()
+    names = posterior["star"].values.astype("U40")
+    names[[0, 1, 2]] = "apo25m/M15/m0", "apo25m/M15/m1", "lco25m/M15/m1"
+    groups = {n: d.to_dataset() for n, d in tree.children.items()}
+    groups = {n: d.assign_coords(star=names) if "star" in d.dims else d for n, d in groups.items()}
+    placed = xr.DataTree.from_dict(groups)
+    found = choose_members(placed, ["m0", "m1", "lco25m/M15/m1", "m3", "m4"])
+    assert found.rows.tolist() == [0, -1, 2, 3, 4]
+    assert found.fate[1] == "several spectra in the run"
+
+
 @pytest.mark.parametrize(
     ("stars", "error", "says"),
     [

@@ -34,6 +34,7 @@ __all__ = [
 
 FEWEST_STARS = 3
 USED = "used"
+_SEVERAL = -2
 
 
 def read_members(stars: Any) -> NDArray[np.str_]:
@@ -104,8 +105,8 @@ class Members:
     star_id : (n,) str
         As listed.
     fate : (n,) str
-        ``'used'``, ``'not in the run'``, ``'no posterior'`` or ``'flagged: …'`` with the meaning of
-        its flags.
+        ``'used'``, ``'not in the run'``, ``'several spectra in the run'``, ``'no posterior'`` or
+        ``'flagged: …'`` with the meaning of its flags.
     rows : (n,) int
         Place in the run, -1 where it is not.
     """
@@ -130,7 +131,10 @@ class Members:
 def choose_members(
     result: xr.DataTree, stars: Any, *, flagged: Literal["exclude", "keep"] = "exclude"
 ) -> Members:
-    """Find the stars of a list in a result.
+    """Find the stars of a list in a result, by their names or by their plain ids.
+
+    Of a star with several spectra (TELESCOPE/FIELD/ID, ID#2) one must be named in full: its errors
+    are not independent, and it would count twice.
 
     Parameters
     ----------
@@ -153,7 +157,7 @@ def choose_members(
     listed = read_members(stars)
     posterior = group_of(result, "posterior")
     known = posterior["star"].values.astype(np.str_)
-    rows = rows_of(known, listed)
+    rows = _rows_of_names(known, listed)
     names = [str(n) for n, v in posterior.data_vars.items() if "star" in v.dims]
     finite = np.ones(known.size, np.bool_)
     for name in names:
@@ -165,7 +169,9 @@ def choose_members(
     fate = []
     for row in rows.tolist():
         bad = int(flags[row]) & int(BAD)
-        if row < 0:
+        if row == _SEVERAL:
+            fate.append("several spectra in the run")
+        elif row < 0:
             fate.append("not in the run")
         elif not finite[row]:
             fate.append("no posterior")
@@ -173,13 +179,29 @@ def choose_members(
             fate.append(f"flagged: {'; '.join(describe_flag(bad))}")
         else:
             fate.append(USED)
-    found = Members(listed, np.array(fate, dtype=np.str_), rows)
+    found = Members(listed, np.array(fate, dtype=np.str_), np.maximum(rows, -1))
     if found.used.sum() < FEWEST_STARS:
         raise NoStarsError(
             f"a group needs {FEWEST_STARS} stars, and of this list {found.told()} "
             f"({name_some(listed)}; {id_name_of(result)} of the run: {name_some(known)})."
         )
     return found
+
+
+def _rows_of_names(known: NDArray[np.str_], listed: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Rows of listed stars, -1 where there is none, `_SEVERAL` where one must be chosen.
+
+    A star that was observed in several places is TELESCOPE/FIELD/ID in a run; its plain id finds it
+    where the run has one spectrum of it only.
+    """
+    rows = rows_of(known, listed)
+    plain: dict[str, list[int]] = {}
+    for row, name in enumerate(known.tolist()):
+        plain.setdefault(name.rpartition("/")[2].partition("#")[0], []).append(row)
+    for i in np.flatnonzero(rows < 0).tolist():
+        places = plain.get(str(listed[i]), [])
+        rows[i] = places[0] if len(places) == 1 else _SEVERAL if places else -1
+    return rows
 
 
 def labels_of_members(

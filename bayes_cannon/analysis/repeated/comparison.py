@@ -119,10 +119,11 @@ def repeats(
 ) -> Repeats:
     """Compare the labels of the visits to stars with each other and with their errors.
 
-    For every pair of visits to a star z = (l1 - l2) / sqrt(s1**2 + s2**2), with formal and with
-    calibrated errors. Pairs of one star are not independent: each star of n visits weighs n - 1,
-    and uncertainties are those of a bootstrap over stars. Scale and floor are those of
-    `bayes_cannon.models.build_repeat_model`, in which the value of each star is integrated out.
+    For every pair of visits to a star z = (l1 - l2) / sqrt(s1**2 + s2**2), with the means l of the
+    formal posteriors and with formal and calibrated errors s. Pairs of one star are not
+    independent: each star of n visits weighs n - 1, and uncertainties are those of a bootstrap over
+    stars. Scale and floor are those of `bayes_cannon.models.build_repeat_model`, in which the value
+    of each star is integrated out.
 
     Repeats measure only the part of the error that differs from visit to visit, see `SEES`. The
     calibrated errors, which hold the model's, must come out larger; formal ones too, as far as the

@@ -8,7 +8,6 @@ import corner
 import numpy as np
 import xarray as xr
 from astropy.table import Row
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -16,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bayes_cannon.analysis.groups.fit import group_table
 from bayes_cannon.base.columns import one_or_more
-from bayes_cannon.base.rounding import two_digits
+from bayes_cannon.base.rounding import error_digits, two_digits
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.plots.common import (
     BLACK,
@@ -108,7 +107,8 @@ def plot_group_corner(
 ) -> Figure:
     """Corner plot of the means or the intrinsic scatters of a group's labels.
 
-    Contours hold 39.3 and 86.5 % of the draws: 1 and 2 sigma of a Gaussian in two dimensions.
+    Contours hold 39.3 and 86.5 % of the draws: 1 and 2 sigma of a Gaussian in two dimensions. A
+    dotted line is the 95 % upper limit of a scatter whose 95 % interval begins at zero.
 
     Parameters
     ----------
@@ -146,20 +146,15 @@ def plot_group_corner(
     axes = np.array(figure.axes, dtype=object).reshape(len(names), len(names))
     for i, place in enumerate(places):
         row = table[place]
-        two = two_digits(float(row["MEAN_ERR"]))
-        text = _told(row) if what == "scatter" else f"{row['MEAN']:.5g} ± {two}"
-        axes[i, i].set_title(text, fontsize=10)
-        _mark(axes[i, i], float(row["SCATTER_LIMIT"]) if what == "scatter" else None)
+        error = float(row["MEAN_ERR"])
+        mean = f"{row['MEAN']:.{error_digits(error)}f} ± {two_digits(error)}"
+        axes[i, i].set_title(_told(row) if what == "scatter" else mean, fontsize=10)
+        if what == "scatter" and row["SCATTER_LOW95"] <= 0:
+            axes[i, i].axvline(row["SCATTER_LIMIT"], color=GREY, ls=":", lw=1.1)
     title = "Intrinsic scatters" if what == "scatter" else "Means"
     n = found["posterior"].sizes["star"]
     figure.suptitle(_title(found, f"{title} of a group of {n} stars"), fontsize=12, y=0.995)
     return figure
-
-
-def _mark(ax: Axes, limit: float | None) -> None:
-    """Mark the upper limit of a scatter."""
-    if limit is not None:
-        ax.axvline(limit, color=GREY, ls=":", lw=1.1)
 
 
 def _told(row: Row) -> str:
@@ -167,7 +162,7 @@ def _told(row: Row) -> str:
     if row["SCATTER_LOW95"] <= 0:
         return f"scatter < {two_digits(float(row['SCATTER_LIMIT']))} (95 %)"
     half = 0.5 * float(row["SCATTER_HIGH"] - row["SCATTER_LOW"])
-    return f"scatter {row['SCATTER']:.2g} ± {two_digits(half)}"
+    return f"scatter {row['SCATTER']:.{error_digits(half)}f} ± {two_digits(half)}"
 
 
 def _sd(found: xr.DataTree) -> np.ndarray:
