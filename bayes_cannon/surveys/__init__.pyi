@@ -31,3 +31,5 @@ from .simulation.telescope import InstrumentSettings as InstrumentSettings
 from .survey import Survey as Survey
 from .survey import open_survey as open_survey
 from .survey import survey_of as survey_of
+from .visits import VisitSpectra as VisitSpectra
+from .visits import visit_spectra as visit_spectra

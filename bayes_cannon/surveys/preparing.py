@@ -29,6 +29,7 @@ from bayes_cannon.surveys.survey import Survey, open_survey
 __all__ = [
     "prepare",
     "prepare_spectra",
+    "settings_like",
 ]
 
 
@@ -177,7 +178,7 @@ def prepare_spectra(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     files = [str(user_path(path)) for path in paths]
-    treatment = Treatment.from_settings(_settings_of(like))
+    treatment = Treatment.from_settings(settings_like(like))
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
         raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
@@ -192,8 +193,19 @@ def prepare_spectra(
     return spectra, read.problems
 
 
-def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
-    """How a training set was made."""
+def settings_like(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """How a training set was made.
+
+    Parameters
+    ----------
+    like
+        A training set, a model that was trained on it, or the `settings` of the set.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none of these.
+    """
     if isinstance(like, TrainingSet):
         return like.settings
     recorded = getattr(like, "settings", None)
