@@ -257,4 +257,8 @@ def _with_problems(
         simulated=spectra.simulated,
         medium=spectra.medium,
         id_name=spectra.id_name,
+        notes={
+            name: np.concatenate([column, np.full(len(extra), "", dtype=np.str_)])
+            for name, column in spectra.notes.items()
+        },
     )

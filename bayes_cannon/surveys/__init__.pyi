@@ -1,5 +1,6 @@
 from . import apogee as apogee
 from . import archive as archive
+from . import mwm as mwm
 from . import simulation as simulation
 from .apogee.allstar import read_allstar as read_allstar
 from .apogee.apstar import read_apstar as read_apstar
@@ -10,6 +11,11 @@ from .apogee.cuts import apply_cuts as apply_cuts
 from .archive.download import download_survey as download_survey
 from .catalogue import Catalogue as Catalogue
 from .gaia_xp import load_gaia_xp_giants as load_gaia_xp_giants
+from .mwm.apstar import read_sdss5_apstar as read_sdss5_apstar
+from .mwm.catalogue import read_astra_catalogue as read_astra_catalogue
+from .mwm.catalogue import read_drp_allstar as read_drp_allstar
+from .mwm.spectra import read_mwmstar as read_mwmstar
+from .mwm.spectra import read_mwmvisit as read_mwmvisit
 from .preparing import prepare as prepare
 from .preparing import prepare_spectra as prepare_spectra
 from .readers import StarSpectrum as StarSpectrum

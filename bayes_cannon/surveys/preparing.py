@@ -23,7 +23,13 @@ from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
-from bayes_cannon.surveys.reading import Treatment, Windows, read_treated
+from bayes_cannon.surveys.reading import ReadSpectra, Treatment, Windows, read_treated
+from bayes_cannon.surveys.reductions import (
+    NOTE,
+    reductions_of,
+    reductions_text,
+    require_one_reduction,
+)
 from bayes_cannon.surveys.survey import Survey, open_survey
 
 __all__ = [
@@ -40,7 +46,10 @@ class Trained(Protocol):
         """Settings by part: ``dataset``, ``training``, ``versions``."""
 
 
-_INFO = ("TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
+_INFO = ("APOGEE_ID", "GAIA_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG",
+         "RESULT_FLAGS", "NVISITS")  # fmt: skip
+_NAMES = ("APOGEE_ID", "GAIA_ID")
+"""Other names of stars, which tables have beside the one that the survey goes by."""
 
 
 def prepare(
@@ -115,22 +124,68 @@ def prepare(
     rows = np.flatnonzero(result.keep & has_file)
     _add_step(steps, "spectrum found", "the survey holds a file of the star", rows.size)
     _require_stars(steps, len(survey))
+    said = reductions_of(survey.catalogue)
+    require_one_reduction(said[rows], cuts.reductions)
     read = read_treated(survey.files[rows].tolist(), star_id[rows], treatment, progress=progress)
     _add_step(steps, "spectrum readable", "the file holds a spectrum", read.n_readable)
     _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
     problems += read.problems
+    spectra, own = _noted(survey, read, rows[read.kept])
+    others = _of_others(spectra, said[rows[read.kept]])
+    if others:
+        own = ~np.isin(spectra.star_id, [problem.star_id for problem in others])
+        text = "the file's spectrum is of the reduction that the catalogue's row is of"
+        _add_step(steps, "same reduction", text, int(own.sum()))
+        spectra, problems = spectra.select(own), problems + others
     _require_stars(steps, len(survey), problems)
-    warn_masked(star_id[rows[read.kept]], read.masked_chips)
+    kept, masked = rows[read.kept][own], read.masked_chips[own]
+    require_one_reduction(spectra.notes.get(NOTE, np.empty(0, np.str_)), cuts.reductions)
+    warn_masked(star_id[kept], masked)
     log_steps(steps)
-    kept = rows[read.kept]
     return TrainingSet(
-        spectra=read.spectra(),
+        spectra=spectra,
         labels=survey.catalogue.labels(names).select(kept),
         cut_steps=tuple(steps),
         problems=problems,
-        settings=_settings(survey, cuts) | treatment.settings(),
-        info=_info(survey, kept) | {"n_masked_chips": read.masked_chips.sum(axis=1)},
+        settings=_settings(survey, cuts, names) | treatment.settings() | _made_by(survey, spectra),
+        info=_info(survey, kept) | {"n_masked_chips": masked.sum(axis=1)},
     )
+
+
+def _noted(
+    survey: Survey, read: ReadSpectra, rows: NDArray[np.intp]
+) -> tuple[NormalizedSpectra, NDArray[np.bool_]]:
+    """Spectra with the names that the catalogue knows where files do not; and a mask of all."""
+    spectra = read.spectra()
+    notes = dict(spectra.notes)
+    blank = np.full(len(spectra), "", dtype=np.str_)
+    for name in _NAMES:
+        if name != survey.catalogue.id_name and name in survey.catalogue.table.colnames:
+            theirs = np.asarray(survey.catalogue.table[name])[rows].astype(np.str_)
+            own = notes.get(name, blank)
+            notes[name] = np.where(own != "", own, theirs)
+    return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
+
+
+def _of_others(spectra: NormalizedSpectra, said: NDArray[np.str_]) -> tuple[StarProblem, ...]:
+    """Stars whose spectrum is of another reduction than the row of the catalogue."""
+    own = spectra.notes.get(NOTE, np.full(len(spectra), "", dtype=np.str_))
+    return tuple(
+        StarProblem(
+            str(spectra.star_id[row]), "",
+            f"its spectrum is of the reduction {own[row]}, the catalogue's row of {said[row]}: "
+            "labels and spectrum are not of one measurement",
+        )
+        for row in np.flatnonzero((own != said) & (own != "") & (said != "")).tolist()
+    )  # fmt: skip
+
+
+def _made_by(survey: Survey, spectra: NormalizedSpectra) -> dict[str, Setting]:
+    """Names of the catalogue and of the reductions."""
+    made: dict[str, Setting] = {"catalogue": survey.catalogue.name}
+    if text := reductions_text(spectra.notes.get(NOTE, np.empty(0, np.str_)).tolist()):
+        made["reduction"] = text
+    return made
 
 
 def prepare_spectra(
@@ -230,7 +285,7 @@ def _require_stars(
     )
 
 
-def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
+def _settings(survey: Survey, cuts: Cuts, names: Sequence[str]) -> dict[str, Setting]:
     """Where the spectra come from, plain values only."""
     settings: dict[str, Setting] = {
         "survey": survey.path.name,
@@ -238,6 +293,10 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
         "cuts": json.dumps(asdict(cuts)),
         **software_versions("astropy", "numpy"),
     }
+    derived = str(survey.catalogue.table.meta.get("DERIVED", ""))
+    made = [d for d in derived.split("; ") if d.partition(" = ")[0] in names]
+    if made:
+        settings["derived_labels"] = f"{'; '.join(made)} (errors in quadrature)"
     manifest = survey.path / "manifest.ecsv"
     if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file
         digest = hashlib.sha1(manifest.read_bytes(), usedforsecurity=False)
@@ -248,7 +307,7 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
 def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Columns of the catalogue that are of use later, in small letters."""
     info: dict[str, NDArray[Any]] = {}
-    for name in (survey.catalogue.id_name, *_INFO):
+    for name in dict.fromkeys((survey.catalogue.id_name, *_INFO)):
         if name in survey.catalogue.table.colnames:
             column = np.asarray(survey.catalogue.table[name])[rows]
             info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else np.int64)

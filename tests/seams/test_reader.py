@@ -110,7 +110,7 @@ def test_a_reader_is_found_by_an_entry_point(folder, monkeypatch):
         match=r"lost \(no_such_package:READER\) of bayes_cannon.readers",
     ):
         known = bc.surveys.known_readers()
-    assert [reader.name for reader in known] == ["prism", "apogee"]
+    assert [r.name for r in known] == ["prism", "apogee", "mwm", "sdss5-apstar"]
 
 
 def test_what_no_reader_takes_is_told_with_all_reasons(tmp_path, prism):
