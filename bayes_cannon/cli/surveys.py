@@ -35,6 +35,9 @@ def simulate(
     label_errors: Annotated[
         float, typer.Option(help="Size of the errors of the catalogue labels, relative to DR17.")
     ] = 1.0,
+    layout: Annotated[
+        str, typer.Option(help="Layout of the files: dr17, or mwm, that of DR19 (SDSS-V).")
+    ] = "dr17",
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -50,8 +53,8 @@ def simulate(
     settings = SimulationSettings(label_error_scale=label_errors)
     with watching() as progress:
         simulate_survey(
-            out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
-            progress=progress,
+            out, n_stars=n_stars, seed=seed, settings=settings, layout=layout,
+            overwrite=overwrite, progress=progress,
         )  # fmt: skip
     OUT.print(f"{out}: a simulated survey")
 
@@ -145,6 +148,13 @@ def prepare(
     feh_min: Annotated[
         float | None, typer.Option(help=f"Minimum [Fe/H] (dex). {_OF_READER}-1.")
     ] = None,
+    reduction: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Version of the survey's pipeline to take, such as 1.3 or dr17. Repeat to mix "
+            "several in one set."
+        ),
+    ] = None,
     degree: Annotated[
         int | None,
         typer.Option(help=f"Degree of the continuum polynomial, 2 to 5. {_OF_READER}4."),
@@ -174,6 +184,8 @@ def prepare(
     opened = open_survey(survey, labels=names)
     limits = {"snr_min": snr_min, "logg_max": logg_max, "teff_max": teff_max, "feh_min": feh_min}
     given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    if reduction:
+        given["reductions"] = tuple(reduction)
     continuum = opened.reader.continuum
     if degree is not None:
         continuum = replace(continuum or ContinuumSettings(), degree=degree)

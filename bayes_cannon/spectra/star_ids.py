@@ -55,7 +55,7 @@ def check_id_name(name: str) -> str:
 
 
 def checked_notes(given: Mapping[str, Any] | None, n_stars: int) -> dict[str, NDArray[np.str_]]:
-    """Return columns of text that stand beside the names of stars, those without any text left out.
+    """Return columns of text that stand beside the names of stars, checked.
 
     Parameters
     ----------
@@ -74,8 +74,7 @@ def checked_notes(given: Mapping[str, Any] | None, n_stars: int) -> dict[str, ND
         texts = np.asarray(column).astype(np.str_)
         if texts.shape != (n_stars,):
             raise InvalidDataError(f"the notes {name} must have shape ({n_stars},).")
-        if n_stars and (texts != "").any():
-            notes[check_id_name(name)] = texts
+        notes[check_id_name(name)] = texts
     return notes
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +25,7 @@ from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.mwm.survey import reader_of_files
 from bayes_cannon.surveys.reading import ReadSpectra, Treatment, Windows, read_treated
 from bayes_cannon.surveys.reductions import (
     NOTE,
@@ -36,6 +39,8 @@ __all__ = [
     "prepare",
     "prepare_spectra",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class Trained(Protocol):
@@ -163,7 +168,8 @@ def _noted(
         if name != survey.catalogue.id_name and name in survey.catalogue.table.colnames:
             theirs = np.asarray(survey.catalogue.table[name])[rows].astype(np.str_)
             own = notes.get(name, blank)
-            notes[name] = np.where(own != "", own, theirs)
+            both = np.where(own != "", own, theirs)
+            notes |= {name: both} if (both != "").any() else {}
     return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
 
 
@@ -229,7 +235,7 @@ def prepare_spectra(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     files = [str(user_path(path)) for path in paths]
-    treatment = Treatment.from_settings(_settings_of(like))
+    treatment = _for_files(Treatment.from_settings(_settings_of(like)), files)
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
         raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
@@ -242,6 +248,18 @@ def prepare_spectra(
     spectra = read.spectra()
     warn_masked(spectra.star_id, read.masked_chips)
     return spectra, read.problems
+
+
+def _for_files(treatment: Treatment, files: Sequence[str]) -> Treatment:
+    """The same treatment by the reader of APOGEE's other releases where the files are of these."""
+    reader = reader_of_files(treatment.reader, [Path(file).name for file in files])
+    if reader is treatment.reader:
+        return treatment
+    _log.info(
+        "the model was trained on spectra read by %s; these files are read by %s",
+        treatment.reader.name, reader.name,
+    )  # fmt: skip
+    return Treatment.make(reader, treatment.bad_bits, treatment.continuum, treatment.windows)
 
 
 def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:

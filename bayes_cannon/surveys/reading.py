@@ -419,8 +419,8 @@ def _observed(
 
 
 def _notes(stars: Sequence[ReadStar | StarSpectrum]) -> dict[str, NDArray[np.str_]]:
-    """What is noted of stars, by column; '' where a star lacks one."""
-    names = dict.fromkeys(name for star in stars for name in star.notes)
+    """What is noted of stars, by column; '' where a star lacks one. No column is empty."""
+    names = dict.fromkeys(name for star in stars for name, text in star.notes.items() if text)
     return {n: np.array([s.notes.get(n, "") for s in stars], dtype=np.str_) for n in names}
 
 

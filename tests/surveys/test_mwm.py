@@ -255,7 +255,7 @@ def test_apstar_files_of_sdss5(tmp_path: Path, star: Star, n_visits: int) -> Non
 def test_apstar_files_without_sdss_id_and_of_dr17(tmp_path: Path, star: Star) -> None:
     read = read_sdss5_apstar(write_sdss5_apstar(tmp_path, star, sdss_id=False))
     assert read.star_spectrum.star_id == star.apogee_id
-    with pytest.raises(FileFormatError, match="no APRED and STARVER"):
+    with pytest.raises(FileFormatError, match="neither APRED in its header nor the name"):
         read_sdss5_apstar(write_dr17(tmp_path, star))
 
 

@@ -17,7 +17,7 @@ from bayes_cannon.errors import FileFormatError
 from bayes_cannon.surveys.apogee.apstar import ApStar, read_apstar
 from bayes_cannon.surveys.apogee.names import TELESCOPES, read_name
 from bayes_cannon.surveys.fits import card_number, card_text
-from bayes_cannon.surveys.images import Header, open_images
+from bayes_cannon.surveys.images import open_images
 from bayes_cannon.surveys.mwm.spectra import sdss5_bits
 from bayes_cannon.surveys.readers import StarSpectrum
 
@@ -114,10 +114,10 @@ def read_sdss5_apstar(
         header = file.header
     name = _NAME.fullmatch(without_fits_ending(source.name))
     apred = card_text(header, "APRED") or (name["apred"] if name else "")
-    if not apred or "STARVER" not in _keys(header):
+    if not apred:
         raise FileFormatError(
-            f"{source} has no APRED and STARVER in its header, as apStar files of SDSS-V do; one "
-            "of DR17 or before is read by read_apstar."
+            f"{source} has neither APRED in its header nor the name of an apStar file of SDSS-V; "
+            "one of DR17 or before is read by read_apstar."
         )
     star = read_apstar(source, visit=visit, bad_bits=sdss5_bits(bad_bits))
     number = card_text(header, "SDSSID")
@@ -129,7 +129,3 @@ def read_sdss5_apstar(
         apred,
         card_number(header, velocity),
     )
-
-
-def _keys(header: Header) -> set[str]:
-    return {key for key in ("APRED", "STARVER") if header.get(key) is not None}

@@ -13,13 +13,14 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.base.paths import is_fits_name
-from bayes_cannon.errors import FileFormatError, SurveyError
+from bayes_cannon.errors import FileFormatError, InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.apogee.bits import resolve_bits
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import name_from_path
+from bayes_cannon.surveys.apogee.survey import APOGEE
 from bayes_cannon.surveys.catalogue import Catalogue
 from bayes_cannon.surveys.fits import open_fits
 from bayes_cannon.surveys.folders import files_below
@@ -39,6 +40,7 @@ __all__ = [
     "SDSS5_APSTAR",
     "MwmReader",
     "Sdss5ApStarReader",
+    "reader_of_files",
 ]
 
 _log = logging.getLogger(__name__)
@@ -160,7 +162,7 @@ class MwmReader(_Sdss5Reader):
         name
             Of a file.
         """
-        return _is_mwmstar(name)
+        return _is_mwmstar(split_telescope(Path(name))[0].name)
 
     def name_from_path(self, path: Path) -> str:
         """SDSS_ID in the name of a file.
@@ -273,6 +275,36 @@ class Sdss5ApStarReader(_Sdss5Reader):
             Of a file.
         """
         return re.sub(r"-\d{5}$", "", name_from_path(path))
+
+
+def reader_of_files(reader: SurveyReader, names: Sequence[str]) -> SurveyReader:
+    """The reader of APOGEE's that all files are of, by their names; else the one given.
+
+    A model that was trained on DR17's apStar files is so used on mwmStar files, and the other way
+    round. Readers of other surveys stay.
+
+    Parameters
+    ----------
+    reader
+        Of the training set.
+    names
+        Of the files, without folders.
+
+    Raises
+    ------
+    InvalidDataError
+        If the files are of several kinds.
+    """
+    family = (MWM, SDSS5_APSTAR, APOGEE)
+    if reader not in family or not names:
+        return reader
+    kinds = {next((r.name for r in family if r.is_spectrum(name)), "") for name in names} - {""}
+    if len(kinds) > 1:
+        raise InvalidDataError(
+            f"the files are of several kinds ({', '.join(sorted(kinds))}), whose stars have "
+            "different names; give one kind at a time."
+        )
+    return next((r for r in family if kinds == {r.name}), reader)
 
 
 def _is_mwmstar(name: str) -> bool:
