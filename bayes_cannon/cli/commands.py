@@ -59,7 +59,8 @@ def _options(
 
 
 for _command in (
-    runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
+    runs.demo, surveys.simulate, surveys.download, surveys.readers, surveys.prepare,
+    models.train, runs.infer,
     models.check, runs.report,
 ):  # fmt: skip
     app.command()(_command)

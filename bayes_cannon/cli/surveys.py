@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,9 +17,13 @@ from bayes_cannon.cli.options import (
     to_go_on,
 )
 
+if TYPE_CHECKING:
+    from bayes_cannon.surveys.readers import SurveyReader
+
 __all__ = [
     "download",
     "prepare",
+    "readers",
     "simulate",
 ]
 
@@ -125,6 +129,46 @@ def download(
         OUT.print(f"  missing {missing.star_id}: {missing.message}", markup=False)
     if not report.complete:
         raise typer.Exit(2)
+
+
+def readers(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of a survey: which reader takes it.")
+    ] = None,
+) -> None:
+    """List the readers of surveys, and how each recognises one.
+
+    With a folder, say which reader takes it and why the others do not.
+    """
+    from bayes_cannon.base.paths import user_path
+    from bayes_cannon.cli.console import OUT
+    from bayes_cannon.errors import SurveyError
+    from bayes_cannon.surveys.readers import known_readers, reader_of, why_not
+
+    if folder is not None and not user_path(folder).is_dir():
+        raise SurveyError(f"{folder} is not a directory; give the directory that holds a survey.")
+    for reader in known_readers():
+        OUT.print(reader.name)
+        for what, text in _described(reader):
+            OUT.print(f"  {what:<12}{text}")
+        if folder is not None:
+            why = why_not(reader, user_path(folder))
+            OUT.print(f"  {'this folder':<12}{why or 'is of this survey'}")
+    if folder is not None:
+        OUT.print(f"{folder} is read by {reader_of(user_path(folder)).name}")
+
+
+def _described(reader: SurveyReader) -> list[tuple[str, str]]:
+    """What a reader is for, how it recognises a survey, and what it calls things."""
+    doc = " ".join((type(reader).__doc__ or "").partition("\n\n")[0].split())
+    first, last = reader.wavelength[0], reader.wavelength[-1]
+    return [
+        ("what", doc),
+        ("recognised", getattr(reader, "recognised", "") or "by its own look at the folder"),
+        ("stars", reader.id_name),
+        ("labels", reader.catalogue),
+        ("grid", f"{len(reader.wavelength)} pixels, {first:.0f} to {last:.0f} Å, {reader.medium}"),
+    ]
 
 
 def prepare(

@@ -41,6 +41,7 @@ __all__ = [
     "reader_of",
     "register_reader",
     "unregister_reader",
+    "why_not",
 ]
 
 GROUP = "bayes_cannon.readers"
@@ -332,7 +333,7 @@ def reader_of(folder: Path) -> SurveyReader:
     SurveyError
         If none of the readers takes it, with why, or several do.
     """
-    refusals = {reader.name: (reader, _sniffed(reader, folder)) for reader in known_readers()}
+    refusals = {reader.name: (reader, why_not(reader, folder)) for reader in known_readers()}
     taken = [reader for reader, why in refusals.values() if not why]
     if len(taken) > 1:
         raise SurveyError(
@@ -348,8 +349,16 @@ def reader_of(folder: Path) -> SurveyReader:
     return taken[0]
 
 
-def _sniffed(reader: SurveyReader, folder: Path) -> str:
-    """Why a reader does not take a folder; also where it fails, which a warning of the log says."""
+def why_not(reader: SurveyReader, folder: Path) -> str:
+    """Why a reader does not take a folder; also where it fails, which a warning of the log says.
+
+    Parameters
+    ----------
+    reader
+        See `known_readers`.
+    folder
+        That may be of its survey.
+    """
     why: Any
     try:
         why = reader.sniff(folder)
