@@ -38,6 +38,7 @@ from bayes_cannon.surveys.survey import Survey, open_survey
 __all__ = [
     "prepare",
     "prepare_spectra",
+    "treatment_of_files",
 ]
 
 _log = logging.getLogger(__name__)
@@ -235,7 +236,7 @@ def prepare_spectra(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     files = [str(user_path(path)) for path in paths]
-    treatment = _for_files(Treatment.from_settings(_settings_of(like)), files)
+    treatment = treatment_of_files(Treatment.from_settings(_settings_of(like)), files)
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
         raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
@@ -250,8 +251,16 @@ def prepare_spectra(
     return spectra, read.problems
 
 
-def _for_files(treatment: Treatment, files: Sequence[str]) -> Treatment:
-    """The same treatment by the reader of APOGEE's other releases where the files are of these."""
+def treatment_of_files(treatment: Treatment, files: Sequence[str]) -> Treatment:
+    """The same treatment by the reader of APOGEE's other releases where the files are of these.
+
+    Parameters
+    ----------
+    treatment
+        Of a training set.
+    files
+        To be treated alike.
+    """
     reader = reader_of_files(treatment.reader, [Path(file).name for file in files])
     if reader is treatment.reader:
         return treatment

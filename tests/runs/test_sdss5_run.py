@@ -53,11 +53,14 @@ def cannons(datasets) -> dict[str, bc.Cannon]:
     }
 
 
-def page_of(folder: Path) -> str:
+def page_of(folder: Path, *more: str, **given: object) -> str:
     """A report of the sections that name stars and catalogue."""
-    wanted = [s for s in registered_sections() if s.key in ("summary", "tables", "stars")]
-    assert len(wanted) == 3
-    write_report(folder, sections=wanted)
+    keys = ("summary", "tables", "stars", *more)
+    wanted = [s for s in registered_sections() if s.key in keys]
+    assert len(wanted) == len(keys)
+    report = write_report(folder, sections=wanted, **given)
+    assert not report.failed
+    assert not set(report.missing) & set(more)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -130,7 +133,7 @@ def run(datasets, cannons, tmp_path_factory):
     return bc.infer_run(cannons["mwm"], rest.spectra, folder, settings=LAPLACE, seed=3, aspcap=rest)
 
 
-def test_a_run_of_sdss5_names_stars_and_catalogue(run, datasets) -> None:
+def test_a_run_of_sdss5_names_stars_and_catalogue(run, datasets, cannons, surveys) -> None:
     table = Table.read(run.folder / "catalogue.fits")
     assert table.colnames[:3] == ["SDSS_ID", "APOGEE_ID", "GAIA_ID"]
     assert table["APOGEE_ID"].tolist() == datasets["dr17"].info["apogee_id"][30:].tolist()
@@ -140,7 +143,11 @@ def test_a_run_of_sdss5_names_stars_and_catalogue(run, datasets) -> None:
     assert (table.meta["REDUCTN"], table.meta["REDUCMOD"]) == ("1.3", "1.3")
     assert run.summary["reduction"] == {"spectra": "1.3", "model": "1.3"}
     assert bc.open_run(run.folder).table["GAIA_ID"].tolist() == table["GAIA_ID"].tolist()
-    page = page_of(run.folder)
+    page = page_of(
+        run.folder, "spectrum", cannon=cannons["mwm"], dataset=datasets["mwm"],
+        survey=surveys["mwm"],
+    )  # fmt: skip
+    assert "Observed spectrum of 9000000" in page
     assert "ASPCAP DR19 error" in page
     assert str(table["APOGEE_ID"][0]) in page
     assert "another reduction" not in page
@@ -151,8 +158,10 @@ def test_a_run_on_another_reduction_says_so_everywhere(
     surveys, cannons, tmp_path, trained: str, given: str
 ) -> None:
     folder = surveys[given] / ("spectra" if given == "mwm" else "apo25m/N6791")
+    paths = sorted(folder.rglob("*.fits"))[:5]
     spectra, _ = spectra_to_infer(cannons[trained], [folder])
-    spectra = spectra.rows(slice(0, 5))
+    assert len(spectra) > 5
+    spectra, _ = spectra_to_infer(cannons[trained], paths)
     assert spectra.id_name == ("SDSS_ID" if given == "mwm" else "APOGEE_ID")
     names = {"dr17": "dr17", "mwm": "1.3"}
     with pytest.warns(
@@ -160,7 +169,10 @@ def test_a_run_on_another_reduction_says_so_everywhere(
         match=f"5 of 5 spectra .* of the reduction {names[given]}, the training set of "
         f"{names[trained]}",
     ):
-        made = bc.infer_run(cannons[trained], spectra, tmp_path / "run", settings=LAPLACE, seed=1)
+        made = bc.infer_run(
+            cannons[trained], spectra, tmp_path / "run", settings=LAPLACE, seed=1,
+            inputs={"spectra": paths},
+        )  # fmt: skip
     assert np.all(made.table["LABEL_FLAG"] & LabelFlag.OTHER_REDUCTION)
     assert set(made.table["REDUCTION"]) == {names[given]}
     with fits.open(tmp_path / "run/catalogue.fits") as hdus:
@@ -169,7 +181,9 @@ def test_a_run_on_another_reduction_says_so_everywhere(
         assert "another reduction" in str(hdus[1].header["HISTORY"]).replace("\n", "")
     assert made.summary["flags"]["OTHER_REDUCTION"] == 5
     assert "another reduction" in made.summary["reduction"]["note"]
-    assert "Spectra of another reduction" in page_of(tmp_path / "run")
+    page = page_of(tmp_path / "run", "spectrum", cannon=cannons[trained])
+    assert "Spectra of another reduction" in page
+    assert f"Observed spectrum of {'9000000' if given == 'mwm' else '2S'}" in page
 
 
 def test_kinds_of_files_are_not_mixed_in_one_list(surveys, cannons) -> None:
