@@ -283,3 +283,27 @@ def test_names() -> None:
     assert SDSS5_APSTAR.is_spectrum("apStar-1.3-lco25m-2M00002479-6025311-59830.fits")
     path = Path("apStar-1.3-lco25m-2M00002479-6025311-59830.fits")
     assert SDSS5_APSTAR.name_from_path(path) == "2M00002479-6025311"
+
+
+def renamed(path: Path, old: bytes, new: bytes) -> Path:
+    """The file with other text of the same length, without checksums."""
+    assert len(old) == len(new)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new).replace(b"CHECKSUM", b"CHECKXXX"))
+    return path
+
+
+def test_files_of_dr20_and_of_results(tmp_path: Path, star: Star) -> None:
+    """DR20 calls a column otherwise; results of astra hold models in place of fluxes."""
+    path = renamed(write_mwmstar(tmp_path, star), b"'spectrum_pk_id'", b"'spectrum_pk'   ")
+    assert read_mwmstar(path).star_id == "54392544"
+    path = renamed(write_mwmstar(tmp_path, star), b"'flux    '", b"'flux_no '")
+    with pytest.raises(FileFormatError, match=r"no column flux: .* astraStarASPCAP, hold models"):
+        read_mwmstar(path)
+
+
+def test_tables_are_found_by_their_names_else_by_their_place(tmp_path: Path, star: Star) -> None:
+    path = renamed(write_mwmstar(tmp_path, star), b"'APOGEE/", b"'SPECTRA")
+    renamed(path, b"INSTRMNT= 'APOGEE  '", b"INSTRMNT= 'OTHER   '")
+    assert read_mwmstar(path).hdu == 3

@@ -331,3 +331,31 @@ def test_datasets_of_every_layout_are_the_same_to_the_last_bit(tmp_path: Path) -
             own, theirs = (getattr(d.spectra, values) for d in (first, other))
             np.testing.assert_array_equal(own, theirs, err_msg=f"{values} of {name}")
         assert other.star_id.tolist() == ["54392544", "54392545", "7"]
+
+
+def test_labels_of_two_catalogues_are_mixed_by_name_only(tmp_path: Path) -> None:
+    from tests.surveys.test_survey import write_catalogue
+
+    stars = some_stars(2)
+    for star, apred in zip(stars, ("r12", "dr17"), strict=True):
+        path = write_dr17(tmp_path, star)
+        path.rename(path.with_name(path.name.replace("dr17", apred)))
+        name = "allStar-r12-l33.fits" if apred == "r12" else "allStar-dr17-synspec_rev1.fits"
+        write_catalogue(tmp_path, [("apo25m", "M15", star.apogee_id)], name)
+    given = {"logg_max": None, "teff_max": None, "feh_min": None}
+    with pytest.raises(InvalidDataError, match=r"several reductions \(dr17: 1, r12: 1\)"):
+        bc.prepare(tmp_path, cuts=bc.surveys.Cuts(**given))
+    one = bc.prepare(tmp_path, cuts=bc.surveys.Cuts(**given, reductions=("r12",)))
+    assert one.star_id.tolist() == ["2M00000000+6025311"]
+    both = bc.prepare(tmp_path, cuts=bc.surveys.Cuts(**given, reductions=("r12", "dr17")))
+    assert both.settings["reduction"] == "dr17+r12"
+    assert sorted(both.info["release"].tolist()) == ["dr16", "dr17"]
+    with pytest.raises(InvalidDataError, match="reductions must be names"):
+        bc.surveys.Cuts(reductions=(17,))
+
+
+def test_the_command_takes_reductions(folder: Path, tmp_path: Path) -> None:
+    from bayes_cannon.cli.surveys import prepare
+
+    prepare(folder, tmp_path / "new.nc", reduction=["1.3"])
+    assert bc.TrainingSet.load(tmp_path / "new.nc").settings["reduction"] == "1.3"

@@ -219,7 +219,7 @@ def _stack(parts: Sequence[Catalogue]) -> Catalogue:
     tables = [c.table.copy(copy_data=False) for c in parts]
     for part, table in zip(parts, tables, strict=True):
         if "RELEASE" not in table.colnames:
-            table["RELEASE"] = np.full(len(table), part.release, dtype=np.str_)
+            table["RELEASE"] = np.array([part.release] * len(table), dtype=np.str_)
     stacked = vstack(tables, join_type="outer", metadata_conflicts="silent")
     table = Table({name: _filled(stacked[name]) for name in stacked.colnames})
     release = "+".join(dict.fromkeys(c.release for c in parts))
