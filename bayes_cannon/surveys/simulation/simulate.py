@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,8 +32,21 @@ from bayes_cannon.surveys.simulation.catalogue import (
     label_error,
     truth_table,
 )
+from bayes_cannon.surveys.simulation.faults import (
+    StarFaults,
+    SurveyFaults,
+    draw_faults,
+    fault_columns,
+    faults_as_text,
+)
 from bayes_cannon.surveys.simulation.files import write_apstar
 from bayes_cannon.surveys.simulation.library import Library, load_library
+from bayes_cannon.surveys.simulation.mwm import (
+    ASTRA_FILE,
+    Sdss5Stars,
+    write_astra_catalogue,
+    write_mwm_spectra,
+)
 from bayes_cannon.surveys.simulation.stars import (
     SimulatedStar,
     SimulationSettings,
@@ -44,13 +58,15 @@ from bayes_cannon.surveys.simulation.telescope import BAD_ERROR, InstrumentSetti
 __all__ = [
     "library_labels",
     "observe",
+    "observed_faults",
     "simulate_survey",
 ]
 
 
 _CATALOGUE = "allStar-dr17-simulated.fits"
 _TRUTH = "truth.ecsv"
-_OWN_ENTRIES = {_CATALOGUE, _TRUTH, "mystery", "apo25m", "lco25m"}
+_OWN_ENTRIES = {_CATALOGUE, ASTRA_FILE, _TRUTH, "mystery", "apo25m", "lco25m", "spectra"}
+_LAYOUTS = ("dr17", "mwm")
 
 
 def simulate_survey(
@@ -59,10 +75,11 @@ def simulate_survey(
     n_stars: int | None = None,
     seed: int | None = None,
     settings: SimulationSettings | None = None,
+    layout: str = "dr17",
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Path:
-    """Write a simulated survey: DR17's files in the archive's layout.
+    """Write a simulated survey: DR17's files in the archive's layout, or SDSS-V's.
 
     ``OUT/allStar-dr17-simulated.fits``, ``OUT/<telescope>/<field>/{ap,as}Star-dr17-<id>.fits``,
     ``OUT/mystery/`` with one star that the catalogue does not know, and ``OUT/truth.ecsv`` with the
@@ -71,10 +88,15 @@ def simulate_survey(
     fields' names and places are real, their stars are not: ids begin with ``2S``, real ones with
     ``2M``. Equal arguments give equal files.
 
+    In the layout ``'mwm'`` the same spectra and labels are in
+    ``OUT/spectra/star/AA/BB/mwmStar-0.6.0-<sdss_id>.fits`` and in
+    ``OUT/astraAllStarASPCAP-0.6.0-simulated.fits``, with invented SDSS_IDs.
+
     Parameters
     ----------
     settings
-        Of stars, decoys and instrument.
+        Of stars, decoys and instrument; ``SimulationSettings(faults=SurveyFaults.hard())`` gives a
+        survey with the faults of real spectra, named in ``truth.ecsv``.
     out
         Folder to make.
     n_stars
@@ -82,6 +104,8 @@ def simulate_survey(
         Star k does not depend on it.
     seed
         Of all random numbers; None takes a fresh one, which the headers hold.
+    layout
+        ``'dr17'``, or ``'mwm'``: that of DR19.
     overwrite
         Replace a simulated survey that is already there (and nothing else).
     progress
@@ -98,8 +122,10 @@ def simulate_survey(
         If `out` exists and `overwrite` is False, if it is not a simulated survey, or if it cannot
         be written.
     InvalidDataError
-        If the library does not have `n_stars` stars.
+        If the library does not have `n_stars` stars, or there is no such layout.
     """
+    if layout not in _LAYOUTS:
+        raise InvalidDataError(f"layout must be one of {', '.join(_LAYOUTS)}, not {layout!r}.")
     out = user_path(out)
     seed, settings = as_seed(seed), SimulationSettings() if settings is None else settings
     if not isinstance(settings, SimulationSettings):
@@ -117,18 +143,49 @@ def simulate_survey(
         part.mkdir(parents=True)
         try:
             with as_progress(progress) as tell:
-                measured = _write_spectra(part, stars, library, settings.instrument, tell)
-            scale = settings.label_error_scale
-            table = allstar_hdus(
-                stars[:-1], measured[:-1], library, error_scale=scale, history=history
-            )
-            table.writeto(part / _CATALOGUE)
-            truth = truth_table(stars, measured, library, error_scale=scale, history=history)
+                write = _write_mwm if layout == "mwm" else _write_dr17
+                truth = write(part, stars, library, settings, history, tell)
             truth.write(part / _TRUTH, format="ascii.ecsv")
             _move(part, out, overwrite=overwrite)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _write_dr17(
+    folder: Path,
+    stars: Sequence[SimulatedStar],
+    library: Library,
+    settings: SimulationSettings,
+    history: Sequence[str],
+    tell: Tell,
+) -> Table:
+    """Write spectra and catalogue of DR17's layout; return the table of true labels."""
+    measured = _write_spectra(folder, stars, library, settings.instrument, settings.faults, tell)
+    scale = settings.label_error_scale
+    table = allstar_hdus(stars[:-1], measured[:-1], library, error_scale=scale, history=history)
+    table.writeto(folder / _CATALOGUE)
+    return truth_table(stars, measured, library, error_scale=scale, history=history)
+
+
+def _write_mwm(
+    folder: Path,
+    stars: Sequence[SimulatedStar],
+    library: Library,
+    settings: SimulationSettings,
+    history: Sequence[str],
+    tell: Tell,
+) -> Table:
+    """Write spectra and catalogue of SDSS-V's layout; return the table of true labels."""
+    given = Sdss5Stars(stars)
+    measured = write_mwm_spectra(folder, given, library, settings.instrument, tell)
+    scale = settings.label_error_scale
+    write_astra_catalogue(
+        folder / ASTRA_FILE, given, measured, library, error_scale=scale, history=history
+    )
+    return truth_table(
+        given.stars, measured, library, error_scale=scale, history=history, names=given.names
+    )
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -146,7 +203,7 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
             f"{out} holds files that a simulated survey does not have ({', '.join(strange[:3])}"
             f"{', …' if len(strange) > 3 else ''}); nothing was overwritten."
         )
-    if entries and not _is_simulated(out / _CATALOGUE):
+    if entries and not any(_is_simulated(out / name) for name in (_CATALOGUE, ASTRA_FILE)):
         raise OutputExistsError(f"{out} is not a simulated survey; nothing was overwritten.")
 
 
@@ -163,6 +220,7 @@ def _write_spectra(
     stars: Sequence[SimulatedStar],
     library: Library,
     settings: InstrumentSettings,
+    faults: SurveyFaults,
     tell: Tell,
 ) -> list[Measured]:
     """Write one file for each star."""
@@ -172,6 +230,8 @@ def _write_spectra(
         "HDU1 flux, HDU2 error, HDU3 mask; HDU4 to HDU8 are left empty",
         "HDU9 velocities of the visits, HDU10 of all, without CCFs",
     ]
+    if faults:
+        history.append(f"faults of the survey: {faults_as_text(faults)}")
     measured = []
     for done, star in enumerate(stars, start=1):
         place = "mystery" if star.kind == "mystery" else f"{star.telescope}/{star.field_name}"
@@ -208,6 +268,7 @@ def observe(
     seed: int | None = None,
     settings: InstrumentSettings | None = None,
     windows: Sequence[tuple[int, int]] = ASPCAP_WINDOWS,
+    faults: SurveyFaults | None = None,
 ) -> NormalizedSpectra:
     """Observe stars of the library in one visit each, normalised by the true continuum.
 
@@ -229,6 +290,8 @@ def observe(
         The star at position k has its own stream: it does not depend on the stars after it.
     windows
         [start, stop) pixel ranges to keep; they become the chips of the result.
+    faults
+        Of real spectra; `observed_faults` tells which star has which.
 
     Returns
     -------
@@ -248,10 +311,13 @@ def observe(
     flux = np.ones((stars.size, kept.size), dtype=np.float32)
     ivar = np.zeros_like(flux)
     seed, settings = as_seed(seed), settings or InstrumentSettings()
+    drawn = _drawn_faults(library, stars, seed, faults or SurveyFaults())
     for k, star in enumerate(stars):
         rng = np.random.default_rng(SeedSequence(seed, spawn_key=(k,)))
         shift = rng.normal(0.0, 10.0, 1)
-        seen = expose(library.flux[star], shift, snr[k], rng=rng, settings=settings)
+        own = drawn[k]
+        truth = library.flux[star] if own is None else own.spectrum(library, int(star))
+        seen = expose(truth, shift, snr[k], rng=rng, settings=settings, faults=own)
         good = seen.covered[0] & ((seen.mask[0] & BAD_BITS["default"]) == 0)
         good &= (seen.err[0] > 0) & (seen.err[0] < BAD_ERROR)
         good = good[kept]
@@ -263,10 +329,55 @@ def observe(
         wavelength=library.wavelength[kept],
         flux=flux,
         ivar=ivar,
-        snr=snr,
+        snr=snr / [1.0 if own is None else own.error_factor for own in drawn],
         chips=tuple(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)),
         simulated=True,
     )
+
+
+def observed_faults(
+    library: Library,
+    index: ArrayLike | None = None,
+    *,
+    seed: int,
+    faults: SurveyFaults,
+) -> Table:
+    """What is wrong with the spectra that `observe` gives for the same arguments.
+
+    Parameters
+    ----------
+    library, index, seed, faults
+        As for `observe`.
+
+    Returns
+    -------
+    astropy.table.Table
+        ``STAR_ID`` and the columns of a hard survey's ``truth.ecsv``: ``SHIFT``, ``GHOST``,
+        ``ERROR_FACTOR``, ``BROADENING``, ``BLEND``, ``BLEND_W``, ``BLEND_DV``, ``BLEND_INDEX``,
+        ``BLEND_<label>``.
+
+    Raises
+    ------
+    InvalidDataError
+        On stars that the library does not have, or where there are no faults.
+    """
+    stars = _library_index(library, index)
+    if not faults:
+        raise InvalidDataError("there are no faults to tell of; ask for SurveyFaults.hard().")
+    table = fault_columns(_drawn_faults(library, stars, as_seed(seed), faults), library)
+    table.add_column(_library_ids(stars), index=0, name="STAR_ID")
+    return table
+
+
+def _drawn_faults(
+    library: Library, stars: NDArray[np.intp], seed: int, faults: SurveyFaults
+) -> list[StarFaults | None]:
+    """Draw the faults of each star from streams of its own."""
+    streams = [SeedSequence(seed, spawn_key=(k,)) for k in range(stars.size)]
+    return [
+        draw_faults(faults, library, int(star), star=stream, pixels=stream)
+        for star, stream in zip(stars, streams, strict=True)
+    ]
 
 
 def library_labels(
