@@ -164,6 +164,9 @@ def print_check(check: Check) -> None:
         units = f"{units}; " if units else ""
         OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
         OUT.print(_grid(rows))
+        OUT.print(
+            f"Regions of all labels together hold {check.joint_text(reference)}", markup=False
+        )
     _print_bins(check)
     if check.judged == "formal":
         OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
