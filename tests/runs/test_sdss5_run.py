@@ -186,6 +186,14 @@ def test_a_run_on_another_reduction_says_so_everywhere(
     assert f"Observed spectrum of {'9000000' if given == 'mwm' else '2S'}" in page
 
 
+def test_two_reductions_put_together_by_hand_are_not_trained_on(datasets) -> None:
+    given = datasets["mwm"]
+    names = np.where(np.arange(40) < 20, "1.3", "dr17")
+    mixed = replace(given, spectra=replace(given.spectra, notes={"REDUCTION": names}), settings={})
+    with pytest.raises(InvalidDataError, match=r"training stars .* reductions \(1.3: 20, dr17: 20"):
+        bc.train(mixed, n_factors=0)
+
+
 def test_kinds_of_files_are_not_mixed_in_one_list(surveys, cannons) -> None:
     paths = [
         next((surveys["mwm"] / "spectra").rglob("*.fits")),
