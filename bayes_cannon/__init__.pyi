@@ -44,6 +44,7 @@ from .spectra import spectra_from_arrays as spectra_from_arrays
 from .spectra import training_set_from_arrays as training_set_from_arrays
 from .spectra import training_set_from_table as training_set_from_table
 from .surveys import Cuts as Cuts
+from .surveys import download_mwm as download_mwm
 from .surveys import download_survey as download_survey
 from .surveys import load_gaia_xp_giants as load_gaia_xp_giants
 from .surveys import load_library as load_library

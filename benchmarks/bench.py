@@ -21,6 +21,7 @@ SECTIONS = (
     "inference",
     "accuracy",
     "label_errors",
+    "information",
     "real",
     "zoo",
     "binaries",

@@ -13,6 +13,8 @@ from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
 from .gradients import gradient_extrema as gradient_extrema
 from .gradients import line_groups as line_groups
+from .information import line_information as line_information
+from .information import line_windows as line_windows
 from .isochrones import IsochroneSet as IsochroneSet
 from .isochrones import packaged_isochrones as packaged_isochrones
 from .isochrones import read_mist as read_mist

@@ -12,6 +12,7 @@ from bayes_cannon.cli.options import (
     Missing,
     Overwrite,
     Progress,
+    ReadyWindows,
     Sampler,
     Seed,
     factors_of,
@@ -62,6 +63,13 @@ def train(
             help="Restrict a label to a range, NAME=low:high (Å in vacuum). Repeat for several."
         ),
     ] = None,
+    windows: Annotated[
+        ReadyWindows,
+        typer.Option(
+            help="Confine every abundance to the known lines of its element (lines), except those "
+            "given by --window."
+        ),
+    ] = ReadyWindows.none,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -70,6 +78,7 @@ def train(
 
     The other stars are held out for tests. The model file records which stars they are.
     """
+    from bayes_cannon.analysis.information import line_windows
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -90,9 +99,12 @@ def train(
         latent_labels=latent_labels,
         missing=missing.value,
     )
+    ranges = windows_of(window or [])
+    if windows is ReadyWindows.lines:
+        ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
     with watching() as progress:
         cannon = train_model(
-            stars, settings=settings, windows=windows_of(window or []), held_out=held_out,
+            stars, settings=settings, windows=ranges, held_out=held_out,
             seed=seed, progress=progress,
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)

@@ -13,6 +13,7 @@ from .calibration import plot_scores as plot_scores
 from .corner import plot_corner as plot_corner
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
+from .information import plot_information as plot_information
 from .kiel import plot_kiel as plot_kiel
 from .kiel import plot_kiel_stars as plot_kiel_stars
 from .posteriors import mass_contours as mass_contours

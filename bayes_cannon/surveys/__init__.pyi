@@ -8,6 +8,9 @@ from .apogee.bits import resolve_bits as resolve_bits
 from .apogee.cuts import Cuts as Cuts
 from .apogee.cuts import apply_cuts as apply_cuts
 from .archive.download import download_survey as download_survey
+from .archive.mwm import download_mwm as download_mwm
+from .archive.targets import Box as Box
+from .archive.targets import Cone as Cone
 from .catalogue import Catalogue as Catalogue
 from .gaia_xp import load_gaia_xp_giants as load_gaia_xp_giants
 from .preparing import prepare as prepare
