@@ -10,6 +10,8 @@ import typer
 
 from bayes_cannon.cli.console import one_line
 from bayes_cannon.cli.options import (
+    MOST_CORNERS,
+    Corner,
     Overwrite,
     Progress,
     Sampler,
@@ -56,10 +58,7 @@ def infer(
         int | None,
         typer.Option(help="Number of the visit to use, from 1. Default: the combined spectrum."),
     ] = None,
-    corner: Annotated[
-        list[str] | None,
-        typer.Option(help="Star to draw a corner plot of, or all. Repeat for several stars."),
-    ] = None,
+    corner: Corner = None,
     all_stars: Annotated[
         bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
     ] = False,
@@ -90,7 +89,7 @@ def infer(
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
-    chosen = stars_to_plot(corner or [], spectra, few=labels is None)
+    chosen = stars_to_plot(corner, spectra)
     with to_go_on(), watching() as progress:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
@@ -104,6 +103,8 @@ def infer(
         f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
         f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
+    if not corner and spectra.n_stars > len(chosen) == MOST_CORNERS:
+        OUT.print(f"corner plots: of the first {MOST_CORNERS} stars; --corner all draws them all")
     if s["n_failed"]:
         raise typer.Exit(1)
 
@@ -171,6 +172,7 @@ def demo(
     factors: Annotated[
         str, typer.Option(help="Number of nuisance factors, or auto to choose it.")
     ] = "auto",
+    corner: Corner = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -181,5 +183,6 @@ def demo(
     whole_way = run_real_demo if real else run_demo
     folder = out or Path("runs/demo-real" if real else "runs/demo")
     whole_way(
-        folder, n_stars=n_stars, n_factors=factors_of(factors), seed=seed, overwrite=overwrite
-    )
+        folder, n_stars=n_stars, n_factors=factors_of(factors), corner=corner, seed=seed,
+        overwrite=overwrite,
+    )  # fmt: skip
