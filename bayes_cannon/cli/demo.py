@@ -13,7 +13,6 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
-from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.base.parallel import available_cores
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.rounding import error_digits, value_with_error
@@ -268,7 +267,7 @@ def _report_real(
     for key, reason in report.failed.items():
         OUT.print(f"      could not be made ({key}): {reason}")
     OUT.print(f"\n{len(run.table)} real held-out stars, ours minus APOGEE DR17:")
-    _print_table(against, published=False)
+    _print_table(against)
     _print_coverage(covered, "catalogue value")
     n_flagged = run.summary["n_flagged"]
     OUT.print(f"{n_flagged} of {len(run.table)} stars have a flag")
@@ -295,19 +294,18 @@ def _measured(value: float, error: float, formal: float) -> str:
     return f"{value_with_error(value, error)} (formal {formal:.{error_digits(error)}f})"
 
 
-def _print_table(against: Table, *, published: bool = True) -> None:
+def _print_table(against: Table) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("label", no_wrap=True)
     columns = ("bias", "rms", "robust", "error", "formal")
-    others = PUBLISHED if published else ()
-    for name in (*columns, *(p.name for p in others)):
+    for name in columns:
         grid.add_column(name, justify="right")
     for row in against:
-        own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
-        theirs = [p.scatter.get(row["LABEL"], np.nan) for p in others]
-        text = [two_digits(v) if np.isfinite(v) else "–" for v in (*own, *theirs)]
+        own = [row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
+        bias = value_with_error(float(row["BIAS"]), float(row["RMS"]) / np.sqrt(int(row["N"])))
+        text = [bias, *(two_digits(v) if np.isfinite(v) else "–" for v in own)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
 

@@ -29,7 +29,7 @@ def _show_progress(value: bool) -> bool:
 
 Progress = Annotated[
     bool,
-    typer.Option("--progress/--quiet", callback=_show_progress, help="Show how far the work is."),
+    typer.Option("--progress/--quiet", callback=_show_progress, help="Show or hide progress bars."),
 ]
 
 

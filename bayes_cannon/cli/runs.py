@@ -27,6 +27,9 @@ __all__ = [
     "report",
 ]
 
+_FEW = 5
+"""Stars whose labels `infer` prints."""
+
 
 def infer(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
@@ -71,8 +74,9 @@ def infer(
     Repeat the same command to continue an interrupted run. Exit status 1 means that some stars
     have no posterior.
     """
+    from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.parallel import available_cores
-    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.cli.console import OUT, print_labels, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.models.model_priors import priors_of
@@ -99,10 +103,13 @@ def infer(
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
     flags = ", ".join(f"{name} {number}" for name, number in s["flags"].items())
+    stars = count_text(s["n_stars"], "star")
     OUT.print(
-        f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
+        f"{out}: {stars}{earlier}, {s['n_failed']} without a posterior, "
         f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
+    if s["n_stars"] <= _FEW:
+        print_labels(run)
     if not corner and spectra.n_stars > len(chosen) == MOST_CORNERS:
         OUT.print(f"corner plots: of the first {MOST_CORNERS} stars; --corner all draws them all")
     if s["n_failed"]:
@@ -129,6 +136,10 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Report file to write. Default: RUN/report.html."),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Show accuracies that others published beside ours."),
+    ] = False,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
@@ -144,7 +155,7 @@ def report(
     with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
-            out=out, overwrite=overwrite, progress=progress,
+            out=out, overwrite=overwrite, published=published, progress=progress,
         )  # fmt: skip
     for why in dict.fromkeys(made.missing.values()):
         lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)

@@ -5,11 +5,14 @@ from .aspcap import plot_pulls as plot_pulls
 from .calibration import plot_calibration as plot_calibration
 from .calibration import plot_ranks as plot_ranks
 from .calibration import plot_scores as plot_scores
+from .common import for_paper as for_paper
+from .common import save_figure as save_figure
 from .corner import plot_corner as plot_corner
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
 from .kiel import plot_kiel as plot_kiel
 from .kiel import plot_kiel_stars as plot_kiel_stars
+from .offsets import plot_kiel_offsets as plot_kiel_offsets
 from .posteriors import mass_contours as mass_contours
 from .sample import plot_catalogue_slice as plot_catalogue_slice
 from .sample import plot_sample as plot_sample

@@ -21,7 +21,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.tables import catalogue_name, star_ids
-from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
+from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
@@ -43,15 +43,15 @@ def plot_one_to_one(
     reference_name: str | None = None,
     names: str | Sequence[str] | None = None,
 ) -> Figure:
-    """Our labels against a reference, with residuals below, a pair of panels per label.
+    """Labels of this work against a reference, with residuals below, a pair of panels per label.
 
     Each panel gives bias, rms and robust scatter (1.4826 times the median absolute deviation) of
-    ours minus the reference. Error bars are one standard deviation: ours calibrated where the
-    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of
-    a difference are both in quadrature. They fade as stars become many; the black cross in the
-    corner has the median errors. Below bias and scatter stand the number of stars and the slope of
-    a line through the differences against the reference, with its standard error and without
-    stars beyond five robust standard deviations; errors of the reference alone make it negative.
+    this work minus the reference. Error bars are one standard deviation: ours calibrated where the
+    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of a
+    difference are both in quadrature. They fade as stars become many; the black cross in the corner
+    has the median errors. The panel of differences Δ names the number of stars and the slope of a
+    line through Δ against the reference, with its standard error and without stars beyond five
+    robust standard deviations; errors of the reference alone make it negative.
     Triangles are stars outside the panel of differences.
 
     Parameters
@@ -92,11 +92,12 @@ def plot_one_to_one(
     theirs = f", {reference_name} ± its error" if has_error else ""
     handles = [
         Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
-               label=f"stars; ours ± {kind} sd{theirs}"),
+               label=f"stars: this work ± {kind} sd{theirs}"),
         Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
         Line2D([], [], color=ORANGE, label="one to one"),
         Line2D([], [], color=PURPLE, marker="^", ls="", ms=5, mec=BLACK, mew=0.5,
-               label="beyond the panel of differences"),
+               label="Δ beyond the panel"),
+        Line2D([], [], ls="", label=f"Δ: this work − {reference_name}"),
     ]  # fmt: skip
     n_stars = int(max(p.known.sum() for p in pairs.values()))
     text = f"Labels against {reference_name}, {n_stars} stars"
@@ -166,10 +167,10 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     x, y = pair.theirs[known], pair.ours[known]
     x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
     unit = pair.unit
-    top.set_ylabel(f"ours: {label_text(name, unit)}")
+    top.set_ylabel(f"this work: {label_text(name, unit)}")
     top.tick_params(axis="x", labelbottom=False)
     bottom.set_xlabel(f"{reference_name}: {label_text(name, unit)}")
-    bottom.set_ylabel(with_unit("difference\n", unit).replace("\n ", "\n").rstrip())
+    bottom.set_ylabel(f"Δ {label_text(name, unit)}")
     for ax in (top, bottom):
         ax.yaxis.set_label_coords(-0.17, 0.5)
     bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
@@ -190,7 +191,7 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     corner = (high + room - 0.13 * width, low - room + 0.13 * width)
     top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
     _write_numbers(top, difference, name, unit)
-    _write_trend(top, x, difference)
+    _write_trend(bottom, x, difference)
     widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
     _limit_differences(bottom, x, difference, max(widest, 1e-9))
 
@@ -220,13 +221,14 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     if near.sum() > 2 and np.ptp(x[near]) > 0:
         fit = linregress(x[near], difference[near])
         digits = max(error_digits(fit.stderr), 1)
-        text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
-    ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
+        text += f", slope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    ax.text(0.03, 0.95, text, transform=ax.transAxes, va="top", fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1})  # fmt: skip
 
 
 def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:
     """Limits of a panel of differences; stars beyond them are triangles at its edge."""
-    ax.set_ylim(-widest, widest)
+    ax.set_ylim(-widest, 1.35 * widest)
     for sign, marker in ((1, "^"), (-1, "v")):
         beyond = sign * difference > widest
         ax.plot(x[beyond], np.full(int(beyond.sum()), sign * 0.93 * widest), marker, ms=5,
