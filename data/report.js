@@ -174,6 +174,7 @@ document.querySelectorAll("figure img").forEach(enlargeable);
 
   const draw = () => {
     fit();
+    against.disabled = plot.value === "kiel";
     svg.replaceChildren();
     const { x, y, xTitle, yTitle, turned, same, zero } = view();
     const known = stars.map((s, i) => ({ i, x: x(s), y: y(s) }))

@@ -12,7 +12,6 @@ from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
 from .kiel import plot_kiel as plot_kiel
 from .kiel import plot_kiel_stars as plot_kiel_stars
-from .offsets import plot_kiel_offsets as plot_kiel_offsets
 from .posteriors import mass_contours as mass_contours
 from .sample import plot_catalogue_slice as plot_catalogue_slice
 from .sample import plot_sample as plot_sample
@@ -22,6 +21,7 @@ from .sequences import plot_sequence as plot_sequence
 from .spectra import plot_continuum as plot_continuum
 from .spectra import plot_model as plot_model
 from .spectra import plot_spectrum as plot_spectrum
+from .stars import plot_kiel_offsets as plot_kiel_offsets
 from .stars import plot_one_to_one as plot_one_to_one
 from .training import plot_bound as plot_bound
 from .training import plot_chi2_pixels as plot_chi2_pixels

@@ -17,7 +17,7 @@ from bayes_cannon.analysis.isochrones import packaged_isochrones, read_mist
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, LabelError
 from bayes_cannon.plots.common import BLUE, ORANGE
 from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
-from bayes_cannon.plots.offsets import plot_kiel_offsets
+from bayes_cannon.plots.stars import plot_kiel_offsets
 from bayes_cannon.spectra.labels import Labels
 from tests.analysis.test_isochrones import mist_text
 from tests.comparison_problem import make_catalogue, make_labels, make_means, make_result

@@ -22,9 +22,9 @@ from bayes_cannon.plots.aspcap import plot_disagreements, plot_errors, plot_fore
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.plots.gradients import plot_line_group
 from bayes_cannon.plots.kiel import SIX_GYR, plot_kiel, plot_kiel_stars
-from bayes_cannon.plots.offsets import plot_kiel_offsets
 from bayes_cannon.plots.sequences import plot_giant_branch, plot_metallicity
 from bayes_cannon.plots.spectra import plot_model
+from bayes_cannon.plots.stars import plot_kiel_offsets
 from bayes_cannon.runs.report.figures import gradients, reaches, window_of
 from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import (
