@@ -21,8 +21,10 @@ SECTIONS = (
     "inference",
     "accuracy",
     "label_errors",
+    "information",
     "real",
     "zoo",
+    "binaries",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

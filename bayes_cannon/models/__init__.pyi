@@ -16,3 +16,4 @@ from .model_error import build_model_error_model as build_model_error_model
 from .training_model import build_factor_model as build_factor_model
 from .training_model import build_label_error_model as build_label_error_model
 from .training_model import build_training_model as build_training_model
+from .two_stars import build_two_star_model as build_two_star_model
