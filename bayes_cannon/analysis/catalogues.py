@@ -44,31 +44,23 @@ from bayes_cannon.inference.units import known_labels, units_of_result, units_of
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
-from bayes_cannon.surveys.reductions import NOTE, reductions_text
+from bayes_cannon.surveys.reductions import NOTE, other_reductions, reductions_text
 
 __all__ = [
     "CatalogueTable",
     "catalogue",
     "comparison",
-    "other_reductions",
     "write_catalogue",
 ]
 
 
-_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
-    {
-        "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
-        "ESS_MIN": (
-            ("ess_bulk_min", "ess_tail_min"),
-            "smallest effective sample size of the labels, bulk or tail",
-        ),
-        "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
-        "CHI2_P": (
-            ("chi2_p",),
-            "posterior predictive p-value of chi-square, were the model exact",
-        ),
-    }
-)
+_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType({
+    "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
+    "ESS_MIN": (("ess_bulk_min", "ess_tail_min"),
+                "smallest effective sample size of the labels, bulk or tail"),
+    "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
+    "CHI2_P": (("chi2_p",), "posterior predictive p-value of chi-square, were the model exact"),
+})  # fmt: skip
 """Column: variables of the group ``star_stats`` (the smallest is taken), and what it is."""
 _FITS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -276,23 +268,6 @@ def _add_notes(table: Table, result: xr.DataTree) -> dict[str, str]:
         table[name].description = _NOTES.get(name, "noted by the reader of the survey")
     meta = {"REDUCTN": seen, "REDUCMOD": trained}
     return {name: text for name, text in meta.items() if text}
-
-
-def other_reductions(table: Table) -> str:
-    """What a reader must know of a table's reductions; '' where it is that of the model.
-
-    Parameters
-    ----------
-    table
-        What `catalogue` made.
-    """
-    seen, trained = (str(table.meta.get(name, "")) for name in ("REDUCTN", "REDUCMOD"))
-    if not seen or not trained or set(seen.split("+")) <= set(trained.split("+")):
-        return ""
-    return (
-        f"Spectra of another reduction ({seen}) than those that the model was trained on "
-        f"({trained}): offsets between the two are in the labels and not in their errors."
-    )
 
 
 def _add_checks(table: Table, stats: xr.Dataset) -> None:

@@ -140,6 +140,9 @@ def _stars(
     there = {star: path for star, path in files.items() if path.is_file()}
     few = list(there)[:n] if len(inputs.table) <= _MOST_PICTURES else []
     pictures = dict(zip(few, small_pictures([there[s] for s in few]), strict=True))
+    names = inputs.star_id.tolist()
+    if "APOGEE_ID" in inputs.table.colnames:  # which pages of other archives know
+        names = [str(name) for name in inputs.table["APOGEE_ID"]]
     stars = []
     for i, star in enumerate(inputs.star_id[:n].tolist()):
         found: dict[str, Any] = {
@@ -156,7 +159,7 @@ def _stars(
         if pictures.get(star):
             found["corner"] = pictures[star]
         if not inputs.simulated:
-            found["links"] = links_of(star, str(_release(inputs)))
+            found["links"] = links_of(names[i], str(_release(inputs)))
         stars.append(found)
     return stars
 
