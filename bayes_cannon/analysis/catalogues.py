@@ -34,19 +34,22 @@ from bayes_cannon.inference.posterior import (
     id_name_of,
     is_simulated,
     model_is_simulated,
+    model_reduction_of,
     moments_of,
+    notes_of,
     posterior_names,
 )
-from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
+from bayes_cannon.inference.tables import catalogue_name, labels_first, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
-from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
+from bayes_cannon.surveys.reductions import NOTE, reductions_text
 
 __all__ = [
     "CatalogueTable",
     "catalogue",
     "comparison",
+    "other_reductions",
     "write_catalogue",
 ]
 
@@ -83,41 +86,14 @@ class CatalogueTable(Table):  # type: ignore[misc]
     Printed or shown in a notebook it begins with the labels, and errors follow.
     """
 
-    def _shown(self) -> Table:
-        """A view of the columns with the labels first, then their errors and the flags."""
-        names = [n for n in str(self.meta.get("LABELS", "")).split(",") if n in self.colnames]
-        error = "_ERR" if self.meta.get("KIND") == "calibrated" else "_FORMAL_ERR"
-        first = [star_column(self), *names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
-        if not names or not set(first) <= set(self.colnames):
-            return Table(self, copy=False)
-        rest = [n for n in self.colnames if n not in first and self[n].ndim == 1]
-        shown = Table(self, copy=False)[[*first, *rest]]
-        for name in shown.colnames:
-            if shown[name].dtype.kind == "f":
-                shown[name].info.format = ".5g"
-        for name, unit in units_of_table(self, names).items():
-            for column in (name, f"{name}{error}"):
-                shown[column].info.format = f".{label_kind(name, unit).digits + 1}f"
-        return shown
-
-    def pformat(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Return the lines that are printed, as `astropy.table.Table.pformat`, labels first.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As for astropy's.
-        """
-        return list(self._shown().pformat(*args, **kwargs))
-
     def __str__(self) -> str:
-        return "\n".join(self._shown().pformat())
+        return "\n".join(labels_first(self).pformat())
 
     def __repr__(self) -> str:
-        return repr(self._shown())
+        return repr(labels_first(self))
 
     def _repr_html_(self) -> str:
-        return str(self._shown()._repr_html_())
+        return str(labels_first(self)._repr_html_())
 
     def to_pandas(self, index: Any = None, use_nullable_int: bool = True) -> pd.DataFrame:
         """Return a DataFrame, its index the stars' names; without LABEL_COV, which is no column.
@@ -170,7 +146,10 @@ def catalogue(
     -------
     CatalogueTable
         An `astropy.table.Table`. Names of the stars in a column named as the survey does
-        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``); for each label ``NAME`` (posterior
+        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``), beside it other names of SDSS-V's stars
+        (``APOGEE_ID``, ``GAIA_ID``) and, where the spectra are not all of the reduction that the
+        model was trained on, ``REDUCTION`` (``meta["REDUCTN"]``, ``meta["REDUCMOD"]``); for each
+        label ``NAME`` (posterior
         mean), ``NAME_ERR`` (calibrated standard deviation, NaN where the model error was not
         measured), ``NAME_FORMAL_ERR``,
         ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
@@ -207,6 +186,7 @@ def catalogue(
     table = CatalogueTable()
     table[key] = star_id
     table[key].description = "name of the star"
+    reductions = _add_notes(table, result)
     for i, (label, unit) in enumerate(units.items()):
         theirs_there = {
             f"{label}_{their}": (theirs.values[:, i], f"value of the catalogue {their_name}"),
@@ -245,8 +225,46 @@ def catalogue(
         UNITS=",".join(units.values()),
         KIND=kind,
         **marks,
+        **reductions,
     )
     return table
+
+
+_NOTES = {
+    "APOGEE_ID": "name of the star in SDSS-IV, of 2MASS kind",
+    "GAIA_ID": "source_id of Gaia DR3",
+    NOTE: "version of the survey's pipeline that made the spectrum",
+}
+
+
+def _add_notes(table: Table, result: xr.DataTree) -> dict[str, str]:
+    """Columns of other names and of the reduction; meta data of the latter."""
+    notes, trained = notes_of(result), model_reduction_of(result)
+    seen = reductions_text(notes.get(NOTE, np.empty(0, np.str_)).tolist())
+    for name, texts in notes.items():
+        if name in table.colnames or (name == NOTE and seen in ("", trained) and "+" not in seen):
+            continue
+        table[name] = texts
+        table[name].description = _NOTES.get(name, "noted by the reader of the survey")
+    meta = {"REDUCTN": seen, "REDUCMOD": trained}
+    return {name: text for name, text in meta.items() if text}
+
+
+def other_reductions(table: Table) -> str:
+    """What a reader must know of a table's reductions; '' where it is that of the model.
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made.
+    """
+    seen, trained = (str(table.meta.get(name, "")) for name in ("REDUCTN", "REDUCMOD"))
+    if not seen or not trained or set(seen.split("+")) <= set(trained.split("+")):
+        return ""
+    return (
+        f"Spectra of another reduction ({seen}) than those that the model was trained on "
+        f"({trained}): offsets between the two are in the labels and not in their errors."
+    )
 
 
 def _add_checks(table: Table, stats: xr.Dataset) -> None:
@@ -348,6 +366,8 @@ def _write_fits(table: Table, path: Path) -> None:
         hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
     elif table.meta.get("SIMMODEL"):
         hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
+    if told := other_reductions(table):
+        hdu.header["HISTORY"] = told
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 

@@ -13,6 +13,9 @@ from .calibration import plot_scores as plot_scores
 from .common import for_paper as for_paper
 from .common import save_figure as save_figure
 from .corner import plot_corner as plot_corner
+from .ensembles.groups import plot_group_corner as plot_group_corner
+from .ensembles.groups import plot_group_forest as plot_group_forest
+from .ensembles.visits import plot_repeats as plot_repeats
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
 from .information import plot_information as plot_information

@@ -19,7 +19,7 @@ from bayes_cannon.plots.sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots.spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.plots.training import plot_factor_choice, plot_loadings, plot_scatter
-from bayes_cannon.runs.report.captions import (
+from bayes_cannon.runs.report.findings import (
     calibration_caption,
     factors_caption,
     one_to_one_caption,
@@ -36,6 +36,7 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import row_of
 from bayes_cannon.surveys.apogee.cuts import Cuts
+from bayes_cannon.surveys.preparing import treatment_of_files
 from bayes_cannon.surveys.reading import Treatment, read_raw
 from bayes_cannon.surveys.survey import open_survey
 
@@ -106,7 +107,8 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     chosen = [c for c in chosen_stars(inputs) if c.star in inputs.files]
     star = chosen[0].star if chosen else next(iter(inputs.files))
     settings = inputs.cannon.settings.get("dataset") or {}
-    treatment = Treatment.from_settings(settings)
+    files = [str(inputs.files[star])]
+    treatment = treatment_of_files(Treatment.from_settings(settings), files)
     raw = read_raw([inputs.files[star]], treatment, star_ids=[star])[0]
     yield Drawing(
         "spectrum", partial(plot_spectrum, raw, star), f"Observed spectrum of {star}",

@@ -14,6 +14,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import Check, check_calibration
+from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
@@ -68,6 +69,8 @@ class ReportInputs:
         True labels of simulated stars.
     mystery : ReportInputs or None
         A run of stars without catalogue labels.
+    repeats : Repeats or None
+        What repeated visits to stars say about the errors.
     missing : mapping of str to str
         By the name of an attribute that is None: why, and how to give it.
     notes : tuple of str
@@ -87,6 +90,7 @@ class ReportInputs:
     survey: Path | None = None
     truth: Labels | None = None
     mystery: ReportInputs | None = None
+    repeats: Repeats | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published: bool = False

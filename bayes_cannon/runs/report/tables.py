@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
 from bayes_cannon.base.resources import software_versions
 from bayes_cannon.inference.flags import (
@@ -69,6 +70,8 @@ def _with_unit(name: str, unit: str) -> str:
 def summary(inputs: ReportInputs) -> Iterator[Item]:
     """How many stars, how well they were sampled, and what was found about them."""
     yield from (Note(note) for note in inputs.notes)
+    if told := other_reductions(inputs.table):
+        yield Note(told)
     flag = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
     rhat, ess = (column(inputs.table, n) for n in ("RHAT_MAX", "ESS_MIN"))
     sampled, n = np.isfinite(rhat), len(flag)
