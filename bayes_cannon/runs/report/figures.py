@@ -132,7 +132,7 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     order=40, needs=("cannon", "spectra"),
 )  # fmt: skip
 def models(inputs: ReportInputs) -> Iterator[Item]:
-    """Model over the observed spectrum of a middling star and of the odd ones."""
+    """Model over the observed spectrum of a typical star and of the odd ones."""
     assert inputs.cannon is not None
     assert inputs.spectra is not None
     known = set(inputs.spectra.star_id.tolist())
