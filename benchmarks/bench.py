@@ -23,8 +23,10 @@ SECTIONS = (
     "label_errors",
     "population",
     "repeats",
+    "information",
     "real",
     "zoo",
+    "binaries",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -1,6 +1,8 @@
 from . import sbc as sbc
 from .aspcap import AspcapComparison as AspcapComparison
 from .aspcap import aspcap_comparison as aspcap_comparison
+from .binaries.finding import BinarySearch as BinarySearch
+from .binaries.finding import find_binaries as find_binaries
 from .calibration import check_calibration as check_calibration
 from .calibration import coverage as coverage
 from .catalogues import CatalogueTable as CatalogueTable
@@ -14,6 +16,8 @@ from .gradients import line_groups as line_groups
 from .groups.fit import GroupSettings as GroupSettings
 from .groups.fit import group_table as group_table
 from .groups.fit import population as population
+from .information import line_information as line_information
+from .information import line_windows as line_windows
 from .isochrones import IsochroneSet as IsochroneSet
 from .isochrones import packaged_isochrones as packaged_isochrones
 from .isochrones import read_mist as read_mist

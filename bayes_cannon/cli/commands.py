@@ -60,7 +60,7 @@ def _options(
 
 for _command in (
     runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
-    models.check, ensembles.repeats, ensembles.population, runs.report,
+    models.check, models.binaries, ensembles.repeats, ensembles.population, runs.report,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -18,3 +18,4 @@ from .repeat_model import build_repeat_model as build_repeat_model
 from .training_model import build_factor_model as build_factor_model
 from .training_model import build_label_error_model as build_label_error_model
 from .training_model import build_training_model as build_training_model
+from .two_stars import build_two_star_model as build_two_star_model

@@ -2,6 +2,11 @@ from .aspcap import plot_disagreements as plot_disagreements
 from .aspcap import plot_errors as plot_errors
 from .aspcap import plot_forest as plot_forest
 from .aspcap import plot_pulls as plot_pulls
+from .binaries import completeness_map as completeness_map
+from .binaries import plot_completeness as plot_completeness
+from .binaries import plot_pair as plot_pair
+from .binaries import plot_pair_corner as plot_pair_corner
+from .binaries import plot_scores_of_pairs as plot_scores_of_pairs
 from .calibration import plot_calibration as plot_calibration
 from .calibration import plot_ranks as plot_ranks
 from .calibration import plot_scores as plot_scores
@@ -11,6 +16,7 @@ from .ensembles.groups import plot_group_forest as plot_group_forest
 from .ensembles.visits import plot_repeats as plot_repeats
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
+from .information import plot_information as plot_information
 from .kiel import plot_kiel as plot_kiel
 from .kiel import plot_kiel_stars as plot_kiel_stars
 from .posteriors import mass_contours as mass_contours

@@ -1,4 +1,7 @@
 from . import report as report
+from .binaries import give_to_run as give_to_run
+from .binaries import read_binaries as read_binaries
+from .binaries import write_binaries as write_binaries
 from .check import run_check as run_check
 from .check import write_check as write_check
 from .corners import draw_corners as draw_corners

@@ -41,7 +41,10 @@ class Trained(Protocol):
         """Settings by part: ``dataset``, ``training``, ``versions``."""
 
 
-_INFO = ("TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
+_INFO = (
+    "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS", "VHELIO_AVG", "VSCATTER",
+    "VERR",
+)  # fmt: skip
 
 
 def prepare(
@@ -263,5 +266,6 @@ def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     for name in (survey.catalogue.id_name, *_INFO):
         if name in survey.catalogue.table.colnames:
             column = np.asarray(survey.catalogue.table[name])[rows]
-            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else np.int64)
+            kind: Any = np.float64 if column.dtype.kind == "f" else np.int64
+            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else kind)
     return info

@@ -12,8 +12,10 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from bayes_cannon.analysis.information import line_windows
 from bayes_cannon.base.numerical import interval_from_zero
 from bayes_cannon.cli import commands as cli
+from bayes_cannon.errors import FitError
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.repeated import open_repeats, run_repeats
@@ -21,6 +23,7 @@ from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
+from bayes_cannon.training import pipeline
 
 
 def run(*arguments: object) -> int:
@@ -92,6 +95,22 @@ def test_real_mystery_spectrum_goes_from_fits_to_corner_plot(stages, tmp_path, r
     assert 3800 < table["TEFF"][0] < 5200
     assert (table.meta["SIMULATE"], table.meta["SIMMODEL"]) == (False, True)
     assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 1
+
+
+def test_windows_of_known_lines(stages, tmp_path, monkeypatch):
+    given = []
+
+    def stopped(*_: object, windows: object, **__: object) -> None:
+        given.append(windows)
+        raise FitError("enough")
+
+    monkeypatch.setattr(pipeline, "train", stopped)
+    words = ("train", stages / "dataset.nc", "-o", tmp_path / "x.nc")
+    assert run(*words, "--windows", "lines") == 2
+    assert run(*words, "--windows", "lines", "--window", "MG_FE=15740:15775") == 2
+    assert run(*words) == 2
+    ready = line_windows(("MG_FE", "SI_FE"))
+    assert given == [ready, ready | {"MG_FE": [(15740.0, 15775.0)]}, {}]
 
 
 ERRORS = {

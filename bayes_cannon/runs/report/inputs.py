@@ -25,6 +25,7 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.results import RUN_TABLE
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -136,6 +137,16 @@ class ReportInputs:
     def errors(self) -> FloatArray:
         """Standard deviations of the table's kind, shape (n_stars, n_labels)."""
         return self.values("_ERR" if self.kind == "calibrated" else "_FORMAL_ERR")
+
+    @cached_property
+    def binaries(self) -> Table | None:
+        """Table of a search for binaries that was given to the run; None where none was."""
+        file = self.folder / RUN_TABLE
+        if not file.exists():
+            return None
+        table = Table.read(file, format="ascii.ecsv")
+        ids = np.asarray(table[table.colnames[0]], dtype=np.str_)
+        return table[np.isin(ids, self.star_id)]
 
     @property
     def catalogue(self) -> str:
