@@ -59,8 +59,9 @@ def _options(
 
 
 for _command in (
-    runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
-    models.check, models.binaries, ensembles.repeats, ensembles.population, runs.report,
+    runs.demo, surveys.simulate, surveys.download, surveys.readers, surveys.prepare,
+    models.train, runs.infer, models.check, models.binaries, ensembles.repeats,
+    ensembles.population, runs.report,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -48,18 +48,18 @@ class Missing(StrEnum):
     drop = "drop"
 
 
-class Flagged(StrEnum):
-    """What becomes of spectra with a flag of severity BAD."""
-
-    exclude = "exclude"
-    keep = "keep"
-
-
 class ReadyWindows(StrEnum):
     """Windows that come with the package."""
 
     none = "none"
     lines = "lines"
+
+
+class Flagged(StrEnum):
+    """What becomes of spectra with a flag of severity BAD."""
+
+    exclude = "exclude"
+    keep = "keep"
 
 
 class Sampler(StrEnum):
