@@ -15,10 +15,11 @@ from __future__ import annotations
 
 # Imported for the sections that they register.
 from bayes_cannon.runs.report import (  # noqa: F401
+    explorer,
     figures,
+    findings,
     pairs,
     physics,
-    repeated,
     tables,
 )
 from bayes_cannon.runs.report.inputs import ReportInputs
