@@ -60,7 +60,7 @@ def _options(
 
 for _command in (
     runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
-    models.check, runs.report,
+    models.check, runs.report, runs.cite,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -1,6 +1,9 @@
 from . import report as report
 from .check import run_check as run_check
 from .check import write_check as write_check
+from .citing import Paragraph as Paragraph
+from .citing import Reference as Reference
+from .citing import methods_paragraph as methods_paragraph
 from .corners import draw_corners as draw_corners
 from .report.report import Report as Report
 from .report.report import write_report as write_report
