@@ -12,6 +12,7 @@ from .analysis import aspcap_comparison as aspcap_comparison
 from .analysis import catalogue as catalogue
 from .analysis import comparison as comparison
 from .analysis import diagnose as diagnose
+from .analysis import find_binaries as find_binaries
 from .analysis import mystery_story as mystery_story
 from .analysis import read_mist as read_mist
 from .analysis import scatter_table as scatter_table
@@ -43,6 +44,7 @@ from .spectra import spectra_from_arrays as spectra_from_arrays
 from .spectra import training_set_from_arrays as training_set_from_arrays
 from .spectra import training_set_from_table as training_set_from_table
 from .surveys import Cuts as Cuts
+from .surveys import download_mwm as download_mwm
 from .surveys import download_survey as download_survey
 from .surveys import load_gaia_xp_giants as load_gaia_xp_giants
 from .surveys import load_library as load_library

@@ -21,8 +21,12 @@ SECTIONS = (
     "inference",
     "accuracy",
     "label_errors",
+    "information",
+    "population",
+    "repeats",
     "real",
     "zoo",
+    "binaries",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -20,6 +20,7 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.simulation.faults import SurveyFaults
 from bayes_cannon.surveys.simulation.library import load_library
 from bayes_cannon.surveys.simulation.simulate import library_labels, observe
 from bayes_cannon.training.pipeline import train
@@ -102,7 +103,12 @@ def busy() -> str:
 
 
 def library_set(
-    n_stars: int | None = None, *, seed: int, snr: float | None = 150.0, error_scale: float = 1.0
+    n_stars: int | None = None,
+    *,
+    seed: int,
+    snr: float | None = 150.0,
+    error_scale: float = 1.0,
+    faults: SurveyFaults | None = None,
 ) -> tuple[TrainingSet, Labels]:
     """Library stars as observed, and their true labels.
 
@@ -115,6 +121,8 @@ def library_set(
         S/N of all; None: log-normal around 150 as in the simulated survey.
     error_scale
         Of the catalogue labels' errors.
+    faults
+        Of real spectra; `SurveyFaults.hard()` for a hard survey.
     """
     library, rng = load_library(), np.random.default_rng(seed)
     n_stars = library.n_stars if n_stars is None else n_stars
@@ -122,7 +130,7 @@ def library_set(
     index = np.concatenate([rng.permutation(library.n_stars) for _ in range(rounds)])[:n_stars]
     drawn = np.clip(150 * np.exp(0.5 * rng.standard_normal(n_stars)), 56, 500)
     brightness = drawn if snr is None else np.full(n_stars, float(snr))
-    spectra = observe(library, index, snr=brightness, seed=seed)
+    spectra = observe(library, index, snr=brightness, seed=seed, faults=faults)
     seen, true = library_labels(
         library, DEFAULT_LABELS, error_scale, seed=seed, index=index, snr=brightness
     )

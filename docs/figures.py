@@ -36,7 +36,7 @@ def main() -> None:
         image = Image.open(io.BytesIO(figure_of(notebook, code))).convert("RGB")
         image.thumbnail((1100, 1100))
         small = io.BytesIO()
-        image.quantize(48).save(small, "PNG", optimize=True)
+        image.quantize(255).save(small, "PNG", optimize=True)
         if len(small.getvalue()) > MOST:
             raise ValueError(f"{name} has {len(small.getvalue())} bytes, more than {MOST}")
         (HERE / "_static" / name).write_bytes(small.getvalue())

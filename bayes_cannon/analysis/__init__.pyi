@@ -1,6 +1,8 @@
 from . import sbc as sbc
 from .aspcap import AspcapComparison as AspcapComparison
 from .aspcap import aspcap_comparison as aspcap_comparison
+from .binaries.finding import BinarySearch as BinarySearch
+from .binaries.finding import find_binaries as find_binaries
 from .calibration import check_calibration as check_calibration
 from .calibration import coverage as coverage
 from .catalogues import CatalogueTable as CatalogueTable
@@ -11,6 +13,11 @@ from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
 from .gradients import gradient_extrema as gradient_extrema
 from .gradients import line_groups as line_groups
+from .groups.fit import GroupSettings as GroupSettings
+from .groups.fit import group_table as group_table
+from .groups.fit import population as population
+from .information import line_information as line_information
+from .information import line_windows as line_windows
 from .isochrones import IsochroneSet as IsochroneSet
 from .isochrones import packaged_isochrones as packaged_isochrones
 from .isochrones import read_mist as read_mist
@@ -18,6 +25,8 @@ from .lines import lines_in as lines_in
 from .lines import lines_of as lines_of
 from .lines import load_lines as load_lines
 from .lines import nearest_lines as nearest_lines
+from .repeated.comparison import Repeats as Repeats
+from .repeated.comparison import repeats as repeats
 from .sbc.labels import sbc_labels as sbc_labels
 from .sbc.pixels import sbc_pixels as sbc_pixels
 from .sbc.pixels import sbc_training as sbc_training

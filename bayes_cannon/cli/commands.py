@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bayes_cannon._version import __version__
-from bayes_cannon.cli import models, runs, surveys
+from bayes_cannon.cli import ensembles, models, runs, surveys
 from bayes_cannon.cli.console import PlainFormatter, error_line, one_line, unexpected_line
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning
 
@@ -60,7 +60,8 @@ def _options(
 
 for _command in (
     runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
-    models.check, runs.report, runs.cite,
+    models.check, models.binaries, ensembles.repeats, ensembles.population, runs.report,
+    runs.cite,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -12,6 +12,7 @@ from bayes_cannon.cli.options import (
     Missing,
     Overwrite,
     Progress,
+    ReadyWindows,
     Sampler,
     Seed,
     factors_of,
@@ -19,6 +20,7 @@ from bayes_cannon.cli.options import (
 )
 
 __all__ = [
+    "binaries",
     "check",
     "train",
 ]
@@ -61,6 +63,13 @@ def train(
             help="Restrict a label to a range, NAME=low:high (Å in vacuum). Repeat for several."
         ),
     ] = None,
+    windows: Annotated[
+        ReadyWindows,
+        typer.Option(
+            help="Confine every abundance to the known lines of its element (lines), except those "
+            "given by --window."
+        ),
+    ] = ReadyWindows.none,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -69,6 +78,7 @@ def train(
 
     The other stars are held out for tests. The model file records which stars they are.
     """
+    from bayes_cannon.analysis.information import line_windows
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -89,9 +99,12 @@ def train(
         latent_labels=latent_labels,
         missing=missing.value,
     )
+    ranges = windows_of(window or [])
+    if windows is ReadyWindows.lines:
+        ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
     with watching() as progress:
         cannon = train_model(
-            stars, settings=settings, windows=windows_of(window or []), held_out=held_out,
+            stars, settings=settings, windows=ranges, held_out=held_out,
             seed=seed, progress=progress,
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)
@@ -143,3 +156,67 @@ def check(
     OUT.print(f"{out}: tables and figures")
     if not found.passed:
         raise typer.Exit(1)
+
+
+def binaries(
+    cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="Dataset file that the model was trained on, in part.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
+    ],
+    prior_rate: Annotated[
+        float, typer.Option(help="Share of pairs among stars, for the probability of each.")
+    ] = 0.03,
+    false_positives: Annotated[
+        float, typer.Option(help="Share of single stars that may become candidates.")
+    ] = 0.01,
+    folds: Annotated[
+        int, typer.Option(help="Models fitted without part of the training stars.")
+    ] = 5,
+    figures: Annotated[int, typer.Option(help="Candidates whose spectra are drawn.")] = 10,
+    sample: Annotated[
+        int, typer.Option(help="Candidates whose posterior is sampled, the most probable first.")
+    ] = 0,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Run that is given the result: BINARY_CANDIDATE in LABEL_FLAG, report."),
+    ] = None,
+    seed: Seed = 1,
+    overwrite: Overwrite = False,
+    _progress: Progress = True,
+) -> None:
+    """Look for spectra that are the sum of two stars.
+
+    How often a single star looks like a pair is measured on the training stars, each fitted by a
+    model without it. What can be found at all is in pairs.ecsv and completeness.png.
+    """
+    from bayes_cannon.analysis.binaries.finding import find_binaries
+    from bayes_cannon.base.storage import check_output
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.models.cannon import Cannon
+    from bayes_cannon.runs.binaries import TABLES, give_to_run, write_binaries
+    from bayes_cannon.spectra.dataset import TrainingSet
+
+    for name in TABLES:
+        check_output(out / name, overwrite=overwrite)
+    model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
+    with watching() as progress:
+        search = find_binaries(
+            model, stars, prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    write_binaries(
+        search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,
+        seed=seed, overwrite=overwrite,
+    )  # fmt: skip
+    if run is not None:
+        give_to_run(run, search.table)
+    found = search.pairs["FOUND"]
+    OUT.print(
+        f"{out}: {len(search.candidates)} candidates of {len(search.table)} stars at "
+        f"{100 * false_positives:g} % of single stars; {100 * found.mean():.0f} % of "
+        f"{len(found)} sums of two stars were found",
+        markup=False,
+    )

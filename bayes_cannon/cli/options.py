@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bayes_cannon.errors import FitError, InvalidDataError, LabelError
+from bayes_cannon.errors import DownloadError, FitError, InvalidDataError, LabelError
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -48,6 +48,20 @@ class Missing(StrEnum):
     drop = "drop"
 
 
+class ReadyWindows(StrEnum):
+    """Windows that come with the package."""
+
+    none = "none"
+    lines = "lines"
+
+
+class Flagged(StrEnum):
+    """What becomes of spectra with a flag of severity BAD."""
+
+    exclude = "exclude"
+    keep = "keep"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 
@@ -79,6 +93,24 @@ def bits_of(text: str) -> int | str:
         raise InvalidDataError(
             f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
         ) from error
+
+
+def check_options(given: Mapping[str, object], release: str) -> None:
+    """Raise where an option is given that a data release has no use for."""
+    for name, value in given.items():
+        if value:
+            raise DownloadError(f"{name} does not go with --release {release}.")
+
+
+def numbers_of_text(option: str, text: str, order: str) -> tuple[float, ...]:
+    """Read numbers with commas between them, as many as `order` names."""
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != len(order.split(",")):
+        raise DownloadError(f"{option} takes {order} in degrees, not {text!r}.")
+    return numbers
 
 
 def factors_of(text: str) -> int | str:

@@ -13,6 +13,8 @@ from bayes_cannon.cli.options import (
     Progress,
     Seed,
     bits_of,
+    check_options,
+    numbers_of_text,
     print_cuts,
     to_go_on,
 )
@@ -35,30 +37,72 @@ def simulate(
     label_errors: Annotated[
         float, typer.Option(help="Size of the errors of the catalogue labels, relative to DR17.")
     ] = 1.0,
+    hard: Annotated[
+        bool, typer.Option("--hard", help="Add all faults of real spectra, in realistic sizes.")
+    ] = False,
+    rest_frame: Annotated[
+        float | None, typer.Option(help="Error of the rest frame, km/s rms. With --hard: 0.4.")
+    ] = None,
+    correlation: Annotated[
+        float | None,
+        typer.Option(help="Noise shared by neighbours: c of the kernel (c, 1, c). --hard: 0.3."),
+    ] = None,
+    ghosts: Annotated[
+        float | None,
+        typer.Option(help="Share of stars with a ghost in the blue chip. --hard: 0.15."),
+    ] = None,
+    tellurics: Annotated[
+        float | None, typer.Option(help="Telluric residuals, share of flux rms. --hard: 0.01.")
+    ] = None,
+    sky: Annotated[
+        float | None, typer.Option(help="Residuals of unmasked sky lines, sigma rms. --hard: 3.")
+    ] = None,
+    error_scale: Annotated[
+        float | None,
+        typer.Option(help="Spread of quoted over true flux error from star to star. --hard: 0.2."),
+    ] = None,
+    broadened: Annotated[
+        float | None, typer.Option(help="Share of stars broadened by 4-9 km/s. --hard: 0.05.")
+    ] = None,
+    blends: Annotated[
+        float | None, typer.Option(help="Share of blends of two giants. --hard: 0.03.")
+    ] = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
     """Write a simulated survey in the layout of the SDSS archive.
 
-    Every file is marked as simulated in its header.
+    Every file is marked as simulated in its header, which also tells the faults;
+    `truth.ecsv` names the blends, broadened stars, ghosts and shifts. An option beside --hard
+    replaces its value.
     """
     from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.surveys.simulation.faults import SurveyFaults
     from bayes_cannon.surveys.simulation.simulate import simulate_survey
     from bayes_cannon.surveys.simulation.stars import SimulationSettings
 
-    settings = SimulationSettings(label_error_scale=label_errors)
+    asked = {
+        "rest_frame": rest_frame, "correlation": correlation, "ghosts": ghosts,
+        "tellurics": tellurics, "sky": sky, "error_scale": error_scale, "broadened": broadened,
+        "blends": blends,
+    }  # fmt: skip
+    faults = replace(
+        SurveyFaults.hard() if hard else SurveyFaults(),
+        **{name: size for name, size in asked.items() if size is not None},
+    )
+    settings = SimulationSettings(label_error_scale=label_errors, faults=faults)
     with watching() as progress:
         simulate_survey(
             out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
-    OUT.print(f"{out}: a simulated survey")
+    OUT.print(f"{out}: a simulated survey{' with the faults of real spectra' if faults else ''}")
 
 
 def download(
     out: Annotated[Path, typer.Argument(help="Survey folder to create or to complete.")],
-    release: Annotated[str, typer.Option(help="Data release: dr17 or dr16.")] = "dr17",
+    release: Annotated[str, typer.Option(help="Data release: dr17, dr16, dr19 or dr20.")] = "dr17",
     field: Annotated[
         list[str] | None,
         typer.Option(help="Field to download, such as M15. Repeat for several fields."),
@@ -66,26 +110,60 @@ def download(
     star: Annotated[
         list[str] | None,
         typer.Option(
-            help="APOGEE_ID of a star to download, without cuts. Repeat for several stars."
+            help="APOGEE_ID (2MASS name) of a star to download, without cuts. Repeat for several "
+            "stars."
         ),
     ] = None,
+    sdss_id: Annotated[
+        list[int] | None,
+        typer.Option(help="SDSS_ID of a star to download (dr19, dr20). Repeat for several stars."),
+    ] = None,
+    cone: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RA,DEC,RADIUS",
+            help="Circle in the sky to download, in degrees (dr19, dr20). Repeat for several.",
+        ),
+    ] = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RA1,RA2,DEC1,DEC2",
+            help="Range of coordinates to download, in degrees (dr19, dr20). Repeat for several.",
+        ),
+    ] = None,
+    visits: Annotated[
+        bool, typer.Option("--visits", help="Also download the visits of stars (dr19, dr20).")
+    ] = False,
     label: Annotated[
-        list[str] | None, typer.Option(help="Additional label column. Repeat for several labels.")
+        list[str] | None,
+        typer.Option(
+            help="Additional label column (dr16, dr17; later releases come with all columns). "
+            "Repeat for several labels."
+        ),
     ] = None,
     allstar: Annotated[
-        Path | None, typer.Option(help="Local allStar file to read the catalogue from.")
+        Path | None,
+        typer.Option(
+            "--allstar",
+            "--catalogue",
+            help="Local catalogue file: allStar, or astraAllStarASPCAP for dr19 and dr20.",
+        ),
     ] = None,
     catalogue_source: Annotated[
         str | None,
         typer.Option(
-            help="Source of the catalogue: skyserver (default), or allstar-file (4 GB, downloaded "
-            "once)."
+            help="Source of the catalogue: skyserver (default of dr16 and dr17), or allstar-file "
+            "(4 GB, for dr19 and dr20 1.2 GB, downloaded once)."
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Maximum number of spectra.")] = None,
     snr_min: Annotated[float | None, typer.Option(help="Minimum S/N per pixel.")] = None,
     cuts: Annotated[
-        bool, typer.Option(help="Skip stars of the fields that `prepare` removes by default.")
+        bool,
+        typer.Option(
+            help="Skip stars of the fields that `prepare` removes by default (dr16, dr17)."
+        ),
     ] = True,
     sas_url: Annotated[str | None, typer.Option(help="URL of another archive server.")] = None,
     skyserver_url: Annotated[str | None, typer.Option(help="URL of another SkyServer.")] = None,
@@ -99,23 +177,47 @@ def download(
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.apogee.cuts import Cuts
     from bayes_cannon.surveys.archive.download import download_survey
+    from bayes_cannon.surveys.archive.mwm import download_mwm
+    from bayes_cannon.surveys.archive.sdssv import MWM_RELEASES
 
+    is_mwm = release.lower() in MWM_RELEASES
+    only_mwm = {"--sdss-id": sdss_id, "--cone": cone, "--box": box, "--visits": visits}
+    only_old = {"--label": label, "--skyserver-url": skyserver_url}
+    check_options(only_old if is_mwm else only_mwm, release)
     with to_go_on(), downloading() as progress:
-        report = download_survey(
-            out,
-            release=release,
-            fields=field or (),
-            stars=star or (),
-            allstar=allstar,
-            catalogue_source=catalogue_source,
-            limit=limit,
-            snr_min=snr_min,
-            cuts=Cuts() if cuts else None,
-            labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
-            sas_url=sas_url,
-            skyserver_url=skyserver_url,
-            details=progress,
-        )
+        if is_mwm:
+            report = download_mwm(
+                out,
+                release=release,
+                sdss_ids=sdss_id or (),
+                stars=star or (),
+                fields=field or (),
+                cones=[numbers_of_text("--cone", text, "RA,DEC,RADIUS") for text in cone or ()],
+                boxes=[numbers_of_text("--box", text, "RA1,RA2,DEC1,DEC2") for text in box or ()],
+                catalogue=allstar,
+                catalogue_source=catalogue_source,
+                visits=visits,
+                limit=limit,
+                snr_min=snr_min,
+                sas_url=sas_url,
+                details=progress,
+            )
+        else:
+            report = download_survey(
+                out,
+                release=release,
+                fields=field or (),
+                stars=star or (),
+                allstar=allstar,
+                catalogue_source=catalogue_source,
+                limit=limit,
+                snr_min=snr_min,
+                cuts=Cuts() if cuts else None,
+                labels=tuple(dict.fromkeys((*DEFAULT_LABELS, *(label or ())))),
+                sas_url=sas_url,
+                skyserver_url=skyserver_url,
+                details=progress,
+            )
     OUT.print("; ".join(f"{step}: {n}" for step, n in report.selection), markup=False)
     OUT.print(f"{out}: {report}", markup=False)
     for missing in report.missing:

@@ -1,3 +1,5 @@
+from .binaries.pair_posterior import sample_pair as sample_pair
+from .binaries.search import BinarySettings as BinarySettings
 from .calibrated import ErrorModel as ErrorModel
 from .calibrated import calibrated_posterior as calibrated_posterior
 from .flags import ADVICE as ADVICE

@@ -79,6 +79,7 @@ class LabelFlag(IntFlag):
     EXTREME_FACTORS = 65536
     UNLIKE_TRAINING = 131072
     GRIDEDGE = 262144
+    BINARY_CANDIDATE = 524288
 
 
 class GridEdge(IntFlag):
@@ -113,6 +114,8 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
         LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",
+        LabelFlag.BINARY_CANDIDATE: "two stars fit better than one, as it happens to few single "
+        "stars (where a search for binaries was given to the run)",
     }
 )
 """What each bit means."""
@@ -137,6 +140,7 @@ ADVICE: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.EXTREME_FACTORS: "Look for a blend, rotation or a bad continuum.",
         LabelFlag.UNLIKE_TRAINING: "Do not use the labels: no such star was tested.",
         LabelFlag.GRIDEDGE: "Do not use that label: it is extrapolated, and drawn inward.",
+        LabelFlag.BINARY_CANDIDATE: "Use the labels of the first star in the table of binaries.",
     }
 )
 """What to do about each bit, in one sentence."""

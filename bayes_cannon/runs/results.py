@@ -22,7 +22,7 @@ from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError
-from bayes_cannon.inference.flags import describe_flag, is_flagged
+from bayes_cannon.inference.flags import LabelFlag, describe_flag, is_flagged
 from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
 from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import units_of_table
@@ -42,6 +42,9 @@ __all__ = [
     "open_run",
     "read_catalogue",
 ]
+
+RUN_TABLE = "binaries.ecsv"
+"""Table of a search for binaries that was given to a run, in its folder."""
 
 _OF_FITS = re.compile(r"EXTNAME|EXTVER|HISTORY|COMMENT|comments|TCOMM\d+")
 """Keys of a header that are not the table's own."""
@@ -95,13 +98,14 @@ class Run(Carded):
         """
         file = self.folder / "catalogue.fits"
         if not file.exists():
-            return catalogue(self.result)
+            return _with_candidates(catalogue(self.result), self.folder)
         table = read_catalogue(file)
         written = np.char.encode(self.star_id, "ascii", "backslashreplace").astype(np.str_)
         if not np.array_equal(np.char.rstrip(written), star_ids(table)):
-            return catalogue(self.result)  # the file is of an earlier state of a run that goes on
+            # The file is of an earlier state of a run that goes on.
+            return _with_candidates(catalogue(self.result), self.folder)
         _rename(table, star_column(table), self.star_id)
-        return table
+        return _with_candidates(table, self.folder)
 
     @property
     def catalogue(self) -> CatalogueTable:
@@ -333,6 +337,23 @@ def read_catalogue(path: Path) -> CatalogueTable:
         for suffix in (*_SUFFIXES, f"_{their}", f"_{their}_ERR"):
             if f"{name}{suffix}" in table.colnames:
                 table[f"{name}{suffix}"].unit = unit
+    return table
+
+
+def _with_candidates(table: CatalogueTable, folder: Path) -> CatalogueTable:
+    """Set BINARY_CANDIDATE of the stars of a search that was given to the run, in place."""
+    file = folder / RUN_TABLE
+    if not file.exists():
+        return table
+    try:
+        found = Table.read(file, format="ascii.ecsv")
+        names = np.asarray(found[found.colnames[0]], dtype=np.str_)
+        candidates = names[np.asarray(found["CANDIDATE"], dtype=bool)]
+    except Exception as error:
+        raise FileFormatError(f"{file} cannot be read as a table of binaries.") from error
+    bit = np.int64(LabelFlag.BINARY_CANDIDATE)
+    flag = np.asarray(table["LABEL_FLAG"], dtype=np.int64) & ~bit
+    table["LABEL_FLAG"][:] = flag | np.where(np.isin(star_ids(table), candidates), bit, 0)
     return table
 
 

@@ -8,6 +8,9 @@ from .apogee.bits import resolve_bits as resolve_bits
 from .apogee.cuts import Cuts as Cuts
 from .apogee.cuts import apply_cuts as apply_cuts
 from .archive.download import download_survey as download_survey
+from .archive.mwm import download_mwm as download_mwm
+from .archive.targets import Box as Box
+from .archive.targets import Cone as Cone
 from .catalogue import Catalogue as Catalogue
 from .gaia_xp import load_gaia_xp_giants as load_gaia_xp_giants
 from .preparing import prepare as prepare
@@ -17,12 +20,16 @@ from .readers import SurveyReader as SurveyReader
 from .readers import known_readers as known_readers
 from .readers import register_reader as register_reader
 from .readers import unregister_reader as unregister_reader
+from .simulation.faults import SurveyFaults as SurveyFaults
 from .simulation.library import Library as Library
 from .simulation.library import load_library as load_library
 from .simulation.simulate import observe as observe
+from .simulation.simulate import observed_faults as observed_faults
 from .simulation.simulate import simulate_survey as simulate_survey
 from .simulation.stars import SimulationSettings as SimulationSettings
 from .simulation.telescope import InstrumentSettings as InstrumentSettings
 from .survey import Survey as Survey
 from .survey import open_survey as open_survey
 from .survey import survey_of as survey_of
+from .visits import VisitSpectra as VisitSpectra
+from .visits import visit_spectra as visit_spectra

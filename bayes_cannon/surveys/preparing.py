@@ -29,6 +29,7 @@ from bayes_cannon.surveys.survey import Survey, open_survey
 __all__ = [
     "prepare",
     "prepare_spectra",
+    "settings_like",
 ]
 
 
@@ -40,7 +41,10 @@ class Trained(Protocol):
         """Settings by part: ``dataset``, ``training``, ``versions``."""
 
 
-_INFO = ("TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS")
+_INFO = (
+    "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS", "VHELIO_AVG", "VSCATTER",
+    "VERR",
+)  # fmt: skip
 
 
 def prepare(
@@ -174,7 +178,7 @@ def prepare_spectra(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     files = [str(user_path(path)) for path in paths]
-    treatment = Treatment.from_settings(_settings_of(like))
+    treatment = Treatment.from_settings(settings_like(like))
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
         raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
@@ -189,8 +193,19 @@ def prepare_spectra(
     return spectra, read.problems
 
 
-def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
-    """How a training set was made."""
+def settings_like(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """How a training set was made.
+
+    Parameters
+    ----------
+    like
+        A training set, a model that was trained on it, or the `settings` of the set.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none of these.
+    """
     if isinstance(like, TrainingSet):
         return like.settings
     recorded = getattr(like, "settings", None)
@@ -251,5 +266,6 @@ def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     for name in (survey.catalogue.id_name, *_INFO):
         if name in survey.catalogue.table.colnames:
             column = np.asarray(survey.catalogue.table[name])[rows]
-            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else np.int64)
+            kind: Any = np.float64 if column.dtype.kind == "f" else np.int64
+            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else kind)
     return info

@@ -196,6 +196,16 @@ class SurveyReader(Protocol):
         """
         ...
 
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits in a file, NaN where unknown; none of combined spectra alone.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        """
+        return ()
+
     def mask_bits(self, given: str | int) -> int:
         """Mask bits of a preset's name or a number, as a number; 0 without a mask.
 

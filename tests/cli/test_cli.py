@@ -10,8 +10,14 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
+from bayes_cannon.analysis.information import line_windows
 from bayes_cannon.cli import commands as cli
+from bayes_cannon.errors import FitError
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.repeated import open_repeats
+from bayes_cannon.runs.report.report import write_report
+from bayes_cannon.runs.report.sections import registered_sections
+from bayes_cannon.training import pipeline
 
 
 def run(*arguments: object) -> int:
@@ -83,6 +89,22 @@ def test_real_mystery_spectrum_goes_from_fits_to_corner_plot(stages, tmp_path, r
     assert 3800 < table["TEFF"][0] < 5200
     assert (table.meta["SIMULATE"], table.meta["SIMMODEL"]) == (False, True)
     assert len(list((tmp_path / "run" / "figures").glob("corner-*.png"))) == 1
+
+
+def test_windows_of_known_lines(stages, tmp_path, monkeypatch):
+    given = []
+
+    def stopped(*_: object, windows: object, **__: object) -> None:
+        given.append(windows)
+        raise FitError("enough")
+
+    monkeypatch.setattr(pipeline, "train", stopped)
+    words = ("train", stages / "dataset.nc", "-o", tmp_path / "x.nc")
+    assert run(*words, "--windows", "lines") == 2
+    assert run(*words, "--windows", "lines", "--window", "MG_FE=15740:15775") == 2
+    assert run(*words) == 2
+    ready = line_windows(("MG_FE", "SI_FE"))
+    assert given == [ready, ready | {"MG_FE": [(15740.0, 15775.0)]}, {}]
 
 
 ERRORS = {
@@ -193,3 +215,30 @@ def test_quiet_shows_no_progress(stages, tmp_path):
     assert console._ERR.quiet
     assert run(*arguments) == 0
     assert not console._ERR.quiet
+
+
+def test_repeats_are_compared_and_go_into_the_report(stages, tmp_path, capsys):
+    out = tmp_path / "repeats"
+    arguments = ("repeats", stages / "cannon.nc", stages / "survey", "-o", out)
+    assert run(*arguments, "--method", "laplace", "--flagged", "keep", "--all-stars") == 0
+    said = capsys.readouterr().out
+    assert "SIMULATED" in said
+    assert "is not seen" in said
+    for name in ("repeats", "repeats-snr", "pairs"):
+        ecsv, fits = (Table.read(out / f"{name}.{end}") for end in ("ecsv", "fits"))
+        assert len(ecsv) == len(fits) > 0
+    table = Table.read(out / "repeats.ecsv")
+    # What repeats see is less than the whole error, and more than nothing.
+    assert np.all(table["REPEAT_ERR"] < 1.3 * table["CAL_ERR"])
+    assert np.all(table["SCALE"] > 0.05)
+    found = open_repeats(out)
+    np.testing.assert_allclose(found.table["SCALE"], table["SCALE"], rtol=1e-4)
+    only = [one for one in registered_sections() if one.key == "repeats"]
+    made = write_report(stages / "run", repeats=out, out=tmp_path / "page.html", sections=only)
+    assert not made.failed
+    page = made.path.read_text()
+    assert "Repeated visits" in page
+    assert "error of the model above all" in page
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    assert "exists; choose another path or pass --overwrite" in capsys.readouterr().err

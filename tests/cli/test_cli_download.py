@@ -20,6 +20,7 @@ from bayes_cannon.surveys.simulation.simulate import simulate_survey
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
 from bayes_cannon.surveys.survey import open_survey
 from tests.archive_server import Always, ArchiveServer, Page, Slow, Status
+from tests.mwm_server import CATALOGUE, VERSION, MwmServer, make_mwm_archive
 
 SHIPPED = sorted((Path(__file__).resolve().parents[1] / "data").glob("apStar-*.fits.gz"))
 FIELDS = ("M15", "N6791", "K2_C4_168-21", "060+00")
@@ -263,7 +264,14 @@ def test_star_that_is_not_in_the_catalogue(server, run, tmp_path):
     [
         ((), "error: name at least one field or star to download."),
         (("--field", "m15"), "no stars in the field m15; check the spelling, capitals too."),
-        (("--field", "M15", "--release", "dr19"), "unknown release 'dr19'; there are dr16, dr17."),
+        (("--field", "M15", "--release", "dr18"), "unknown release 'dr18'; there are dr16, dr17, "),
+        (("--sdss-id", 7), "error: --sdss-id does not go with --release dr17."),
+        (("--field", "M15", "--cone", "1,2,3"), "--cone does not go with --release dr17."),
+        (("--release", "dr19"), "at least one SDSS_ID, star, field, cone or box."),
+        (("--release", "dr19", "--field", "M15"), "give astraAllStarASPCAP-0.6.0.fits.gz as the"),
+        (("--release", "dr19", "--cone", "1,2"), "--cone takes RA,DEC,RADIUS in degrees, not '1,"),
+        (("--release", "dr20", "--box", "a,1,2,3"), "--box takes RA1,RA2,DEC1,DEC2 in degrees"),
+        (("--release", "dr20", "--label", "C_FE"), "--label does not go with --release dr20."),
         (("--field", "M15", "--allstar", "none.fits"), "none.fits does not exist; check the path"),
         (("--field", "M15", "--sas-url", "data.sdss.org"), "give one that begins with https://."),
     ],
@@ -274,6 +282,38 @@ def test_errors_are_one_line_with_status_2(server, run, tmp_path, arguments, err
     assert error in err
     assert err.count("\n") == 1
     assert not spectra_in(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def mwm_archive(tmp_path_factory) -> Path:
+    return make_mwm_archive(tmp_path_factory.mktemp("mwm"))
+
+
+def test_stars_of_sdss_v(mwm_archive, run, tmp_path, monkeypatch):
+    catalogue = mwm_archive / "dr19" / VERSION / "summary" / CATALOGUE
+    out = tmp_path / "survey"
+    words = ("download", out, "--release", "dr19", "--catalogue", catalogue)
+    with MwmServer(mwm_archive) as server:
+        monkeypatch.setenv("BAYES_CANNON_SAS_URL", server.sas_url)
+        status, said, err = run(
+            *words, "--cone", "322.4,12.2,0.5", "--box=-1,1,57,58", "--sdss-id", 7, "--star",
+            "2M21290843+1209118", "--visits",
+        )  # fmt: skip
+        assert status == 0
+        assert err.startswith("12 spectra to fetch, about "), "the size comes first"
+        assert "rows of the catalogue: 7; stars: 6\n" in said
+        assert "12 spectra wanted: 12 fetched (" in said
+        assert (out / "spectra/visit/25/44/mwmVisit-0.6.0-54392544.fits").is_file()
+        server.script("mwmStar-0.6.0-117524931.fits", Always(Status(404)))
+        status, said, _ = run(*words[:1], tmp_path / "b", *words[2:], "--field", "M15")
+        assert status == 0
+        assert "2 spectra wanted: 1 fetched" in said
+        assert "1 not in the archive (117524931), as is normal for a few stars." in said
+        status, said, _ = run(
+            "download", tmp_path / "c", "--release", "dr20", "--sdss-id", 117524931
+        )
+        assert status == 2, "nothing came"
+        assert "missing 117524931: the server answered 404 Not Found" in said
 
 
 def test_left_over_files_do_not_disturb_the_survey(server, run, tmp_path):

@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
@@ -24,6 +25,7 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.results import RUN_TABLE
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -63,6 +65,8 @@ class ReportInputs:
         True labels of simulated stars.
     mystery : ReportInputs or None
         A run of stars without catalogue labels.
+    repeats : Repeats or None
+        What repeated visits to stars say about the errors.
     missing : mapping of str to str
         By the name of an attribute that is None: why, and how to give it.
     notes : tuple of str
@@ -80,6 +84,7 @@ class ReportInputs:
     survey: Path | None = None
     truth: Labels | None = None
     mystery: ReportInputs | None = None
+    repeats: Repeats | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -132,6 +137,16 @@ class ReportInputs:
     def errors(self) -> FloatArray:
         """Standard deviations of the table's kind, shape (n_stars, n_labels)."""
         return self.values("_ERR" if self.kind == "calibrated" else "_FORMAL_ERR")
+
+    @cached_property
+    def binaries(self) -> Table | None:
+        """Table of a search for binaries that was given to the run; None where none was."""
+        file = self.folder / RUN_TABLE
+        if not file.exists():
+            return None
+        table = Table.read(file, format="ascii.ecsv")
+        ids = np.asarray(table[table.colnames[0]], dtype=np.str_)
+        return table[np.isin(ids, self.star_id)]
 
     @property
     def catalogue(self) -> str:

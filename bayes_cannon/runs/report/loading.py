@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
 from bayes_cannon.runs.inputs import find_input, paths_of, spectra_files, spectra_to_infer
+from bayes_cannon.runs.repeated import open_repeats
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.results import Run, folder_of, noted_digest, open_run
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -66,6 +68,7 @@ def load_inputs(
     survey: PathLike | None = None,
     truth: Labels | PathLike | None = None,
     mystery: Run | PathLike | None = None,
+    repeats: PathLike | None = None,
 ) -> ReportInputs:
     """Open a run and find what belongs to it.
 
@@ -84,6 +87,8 @@ def load_inputs(
         True labels, or a file of them, of simulated stars.
     mystery
         A run of stars without catalogue labels, shown beside this one.
+    repeats
+        Folder of repeated visits, see `bayes_cannon.runs.run_repeats`.
 
     Raises
     ------
@@ -100,13 +105,23 @@ def load_inputs(
     files = _find_files(found, stars, source, place)
     true = truth if truth is None or isinstance(truth, Labels) else read_truth(truth)
     other = None if mystery is None else load_inputs(mystery, cannon=model)
+    visits = None if repeats is None else _repeats(found, user_path(repeats))
     inputs = ReportInputs(
         folder, result, table, summary, cannon=model, dataset=stars, spectra=spectra, files=files,
-        survey=place, truth=true, mystery=other, missing=found.missing, notes=tuple(found.notes),
+        survey=place, truth=true, mystery=other, repeats=visits, missing=found.missing,
+        notes=tuple(found.notes),
     )  # fmt: skip
     if other is None and inputs.unlabelled.any():
         return replace(inputs, mystery=_unlabelled(inputs))
     return inputs
+
+
+def _repeats(found: _Found, folder: Path) -> Repeats:
+    """Repeats of a folder, with a note if they are of another model."""
+    noted = noted_digest(folder / "run", "model")
+    if noted is not None:
+        found.is_of_run("model", noted, f"the model of the repeats in {folder.name}", given=True)
+    return open_repeats(folder)
 
 
 def _unlabelled(inputs: ReportInputs) -> ReportInputs:

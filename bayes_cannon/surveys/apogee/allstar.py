@@ -43,6 +43,7 @@ __all__ = [
     "find_table",
     "read_allstar",
     "read_columns",
+    "read_pieces",
 ]
 
 
@@ -288,13 +289,17 @@ class FitsTable:
         )
 
 
-def find_table(file: FitsFile) -> FitsTable:
-    """Find the first table that has a column APOGEE_ID.
+def find_table(file: FitsFile, column: str = "APOGEE_ID", *, filled: bool = False) -> FitsTable:
+    """Find the first table that has a column, APOGEE_ID where no other is named.
 
     Parameters
     ----------
     file
         Open.
+    column
+        In capitals.
+    filled
+        Whether to pass over tables without rows.
 
     Raises
     ------
@@ -313,7 +318,7 @@ def find_table(file: FitsFile) -> FitsTable:
         names: dict[str, str] = {}
         for name in columns.names:
             names.setdefault(name.upper(), name)
-        if "APOGEE_ID" not in names:
+        if column not in names or (filled and not hdu.header["NAXIS2"]):
             continue
         file.require_whole(number, "catalogue")
         if columns.dtype.itemsize != hdu.header["NAXIS1"]:
@@ -326,12 +331,22 @@ def find_table(file: FitsFile) -> FitsTable:
         stored = columns.dtype.newbyteorder(">")
         return FitsTable(file.path, hdu, names, stored, start, hdu.header["NAXIS2"])
     raise FileFormatError(
-        f"{file.path} has no table with a column APOGEE_ID; give an allStar catalogue."
+        f"{file.path} has no table with a column {column}; give an allStar catalogue."
     )
 
 
-def _pieces(source: FitsTable) -> Iterator[NDArray[np.void]]:
-    """Rows of the table, a few at a time."""
+def read_pieces(source: FitsTable) -> Iterator[NDArray[np.void]]:
+    """Rows of the table as they are stored, a few at a time.
+
+    Parameters
+    ----------
+    source
+        Table of an open file.
+
+    Yields
+    ------
+    (n,) structured array
+    """
     step = max(1, _CHUNK_BYTES // max(1, source.dtype.itemsize))
     with open_bytes(source.path) as stream:
         stream.seek(source.start)
@@ -363,7 +378,7 @@ def read_columns(
     dict of str to (n_rows, ...) arrays
     """
     kept: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    for piece in _pieces(source):
+    for piece in read_pieces(source):
         if wanted is not None:
             piece = piece[wanted(piece)]
         for name, parts in kept.items():

@@ -23,7 +23,7 @@ from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.apogee.allstar import read_allstar
-from bayes_cannon.surveys.apogee.apstar import read_apstar
+from bayes_cannon.surveys.apogee.apstar import read_apstar, read_visits
 from bayes_cannon.surveys.apogee.bits import resolve_bits
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
@@ -136,6 +136,16 @@ class ApogeeReader(SurveyReader):
             As `read_apstar`.
         """
         return read_apstar(path, visit=visit, bad_bits=bad_bits).star_spectrum
+
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits that an apStar file holds, see `read_visits`.
+
+        Parameters
+        ----------
+        path
+            Of an apStar or asStar file.
+        """
+        return read_visits(path)
 
     def mask_bits(self, given: str | int) -> int:
         """Bits of a preset's name or a number, see `bayes_cannon.surveys.apogee.bits`.

@@ -27,6 +27,7 @@ __all__ = [
     "estimate_bytes",
     "find_checksum",
     "find_release",
+    "join_url",
     "manifest_url",
     "parse_manifest",
     "sas_root",
@@ -164,7 +165,8 @@ def find_release(name: str) -> Release:
         return RELEASES[name.lower()]
     except KeyError:
         raise DownloadError(
-            f"unknown release {name!r}; there are {', '.join(sorted(RELEASES))}."
+            f"unknown release {name!r}; there are {', '.join(sorted(RELEASES))}, and dr19, dr20 "
+            "of SDSS-V (download_mwm)."
         ) from None
 
 
@@ -264,8 +266,21 @@ def _checked(name: str, what: str, examples: str) -> str:
     return stripped
 
 
-def _join(root: str, *parts: str) -> str:
-    """Address below `root`; every part percent-quoted, so that ``+`` stays a plus."""
+def join_url(root: str, *parts: str) -> str:
+    """Address below `root`; every part percent-quoted, so that ``+`` stays a plus.
+
+    Parameters
+    ----------
+    root
+        Address of the archive.
+    parts
+        Names of folders and of a file.
+
+    Raises
+    ------
+    DownloadError
+        If a part cannot be one of a path.
+    """
     return "/".join((root, *(quote(check_part(part), safe="") for part in parts)))
 
 
@@ -294,7 +309,7 @@ def spectrum_url(root: str, release: Release, spectrum: Spectrum) -> str:
     'apo25m/060%2B00/apStar-dr17-2M21%2B12.fits'
     """
     folder = _folder(release, spectrum.telescope, spectrum.field)
-    return _join(root, *folder, spectrum.remote_name(release))
+    return join_url(root, *folder, spectrum.remote_name(release))
 
 
 def manifest_url(root: str, release: Release, telescope: str, field: str) -> str:
@@ -310,7 +325,7 @@ def manifest_url(root: str, release: Release, telescope: str, field: str) -> str
         Where they were taken.
     """
     name = f"{release.apred}_stars_{telescope}_{field}.sha1sum"
-    return _join(root, *_folder(release, telescope, field), name)
+    return join_url(root, *_folder(release, telescope, field), name)
 
 
 def allstar_url(root: str, release: Release) -> str:
@@ -325,7 +340,7 @@ def allstar_url(root: str, release: Release) -> str:
     """
     name = f"allStar-{release.apred}-{release.aspcap}.fits"
     folder = (release.name, "apogee", "spectro", "aspcap", release.apred, release.aspcap)
-    return _join(root, *folder, name)
+    return join_url(root, *folder, name)
 
 
 def parse_manifest(text: str) -> dict[str, str]:

@@ -43,6 +43,9 @@ from bayes_cannon.surveys.archive.streams import DownloadProgress
 
 __all__ = [
     "DownloadReport",
+    "alone_in",
+    "cache_folder",
+    "check_streams",
     "download_survey",
 ]
 
@@ -56,8 +59,8 @@ class DownloadReport:
 
     Attributes
     ----------
-    catalogue : Path
-        The catalogue's file.
+    catalogue : Path or None
+        The catalogue's file; None where none was asked for.
     n_wanted : int
         Spectra that were asked for, after cuts and limit.
     n_fetched, n_present : int
@@ -68,19 +71,22 @@ class DownloadReport:
         Size of the spectra that came now.
     selection : tuple of (str, int)
         Each step from the catalogue's rows to the spectra wanted: what was kept, how many.
+    absent : tuple of StarProblem
+        Files of SDSS-V that the archive does not have, as is normal for 0.3 per cent of the stars.
     """
 
-    catalogue: Path
+    catalogue: Path | None
     n_wanted: int
     n_fetched: int
     n_present: int
     missing: tuple[StarProblem, ...]
     n_bytes: int
     selection: tuple[tuple[str, int], ...]
+    absent: tuple[StarProblem, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was wanted is there."""
+        """Whether everything that was wanted is there, but for what the archive does not have."""
         return not self.missing
 
     def __str__(self) -> str:
@@ -88,6 +94,11 @@ class DownloadReport:
             f"{self.n_wanted} spectra wanted: {self.n_fetched} fetched "
             f"({self.n_bytes / 1e6:.1f} MB), {self.n_present} there already"
         )
+        if self.absent:
+            some = name_some([a.star_id for a in self.absent])
+            text += (
+                f", {len(self.absent)} not in the archive ({some}), as is normal for a few stars"
+            )
         if self.complete:
             return text + "."
         some = name_some([m.star_id for m in self.missing])
@@ -135,7 +146,7 @@ def download_survey(
     out : path
         Directory of the survey.
     release : str
-        ``'dr17'`` or ``'dr16'``.
+        ``'dr17'`` or ``'dr16'``; for ``'dr19'`` and ``'dr20'`` see `download_mwm`.
     fields, stars : sequences of str
         Names of fields, and ids of single stars, whose fields are found in the catalogue.
     allstar : path, optional
@@ -181,9 +192,7 @@ def download_survey(
             f"unknown source of the catalogue {catalogue_source!r}; "
             "there are 'skyserver' and 'allstar-file'."
         )
-    streams = whole_number(streams, "streams")
-    if not 1 <= streams <= MOST_STREAMS:
-        raise DownloadError(f"streams must be 1 to {MOST_STREAMS}, got {streams}.")
+    streams = check_streams(streams)
     request = Request(
         find_release(str(release)),
         one_or_more(fields),
@@ -195,7 +204,7 @@ def download_survey(
     )
     client = HttpClient(settings)
     root, sky = sas_root(sas_url), skyserver_root(skyserver_url)
-    with _alone_in(user_path(out)) as folder:
+    with alone_in(user_path(out)) as folder:
         if allstar is not None:
             source, table = user_path(allstar).name, _rows_of_file(allstar, request)
         elif catalogue_source == "allstar-file":
@@ -246,9 +255,43 @@ def _bring(
     )
 
 
+def check_streams(streams: int) -> int:
+    """Return a number of files to fetch at a time, if the archive would like it.
+
+    Parameters
+    ----------
+    streams
+        1 to `MOST_STREAMS`.
+
+    Raises
+    ------
+    DownloadError, InvalidDataError
+        If it is not.
+    """
+    streams = whole_number(streams, "streams")
+    if not 1 <= streams <= MOST_STREAMS:
+        raise DownloadError(f"streams must be 1 to {MOST_STREAMS}, got {streams}.")
+    return streams
+
+
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[Path]:
-    """Make a directory for downloads and keep other downloads out of it meanwhile."""
+def alone_in(folder: Path) -> Iterator[Path]:
+    """Make a directory for downloads and keep other downloads out of it meanwhile.
+
+    Parameters
+    ----------
+    folder
+        To make.
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    DownloadError
+        If it cannot be written into, or is in use.
+    """
     if any(folder.glob("allStar*simulated*.fits")):
         raise DownloadError(f"{folder} holds a simulated survey; choose another directory.")
     with ExitStack() as stack:
@@ -288,11 +331,16 @@ def _rows_of_sql(root: str, request: Request, client: HttpClient) -> Table:
     )
 
 
+def cache_folder() -> Path:
+    """Where whole catalogues are kept: ``BAYES_CANNON_CACHE``, else the user's cache."""
+    return user_path(os.environ.get("BAYES_CANNON_CACHE") or user_cache_dir("bayes_cannon"))
+
+
 def _cached_allstar(url: str, release: Release, client: HttpClient) -> Path:
     """The whole allStar file, fetched once; its name in the cache means that it was checked."""
-    cache = user_path(os.environ.get("BAYES_CANNON_CACHE") or user_cache_dir("bayes_cannon"))
+    cache = cache_folder()
     path = cache / f"allStar-{release.apred}-{release.aspcap}.fits"
-    with _alone_in(cache):
+    with alone_in(cache):
         if path.exists():
             return path
         size = client.size(url) or release.allstar_bytes

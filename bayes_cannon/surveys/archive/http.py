@@ -31,6 +31,7 @@ CHUNK = 1 << 13
 """Bytes that are read at a time; a cut connection loses less than that."""
 
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+_PASSWORD = 401
 _MOST_DAMAGED = 2
 _MOST_TRIES = 200
 
@@ -288,7 +289,9 @@ class HttpClient:
         reason = f"the server answered {status} {response.reason or ''}".strip()
         if status in _TRANSIENT_STATUS:
             raise RetryError(reason, wait=_retry_after(response.headers))
-        raise FetchError(reason, status=status)
+        if status == _PASSWORD:
+            reason = f"{reason}: it asks for a password, which goes into ~/.netrc"
+        raise FetchError(reason, status=status, general=status == _PASSWORD)
 
     def retrying[T](self, once: Callable[[], T]) -> T:
         """Call `once` until it succeeds, waiting longer after each `RetryError`.

@@ -34,13 +34,13 @@ from bayes_cannon.surveys.archive.streams import (
     DownloadProgress,
     Job,
     Outcome,
-    check_spectrum,
     expected_bytes,
     transfer,
 )
 
 __all__ = [
     "ArchiveCopy",
+    "ArchiveFolder",
     "Brought",
     "ManifestEntry",
     "check_space",
@@ -52,16 +52,21 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _CHECKSUMS_BYTES = 20_000_000
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
 class Brought:
-    """What `ArchiveCopy.bring` did: counts of spectra, bytes fetched, what is missing."""
+    """What `ArchiveFolder.fetch` did: counts of spectra, bytes fetched, what is missing.
+
+    `absent` are those that the archive does not have (404); `missing` those of other reasons.
+    """
 
     n_present: int
     n_fetched: int
     n_bytes: int
     missing: tuple[StarProblem, ...]
+    absent: tuple[StarProblem, ...] = ()
 
 
 def check_space(folder: Path, n_bytes: int) -> None:
@@ -87,8 +92,8 @@ def check_space(folder: Path, n_bytes: int) -> None:
         )
 
 
-class ArchiveCopy:
-    """One survey directory on one side, the archive on the other.
+class ArchiveFolder:
+    """A folder on the user's disk to which files of the archive are brought.
 
     Parameters
     ----------
@@ -96,14 +101,17 @@ class ArchiveCopy:
         The survey's directory.
     root : str
         Address of the archive.
-    release : Release
+    facts : mapping of str to str
+        The release for the manifest: ``name``, and versions of its parts.
     client : HttpClient
     """
 
-    def __init__(self, folder: Path, root: str, release: Release, client: HttpClient) -> None:
+    def __init__(
+        self, folder: Path, root: str, facts: Mapping[str, str], client: HttpClient
+    ) -> None:
         self.folder = folder
         self.root = root
-        self.release = release
+        self.facts = facts
         self.client = client
         found = read_manifest(folder / "manifest.ecsv")
         self._entries = {p: e for p, e in found.items() if (folder / p).is_file()}
@@ -125,18 +133,138 @@ class ArchiveCopy:
         found = sha1 or file_sha1(path)
         name = path.relative_to(self.folder).as_posix()
         size = path.stat().st_size
-        self._entries[name] = ManifestEntry(name, url, size, found, expected, self.release.name)
+        self._entries[name] = ManifestEntry(name, url, size, found, expected, self.facts["name"])
 
     def write_manifest(self) -> None:
         """Write ``manifest.ecsv``."""
-        release = {"name": self.release.name, "apred": self.release.apred}
-        release["aspcap"] = self.release.aspcap
         meta = {
-            "release": release,
+            "release": dict(self.facts),
             "sas_url": self.root,
             "versions": software_versions("astropy", "numpy", "requests"),
         }
         write_manifest(self.folder / "manifest.ecsv", self._entries, meta)
+
+    def fetch(
+        self,
+        jobs: Sequence[Job],
+        *,
+        streams: int,
+        progress: Callable[[DownloadProgress], None] | None = None,
+        patience: int | None = None,
+    ) -> Brought:
+        """Fetch the files that are not in the directory, and write the manifest.
+
+        The manifest is written too when the work is interrupted.
+
+        Parameters
+        ----------
+        jobs
+            Files wanted.
+        streams
+            Files fetched at a time.
+        progress
+            Called several times a second.
+        patience
+            Where nothing is in the directory, so many failed and none came, no more are asked for.
+
+        Returns
+        -------
+        Brought
+        """
+        lacking = [job for job in jobs if not self._is_present(job)]
+        n_present = len(jobs) - len(lacking)
+        n_fetched = n_bytes = 0
+        missing: list[StarProblem] = []
+        absent: list[StarProblem] = []
+        try:
+            if lacking:
+                total = expected_bytes(lacking, self.client)
+                logger.info("%d spectra to fetch, about %.1f MB", len(lacking), total / 1e6)
+                check_space(self.folder, total)
+                outcomes = transfer(
+                    lacking,
+                    self.client,
+                    streams=streams,
+                    bytes_total=total,
+                    progress=progress,
+                    patience=None if n_present else patience,
+                )
+                with closing(outcomes):
+                    for outcome in outcomes:
+                        if outcome.file is None:
+                            problems = absent if outcome.status == _NOT_FOUND else missing
+                            problems.append(_problem(outcome))
+                        else:
+                            n_fetched += 1
+                            n_bytes += outcome.file.size
+                            job = outcome.job
+                            self.note(job.path, job.url, sha1=outcome.file.sha1, expected=job.sha1)
+        finally:
+            self.write_manifest()
+        return Brought(n_present, n_fetched, n_bytes, tuple(missing), tuple(absent))
+
+    def inside(self, parts: Sequence[str]) -> Path:
+        """Path below the directory, whatever symbolic links there are on the way.
+
+        Parameters
+        ----------
+        parts
+            Of the path.
+
+        Raises
+        ------
+        DownloadError
+            If it leads out of the directory.
+        """
+        path = self.folder.joinpath(*parts)
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise DownloadError(
+                f"{path.parent} leads out of {self.folder} by a symbolic link; "
+                "download into the folder that it leads to"
+            )
+        return path
+
+    def _is_present(self, job: Job) -> bool:
+        """Whether a spectrum is on the disk and whole; one that is damaged is put aside."""
+        if not job.path.is_file():
+            return False
+        name = job.path.relative_to(self.folder).as_posix()
+        known = self._entries.get(name)
+        sha1 = job.sha1 or (known.sha1 if known else "")
+        problem = content_problem(job.path, sha1, None if sha1 else job.check)
+        if problem:
+            logger.warning("%s: %s; it is fetched again", job.path, problem)
+            os.replace(job.path, job.path.with_name(job.path.name + ".damaged"))
+            self._entries.pop(name, None)
+            return False
+        self.note(job.path, job.url, sha1=sha1, expected=job.sha1)
+        return True
+
+
+def _problem(outcome: Outcome) -> StarProblem:
+    """Report a spectrum that could not be fetched."""
+    job = outcome.job
+    logger.info("%s: %s", job.url, outcome.reason)
+    return StarProblem(job.star_id, job.url, outcome.reason)
+
+
+class ArchiveCopy(ArchiveFolder):
+    """One survey directory of apStar files on one side, the archive on the other.
+
+    Parameters
+    ----------
+    folder : Path
+        The survey's directory.
+    root : str
+        Address of the archive.
+    release : Release
+    client : HttpClient
+    """
+
+    def __init__(self, folder: Path, root: str, release: Release, client: HttpClient) -> None:
+        facts = {"name": release.name, "apred": release.apred, "aspcap": release.aspcap}
+        super().__init__(folder, root, facts, client)
+        self.release = release
 
     def bring(
         self,
@@ -146,8 +274,6 @@ class ArchiveCopy:
         progress: Callable[[DownloadProgress], None] | None = None,
     ) -> Brought:
         """Fetch the spectra that are not in the directory, and write the manifest.
-
-        The manifest is written too when the work is interrupted.
 
         Parameters
         ----------
@@ -161,82 +287,49 @@ class ArchiveCopy:
         Returns
         -------
         Brought
+            Without `absent`: a spectrum of the catalogue that the archive lacks is missing.
         """
-        jobs, missing = self._plan(spectra)
-        jobs = self._with_checksums(jobs)
-        lacking = [job for job in jobs if not self._is_present(job)]
-        n_present = len(jobs) - len(lacking)
-        n_fetched = n_bytes = 0
-        try:
-            if lacking:
-                total = expected_bytes(lacking, self.client)
-                logger.info("%d spectra to fetch, about %.1f MB", len(lacking), total / 1e6)
-                check_space(self.folder, total)
-                outcomes = transfer(
-                    lacking, self.client, streams=streams, bytes_total=total, progress=progress
-                )
-                with closing(outcomes):
-                    for outcome in outcomes:
-                        if outcome.file is None:
-                            missing.append(self._missing(outcome))
-                        else:
-                            n_fetched += 1
-                            n_bytes += outcome.file.size
-                            job = outcome.job
-                            self.note(job.path, job.url, sha1=outcome.file.sha1, expected=job.sha1)
-        finally:
-            self.write_manifest()
-        return Brought(n_present, n_fetched, n_bytes, tuple(missing))
-
-    def _missing(self, outcome: Outcome) -> StarProblem:
-        """Report a spectrum that could not be fetched."""
-        job = outcome.job
-        logger.info("%s: %s", job.url, outcome.reason)
-        return StarProblem(job.spectrum.star_id, job.url, outcome.reason)
+        jobs, unsafe = self._plan(spectra)
+        brought = self.fetch(jobs, streams=streams, progress=progress)
+        missing = (*unsafe, *brought.missing, *brought.absent)
+        return replace(brought, missing=missing, absent=())
 
     def _plan(self, spectra: Iterable[Spectrum]) -> tuple[list[Job], list[StarProblem]]:
-        """Addresses and paths; rows whose names could lead out of the directory are missing."""
-        jobs: dict[Path, Job] = {}
+        """What to fetch; rows whose names could lead out of the directory are missing."""
+        wanted: dict[Path, Spectrum] = {}
         missing = []
         for spectrum in spectra:
             try:
-                path = self._inside(spectrum.parts(self.release))
-                url = spectrum_url(self.root, self.release, spectrum)
+                path = self.inside(spectrum.parts(self.release))
+                spectrum_url(self.root, self.release, spectrum)
             except DownloadError as error:
                 missing.append(StarProblem(spectrum.star_id, "", str(error)))
                 continue
-            size = estimate_bytes(self.release, spectrum.n_visits)
-            jobs.setdefault(path, Job(spectrum, url, path, "", size))
-        return list(jobs.values()), missing
-
-    def _inside(self, parts: Sequence[str]) -> Path:
-        """Path below the directory, whatever symbolic links there are on the way."""
-        path = self.folder.joinpath(*parts)
-        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
-            raise DownloadError(
-                f"{path.parent} leads out of {self.folder} by a symbolic link; "
-                "download into the folder that it leads to"
+            wanted.setdefault(path, spectrum)
+        sha1s = self._all_checksums(wanted.values())
+        jobs = [
+            Job(
+                star_id=spectrum.star_id,
+                url=spectrum_url(self.root, self.release, spectrum),
+                path=path,
+                sha1=sha1,
+                estimate=estimate_bytes(self.release, spectrum.n_visits),
             )
-        return path
+            for (path, spectrum), sha1 in zip(wanted.items(), sha1s, strict=True)
+        ]
+        return jobs, missing
 
-    def _with_checksums(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same jobs with the checksums that the archive publishes, one list a field."""
+    def _all_checksums(self, spectra: Iterable[Spectrum]) -> list[str]:
+        """The checksums that the archive publishes, '' where it does not; one list a field."""
         lists: dict[tuple[str, str], dict[str, str]] = {}
         ask = True
-        for job in jobs:
-            key = (job.spectrum.telescope, job.spectrum.field)
+        found = []
+        for spectrum in spectra:
+            key = (spectrum.telescope, spectrum.field)
             if key not in lists:
                 lists[key], ask = self._checksums(*key, ask=ask)
-        return [
-            replace(
-                job,
-                sha1=find_checksum(
-                    lists[job.spectrum.telescope, job.spectrum.field],
-                    job.spectrum.remote_name(self.release),
-                ),
-            )
-            for job in jobs
-        ]
+            found.append(find_checksum(lists[key], spectrum.remote_name(self.release)))
+        return found
 
     def _checksums(self, telescope: str, field: str, *, ask: bool) -> tuple[dict[str, str], bool]:
         """Checksums of a field's spectra, and whether it is worth asking for those of others.
@@ -263,22 +356,6 @@ class ArchiveCopy:
 
             write_atomically(kept, write, overwrite=True)
         return checksums, ask
-
-    def _is_present(self, job: Job) -> bool:
-        """Whether a spectrum is on the disk and whole; one that is damaged is put aside."""
-        if not job.path.is_file():
-            return False
-        name = job.path.relative_to(self.folder).as_posix()
-        known = self._entries.get(name)
-        sha1 = job.sha1 or (known.sha1 if known else "")
-        problem = content_problem(job.path, sha1, None if sha1 else check_spectrum)
-        if problem:
-            logger.warning("%s: %s; it is fetched again", job.path, problem)
-            os.replace(job.path, job.path.with_name(job.path.name + ".damaged"))
-            self._entries.pop(name, None)
-            return False
-        self.note(job.path, job.url, sha1=sha1, expected=job.sha1)
-        return True
 
 
 _NAMES = ("path", "url", "size", "sha1", "sha1_expected", "release")

@@ -22,7 +22,9 @@ __all__ = [
     "MOST_STREAMS",
     "Request",
     "Selection",
+    "check_limits",
     "select_spectra",
+    "take_in_turn",
 ]
 
 
@@ -37,6 +39,32 @@ _LONGEST_NAME = 120
 def _unique(given: Sequence[str], check: Callable[[str], str]) -> tuple[str, ...]:
     """Checked names, each once, in the order given."""
     return tuple(dict.fromkeys(check(name) for name in given))
+
+
+def check_limits(limit: int | None, snr_min: float | None) -> tuple[int | None, float | None]:
+    """Return a limit of the number and a least S/N, if they can be.
+
+    Parameters
+    ----------
+    limit
+        At most so many, from 1; None: all.
+    snr_min
+        Least S/N; None: any.
+
+    Raises
+    ------
+    DownloadError, InvalidDataError
+        If they cannot be.
+    """
+    if limit is not None:
+        limit = whole_number(limit, "limit")
+        if limit < 1:
+            raise DownloadError(f"limit must be at least 1, got {limit}.")
+    if snr_min is not None:
+        number = isinstance(snr_min, int | float | np.number)
+        if not number or isinstance(snr_min, bool) or not np.isfinite(snr_min):
+            raise DownloadError(f"snr_min must be a number or None, got {snr_min!r}.")
+    return limit, snr_min
 
 
 @dataclass(frozen=True)
@@ -76,14 +104,9 @@ class Request:
     def __post_init__(self) -> None:
         if not self.fields and not self.stars:
             raise DownloadError("name at least one field or star to download.")
-        if self.limit is not None:
-            object.__setattr__(self, "limit", whole_number(self.limit, "limit"))
-            if self.limit < 1:
-                raise DownloadError(f"limit must be at least 1, got {self.limit}.")
-        if self.snr_min is not None:
-            number = isinstance(self.snr_min, int | float | np.number)
-            if not number or isinstance(self.snr_min, bool) or not np.isfinite(self.snr_min):
-                raise DownloadError(f"snr_min must be a number or None, got {self.snr_min!r}.")
+        limit, snr_min = check_limits(self.limit, self.snr_min)
+        object.__setattr__(self, "limit", limit)
+        object.__setattr__(self, "snr_min", snr_min)
         from bayes_cannon.surveys.apogee.cuts import Cuts
 
         if self.cuts is not None and not isinstance(self.cuts, Cuts) and not callable(self.cuts):
@@ -165,7 +188,7 @@ def select_spectra(table: Table, catalogue: Path, request: Request) -> Selection
         keep &= _apply_cuts(request.cuts, table, catalogue, request.labels) | named
         steps.append(("cuts", int(keep.sum())))
     if request.limit is not None:
-        keep = _first_of_each_field(table, keep, request.limit)
+        keep = take_in_turn(np.asarray(table["FIELD"]), keep, request.limit)
         steps.append((f"at most {request.limit}", int(keep.sum())))
     for step, n_rows in steps:
         logger.info("%s: %d", step, n_rows)
@@ -193,13 +216,34 @@ def _apply_cuts(
     return np.asarray(result.keep, dtype=bool)
 
 
-def _first_of_each_field(table: Table, keep: NDArray[np.bool_], limit: int) -> NDArray[np.bool_]:
-    """Keep at most `limit` rows: the first of every field, then the second, and so on."""
+def take_in_turn(
+    groups: NDArray[np.generic], keep: NDArray[np.bool_], limit: int
+) -> NDArray[np.bool_]:
+    """Keep at most so many rows: the first of every group, then the second, and so on.
+
+    Parameters
+    ----------
+    groups : (n_rows,)
+        Field, or the like, of each row.
+    keep : (n_rows,) bool
+        Rows to take from.
+    limit
+        At most so many.
+
+    Returns
+    -------
+    (n_rows,) bool
+
+    Examples
+    --------
+    >>> take_in_turn(np.array([1, 1, 1, 2]), np.ones(4, dtype=bool), 2).tolist()
+    [True, False, False, True]
+    """
     chosen = np.flatnonzero(keep)
-    _, field = np.unique(np.asarray(table["FIELD"])[chosen], return_inverse=True)
+    _, group = np.unique(groups[chosen], return_inverse=True)
     turn = np.zeros(chosen.size, dtype=int)
-    for code in np.unique(field):
-        turn[field == code] = np.arange(np.sum(field == code))
+    for code in np.unique(group):
+        turn[group == code] = np.arange(np.sum(group == code))
     limited = np.zeros_like(keep)
     limited[chosen[np.argsort(turn, kind="stable")[:limit]]] = True
     return limited

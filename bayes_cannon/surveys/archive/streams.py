@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bayes_cannon.errors import FileFormatError
-from bayes_cannon.surveys.archive.addresses import Spectrum
-from bayes_cannon.surveys.archive.fetch import FetchedFile, fetch_file
+from bayes_cannon.surveys.archive.fetch import Check, FetchedFile, fetch_file
 from bayes_cannon.surveys.archive.http import FetchError, HttpClient, Stopped
 from bayes_cannon.surveys.fits import BLOCK
 from bayes_cannon.surveys.images import read_hdu
@@ -77,26 +76,6 @@ class DownloadProgress:
         )
 
 
-@dataclass(frozen=True)
-class Job:
-    """One file to fetch: what, from where, to where, its checksum ('' if unknown), its size."""
-
-    spectrum: Spectrum
-    url: str
-    path: Path
-    sha1: str
-    estimate: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job: a file, or the reason why there is none."""
-
-    job: Job
-    file: FetchedFile | None
-    reason: str = ""
-
-
 def check_spectrum(path: Path) -> str:
     """Say why a file is no whole apStar file, '' if it is one.
 
@@ -130,6 +109,44 @@ def check_spectrum(path: Path) -> str:
     return "" if n_hdus > 1 else "not an apStar file: no extension"
 
 
+@dataclass(frozen=True)
+class Job:
+    """One file to fetch.
+
+    Attributes
+    ----------
+    star_id : str
+        Of the star, as the user knows it.
+    url : str
+        From where.
+    path : Path
+        To where.
+    sha1 : str
+        Its checksum, '' if unknown.
+    estimate : int
+        Its size in bytes, about.
+    check : callable
+        Says what is wrong with the content of a file, '' if nothing.
+    """
+
+    star_id: str
+    url: str
+    path: Path
+    sha1: str
+    estimate: int
+    check: Check = check_spectrum
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a file, or the reason why there is none, with the HTTP status."""
+
+    job: Job
+    file: FetchedFile | None
+    reason: str = ""
+    status: int = 0
+
+
 def expected_bytes(jobs: Sequence[Job], client: HttpClient) -> int:
     """Total size of the files, about.
 
@@ -161,7 +178,9 @@ def expected_bytes(jobs: Sequence[Job], client: HttpClient) -> int:
 class _Streams:
     """The threads of one transfer and what they share."""
 
-    def __init__(self, jobs: Sequence[Job], client: HttpClient, streams: int) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], client: HttpClient, streams: int, patience: int | None
+    ) -> None:
         self.client = client
         self.waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
         for job in jobs:
@@ -172,6 +191,8 @@ class _Streams:
         self._in_a_row = 0
         self._most_in_a_row = max(4, streams)
         self._given_up = ""
+        self._patience = patience  # None once a file came
+        self._failed = 0
         self.threads = [
             threading.Thread(target=self._work, name=f"download-{i}", daemon=True)
             for i in range(min(streams, len(jobs)))
@@ -188,7 +209,10 @@ class _Streams:
             self.done.put(error)
 
     def _do(self, job: Job) -> Outcome:
-        """Fetch one file; after several failures in a row that are not the files', none more."""
+        """Fetch one file; after several failures in a row that are not the files', none more.
+
+        Nor where none of the first came, whatever the reason.
+        """
         if self._given_up:
             return Outcome(job, None, f"not tried, as others failed: {self._given_up}")
         try:
@@ -197,16 +221,18 @@ class _Streams:
                 job.url,
                 job.path,
                 sha1=job.sha1,
-                check=check_spectrum,
+                check=job.check,
                 on_bytes=self._count,
             )
         except FetchError as error:
             with self._lock:
                 self._in_a_row = self._in_a_row + 1 if error.general else 0
-                if self._in_a_row >= self._most_in_a_row:
+                self._failed += 1
+                if self._in_a_row >= self._most_in_a_row or self._failed == self._patience:
                     self._given_up = str(error)
-            return Outcome(job, None, str(error))
+            return Outcome(job, None, str(error), error.status)
         self._in_a_row = 0
+        self._patience = None
         return Outcome(job, file)
 
     def _count(self, n_bytes: int) -> None:
@@ -221,6 +247,7 @@ def transfer(
     streams: int,
     bytes_total: int,
     progress: Callable[[DownloadProgress], None] | None = None,
+    patience: int | None = None,
 ) -> Generator[Outcome]:
     """Fetch files in several streams; yield the outcome of each as it is known.
 
@@ -237,6 +264,8 @@ def transfer(
         Estimate to hand to `progress`.
     progress : callable, optional
         Called in the caller's thread, several times a second.
+    patience : int, optional
+        Where so many failed and none came, no more are asked for.
 
     Yields
     ------
@@ -248,7 +277,7 @@ def transfer(
     DownloadError
         If server, network or disk fail for all files.
     """
-    shared = _Streams(jobs, client, streams)
+    shared = _Streams(jobs, client, streams, patience)
     begin = time.monotonic()
     n_done = 0
 
@@ -275,7 +304,7 @@ def transfer(
             yield outcome
     finally:
         client.stop.set()
-        patience = time.monotonic() + _LEAVE
+        end = time.monotonic() + _LEAVE
         for thread in shared.threads:
             if thread.ident is not None:
-                thread.join(max(0.0, patience - time.monotonic()))
+                thread.join(max(0.0, end - time.monotonic()))

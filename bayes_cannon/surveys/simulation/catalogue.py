@@ -19,6 +19,7 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
+from bayes_cannon.surveys.simulation.faults import fault_columns
 from bayes_cannon.surveys.simulation.library import ELEMENTS, Library
 from bayes_cannon.surveys.simulation.stars import SimulatedStar
 
@@ -208,7 +209,8 @@ def truth_table(
 
     ``NAME_ERR`` is the standard deviation of the error put into the catalogue's NAME (NaN for the
     mystery star, which is not in the catalogue). ``STAR_ID`` names a star as the catalogue reader
-    does: APOGEE_ID, or TELESCOPE/FIELD/APOGEE_ID where that occurs more than once.
+    does: APOGEE_ID, or TELESCOPE/FIELD/APOGEE_ID where that occurs more than once. A hard survey's
+    table also names the faults of every star (see `fault_columns`).
 
     Parameters
     ----------
@@ -249,6 +251,10 @@ def truth_table(
         if name != "RESOLUTION":
             used = error_scale * label_error(name, snr)
             table[f"{name}_ERR"] = np.where(in_catalogue, used, np.nan)
+    if any(star.faults is not None for star in stars):
+        faults = fault_columns([star.faults for star in stars], library)
+        for name in faults.colnames:
+            table[name] = faults[name]
     table.meta["comments"] = [*history, f"elements: {', '.join(ELEMENTS)}"]
     return table
 

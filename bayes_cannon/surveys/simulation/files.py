@@ -13,6 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from bayes_cannon.surveys.simulation.catalogue import MARK, Measured
+from bayes_cannon.surveys.simulation.faults import fault_cards
 from bayes_cannon.surveys.simulation.library import Library
 from bayes_cannon.surveys.simulation.stars import SimulatedStar
 from bayes_cannon.surveys.simulation.telescope import (
@@ -84,8 +85,12 @@ def write_apstar(
     shift = (visits.vhelio - visits.bc) / KMS_PER_PIXEL
     # A fibre's place along the slit moves its spectrum on the detectors by a few pixels.
     limits = chip_limits(shift + (visits.fiber - 150) / 50)
-    truth = library.flux[star.library_index]
-    exposures = expose(truth, shift, visits.snr, limits=limits, rng=rng, settings=settings)
+    faults = star.faults
+    index = star.library_index
+    truth = library.flux[index] if faults is None else faults.spectrum(library, index)
+    exposures = expose(
+        truth, shift, visits.snr, limits=limits, rng=rng, settings=settings, faults=faults
+    )
     continuum = _continuum(star, library, shift, rng, settings)
     flux, err, mask = combine(exposures, continuum, visits.snr)
     measured = _measure(star, library.wavelength, flux[0], err[0])
@@ -231,7 +236,7 @@ def _primary_header(
         ("RV_TEFF", teff, "of the RV template"), ("RV_LOGG", logg, ""), ("RV_FEH", feh, ""),
         ("MEANFIB", float(visits.fiber.mean()), "mean fiber number"),
         ("NRES", " 5.00 4.25 3.50", "pixels/resolution used for sinc"),
-        *_limit_cards(limits), *_visit_cards(star),
+        *_limit_cards(limits), *_visit_cards(star), *fault_cards(star.faults),
     ]  # fmt: skip
     return _marked(cards, history)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
@@ -31,6 +32,13 @@ from bayes_cannon.surveys.simulation.catalogue import (
     label_error,
     truth_table,
 )
+from bayes_cannon.surveys.simulation.faults import (
+    StarFaults,
+    SurveyFaults,
+    draw_faults,
+    fault_columns,
+    faults_as_text,
+)
 from bayes_cannon.surveys.simulation.files import write_apstar
 from bayes_cannon.surveys.simulation.library import Library, load_library
 from bayes_cannon.surveys.simulation.stars import (
@@ -44,6 +52,7 @@ from bayes_cannon.surveys.simulation.telescope import BAD_ERROR, InstrumentSetti
 __all__ = [
     "library_labels",
     "observe",
+    "observed_faults",
     "simulate_survey",
 ]
 
@@ -74,7 +83,8 @@ def simulate_survey(
     Parameters
     ----------
     settings
-        Of stars, decoys and instrument.
+        Of stars, decoys and instrument; ``SimulationSettings(faults=SurveyFaults.hard())`` gives a
+        survey with the faults of real spectra, named in ``truth.ecsv``.
     out
         Folder to make.
     n_stars
@@ -117,7 +127,9 @@ def simulate_survey(
         part.mkdir(parents=True)
         try:
             with as_progress(progress) as tell:
-                measured = _write_spectra(part, stars, library, settings.instrument, tell)
+                measured = _write_spectra(
+                    part, stars, library, settings.instrument, settings.faults, tell
+                )
             scale = settings.label_error_scale
             table = allstar_hdus(
                 stars[:-1], measured[:-1], library, error_scale=scale, history=history
@@ -163,6 +175,7 @@ def _write_spectra(
     stars: Sequence[SimulatedStar],
     library: Library,
     settings: InstrumentSettings,
+    faults: SurveyFaults,
     tell: Tell,
 ) -> list[Measured]:
     """Write one file for each star."""
@@ -172,6 +185,8 @@ def _write_spectra(
         "HDU1 flux, HDU2 error, HDU3 mask; HDU4 to HDU8 are left empty",
         "HDU9 velocities of the visits, HDU10 of all, without CCFs",
     ]
+    if faults:
+        history.append(f"faults of the survey: {faults_as_text(faults)}")
     measured = []
     for done, star in enumerate(stars, start=1):
         place = "mystery" if star.kind == "mystery" else f"{star.telescope}/{star.field_name}"
@@ -208,6 +223,7 @@ def observe(
     seed: int | None = None,
     settings: InstrumentSettings | None = None,
     windows: Sequence[tuple[int, int]] = ASPCAP_WINDOWS,
+    faults: SurveyFaults | None = None,
 ) -> NormalizedSpectra:
     """Observe stars of the library in one visit each, normalised by the true continuum.
 
@@ -229,6 +245,8 @@ def observe(
         The star at position k has its own stream: it does not depend on the stars after it.
     windows
         [start, stop) pixel ranges to keep; they become the chips of the result.
+    faults
+        Of real spectra; `observed_faults` tells which star has which.
 
     Returns
     -------
@@ -248,10 +266,13 @@ def observe(
     flux = np.ones((stars.size, kept.size), dtype=np.float32)
     ivar = np.zeros_like(flux)
     seed, settings = as_seed(seed), settings or InstrumentSettings()
+    drawn = _drawn_faults(library, stars, seed, faults or SurveyFaults())
     for k, star in enumerate(stars):
         rng = np.random.default_rng(SeedSequence(seed, spawn_key=(k,)))
         shift = rng.normal(0.0, 10.0, 1)
-        seen = expose(library.flux[star], shift, snr[k], rng=rng, settings=settings)
+        own = drawn[k]
+        truth = library.flux[star] if own is None else own.spectrum(library, int(star))
+        seen = expose(truth, shift, snr[k], rng=rng, settings=settings, faults=own)
         good = seen.covered[0] & ((seen.mask[0] & BAD_BITS["default"]) == 0)
         good &= (seen.err[0] > 0) & (seen.err[0] < BAD_ERROR)
         good = good[kept]
@@ -263,10 +284,55 @@ def observe(
         wavelength=library.wavelength[kept],
         flux=flux,
         ivar=ivar,
-        snr=snr,
+        snr=snr / [1.0 if own is None else own.error_factor for own in drawn],
         chips=tuple(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)),
         simulated=True,
     )
+
+
+def observed_faults(
+    library: Library,
+    index: ArrayLike | None = None,
+    *,
+    seed: int,
+    faults: SurveyFaults,
+) -> Table:
+    """What is wrong with the spectra that `observe` gives for the same arguments.
+
+    Parameters
+    ----------
+    library, index, seed, faults
+        As for `observe`.
+
+    Returns
+    -------
+    astropy.table.Table
+        ``STAR_ID`` and the columns of a hard survey's ``truth.ecsv``: ``SHIFT``, ``GHOST``,
+        ``ERROR_FACTOR``, ``BROADENING``, ``BLEND``, ``BLEND_W``, ``BLEND_DV``, ``BLEND_INDEX``,
+        ``BLEND_<label>``.
+
+    Raises
+    ------
+    InvalidDataError
+        On stars that the library does not have, or where there are no faults.
+    """
+    stars = _library_index(library, index)
+    if not faults:
+        raise InvalidDataError("there are no faults to tell of; ask for SurveyFaults.hard().")
+    table = fault_columns(_drawn_faults(library, stars, as_seed(seed), faults), library)
+    table.add_column(_library_ids(stars), index=0, name="STAR_ID")
+    return table
+
+
+def _drawn_faults(
+    library: Library, stars: NDArray[np.intp], seed: int, faults: SurveyFaults
+) -> list[StarFaults | None]:
+    """Draw the faults of each star from streams of its own."""
+    streams = [SeedSequence(seed, spawn_key=(k,)) for k in range(stars.size)]
+    return [
+        draw_faults(faults, library, int(star), star=stream, pixels=stream)
+        for star, stream in zip(stars, streams, strict=True)
+    ]
 
 
 def library_labels(

@@ -16,6 +16,12 @@ from numpy.typing import NDArray
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.surveys.apogee.names import spectrum_file
+from bayes_cannon.surveys.simulation.faults import (
+    StarFaults,
+    SurveyFaults,
+    draw_faults,
+    faults_as_text,
+)
 from bayes_cannon.surveys.simulation.library import Library
 from bayes_cannon.surveys.simulation.telescope import InstrumentSettings
 
@@ -101,6 +107,10 @@ class SimulatedStar:
         The catalogue's STARFLAG, ASPCAPFLAG and EXTRATARG.
     pixel_seed, label_seed : SeedSequence
         Streams for the noise of the spectrum and of the labels.
+    fault_seed : SeedSequence
+        Stream for what belongs to the star itself: broadening, a second star.
+    faults : StarFaults or None
+        None in a clean survey.
     """
 
     kind: str
@@ -122,6 +132,8 @@ class SimulatedStar:
     extra_targ: int
     pixel_seed: SeedSequence
     label_seed: SeedSequence
+    fault_seed: SeedSequence
+    faults: StarFaults | None = None
 
     @property
     def file_name(self) -> str:
@@ -175,7 +187,16 @@ def draw_survey(
             stars.append(_draw("decoy", reason, int(order[-1 - d % available]), streams, settings))
     streams = SeedSequence(seed, spawn_key=(2, 0))
     stars.append(replace(_draw("mystery", "", mystery, streams, settings), telescope="apo25m"))
-    return _placed(stars)
+    return [
+        replace(
+            star,
+            faults=draw_faults(
+                settings.faults, library, star.library_index, star=star.fault_seed,
+                pixels=star.pixel_seed, alone=star.kind == "mystery",
+            ),
+        )
+        for star in _placed(stars)
+    ]  # fmt: skip
 
 
 def _central(library: Library, order: NDArray[np.intp]) -> int:
@@ -232,6 +253,7 @@ def _draw(
         extra_targ=extra_targ,
         pixel_seed=pixel_seed,
         label_seed=label_seed,
+        fault_seed=streams,
     )
 
 
@@ -331,6 +353,9 @@ class SimulationSettings:
     decoys_per_cut : int
         Number of stars that each cut must remove (see `DECOY_REASONS`).
     instrument : InstrumentSettings
+    faults : SurveyFaults
+        Of real spectra; none by default. The mystery star has those of the telescope, but is
+        neither blended nor broadened.
 
     Raises
     ------
@@ -345,6 +370,7 @@ class SimulationSettings:
     label_error_scale: float = 1.0
     decoys_per_cut: int = 5
     instrument: InstrumentSettings = field(default_factory=InstrumentSettings)
+    faults: SurveyFaults = field(default_factory=SurveyFaults)
 
     def __post_init__(self) -> None:
         low, high = self.snr_range
@@ -375,9 +401,10 @@ def settings_as_text(settings: SimulationSettings) -> str:
     settings
         Of the simulation.
     """
-    return ", ".join(
+    text = ", ".join(
         f"{f.name}={getattr(part, f.name)}"
         for part in (settings, settings.instrument)
         for f in fields(part)
-        if f.name != "instrument"
+        if f.name not in ("instrument", "faults")
     )
+    return f"{text}, faults: {faults_as_text(settings.faults)}" if settings.faults else text

@@ -15,12 +15,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.surveys.apogee.bits import PixelBits
+
+if TYPE_CHECKING:
+    from bayes_cannon.surveys.simulation.faults import StarFaults
 
 __all__ = [
     "BAD_ERROR",
@@ -123,6 +127,7 @@ def expose(
     limits: NDArray[np.int64] | None = None,
     rng: np.random.Generator,
     settings: InstrumentSettings,
+    faults: StarFaults | None = None,
 ) -> Exposures:
     """Take exposures of one star.
 
@@ -138,12 +143,15 @@ def expose(
         First and last pixel of each detector (`chip_limits`); left out, they follow from `shift`.
     rng, settings
         Source of noise, and how much of each trouble there is.
+    faults
+        Of a hard survey, beyond the instrument's usual troubles.
     """
     shift = np.atleast_1d(np.asarray(shift, dtype=np.float64))
     snr = np.atleast_1d(np.asarray(snr, dtype=np.float64))
     there = observatory()
     position = np.rint(shift).astype(np.intp)[:, None] + (PAD + np.arange(N_PIXELS))
     truth = _arriving(np.asarray(flux, dtype=np.float64), there, position, rng, settings)
+    truth = truth if faults is None else faults.arriving(truth, position)
     noise = np.sqrt((truth + settings.background) / there.throughput[position])
     limits = chip_limits(shift) if limits is None else limits
     covered = _covered(limits)
@@ -154,10 +162,16 @@ def expose(
     mask = there.flags[position]
     err = clean_err * np.where(mask & PixelBits.SIG_SKYLINE, 10.0, 1.0)
     left = settings.sky_residual * rng.normal(0.5, 1.0, (shift.size, there.sky_line.max() + 1))
-    seen = truth + rng.normal(size=truth.shape) * clean_err
+    white = rng.normal(size=truth.shape)
+    white = white if faults is None else faults.noise(white)
+    seen = truth + white * clean_err
     seen += (
         np.take_along_axis(left, there.sky_line[position], 1) * there.sky[position] * 10 * clean_err
     )
+    if faults is not None:
+        seen += faults.unmasked_sky(position) * clean_err
+        err *= faults.error_factor
+        clean_err *= faults.error_factor
     if rng.random() < settings.persistence_share:
         _glow(position - PAD, mask, err)
     _flag_edges(limits, mask)

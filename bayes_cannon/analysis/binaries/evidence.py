@@ -1,0 +1,199 @@
+r"""Evidence for a second star with a known error rate, from singles and pairs of the survey itself.
+
+By how much two stars fit better than one depends on how well the model fits at all, so that theory
+gives no threshold. What the fast pass finds in left-out training stars (the null) and in sums of
+two of them is compared by a logistic regression on
+
+    log(1 + delta chi2 / r),  log r,  the improvement fraction,  log S/N ,
+
+with r the reduced chi-square of the pair, each star's own misfit. Some pairs look exactly as single
+stars (twins without a velocity difference), so that the likelihood ratio of pair against single is
+
+    ratio = e + exp(score) ,
+
+with e their share and the score linear in the features; both are fitted.
+
+A survey's training stars hold a few pairs of their own. Those that are pairs with more than even
+odds, at the share of such stars, count in the null only with their probability to be single.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit, log_expit
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError
+from bayes_cannon.inference.binaries.fast_pass import FastPass
+
+__all__ = [
+    "Evidence",
+    "learn_evidence",
+]
+
+LEAST_STARS = 20
+_ROUNDS = 30
+_RIDGE = 1e-3
+_FIRST_SHARE = 0.03
+_MOST_SHARE = 0.3
+_TAIL = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A score of the fast pass, and what single stars and pairs have of it.
+
+    Attributes
+    ----------
+    mean, scale, coef : (n_features,) float64
+    constant, alike : float
+        Of the score, and share of pairs that look single.
+    null_score, null_weight : (n_null,) float64
+        Of the left-out training stars, with their probability to be single.
+    pair_score : (n_pairs,) float64
+        Of the sums of two stars.
+    share : float
+        Estimated share of pairs among the training stars.
+    """
+
+    mean: FloatArray
+    scale: FloatArray
+    coef: FloatArray
+    constant: float
+    alike: float
+    null_score: FloatArray
+    null_weight: FloatArray
+    pair_score: FloatArray
+    share: float
+
+    def score(self, found: FastPass) -> FloatArray:
+        """Score (n_stars,): the larger, the more like a pair; NaN without a fit."""
+        x = (_features(found) - self.mean) / self.scale
+        return np.asarray(x @ self.coef + self.constant)
+
+    def p_binary(self, score: FloatArray, prior_rate: float) -> FloatArray:
+        """Probability (n,) to be a pair at a prior rate of pairs.
+
+        Parameters
+        ----------
+        score
+            Shape (n,).
+        prior_rate
+            Share of pairs among stars.
+        """
+        return _probability(score, self.alike, prior_rate)
+
+    def false_positive_rate(self, score: FloatArray) -> FloatArray:
+        """Share (n,) of single stars whose score is at least as large.
+
+        Rank among the null, (1 + weight as large) / (1 + weight of all); beyond all of them the
+        tail of an exponential fitted to the excesses of the largest tenth.
+
+        Parameters
+        ----------
+        score
+            Shape (n,); NaN gives NaN.
+        """
+        order = np.argsort(self.null_score)
+        known, weight = self.null_score[order], self.null_weight[order]
+        above = np.concatenate([np.cumsum(weight[::-1])[::-1], [0.0]])
+        place = np.searchsorted(known, score, side="left")
+        rate = (1 + above[place]) / (1 + above[0])
+        start = known[np.searchsorted(-above[:-1], -_TAIL * above[0])]
+        tail = known >= start
+        mean = float(np.average(known[tail] - start, weights=np.maximum(weight[tail], 1e-12)))
+        if mean > 0:
+            top = known[weight > 0.5].max(initial=start)
+            beyond = score > top
+            rate = np.where(beyond, rate * np.exp(-np.maximum(score - top, 0.0) / mean), rate)
+        return np.asarray(np.where(np.isfinite(score), rate, np.nan))
+
+    def threshold(self, rate: float) -> float:
+        """Smallest score that at most a share `rate` of single stars reach."""
+        low, high = float(self.null_score.min()), float(self.null_score.max())
+        grid = np.linspace(low, high + 0.5 * (high - low) + 1.0, 4000)
+        under = self.false_positive_rate(grid) <= rate
+        return float(grid[np.argmax(under)]) if under.any() else np.inf
+
+
+def _features(found: FastPass) -> FloatArray:
+    """What the score is made of, shape (n_stars, 4)."""
+    with np.errstate(invalid="ignore"):
+        misfit = np.maximum(found.chi2_pair / found.independent_pixels, 1e-3)
+        gain = np.log1p(np.maximum(found.delta_chi2, 0.0) / misfit)
+        return np.stack(
+            [gain, np.log(misfit), np.clip(found.improvement, -1, 1), found.log_snr], axis=1
+        )
+
+
+def _probability(score: FloatArray, alike: float, rate: float) -> FloatArray:
+    log_ratio = np.logaddexp(np.log(alike), score)
+    return np.asarray(expit(np.log(rate) - np.log1p(-rate) + log_ratio))
+
+
+def learn_evidence(null: FastPass, pairs: FastPass) -> Evidence:
+    """Learn the score from left-out single stars and from sums of two.
+
+    Parameters
+    ----------
+    null
+        Fast pass of training stars, each by a model that was fitted without it.
+    pairs
+        Of sums of two of them.
+
+    Raises
+    ------
+    FitError
+        If there are fewer than twenty of either.
+    """
+    x0, x1 = _features(null), _features(pairs)
+    x0, x1 = x0[np.isfinite(x0).all(axis=1)], x1[np.isfinite(x1).all(axis=1)]
+    if min(len(x0), len(x1)) < LEAST_STARS:
+        raise FitError(
+            f"{len(x0)} single stars and {len(x1)} pairs could be fitted; {LEAST_STARS} of each "
+            "are needed to say how often a single star looks like a pair. Give more training stars."
+        )
+    both = np.concatenate([x0, x1])
+    mean, scale = both.mean(axis=0), np.maximum(both.std(axis=0), 1e-9)
+    x0, x1 = (x0 - mean) / scale, (x1 - mean) / scale
+    share, weight = _FIRST_SHARE, np.ones(len(x0))
+    for _ in range(_ROUNDS):
+        coef, constant, alike = _ratio(x0, x1, weight)
+        p = _probability(x0 @ coef + constant, alike, share)
+        sure = p > 0.5
+        new = float(np.clip(p[sure].sum() / len(x0), 1 / (10 * len(x0)), _MOST_SHARE))
+        done = abs(new - share) < 1e-4
+        share, weight = new, np.where(sure, 1 - p, 1.0)
+        if done:
+            break
+    return Evidence(
+        mean, scale, coef, constant, alike, x0 @ coef + constant, weight, x1 @ coef + constant,
+        share if sure.any() else 0.0,
+    )  # fmt: skip
+
+
+def _ratio(x0: FloatArray, x1: FloatArray, weight: FloatArray) -> tuple[FloatArray, float, float]:
+    """Fit the likelihood ratio e + exp(score) of class 1 against the weighted class 0."""
+    x = np.column_stack([np.concatenate([x0, x1]), np.ones(len(x0) + len(x1))])
+    is_pair = np.r_[np.zeros(len(x0)), np.ones(len(x1))]
+    w = np.concatenate([weight / weight.sum(), np.full(len(x1), 1 / len(x1))])
+
+    def loss(beta: FloatArray) -> tuple[float, FloatArray]:
+        score = np.clip(x @ beta[:-1], -50, 50)
+        log_alike = log_expit(beta[-1])
+        log_ratio = np.logaddexp(log_alike, score)
+        p, part = expit(log_ratio), np.exp(score - log_ratio)
+        value = -np.sum(w * np.where(is_pair > 0, log_expit(log_ratio), log_expit(-log_ratio)))
+        slope = w * (p - is_pair)
+        of_alike = np.sum(slope * np.exp(log_alike - log_ratio)) * expit(-beta[-1])
+        penalty = _RIDGE * np.r_[beta[:-2], 0.0, 0.1 * beta[-1]]
+        gradient = np.r_[(slope * part) @ x, of_alike] + penalty
+        return float(value + 0.5 * penalty @ beta), gradient
+
+    start = np.zeros(x.shape[1] + 1)
+    start[0], start[-1] = 1.0, -1.0
+    beta = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    return beta[:-2], float(beta[-2]), float(expit(beta[-1]))

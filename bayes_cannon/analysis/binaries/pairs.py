@@ -1,0 +1,175 @@
+"""Pairs made of real single stars: shifted sums of a survey's own spectra."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
+from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+
+__all__ = [
+    "Pairs",
+    "draw_pairs",
+    "sum_spectra",
+]
+
+_DV_SPREAD = 20.0
+_FAINTEST = 0.05
+_NEIGHBOURS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Which stars are added, and how.
+
+    Attributes
+    ----------
+    first, second : (n,) int
+        Rows of the two stars.
+    light, dv : (n,) float64
+        Second star's share of the light, and its velocity less the first's, km/s.
+    """
+
+    first: NDArray[np.intp]
+    second: NDArray[np.intp]
+    light: FloatArray
+    dv: FloatArray
+
+    def __len__(self) -> int:
+        return int(self.first.size)
+
+    def table(self, names: tuple[str, ...], labels: FloatArray, star_id: NDArray[np.str_]) -> Table:
+        """Columns STAR_1, STAR_2, LIGHT, DV and both stars' catalogue labels.
+
+        Parameters
+        ----------
+        names
+            Of the labels.
+        labels
+            Of all stars, shape (n_stars, n_labels).
+        star_id
+            Of all stars.
+        """
+        table = Table({
+            "STAR_1": star_id[self.first], "STAR_2": star_id[self.second], "LIGHT": self.light,
+            "DV": self.dv,
+        })  # fmt: skip
+        for k, name in enumerate(names):
+            table[f"{name}_1"] = labels[self.first, k]
+            table[f"{name}_2"] = labels[self.second, k]
+        return table
+
+
+def draw_pairs(
+    n: int, rows: NDArray[np.intp], abundances: FloatArray, rng: np.random.Generator, *,
+    light_max: float, dv_max: float,
+) -> Pairs:  # fmt: skip
+    """Draw pairs of stars of nearly the same abundances.
+
+    The second star is one of the eight nearest in abundances, its share of the light uniform from
+    0.05, the velocity difference normal with 20 km/s.
+
+    Parameters
+    ----------
+    n
+        How many.
+    rows
+        Stars to choose from.
+    abundances
+        Standardised abundances of all stars, shape (n_stars, n_abundances); may have no column.
+    rng
+        Source of random numbers.
+    light_max, dv_max
+        Largest share of the light and largest |dv| (km/s; 0: none).
+    """
+    first = np.concatenate([rng.permutation(rows) for _ in range(-(-n // rows.size))])[:n]
+    second = np.empty_like(first)
+    for i, row in enumerate(first):
+        others = rows[rows != row]
+        distance = np.linalg.norm(abundances[others] - abundances[row], axis=1)
+        near = others[np.argsort(np.nan_to_num(distance, nan=np.inf), kind="stable")]
+        second[i] = rng.choice(near[:_NEIGHBOURS] if abundances.shape[1] else near)
+    light = rng.uniform(min(_FAINTEST, light_max / 2), light_max, n)
+    dv = np.clip(_DV_SPREAD * rng.standard_normal(n), -dv_max, dv_max)
+    return Pairs(first, second, light, dv)
+
+
+def sum_spectra(
+    model: TwoStarModel,
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    pairs: Pairs,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Spectra of pairs, with the noise of the first star's spectrum.
+
+    The second spectrum is moved by splines over its bad pixels, which become bad in the sum. A sum
+    of two noisy spectra is less noisy than either: what lacks to the first star's noise is added.
+    The sum is divided by its continuum where the survey's spectra were.
+
+    Parameters
+    ----------
+    model
+        Chips, pixels and continuum.
+    flux, ivar
+        Of all stars, shape (n_stars, n_pixels); ivar 0: not used.
+    pairs
+        What to add.
+    rng
+        Of the noise that is added.
+
+    Returns
+    -------
+    flux, ivar : (n_pairs, n_pixels) float64
+    """
+    out_flux, out_ivar = np.ones((2, len(pairs), flux.shape[1]))
+    for i in range(len(pairs)):
+        a, b, w = pairs.first[i], pairs.second[i], pairs.light[i]
+        delta = pairs.dv[i] / model.kms_per_pixel if model.resolved else 0.0
+        moved, variance = _moved(model, flux[b], ivar[b], delta)
+        good = (ivar[a] > 0) & np.isfinite(variance)
+        own = 1 / np.where(good, ivar[a], 1.0).astype(np.float64)
+        left = (1 - w) ** 2 * own + w**2 * np.where(good, variance, 0.0)
+        noise = rng.standard_normal(good.size) * np.sqrt(np.maximum(own - left, 0.0))
+        total = np.where(good, (1 - w) * flux[a] + w * moved, 1.0)
+        out_ivar[i] = np.where(good, ivar[a], 0.0)
+        if model.continuum:
+            norm = model.projected(total[None], out_ivar[i])[0]
+            total = np.where(good & (norm > 0.1), total / np.where(norm > 0.1, norm, 1.0), 1.0)
+        out_flux[i] = np.where(good, total + noise, 1.0)
+    return out_flux, out_ivar
+
+
+def _moved(
+    model: TwoStarModel, flux: NDArray[Any], ivar: NDArray[Any], delta: float
+) -> tuple[FloatArray, FloatArray]:
+    """Flux moved by delta pixels, and its variance; inf where a bad pixel comes in."""
+    filled, variance = flux.astype(np.float64), np.full(flux.size, np.inf)
+    first, kernel = taps(delta)
+    shift = round(delta)
+    chips = tuple((int(a), int(b)) for a, b in model.edges)
+    for start, stop in chips:
+        here = ivar[start:stop] > 0
+        if not here.any():
+            continue
+        place = np.arange(stop - start)
+        filled[start:stop] = np.interp(place, place[here], filled[start:stop][here])
+        own = np.where(here, 1 / np.where(here, ivar[start:stop], 1.0), np.inf)
+        source = place - shift
+        inside = (source >= 0) & (source < own.size)
+        seen = np.where(inside, own[np.clip(source, 0, own.size - 1)], np.inf)
+        if delta != 0:  # the neighbours that the interpolation reaches
+            bad = ~np.isfinite(seen)
+            seen[np.convolve(bad, np.ones(3), mode="same") > 0] = np.inf
+        variance[start:stop] = seen
+    if delta == 0:
+        return filled, variance
+    return filtered(spline_coefficients(filled[None], chips), kernel[0], first, model.edges)[
+        0
+    ], variance

@@ -1,0 +1,236 @@
+"""The search for binaries: its null, its positives, and what it finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bayes_cannon.analysis.binaries.evidence import learn_evidence
+from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
+from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra
+from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
+from bayes_cannon.inference.binaries.fast_pass import FastPass
+from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.simulation.library import load_library
+from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars
+from tests.inference.test_binaries import seconds
+
+TEST = np.arange(N_TRAINING, N_TRAINING + 30)
+N_BLENDS = 15
+
+
+def made_up(
+    gain: np.ndarray, *, misfit: float = 1.0, improvement: float | np.ndarray = 0.0
+) -> FastPass:
+    """Results of a fast pass with a given improvement of chi-square."""
+    n = gain.size
+    rows, columns = np.zeros(n), np.zeros((n, 1))
+    many = "single primary secondary single_sd primary_sd secondary_sd theta"
+    one = "light dv light_sd dv_sd shift broadening chi2_single mode_gap other_light other_dv"
+    of_many, of_one = dict.fromkeys(many.split(), columns), dict.fromkeys(one.split(), rows)
+    return FastPass(
+        star_id=np.array([f"s{i}" for i in range(n)]), delta_chi2=gain,
+        improvement=np.broadcast_to(improvement, n), chi2_pair=np.full(n, 1000.0 * misfit),
+        independent_pixels=np.full(n, 1000.0), log_snr=np.full(n, 5.0), n_starts=np.ones(n, int),
+        **of_many, **of_one,
+    )  # fmt: skip
+
+
+# Evidence ---------------------------------------------------------------------------------
+
+
+def drawn(n: int, mean: float, seed: int) -> FastPass:
+    rng = np.random.default_rng(seed)
+    return made_up(np.expm1(np.maximum(rng.normal(mean, 1.0, n), 0.0)))
+
+
+def test_false_positives_come_at_the_rate_asked_for() -> None:
+    evidence = learn_evidence(drawn(2000, 2.0, 1), drawn(2000, 6.0, 2))
+    fresh = evidence.score(drawn(20000, 2.0, 3))
+    for rate in (0.1, 0.03, 0.01):
+        found = np.mean(fresh >= evidence.threshold(rate))
+        # The threshold of 2000 stars is itself uncertain: three of its standard errors.
+        assert abs(found - rate) < 3.5 * np.sqrt(rate / 2000)
+    assert np.mean(evidence.score(drawn(1000, 6.0, 4)) >= evidence.threshold(0.01)) > 0.9
+
+
+def test_pairs_among_the_training_stars_do_not_raise_the_threshold() -> None:
+    singles, hidden = drawn(400, 2.0, 1), drawn(16, 7.5, 5)
+    mixed = FastPass(
+        **{k: np.concatenate([v, getattr(hidden, k)]) for k, v in vars(singles).items()}
+    )
+    clean = learn_evidence(singles, drawn(400, 6.0, 2))
+    found = learn_evidence(mixed, drawn(400, 6.0, 2))
+    assert found.share == pytest.approx(16 / 416, rel=0.5)
+    assert clean.share < 0.01
+    fresh = drawn(20000, 2.0, 3)
+    for evidence in (clean, found):
+        rate = np.mean(evidence.score(fresh) >= evidence.threshold(0.01))
+        assert 0.002 < rate < 0.03
+
+
+def test_probability_is_that_of_the_mixture() -> None:
+    evidence = learn_evidence(drawn(2000, 3.0, 1), drawn(2000, 5.0, 2))
+    rate = 0.2
+    singles, doubles = drawn(16000, 3.0, 3), drawn(4000, 5.0, 4)
+    p = [evidence.p_binary(evidence.score(x), rate) for x in (singles, doubles)]
+    both = np.concatenate(p)
+    is_pair = np.r_[np.zeros(16000), np.ones(4000)]
+    for low in (0.1, 0.3, 0.5, 0.7):
+        some = (both >= low) & (both < low + 0.2)
+        assert abs(is_pair[some].mean() - both[some].mean()) < 0.08
+
+
+def test_misfit_counts_against_the_star() -> None:
+    null = FastPass(
+        **{
+            k: np.concatenate([v, getattr(drawn_with_misfit(), k)])
+            for k, v in vars(drawn(200, 2.0, 1)).items()
+        }
+    )
+    evidence = learn_evidence(null, drawn(400, 6.0, 2))
+    gain = np.array([np.expm1(5.0)])
+    assert evidence.score(made_up(gain, misfit=8.0)) < evidence.score(made_up(gain))
+
+
+def drawn_with_misfit() -> FastPass:
+    rng = np.random.default_rng(8)
+    return made_up(8 * np.expm1(np.maximum(rng.normal(2.0, 1.0, 200), 0.0)), misfit=8.0)
+
+
+def test_too_few_stars_are_refused() -> None:
+    with pytest.raises(FitError, match="12 single stars and 50 pairs"):
+        learn_evidence(drawn(12, 2.0, 1), drawn(50, 6.0, 2))
+
+
+# Pairs ------------------------------------------------------------------------------------
+
+
+def test_sum_is_that_of_the_spectra_with_the_noise_of_the_first() -> None:
+    model = TwoStarModel.from_cannon(small_cannon(), dv_max=60.0, inflate=1.5)
+    rng = np.random.default_rng(1)
+    level, flux = 100.0, np.ones((2, small_cannon().n_pixels))
+    ivar = np.full_like(flux, level**2)
+    ivar[1] *= 0.25
+    ivar[1, 500:503] = 0
+    many = Pairs(np.zeros(40, int), np.ones(40, int), np.full(40, 0.4), np.full(40, 12.3))
+    noisy = flux + rng.standard_normal(flux.shape) / np.sqrt(np.where(ivar > 0, ivar, 1e4))
+    out, weight = sum_spectra(model, noisy, ivar, many, rng)
+    bad = np.flatnonzero(weight[0] == 0)
+    assert bad.min() >= 500 + 2 or bad.min() < 20
+    assert 3 <= np.sum((bad >= 490) & (bad < 520)) <= 8
+    good = weight[0] > 0
+    np.testing.assert_array_equal(weight[0, good], ivar[0, good])
+    spread = (out - out.mean(axis=0))[:, good].std()
+    left = (0.6 / level) ** 2 + (0.4 * 2 / level) ** 2
+    expected = np.sqrt(max(1 / level**2 - left, 0.0))
+    assert spread == pytest.approx(expected, abs=0.1 / level)
+
+
+def test_pairs_are_alike_in_abundances() -> None:
+    rng = np.random.default_rng(1)
+    abundances = rng.standard_normal((100, 1))
+    rows = np.arange(20, 80)
+    drawn_pairs = draw_pairs(150, rows, abundances, rng, light_max=0.5, dv_max=60.0)
+    assert len(drawn_pairs) == 150
+    assert set(drawn_pairs.first) == set(rows)
+    assert np.all(np.isin(drawn_pairs.second, rows))
+    assert np.all(drawn_pairs.first != drawn_pairs.second)
+    apart = np.abs(abundances[drawn_pairs.first] - abundances[drawn_pairs.second])
+    assert np.median(apart) < 0.2
+    assert 0.05 <= drawn_pairs.light.min() < drawn_pairs.light.max() <= 0.5
+    assert np.abs(drawn_pairs.dv).max() <= 60
+
+
+# The search -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset() -> TrainingSet:
+    """Training stars, 30 singles, and 15 blends under names of their own."""
+    singles = stars()
+    blends = pairs(TEST[:N_BLENDS], seconds(TEST[:N_BLENDS]), 0.3, 20.0)
+    names = np.array([f"blend-{i}" for i in range(N_BLENDS)])
+    spectra = NormalizedSpectra(
+        np.concatenate([singles.star_id, names]), singles.spectra.wavelength,
+        np.concatenate([singles.spectra.flux, blends.flux]),
+        np.concatenate([singles.spectra.ivar, blends.ivar]),
+        np.concatenate([singles.spectra.snr, blends.snr]), singles.spectra.chips, simulated=True,
+    )  # fmt: skip
+    labels = singles.labels
+    rows = np.r_[np.arange(len(labels)), TEST[:N_BLENDS]]
+    labels = replace(
+        labels, values=labels.values[rows], errors=labels.errors[rows], star_id=spectra.star_id
+    )
+    info = {"nvisits": np.full(len(rows), 3), "vscatter": np.linspace(0, 1, len(rows))}
+    return TrainingSet(spectra=spectra, labels=labels, info=info)
+
+
+@pytest.fixture(scope="module")
+def search(dataset: TrainingSet) -> BinarySearch:
+    return find_binaries(small_cannon(), dataset, folds=2, n_pairs=80, seed=1)
+
+
+def test_blends_are_found_and_singles_are_not(search: BinarySearch) -> None:
+    table = search.table
+    blend = np.char.startswith(np.asarray(table["STAR_ID"], str), "blend")
+    assert np.mean(table["CANDIDATE"][blend]) > 0.85
+    # 1 % of 150 stars: at most 6 (false alarm 1e-3).
+    assert np.sum(table["CANDIDATE"][~blend]) <= 6
+    assert np.median(table["P_BINARY"][blend]) > 0.9
+    assert np.median(table["P_BINARY"][~blend]) < 0.05
+    assert np.median(table["FALSE_POSITIVE_RATE"][~blend]) > 0.2
+    assert set(search.candidates) == set(table["STAR_ID"][table["CANDIDATE"]])
+
+
+def test_table_says_what_was_found(search: BinarySearch) -> None:
+    table = search.table
+    blend = np.char.startswith(np.asarray(table["STAR_ID"], str), "blend")
+    assert np.median(table["LIGHT"][blend]) == pytest.approx(0.3, abs=0.03)
+    assert np.median(table["DV"][blend]) == pytest.approx(20.0, abs=0.5)
+    assert table["TEFF_1"].unit == "K"
+    assert table["DV"].unit == "km/s"
+    assert table.meta["SIMULATE"] is True
+    assert table["VSCATTER"][-1] == 1.0
+    assert np.all(table["NVISITS"] == 3)
+    known = np.isfinite(table["MODE_GAP"])
+    assert np.all(table["MODE_GAP"][known] >= 0)
+    np.testing.assert_array_equal(known, np.isfinite(table["OTHER_DV"]))
+    assert table.meta["RESTFRAM"] < 0.3
+    library = load_library()
+    teff = library.values("TEFF")[TEST[:N_BLENDS]]
+    near, far = (np.median(np.abs(table[c][blend] - teff)) for c in ("TEFF_1", "TEFF_SINGLE"))
+    assert near < far
+
+
+def test_training_stars_are_judged_by_models_without_them(search: BinarySearch) -> None:
+    names = search.null.star_id
+    assert set(names) == set(small_cannon().training.star_id)
+    rows = {str(s): i for i, s in enumerate(search.table["STAR_ID"])}
+    for i, name in enumerate(names):
+        assert search.table["DELTA_CHI2"][rows[name]] == search.null.delta_chi2[i]
+
+
+def test_completeness_is_told(search: BinarySearch) -> None:
+    found = search.pairs
+    assert len(found) == 80
+    easy = (found["LIGHT"] > 0.2) & (np.abs(found["DV"]) > 15)
+    assert found["FOUND"][easy].mean() > 0.8
+    assert set(found["STAR_1"]) <= set(small_cannon().training.star_id)
+
+
+def test_dataset_without_training_stars_is_refused(dataset: TrainingSet) -> None:
+    with pytest.raises(NoStarsError, match="none of the model's training stars"):
+        find_binaries(small_cannon(), dataset.select(TEST))
+    with pytest.raises(NoStarsError, match="give the dataset that the model was trained on"):
+        find_binaries(small_cannon(), dataset.spectra)
+
+
+@pytest.mark.parametrize("name", ["prior_rate", "false_positive_rate"])
+def test_impossible_rates_are_refused(dataset: TrainingSet, name: str) -> None:
+    with pytest.raises(InvalidDataError, match=f"{name} = 1.5"):
+        find_binaries(small_cannon(), dataset, **{name: 1.5})
