@@ -177,6 +177,13 @@ def is_flagged(flag: ArrayLike) -> NDArray[np.bool_]:
 def severity(flag: int) -> str:
     """``'BAD'``, ``'WARN'`` or ``''`` of a LABEL_FLAG.
 
+    Parameters
+    ----------
+    flag
+        LABEL_FLAG of a star.
+
+    Examples
+    --------
     >>> severity(0), severity(LabelFlag.LAPLACE), severity(LabelFlag.PRIOR_EDGE), severity(512)
     ('', '', 'WARN', 'BAD')
     """
@@ -188,6 +195,13 @@ def severity(flag: int) -> str:
 def describe_flag(flag: int) -> list[str]:
     """Meanings of the bits that are set.
 
+    Parameters
+    ----------
+    flag
+        LABEL_FLAG of a star.
+
+    Examples
+    --------
     >>> describe_flag(2048 + 64)
     ['R-hat above its limit', "mean within 2 standard deviations of a prior's bound"]
     """
@@ -226,7 +240,13 @@ class LabelReference:
 
     @classmethod
     def from_cannon(cls, cannon: Cannon) -> LabelReference:
-        """Take it from a trained model."""
+        """Take it from a trained model.
+
+        Parameters
+        ----------
+        cannon
+            Trained model; a warning is logged if too few of its stars have all labels.
+        """
         basis = cannon.basis
         ell = basis.standardize(cannon.training.values)
         found = cls(
@@ -300,6 +320,16 @@ class LabelReference:
         """Mahalanobis and third-neighbour distances (n,) of labels (n, n_labels).
 
         NaN for NaN, and where neighbours are not judged.
+
+        Parameters
+        ----------
+        labels
+            Shape (n, n_labels), in physical units.
+
+        Returns
+        -------
+        tuple of (n,) float64
+            In standard deviations of the training labels.
         """
         ell = (labels - self.center) / self.scale
         known = np.isfinite(ell).all(axis=1)
