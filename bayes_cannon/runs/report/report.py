@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bayes_cannon._version import __version__
+from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
@@ -272,7 +273,9 @@ def _render(figure: Figure | Axes) -> bytes:
 def _banner(inputs: ReportInputs) -> str:
     if inputs.simulated:
         return "SIMULATED: no star of this run is real"
-    return "The model was trained on SIMULATED stars" if inputs.model_simulated else ""
+    if inputs.model_simulated:
+        return "The model was trained on SIMULATED stars"
+    return other_reductions(inputs.table)
 
 
 def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:

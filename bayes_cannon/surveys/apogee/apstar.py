@@ -34,7 +34,13 @@ from bayes_cannon.surveys.apogee.layout import (
     spectrum_row,
     unusable,
 )
-from bayes_cannon.surveys.apogee.names import StarFacts, name_from_path, read_facts, unique_star_ids
+from bayes_cannon.surveys.apogee.names import (
+    StarFacts,
+    apred_of,
+    name_from_path,
+    read_facts,
+    unique_star_ids,
+)
 from bayes_cannon.surveys.readers import StarSpectrum
 
 __all__ = [
@@ -113,7 +119,10 @@ class ApStar(_Spectrum):
     def star_spectrum(self) -> StarSpectrum:
         """The spectrum as readers of all surveys return it."""
         place = "/".join(filter(None, (self.telescope, self.field)))
-        return StarSpectrum(self.star_id, self.flux, self.ivar, self.snr, place, self.simulated)
+        notes = {"REDUCTION": apred_of(self.release)} if self.release else {}
+        return StarSpectrum(
+            self.star_id, self.flux, self.ivar, self.snr, place, self.simulated, notes
+        )
 
     @property
     def bad_fraction(self) -> float:
