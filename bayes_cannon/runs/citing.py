@@ -129,13 +129,25 @@ _KNOWN: Mapping[str, Reference] = MappingProxyType({r.key: r for r in (
         "ApJS", "259", "35", "2022", "10.3847/1538-4365/ac4414",
     ),
     _article(
+        "Kollmeier2025", "Kollmeier et al. 2025", "Kollmeier, J. A. and others",
+        "Sloan Digital Sky Survey-V: Pioneering Panoptic Spectroscopy",
+        "arXiv e-prints", "", "arXiv:2507.06989", "2025", "",
+    ),
+    _article(
+        "SDSS2025", "SDSS Collaboration 2025", "{SDSS Collaboration}",
+        "The Nineteenth Data Release of the Sloan Digital Sky Survey",
+        "arXiv e-prints", "", "arXiv:2507.07093", "2025", "",
+    ),
+    _article(
         "Gaia2023", "Gaia Collaboration 2023", "{Gaia Collaboration}",
         "Gaia Data Release 3. Summary of the content and survey properties",
         "A&A", "674", "A1", "2023", "10.1051/0004-6361/202243940",
     ),
 )})  # fmt: skip
 _APOGEE = ("Majewski2017", "Wilson2019", "Nidever2015", "GarciaPerez2016")
-_RELEASES = {"dr16": "Ahumada2020", "dr17": "Abdurrouf2022"}
+_RELEASES = {"dr16": "Ahumada2020", "dr17": "Abdurrouf2022", "dr19": "SDSS2025"}
+_READERS = {"apogee": "Blanton2017", "mwm": "Kollmeier2025", "sdss5-apstar": "Kollmeier2025"}
+"""Whom to cite for the survey that a reader reads."""
 
 
 @dataclass(frozen=True)
@@ -297,8 +309,8 @@ def _source(facts: _Facts) -> str:
         return f" with Gaia XP spectra {facts.cite('Gaia2023')} and labels of APOGEE DR17 " + (
             facts.cite("Abdurrouf2022", *_APOGEE)
         )
-    if facts.dataset.get("reader") == "apogee":
-        keys = ("Blanton2017", *_APOGEE, *filter(None, [_RELEASES.get(release)]))
+    if survey := _READERS.get(str(facts.dataset.get("reader"))):
+        keys = (survey, *_APOGEE, *filter(None, [_RELEASES.get(release)]))
         return f" of APOGEE {release.upper()} {facts.cite(*keys)}".replace("  ", " ")
     facts.missing.append("survey of the training stars")
     return ""

@@ -91,6 +91,15 @@ def test_real_stars_of_gaia_and_another_method_are_told(run):
     assert "Hoffman2014" not in {reference.key for reference in said.references}
 
 
+def test_sdss_v_is_cited_by_its_own_papers(run):
+    run.summary["model"]["dataset"] |= {"reader": "mwm", "release": "dr19"}
+    said = methods_paragraph(run)
+    assert "300 stars of APOGEE DR19 (Kollmeier et al. 2025; " in said.text
+    keys = {reference.key for reference in said.references}
+    assert {"Kollmeier2025", "SDSS2025", "Majewski2017"} <= keys
+    assert not keys & {"Blanton2017", "Abdurrouf2022"}
+
+
 def test_what_is_not_recorded_is_listed_and_not_said(folder, capsys):
     cite(folder)
     shown = capsys.readouterr()
