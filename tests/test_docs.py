@@ -19,6 +19,7 @@ from astropy.table import Table
 import bayes_cannon as bc
 from bayes_cannon.inference.flags import ADVICE, MEANINGS, LabelFlag
 from bayes_cannon.models.label_priors import LabelPrior, read_priors
+from tests.browser import Browser, browser_is_needed, find_browser
 from tests.run_problem import CANNON, QUICK, labels_of, make_spectra
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -208,21 +209,23 @@ class Links(HTMLParser):
         self.targets |= {found[key] for key in ("href", "src") if found.get(key)}
 
 
-@pytest.mark.slow
-def test_documentation_is_built_without_a_broken_link(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The documentation, built with warnings as errors."""
     for name in ("sphinx", "myst_parser", "pydata_sphinx_theme", "sphinx_design"):
         pytest.importorskip(name)
-    html = tmp_path / "html"
+    folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-n", "-W", "--keep-going", "-q"]
-    done = subprocess.run(
-        [*command, "-d", tmp_path / "trees", DOCS, html],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command += ["-d", str(folder / "trees"), str(DOCS), str(folder / "html")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return folder / "html"
+
+
+@pytest.mark.slow
+def test_built_documentation_has_no_broken_link(site):
     pages = {}
-    for path in set(html.rglob("*.html")) - set((html / "_static").rglob("*.html")):
+    for path in set(site.rglob("*.html")) - set((site / "_static").rglob("*.html")):
         pages[path] = Links()
         pages[path].feed(path.read_text("utf-8"))
     assert len(pages) > 40
@@ -236,7 +239,35 @@ def test_documentation_is_built_without_a_broken_link(tmp_path):
             anchor = unquote(parts.fragment)
             known = pages[place].ids if place in pages else {anchor}
             if not place.is_file() or (anchor and anchor not in known):
-                broken.append((str(path.relative_to(html)), target))
+                broken.append((str(path.relative_to(site)), target))
     assert broken == []
     figures = [t for links in pages.values() for t in links.targets if t.endswith(".png")]
     assert len(figures) > 40
+
+
+@pytest.mark.slow
+def test_built_pages_open_in_a_browser_at_two_widths(site, tmp_path):
+    program = find_browser()
+    if program is None:
+        assert not browser_is_needed(), "no browser: install chromium"
+        pytest.skip("there is no browser (chromium, google-chrome)")
+    names = ("index", "start", "tutorials/1_data_and_continuum", "reference/flags")
+    with Browser(program, tmp_path) as browser:
+        for width in (1400, 390):
+            browser.call(
+                "Emulation.setDeviceMetricsOverride",
+                width=width, height=900, deviceScaleFactor=1, mobile=width < 500,
+            )  # fmt: skip
+            for name in names:
+                browser.open((site / f"{name}.html").as_uri())
+                assert browser.said("Runtime.exceptionThrown") == [], name
+                figures = browser.value(
+                    "Array.from(document.querySelectorAll('article img'), (i) => i.naturalWidth)"
+                )
+                assert all(w > 100 for w in figures), name
+                assert bool(figures) == (name != "index" and name != "reference/flags")
+                scrolled = (
+                    "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                )
+                assert browser.value(scrolled) <= 0, (name, width)
+                assert len(browser.value("document.querySelector('article h1').textContent")) > 4
