@@ -61,7 +61,7 @@ def two_digits(value: float) -> str:
 
     Examples
     --------
-    >>> two_digits(0.01234), two_digits(123.4)
-    ('0.012', '123')
+    >>> two_digits(0.01234), two_digits(0.7), two_digits(123.4)
+    ('0.012', '0.70', '123')
     """
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{value:#.2g}" if 0 < abs(value) < 9.95 else f"{value:.0f}"

@@ -76,7 +76,7 @@ def commands() -> str:
         "Every command ends with status 0, or with a one-line error and 2. Status 1 says that a "
         "command did what it could, but not all is well: `infer` left stars without a posterior, "
         "`check` failed. `bayes-cannon --verbose COMMAND` shows more messages, and where an error "
-        "occurred. On a terminal every command shows its progress (`--quiet`: none).",
+        "occurred. Commands that take time show their progress on a terminal (`--quiet`: none).",
         "",
     ]
     for name, command in group.commands.items():

@@ -13,8 +13,11 @@ stars (twins without a velocity difference), so that the likelihood ratio of pai
 
 with e their share and the score linear in the features; both are fitted.
 
-A survey's training stars hold a few pairs of their own. Those that are pairs with more than even
-odds, at the share of such stars, count in the null only with their probability to be single.
+A survey's training stars hold pairs of their own, which must not raise the threshold. In the first
+feature g the training stars are taken as a mixture of single stars, whose density falls beyond
+their median as an exponential (a power law in delta chi2) with the rate between their 50 and 80 %
+quantiles, and of pairs, with the density of the sums of two stars. EM finds the share of pairs;
+training stars that are pairs with more than even odds do not count in the null.
 """
 
 from __future__ import annotations
@@ -35,11 +38,14 @@ __all__ = [
 ]
 
 LEAST_STARS = 20
-_ROUNDS = 30
+_ROUNDS = 200
 _RIDGE = 1e-3
 _FIRST_SHARE = 0.03
 _MOST_SHARE = 0.3
 _TAIL = 0.1
+_NARROW = 0.2
+_SMOOTH = 0.5
+"""Least width of the single stars' tail, and of the kernel of the pairs' density, in g."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +58,7 @@ class Evidence:
     constant, alike : float
         Of the score, and share of pairs that look single.
     null_score, null_weight : (n_null,) float64
-        Of the left-out training stars, with their probability to be single.
+        Of the left-out training stars; 0 for those that are probably pairs.
     pair_score : (n_pairs,) float64
         Of the sums of two stars.
     share : float
@@ -156,23 +162,34 @@ def learn_evidence(null: FastPass, pairs: FastPass) -> Evidence:
             f"{len(x0)} single stars and {len(x1)} pairs could be fitted; {LEAST_STARS} of each "
             "are needed to say how often a single star looks like a pair. Give more training stars."
         )
+    gain0, gain1 = x0[:, 0], x1[:, 0]
     both = np.concatenate([x0, x1])
     mean, scale = both.mean(axis=0), np.maximum(both.std(axis=0), 1e-9)
     x0, x1 = (x0 - mean) / scale, (x1 - mean) / scale
-    share, weight = _FIRST_SHARE, np.ones(len(x0))
-    for _ in range(_ROUNDS):
-        coef, constant, alike = _ratio(x0, x1, weight)
-        p = _probability(x0 @ coef + constant, alike, share)
-        sure = p > 0.5
-        new = float(np.clip(p[sure].sum() / len(x0), 1 / (10 * len(x0)), _MOST_SHARE))
-        done = abs(new - share) < 1e-4
-        share, weight = new, np.where(sure, 1 - p, 1.0)
-        if done:
-            break
+    share, weight = _single_weights(gain0, gain1)
+    coef, constant, alike = _ratio(x0, x1, weight)
     return Evidence(
         mean, scale, coef, constant, alike, x0 @ coef + constant, weight, x1 @ coef + constant,
-        share if sure.any() else 0.0,
+        share,
     )  # fmt: skip
+
+
+def _single_weights(null: FloatArray, pairs: FloatArray) -> tuple[float, FloatArray]:
+    """Share of pairs among the training stars, and 1 for each that may be single.
+
+    Both arrays are of the first feature, shape (n_null,) and (n_pairs,).
+    """
+    middle, upper = np.quantile(null, [0.5, 0.8])
+    rate = np.log(2.5) / max(float(upper - middle), _NARROW)
+    beyond = null > middle
+    single = 0.5 * rate * np.exp(-rate * (null - middle))
+    far = (null[:, None] - pairs[None]) / _SMOOTH
+    pair = np.mean(np.exp(-0.5 * far**2), axis=1) / (_SMOOTH * np.sqrt(2 * np.pi))
+    share, p = _FIRST_SHARE, np.zeros(null.size)
+    for _ in range(_ROUNDS):
+        p = np.where(beyond, share * pair / (share * pair + (1 - share) * single + 1e-300), 0.0)
+        share = float(np.clip(p.mean(), 1e-6, _MOST_SHARE))
+    return share, np.where(p > 0.5, 0.0, 1.0)
 
 
 def _ratio(x0: FloatArray, x1: FloatArray, weight: FloatArray) -> tuple[FloatArray, float, float]:

@@ -155,7 +155,8 @@ def find_binaries(
         evidence = learn_evidence(null, injected)
         found = _search(model, given, null, settings, tell)
     threshold = evidence.threshold(false_positive_rate)
-    pairs["FOUND"] = evidence.score(injected) >= threshold
+    pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
+    pairs["FOUND"] = pairs["SCORE"] >= threshold
     table = _table(model, given, found, evidence, prior_rate, threshold)
     for name in _VISITS:  # of several visits, beside what one spectrum says
         if name.lower() in getattr(spectra, "info", {}):
