@@ -36,13 +36,20 @@ _NAMELESS = "CATALOGUE"
 def star_column(table: Table) -> str:
     """Name of the column with the stars' names.
 
-    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
-    'STAR_ID'
+    Parameters
+    ----------
+    table
+        Catalogue; what its ``meta`` says counts first.
 
     Raises
     ------
     InvalidDataError
         If there is none.
+
+    Examples
+    --------
+    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
+    'STAR_ID'
     """
     name = id_column(table.colnames, table.meta)
     if name is None:
@@ -55,6 +62,11 @@ def star_column(table: Table) -> str:
 
 def star_ids(table: Table) -> NDArray[np.str_]:
     """Names of a table's stars, shape (n_stars,).
+
+    Parameters
+    ----------
+    table
+        Catalogue.
 
     Raises
     ------
@@ -73,6 +85,13 @@ def _text(star: Any) -> str:
 
 def row_of_star(table: Table, star: str | None = None) -> int:
     """Row of a star in a table; of the only star where no name is given.
+
+    Parameters
+    ----------
+    table
+        Catalogue.
+    star
+        Name of the star.
 
     Raises
     ------

@@ -67,7 +67,13 @@ class GroupLabels:
 
 
 def group_data(data: GroupLabels) -> dict[str, Any]:
-    """Values of the model's `pm.Data`, by name."""
+    """Values of the model's `pm.Data`, by name.
+
+    Parameters
+    ----------
+    data
+        Labels of the stars of a group.
+    """
     return {
         "center": np.asarray(data.center, dtype=np.float64),
         "scale": np.asarray(data.scale, dtype=np.float64),
