@@ -343,6 +343,7 @@ def _inference(facts: _Facts) -> Iterator[str]:
     else:
         facts.missing.append("method of inference")
         how = "were inferred"
+    yield from _effective_pixels(facts)
     priors = facts.run.summary.get("priors") or {}
     given = [_prior(name, prior) for name, prior in priors.items()]
     if not given:
@@ -350,6 +351,20 @@ def _inference(facts: _Facts) -> Iterator[str]:
     under = f", under the priors {_listed(given)}" if given else ""
     seed = f" (seed {settings['seed']})" if "seed" in settings else ""
     yield f"The labels of each star {how}{seed}{under}."
+
+
+def _effective_pixels(facts: _Facts) -> Iterator[str]:
+    """By what log likelihoods are divided, where that is not 1."""
+    try:
+        kappa = np.unique(np.asarray(facts.run.cannon.kappa, dtype=np.float64))
+    except FileFormatError:
+        return  # said to be missing where the model's pixels are
+    if kappa.size and kappa.max() > 1:
+        ends = [f"{value:.1f}" for value in (kappa.min(), kappa.max())]
+        yield (
+            "The log likelihood of each chip is divided by the number of pixels per independent "
+            f"one, {' to '.join(dict.fromkeys(ends))}, learnt by cross-validation."
+        )
 
 
 def _prior(name: str, prior: Mapping[str, Any]) -> str:
@@ -410,14 +425,15 @@ def _outcome(facts: _Facts) -> Iterator[str]:
 
 def _software(facts: _Facts) -> Iterator[str]:
     versions = (facts.run.summary.get("model") or {}).get("versions") or {}
+    sampled = facts.run.settings.get("method") == "nuts"
     told = [
-        f"{name} {versions[key]}"
-        for name, key in (("PyMC", "pymc"), ("nutpie", "nutpie"), ("ArviZ", "arviz"))
-        if versions.get(key)
+        f"{name} {versions.get(key, '')}".strip()
+        for name, key in (("PyMC", "pymc"), ("nutpie", "nutpie"))
+        if key != "nutpie" or (sampled and versions.get(key))
     ]
-    cited = facts.cite("Kumar2019", "Astropy2022")
-    using = f"{_listed(told)} were used, with " if told else "This work used "
-    yield f"{using}ArviZ and astropy {cited}."
+    arviz = f"ArviZ {versions.get('arviz', '')}".strip()
+    told += [f"{arviz} {facts.cite('Kumar2019')}", f"astropy {facts.cite('Astropy2022')}"]
+    yield f"This work used {_listed(told)}."
 
 
 def _listed(words: list[str]) -> str:

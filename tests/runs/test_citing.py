@@ -1,13 +1,16 @@
 """The paragraph on methods says what the run recorded, and nothing else."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bayes_cannon import open_run
 from bayes_cannon.cli.runs import cite
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.citing import methods_paragraph
 from bayes_cannon.runs.summary import write_summary
 from tests.report_problem import make_run
@@ -61,7 +64,7 @@ def test_paragraph_says_how_the_run_was_made(run):
         "[Fe/H] normal (−0.2 ± 0.3)",
         "a model error learnt by 5-fold cross-validation",
         "1 star has no posterior. 2 of 6 carry a flag",
-        "PyMC 6.4.1",
+        "This work used PyMC 6.4.1, ArviZ (Kumar et al. 2019) and astropy (Astropy Collab",
     ):
         assert part in said.text, part
     assert str(said) == said.text
@@ -70,6 +73,14 @@ def test_paragraph_says_how_the_run_was_made(run):
     assert {"Abdurrouf2022", "Majewski2017", "GarciaPerez2016"} <= set(keys)
     assert len(keys) == len(set(keys))
     assert "Gaia2023" not in keys
+
+
+def test_the_effective_number_of_pixels_is_told_where_it_is_not_all(run):
+    assert "independent" not in methods_paragraph(run).text
+    cannon = Cannon.load(run.folder.parent / "cannon.nc")
+    vars(run)["cannon"] = replace(cannon, kappa=np.linspace(2.0, 3.5, len(cannon.kappa)))
+    said = methods_paragraph(run).text
+    assert "divided by the number of pixels per independent one, 2.0 to 3.5, learnt" in said
 
 
 def test_bibtex_has_an_entry_for_every_work_that_is_cited(run):
