@@ -237,6 +237,7 @@ def readers(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of a survey: which reader takes it.")
     ] = None,
+    _progress: Progress = True,
 ) -> None:
     """List the readers of surveys, and how each recognises one.
 
