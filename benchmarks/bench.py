@@ -22,6 +22,8 @@ SECTIONS = (
     "accuracy",
     "label_errors",
     "information",
+    "population",
+    "repeats",
     "real",
     "zoo",
     "binaries",

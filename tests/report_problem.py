@@ -108,7 +108,11 @@ def make_result(star_id, values, seed: int = 5, n_draws: int = 60) -> xr.DataTre
     )
     wide = np.array([10000.0, 10, 2, 2, 2])
     groups["constant_data"] = xr.Dataset(
-        {"prior_lower": ("label_name", -wide), "prior_upper": ("label_name", wide)},
+        {
+            "prior_lower": ("label_name", -wide),
+            "prior_upper": ("label_name", wide),
+            "label_scale": ("label_name", SCALE),
+        },
         coords={"label_name": list(DEFAULT_LABELS)},
     )
     return xr.DataTree.from_dict(groups)

@@ -13,6 +13,9 @@ from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
 from .gradients import gradient_extrema as gradient_extrema
 from .gradients import line_groups as line_groups
+from .groups.fit import GroupSettings as GroupSettings
+from .groups.fit import group_table as group_table
+from .groups.fit import population as population
 from .information import line_information as line_information
 from .information import line_windows as line_windows
 from .isochrones import IsochroneSet as IsochroneSet
@@ -22,6 +25,8 @@ from .lines import lines_in as lines_in
 from .lines import lines_of as lines_of
 from .lines import load_lines as load_lines
 from .lines import nearest_lines as nearest_lines
+from .repeated.comparison import Repeats as Repeats
+from .repeated.comparison import repeats as repeats
 from .sbc.labels import sbc_labels as sbc_labels
 from .sbc.pixels import sbc_pixels as sbc_pixels
 from .sbc.pixels import sbc_training as sbc_training

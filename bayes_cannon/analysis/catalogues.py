@@ -34,18 +34,22 @@ from bayes_cannon.inference.posterior import (
     id_name_of,
     is_simulated,
     model_is_simulated,
+    model_reduction_of,
     moments_of,
+    notes_of,
     posterior_names,
 )
 from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
+from bayes_cannon.surveys.reductions import NOTE, reductions_text
 
 __all__ = [
     "CatalogueTable",
     "catalogue",
     "comparison",
+    "other_reductions",
     "write_catalogue",
 ]
 
@@ -130,7 +134,10 @@ def catalogue(
     -------
     CatalogueTable
         An `astropy.table.Table`. Names of the stars in a column named as the survey does
-        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``); for each label ``NAME`` (posterior
+        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``), beside it other names of SDSS-V's stars
+        (``APOGEE_ID``, ``GAIA_ID``) and, where the spectra are not all of the reduction that the
+        model was trained on, ``REDUCTION`` (``meta["REDUCTN"]``, ``meta["REDUCMOD"]``); for each
+        label ``NAME`` (posterior
         mean), ``NAME_ERR`` (calibrated standard deviation, NaN where the model error was not
         measured), ``NAME_FORMAL_ERR``,
         ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
@@ -167,6 +174,7 @@ def catalogue(
     table = CatalogueTable()
     table[key] = star_id
     table[key].description = "name of the star"
+    reductions = _add_notes(table, result)
     for i, (label, unit) in enumerate(units.items()):
         theirs_there = {
             f"{label}_{their}": (theirs.values[:, i], f"value of the catalogue {their_name}"),
@@ -205,8 +213,46 @@ def catalogue(
         UNITS=",".join(units.values()),
         KIND=kind,
         **marks,
+        **reductions,
     )
     return table
+
+
+_NOTES = {
+    "APOGEE_ID": "name of the star in SDSS-IV, of 2MASS kind",
+    "GAIA_ID": "source_id of Gaia DR3",
+    NOTE: "version of the survey's pipeline that made the spectrum",
+}
+
+
+def _add_notes(table: Table, result: xr.DataTree) -> dict[str, str]:
+    """Columns of other names and of the reduction; meta data of the latter."""
+    notes, trained = notes_of(result), model_reduction_of(result)
+    seen = reductions_text(notes.get(NOTE, np.empty(0, np.str_)).tolist())
+    for name, texts in notes.items():
+        if name in table.colnames or (name == NOTE and seen in ("", trained) and "+" not in seen):
+            continue
+        table[name] = texts
+        table[name].description = _NOTES.get(name, "noted by the reader of the survey")
+    meta = {"REDUCTN": seen, "REDUCMOD": trained}
+    return {name: text for name, text in meta.items() if text}
+
+
+def other_reductions(table: Table) -> str:
+    """What a reader must know of a table's reductions; '' where it is that of the model.
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made.
+    """
+    seen, trained = (str(table.meta.get(name, "")) for name in ("REDUCTN", "REDUCMOD"))
+    if not seen or not trained or set(seen.split("+")) <= set(trained.split("+")):
+        return ""
+    return (
+        f"Spectra of another reduction ({seen}) than those that the model was trained on "
+        f"({trained}): offsets between the two are in the labels and not in their errors."
+    )
 
 
 def _add_checks(table: Table, stats: xr.Dataset) -> None:
@@ -308,6 +354,8 @@ def _write_fits(table: Table, path: Path) -> None:
         hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
     elif table.meta.get("SIMMODEL"):
         hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
+    if told := other_reductions(table):
+        hdu.header["HISTORY"] = told
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 

@@ -1,4 +1,7 @@
-"""Numerical failures as errors of the package, with the stage in which they happened."""
+"""Numerical failures as errors of the package, with the stage in which they happened.
+
+Intervals of quantities that cannot be negative.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
 
 __all__ = [
+    "interval_from_zero",
     "numerical_stage",
 ]
+
+_GRID = 400
 
 
 @contextmanager
@@ -35,3 +43,47 @@ def numerical_stage(stage: str, remedy: str) -> Iterator[None]:
     except (np.linalg.LinAlgError, FloatingPointError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FitError(f"{stage} failed numerically ({reason}); {remedy}.") from error
+
+
+def interval_from_zero(draws: ArrayLike, level: float) -> tuple[float, float]:
+    """Highest-density interval of a quantity that cannot be negative, such as a scatter.
+
+    It begins at zero where the density there is not lower than at its other end: a posterior that
+    falls from zero on, or rises but little, has an upper limit in place of an interval. The
+    density is that of a Gaussian kernel, reflected at zero.
+
+    Parameters
+    ----------
+    draws : (n_draws,) float
+        Of the posterior, none negative.
+    level
+        Probability in the interval, between 0 and 1.
+
+    Returns
+    -------
+    low, high : float
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> low, high = interval_from_zero(np.abs(rng.standard_normal(4000)), 0.95)
+    >>> low, round(high, 1)
+    (0.0, 2.0)
+    >>> low, high = interval_from_zero(5 + rng.standard_normal(4000), 0.68)
+    >>> round(low), round(high)
+    (4, 6)
+    """
+    x: FloatArray = np.asarray(draws, dtype=np.float64).ravel()
+    top = float(x.max())
+    if not top > 0:
+        return 0.0, top
+    quarters = np.quantile(x, [0.25, 0.75])
+    spread = min(float(x.std()), float(np.diff(quarters)[0]) / 1.349) or top
+    width = 0.9 * spread * x.size**-0.2
+    grid = np.linspace(0.0, top + width, _GRID)
+    both = np.concatenate([x, -x])
+    density = np.exp(-0.5 * ((grid[:, None] - both) / width) ** 2).sum(axis=1)
+    order = np.argsort(-density, kind="stable")
+    mass = np.cumsum(density[order]) / density.sum()
+    inside = order[: int(np.searchsorted(mass, level)) + 1]
+    return float(grid[inside.min()]), float(grid[inside.max()])

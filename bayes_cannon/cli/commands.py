@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bayes_cannon._version import __version__
-from bayes_cannon.cli import models, runs, surveys
+from bayes_cannon.cli import ensembles, models, runs, surveys
 from bayes_cannon.cli.console import PlainFormatter, error_line, one_line, unexpected_line
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning
 
@@ -59,8 +59,9 @@ def _options(
 
 
 for _command in (
-    runs.demo, surveys.simulate, surveys.download, surveys.prepare, models.train, runs.infer,
-    models.check, models.binaries, runs.report,
+    runs.demo, surveys.simulate, surveys.download, surveys.readers, surveys.prepare,
+    models.train, runs.infer, models.check, models.binaries, ensembles.repeats,
+    ensembles.population, runs.report,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -55,6 +55,13 @@ class ReadyWindows(StrEnum):
     lines = "lines"
 
 
+class Flagged(StrEnum):
+    """What becomes of spectra with a flag of severity BAD."""
+
+    exclude = "exclude"
+    keep = "keep"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 

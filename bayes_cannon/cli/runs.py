@@ -124,6 +124,7 @@ def report(
         Path | None,
         typer.Option(help="Another run, of stars without catalogue labels, to include."),
     ] = None,
+    repeats: Annotated[Path | None, typer.Option(help="Folder from `repeats`, to include.")] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Report file to write. Default: RUN/report.html."),
@@ -143,7 +144,7 @@ def report(
     with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
-            out=out, overwrite=overwrite, progress=progress,
+            repeats=repeats, out=out, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     for why in dict.fromkeys(made.missing.values()):
         lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,9 +19,13 @@ from bayes_cannon.cli.options import (
     to_go_on,
 )
 
+if TYPE_CHECKING:
+    from bayes_cannon.surveys.readers import SurveyReader
+
 __all__ = [
     "download",
     "prepare",
+    "readers",
     "simulate",
 ]
 
@@ -37,6 +41,9 @@ def simulate(
     label_errors: Annotated[
         float, typer.Option(help="Size of the errors of the catalogue labels, relative to DR17.")
     ] = 1.0,
+    layout: Annotated[
+        str, typer.Option(help="Layout of the files: dr17, or mwm, that of DR19 (SDSS-V).")
+    ] = "dr17",
     hard: Annotated[
         bool, typer.Option("--hard", help="Add all faults of real spectra, in realistic sizes.")
     ] = False,
@@ -94,8 +101,8 @@ def simulate(
     settings = SimulationSettings(label_error_scale=label_errors, faults=faults)
     with watching() as progress:
         simulate_survey(
-            out, n_stars=n_stars, seed=seed, settings=settings, overwrite=overwrite,
-            progress=progress,
+            out, n_stars=n_stars, seed=seed, settings=settings, layout=layout,
+            overwrite=overwrite, progress=progress,
         )  # fmt: skip
     OUT.print(f"{out}: a simulated survey{' with the faults of real spectra' if faults else ''}")
 
@@ -226,6 +233,46 @@ def download(
         raise typer.Exit(2)
 
 
+def readers(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of a survey: which reader takes it.")
+    ] = None,
+) -> None:
+    """List the readers of surveys, and how each recognises one.
+
+    With a folder, say which reader takes it and why the others do not.
+    """
+    from bayes_cannon.base.paths import user_path
+    from bayes_cannon.cli.console import OUT
+    from bayes_cannon.errors import SurveyError
+    from bayes_cannon.surveys.readers import known_readers, reader_of, why_not
+
+    if folder is not None and not user_path(folder).is_dir():
+        raise SurveyError(f"{folder} is not a directory; give the directory that holds a survey.")
+    for reader in known_readers():
+        OUT.print(reader.name)
+        for what, text in _described(reader):
+            OUT.print(f"  {what:<12}{text}")
+        if folder is not None:
+            why = why_not(reader, user_path(folder))
+            OUT.print(f"  {'this folder':<12}{why or 'is of this survey'}")
+    if folder is not None:
+        OUT.print(f"{folder} is read by {reader_of(user_path(folder)).name}")
+
+
+def _described(reader: SurveyReader) -> list[tuple[str, str]]:
+    """What a reader is for, how it recognises a survey, and what it calls things."""
+    doc = " ".join((type(reader).__doc__ or "").partition("\n\n")[0].split())
+    first, last = reader.wavelength[0], reader.wavelength[-1]
+    return [
+        ("what", doc),
+        ("recognised", getattr(reader, "recognised", "") or "by its own look at the folder"),
+        ("stars", reader.id_name),
+        ("labels", reader.catalogue),
+        ("grid", f"{len(reader.wavelength)} pixels, {first:.0f} to {last:.0f} Å, {reader.medium}"),
+    ]
+
+
 def prepare(
     survey: Annotated[
         Path, typer.Argument(help="Survey folder, in the layout of the SDSS archive.")
@@ -246,6 +293,13 @@ def prepare(
     ] = None,
     feh_min: Annotated[
         float | None, typer.Option(help=f"Minimum [Fe/H] (dex). {_OF_READER}-1.")
+    ] = None,
+    reduction: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Version of the survey's pipeline to take, such as 1.3 or dr17. Repeat to mix "
+            "several in one set."
+        ),
     ] = None,
     degree: Annotated[
         int | None,
@@ -276,6 +330,8 @@ def prepare(
     opened = open_survey(survey, labels=names)
     limits = {"snr_min": snr_min, "logg_max": logg_max, "teff_max": teff_max, "feh_min": feh_min}
     given: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+    if reduction:
+        given["reductions"] = tuple(reduction)
     continuum = opened.reader.continuum
     if degree is not None:
         continuum = replace(continuum or ContinuumSettings(), degree=degree)

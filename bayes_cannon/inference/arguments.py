@@ -41,7 +41,8 @@ __all__ = [
 KnownLabels = Any
 """Labels of stars: `Labels`, a `TrainingSet`, or a table with their names; see `as_labels`."""
 _IDS = ", ".join(ID_NAMES)
-_META = ("ID", "CATALOG", "LABELS", "UNITS", "KIND", "SIMULATE", "SIMMODEL", "FLAGS")
+_META = ("ID", "CATALOG", "LABELS", "UNITS", "KIND", "SIMULATE", "SIMMODEL", "FLAGS", "REDUCTN",
+         "REDUCMOD")  # fmt: skip
 """Meta data of catalogues, which a DataFrame keeps in its ``attrs``."""
 
 

@@ -1,8 +1,8 @@
 r"""Calibrated posteriors, and how often intervals cover the truth.
 
 A calibrated draw is a formal draw, its deviation from the mean multiplied by the learnt scale of
-formal errors, less a draw of what the model gets wrong at such a star, bias and model error (see
-`model_error`), with the parameters of the model error drawn from their posterior. What falls
+formal errors at such a star, less a draw of what the model gets wrong there, bias and model error
+(see `model_error`), with the parameters of the model error drawn from their posterior. What falls
 outside the prior's bounds is drawn again.
 """
 
@@ -18,6 +18,7 @@ from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.inference.sampler import star_seed
 from bayes_cannon.models.error_terms import ErrorTerms
 
@@ -45,9 +46,13 @@ class ErrorModel:
     bias_coef : (n_draws, n_features, n_labels) float64
     chol : (n_draws, n_labels, n_labels) float64
         Lower Cholesky factor of Sigma, scaled from the folds' models to the final one.
-    growth, nu : (n_draws,) float64
-    formal_scale : (n_draws,) float64
+    growth : (n_draws, n_terms) float64
+        With distance from the training labels, then with the terms of `reference`.
+    nu : (n_draws,) float64
+    formal_scale : (n_draws, n_labels) float64
         What the formal errors are multiplied by.
+    reference : FitReference
+        The left-out stars, by which the fit of a star is judged.
     """
 
     names: tuple[str, ...]
@@ -58,6 +63,7 @@ class ErrorModel:
     growth: FloatArray
     nu: FloatArray
     formal_scale: FloatArray
+    reference: FitReference
 
     @classmethod
     def from_tree(cls, tree: xr.DataTree) -> ErrorModel:
@@ -83,6 +89,7 @@ class ErrorModel:
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
             np.linalg.cholesky(flat["covariance"]) * float(constant["final_to_fold"]),
             flat["growth"], flat["nu"], flat["formal_scale"],
+            FitReference.from_dataset(group_of(tree, "differences")),
         )  # fmt: skip
 
     def sample(
@@ -90,6 +97,7 @@ class ErrorModel:
         labels: FloatArray,
         n: int,
         rng: np.random.Generator,
+        unusual: FloatArray,
     ) -> tuple[FloatArray, FloatArray]:
         """Draw the error of a star with predicted labels (n_labels,).
 
@@ -101,22 +109,27 @@ class ErrorModel:
             How many errors to draw.
         rng
             Source of random numbers.
+        unusual
+            The star's row of `FitReference.log_growth`, shape (n_terms - 1,).
 
         Returns
         -------
         error : (n, n_labels) float64
-        stretch : (n,) float64
-            By which the formal deviation of the same draw is multiplied: both have the same tails.
+        stretch : (n, n_labels) float64
+            By which the formal deviation of the same draw is multiplied: both grow alike and have
+            the same tails.
         """
         row = labels[None]
-        f, log_growth = self.terms.features(row)[0], float(self.terms.log_growth(row)[0])
+        f = self.terms.features(row)[0]
+        log_growth = np.append(self.terms.log_growth(row), unusual)
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
         tail = 1 / np.sqrt(rng.gamma(half) / half)
-        width = np.exp(self.growth[pick] * log_growth) * tail
+        width = np.exp(self.growth[pick] @ log_growth) * tail
         normal = rng.standard_normal((n, labels.size))
         error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
-        return np.asarray(error + self.mean_error(f)[pick]), self.formal_scale[pick] * tail
+        stretch = self.formal_scale[pick] * width[:, None]
+        return np.asarray(error + self.mean_error(f)[pick]), stretch
 
     def mean_error(self, features: FloatArray) -> FloatArray:
         """Bias (n_draws, n_labels) of a star with these features (n_features,)."""
@@ -159,11 +172,12 @@ def calibrated_posterior(
     bounds = np.stack([constant["prior_lower"].values, constant["prior_upper"].values])
     formal = np.stack([posterior[n].transpose("star", "chain", "draw").values for n in names], -1)
     out = np.full(formal.shape, np.nan, dtype=np.float32)
+    unusual = _unusual(group_of(result, "star_stats"), error.reference)
     for i, star in enumerate(posterior["star"].values.astype(np.str_)):
         draws = formal[i].reshape(-1, len(names)).astype(np.float64)
         if np.isfinite(draws).all():
             rng = np.random.default_rng(star_seed(seed, str(star), _STAGE))
-            out[i] = _convolve(draws, error, bounds, rng).reshape(formal[i].shape)
+            out[i] = _convolve(draws, error, bounds, rng, unusual[i]).reshape(formal[i].shape)
     dims = ("chain", "draw", "star")
     variables = {
         name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
@@ -173,15 +187,25 @@ def calibrated_posterior(
     return schema_dataset(variables, coords, {**posterior.attrs, "seed": seed})
 
 
+def _unusual(stats: xr.Dataset, reference: FitReference) -> FloatArray:
+    """How unusual each star is among those that cross-validation left out."""
+    reduced = stats["chi2"].values / stats["independent_pixels"].values
+    return reference.log_growth(reduced, stats["factors_square"].values, stats["log_snr"].values)
+
+
 def _convolve(
-    draws: FloatArray, error: ErrorModel, bounds: FloatArray, rng: np.random.Generator
+    draws: FloatArray,
+    error: ErrorModel,
+    bounds: FloatArray,
+    rng: np.random.Generator,
+    unusual: FloatArray,
 ) -> FloatArray:
     """Draws (n, n_labels) less errors; redrawn, and in the end moved, into the bounds."""
     center = draws.mean(axis=0)
     out, rows = draws.copy(), np.arange(len(draws))
     for _ in range(_REDRAWS):
-        errors, stretch = error.sample(center, rows.size, rng)
-        out[rows] = center + stretch[:, None] * (draws[rows] - center) - errors
+        errors, stretch = error.sample(center, rows.size, rng, unusual)
+        out[rows] = center + stretch * (draws[rows] - center) - errors
         outside = (out[rows] < bounds[0]) | (out[rows] > bounds[1])
         rows = rows[outside.any(axis=1)]
         if rows.size == 0:

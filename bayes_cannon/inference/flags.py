@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import IntFlag
 from functools import cached_property
@@ -20,6 +20,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
 from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
+from bayes_cannon.surveys.reductions import NOTE
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -34,6 +35,7 @@ __all__ = [
     "LabelFlag",
     "LabelReference",
     "add_flags",
+    "add_notes",
     "describe_flag",
     "is_flagged",
     "severity",
@@ -80,6 +82,7 @@ class LabelFlag(IntFlag):
     UNLIKE_TRAINING = 131072
     GRIDEDGE = 262144
     BINARY_CANDIDATE = 524288
+    OTHER_REDUCTION = 1048576
 
 
 class GridEdge(IntFlag):
@@ -116,6 +119,8 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",
         LabelFlag.BINARY_CANDIDATE: "two stars fit better than one, as it happens to few single "
         "stars (where a search for binaries was given to the run)",
+        LabelFlag.OTHER_REDUCTION: "the spectrum is of another version of the survey's pipeline "
+        "than those of the training stars",
     }
 )
 """What each bit means."""
@@ -141,6 +146,8 @@ ADVICE: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.UNLIKE_TRAINING: "Do not use the labels: no such star was tested.",
         LabelFlag.GRIDEDGE: "Do not use that label: it is extrapolated, and drawn inward.",
         LabelFlag.BINARY_CANDIDATE: "Use the labels of the first star in the table of binaries.",
+        LabelFlag.OTHER_REDUCTION: "Compare stars that both versions have; offsets are not in the "
+        "errors.",
     }
 )
 """What to do about each bit, in one sentence."""
@@ -363,6 +370,39 @@ def add_flags(result: xr.DataTree, reference: LabelReference) -> xr.DataTree:
         chi2_rank=("star", best - p_chi2, {"long_name": _RANK.format("chi-square")}),
         factors_rank=("star", best - p_factors, {"long_name": _RANK.format("factors")}),
     )  # fmt: skip
+    groups = {str(n): node.to_dataset() for n, node in result.children.items()}
+    return xr.DataTree.from_dict(groups | {"star_stats": stats})
+
+
+def add_notes(
+    result: xr.DataTree, notes: Mapping[str, NDArray[np.str_]], trained: Collection[str]
+) -> xr.DataTree:
+    """Add what is noted of the stars to ``star_stats``, and the flag OTHER_REDUCTION.
+
+    Parameters
+    ----------
+    result
+        Of a block of stars, with flags.
+    notes
+        Text by column, shape (n_stars,) each, see `NormalizedSpectra`.
+    trained
+        Reductions of the training set; empty where unknown, so that none is another.
+
+    Returns
+    -------
+    xarray.DataTree
+        The same groups, with a variable ``note_NAME`` for each column.
+    """
+    if not notes:
+        return result
+    stats = group_of(result, "star_stats")
+    given = notes.get(NOTE)
+    if given is not None and trained:
+        other = (given != "") & ~np.isin(given, sorted(trained))
+        flag = stats["label_flag"]
+        bit = np.where(other, np.int32(LabelFlag.OTHER_REDUCTION), np.int32(0))
+        stats["label_flag"] = ("star", flag.values | bit, flag.attrs)
+    stats = stats.assign({f"note_{name}": ("star", text) for name, text in notes.items()})
     groups = {str(n): node.to_dataset() for n, node in result.children.items()}
     return xr.DataTree.from_dict(groups | {"star_stats": stats})
 

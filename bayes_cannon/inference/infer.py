@@ -9,7 +9,7 @@ What turns the draws of a block of stars into a result: flags and calibrated pos
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +26,7 @@ from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
-from bayes_cannon.inference.flags import LabelReference, add_flags
+from bayes_cannon.inference.flags import LabelFlag, LabelReference, add_flags, add_notes
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
 from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.results import join_blocks
@@ -37,6 +37,7 @@ from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
+from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reductions_text
 
 __all__ = [
     "Finishing",
@@ -160,7 +161,32 @@ def warn_of_undone(
             BayesCannonWarning,
             stacklevel=3,
         )
+    _warn_of_reductions(stats, cannon)
     return int(few.sum()), int(failed.sum())
+
+
+def _warn_of_reductions(stats: xr.Dataset, cannon: Cannon) -> None:
+    """Warn of spectra of another version of the pipeline, and say how unlike the training ones."""
+    other = (stats["label_flag"].values & int(LabelFlag.OTHER_REDUCTION)) != 0
+    if not other.any():
+        return
+    names = reductions_text(stats[f"note_{NOTE}"].values[other].tolist())
+    trained = reductions_text(reductions_of_settings(cannon.settings.get("dataset") or {}))
+    ranks = [np.nanmedian(stats[n].values[other]) if np.isfinite(stats[n].values[other]).any()
+             else np.nan for n in ("chi2_rank", "factors_rank")]  # fmt: skip
+    far = (
+        f" Their median rank among left-out training stars is {ranks[0]:.2f} in chi-square and "
+        f"{ranks[1]:.2f} in factors (0.5: alike)."
+        if np.isfinite(ranks[0])
+        else ""
+    )
+    warnings.warn(
+        f"{other.sum()} of {other.size} spectra ({name_some(stats['star'].values[other])}) are of "
+        f"the reduction {names}, the training set of {trained} (flag OTHER_REDUCTION): offsets "
+        f"between the two are in the labels and not in their errors.{far}",
+        BayesCannonWarning,
+        stacklevel=4,
+    )
 
 
 def infer_blocks(
@@ -244,6 +270,7 @@ def infer_blocks(
             _Block(
                 spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
                 settings, seed, finishing, stop, step if executor is None else None,
+                {name: text[rows] for name, text in spectra.notes.items()},
             )
             for rows in blocks
         )  # fmt: skip
@@ -265,6 +292,7 @@ class _Block:
     finishing: Finishing
     stop: StopSign
     progress: Callable[[int], None] | None
+    notes: Mapping[str, AnyArray]
 
 
 def _names(block: _Block) -> str:
@@ -276,7 +304,7 @@ def _infer_block(given: _Block) -> xr.DataTree:
         given.pixels, given.flux, given.ivar, given.star_id, priors=given.priors,
         settings=given.settings, seed=given.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    return finish_block(block, given.finishing)
+    return finish_block(block, given.finishing, given.notes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,6 +323,8 @@ class Finishing:
         Whether the spectra are, and whether those are that the model was trained on.
     id_name, catalogue : str
         What the column of the stars' names, and the catalogue of the training labels, are called.
+    reductions : frozenset of str
+        Versions of the pipeline of the training spectra; empty where unknown.
     """
 
     reference: LabelReference
@@ -304,6 +334,7 @@ class Finishing:
     model_simulated: bool
     id_name: str = DEFAULT_ID
     catalogue: str = "CATALOGUE"
+    reductions: frozenset[str] = frozenset()
 
     @classmethod
     def from_cannon(
@@ -327,10 +358,13 @@ class Finishing:
         return cls(
             LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated, id_name,
             catalogue_name(cannon.settings.get("dataset") or {}),
+            reductions_of_settings(cannon.settings.get("dataset") or {}),
         )  # fmt: skip
 
 
-def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
+def finish_block(
+    block: xr.DataTree, finishing: Finishing, notes: Mapping[str, AnyArray] | None = None
+) -> xr.DataTree:
     """Add flags and calibrated posteriors to what `sample_block` returned.
 
     Parameters
@@ -339,8 +373,11 @@ def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
         Groups of a block of stars.
     finishing
         What to add.
+    notes
+        Of the stars, see `NormalizedSpectra`.
     """
     tree = add_flags(block, finishing.reference)
+    tree = add_notes(tree, notes or {}, finishing.reductions)
     if finishing.error is not None:
         calibrated = calibrated_posterior(tree, finishing.error, seed=finishing.seed)
         tree["calibrated_posterior"] = xr.DataTree(calibrated)
@@ -350,4 +387,5 @@ def finish_block(block: xr.DataTree, finishing: Finishing) -> xr.DataTree:
             tree[name].attrs["model_simulated"] = int(finishing.model_simulated)
             tree[name].attrs["id_name"] = finishing.id_name
             tree[name].attrs["catalogue"] = finishing.catalogue
+            tree[name].attrs["model_reduction"] = reductions_text(finishing.reductions)
     return tree

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -19,7 +20,9 @@ __all__ = [
     "id_name_of",
     "is_simulated",
     "model_is_simulated",
+    "model_reduction_of",
     "moments_of",
+    "notes_of",
     "posterior_names",
 ]
 
@@ -100,6 +103,18 @@ def id_name_of(result: xr.DataTree) -> str:
 def catalogue_of(result: xr.DataTree) -> str:
     """Name of the catalogue of a result's training labels, ``'ASPCAP'`` where it does not say."""
     return str(result["posterior"].attrs.get("catalogue", "ASPCAP"))
+
+
+def notes_of(result: xr.DataTree) -> dict[str, NDArray[np.str_]]:
+    """What is noted of the stars of a result beside their names, by column; empty without."""
+    stats = result["star_stats"].to_dataset() if "star_stats" in result.children else xr.Dataset()
+    found = {str(n): v for n, v in stats.data_vars.items() if str(n).startswith("note_")}
+    return {n.removeprefix("note_"): v.values.astype(np.str_) for n, v in found.items()}
+
+
+def model_reduction_of(result: xr.DataTree) -> str:
+    """Versions of the pipeline of the training spectra, such as ``'dr17'``; '' where unknown."""
+    return str(result["posterior"].attrs.get("model_reduction", ""))
 
 
 def model_is_simulated(result: xr.DataTree) -> bool:

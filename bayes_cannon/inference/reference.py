@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import xarray as xr
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.typing import FloatArray
@@ -79,8 +80,13 @@ class FitReference:
         known = tree["differences"].to_dataset()
         if not set(_NAMES) <= set(known.data_vars):
             return None
-        found = cls(*(np.asarray(known[n].values, dtype=np.float64) for n in _NAMES))
+        found = cls.from_dataset(known)
         return found if found.n_stars >= LEAST_STARS else None
+
+    @classmethod
+    def from_dataset(cls, known: xr.Dataset) -> FitReference:
+        """Inverse of `to_variables`."""
+        return cls(*(np.asarray(known[n].values, dtype=np.float64) for n in _NAMES))
 
     @property
     def n_stars(self) -> int:
@@ -125,6 +131,34 @@ class FitReference:
         """Probability (n,) of a left-out star to have no smaller nuisance factors; NaN: none."""
         with np.errstate(divide="ignore"):
             return p_among(np.log(factors_square), np.log(self.factors_square))
+
+    @property
+    def growth_terms(self) -> tuple[str, ...]:
+        """Names of the columns of `log_growth`."""
+        return ("factors", "misfit") if self._has_factors else ("misfit",)
+
+    @cached_property
+    def _has_factors(self) -> bool:
+        return bool(np.nansum(self.factors_square) > 0)
+
+    def log_growth(
+        self, chi2_reduced: FloatArray, factors_square: FloatArray, snr: FloatArray
+    ) -> FloatArray:
+        """How unusual stars are, as the model error takes it, (n, n_terms), none negative.
+
+        Half the logarithm of the sum of squared factors over its median, and of reduced chi-square
+        over that of left-out stars at the same S/N; 0 where that is negative or not known.
+
+        Parameters
+        ----------
+        chi2_reduced, factors_square, snr
+            Of the stars, shape (n,), as the attributes; `snr` is its logarithm.
+        """
+        columns = [self.excess(chi2_reduced, snr)]
+        if self._has_factors:
+            with np.errstate(divide="ignore"):
+                columns.insert(0, np.log(factors_square / np.nanmedian(self.factors_square)))
+        return np.asarray(0.5 * np.stack([np.fmax(c, 0.0) for c in columns], axis=1))
 
     def to_variables(self) -> dict[str, tuple[str, FloatArray]]:
         """Variables by name, as `from_cannon` reads them."""

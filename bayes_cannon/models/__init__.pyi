@@ -3,6 +3,7 @@ from .cannon import Cannon as Cannon
 from .cannon import Gradient as Gradient
 from .cannon import Prediction as Prediction
 from .error_terms import ErrorTerms as ErrorTerms
+from .group_model import build_group_model as build_group_model
 from .hyperparameters import Hyperparameters as Hyperparameters
 from .hyperparameters import TrainingPriors as TrainingPriors
 from .label_model import build_full_pixel_model as build_full_pixel_model
@@ -13,6 +14,7 @@ from .label_priors import LabelPriors as LabelPriors
 from .label_priors import default_prior as default_prior
 from .label_priors import read_priors as read_priors
 from .model_error import build_model_error_model as build_model_error_model
+from .repeat_model import build_repeat_model as build_repeat_model
 from .training_model import build_factor_model as build_factor_model
 from .training_model import build_label_error_model as build_label_error_model
 from .training_model import build_training_model as build_training_model

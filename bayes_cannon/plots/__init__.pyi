@@ -11,6 +11,9 @@ from .calibration import plot_calibration as plot_calibration
 from .calibration import plot_ranks as plot_ranks
 from .calibration import plot_scores as plot_scores
 from .corner import plot_corner as plot_corner
+from .ensembles.groups import plot_group_corner as plot_group_corner
+from .ensembles.groups import plot_group_forest as plot_group_forest
+from .ensembles.visits import plot_repeats as plot_repeats
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group
 from .information import plot_information as plot_information

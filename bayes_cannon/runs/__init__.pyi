@@ -5,6 +5,11 @@ from .binaries import write_binaries as write_binaries
 from .check import run_check as run_check
 from .check import write_check as write_check
 from .corners import draw_corners as draw_corners
+from .groups import open_population as open_population
+from .groups import run_population as run_population
+from .repeated import open_repeats as open_repeats
+from .repeated import run_repeats as run_repeats
+from .repeated import write_repeats as write_repeats
 from .report.report import Report as Report
 from .report.report import write_report as write_report
 from .results import Run as Run

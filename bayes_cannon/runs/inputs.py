@@ -26,7 +26,9 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.apogee.survey import APOGEE
 from bayes_cannon.surveys.folders import files_below, is_spectrum
+from bayes_cannon.surveys.mwm.survey import MWM, SDSS5_APSTAR, reader_of_files
 from bayes_cannon.surveys.preparing import prepare_spectra
 from bayes_cannon.surveys.readers import SurveyReader
 from bayes_cannon.surveys.reading import Treatment
@@ -166,9 +168,19 @@ def spectra_to_infer(
             "cannot be treated alike; give a dataset."
         )
     reader = Treatment.from_settings(settings).reader
-    paths = spectra_files(inputs, reader)
+    paths = spectra_files(inputs, _reader_of_inputs(inputs, reader))
     spectra, problems = prepare_spectra(paths, like=settings, visit=visit, progress=progress)
     return _with_problems(spectra, problems), None
+
+
+def _reader_of_inputs(inputs: Sequence[Path], reader: SurveyReader) -> SurveyReader:
+    """The reader that folders are looked through for: another of APOGEE's where its files are."""
+    for folder in (path for path in inputs if path.is_dir()):
+        for other in (reader, MWM, SDSS5_APSTAR, APOGEE):
+            names = [parts[-1] for parts in files_below(folder, other.is_spectrum)]
+            if names:
+                return reader_of_files(reader, names)
+    return reader
 
 
 def _of_dataset(cannon: Cannon, path: Path, *, all_stars: bool) -> tuple[NormalizedSpectra, Labels]:
@@ -257,4 +269,8 @@ def _with_problems(
         simulated=spectra.simulated,
         medium=spectra.medium,
         id_name=spectra.id_name,
+        notes={
+            name: np.concatenate([column, np.full(len(extra), "", dtype=np.str_)])
+            for name, column in spectra.notes.items()
+        },
     )

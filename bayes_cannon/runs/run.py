@@ -16,7 +16,12 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.analysis.catalogues import (
+    catalogue,
+    comparison,
+    other_reductions,
+    write_catalogue,
+)
 from bayes_cannon.base.columns import as_seed, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
@@ -143,6 +148,7 @@ def infer_run(
             "method": settings.method,
             "seed": int(seed),
             "simulated": bool(spectra.simulated),
+            **_reductions(table),
             "settings": settings.record(),
             "priors": _describe(priors),
         }
@@ -223,6 +229,13 @@ def _counts(table: Table) -> dict[str, Any]:
         "divergences": int(np.maximum(np.asarray(table["DIVERGENCES"]), 0).sum()),
         "labels": names,
     }
+
+
+def _reductions(table: Table) -> dict[str, Any]:
+    """Versions of the pipeline of spectra and model, and whether these are the same."""
+    found = {"spectra": table.meta.get("REDUCTN", ""), "model": table.meta.get("REDUCMOD", "")}
+    told = other_reductions(table)
+    return {"reduction": found | ({"note": told} if told else {})} if any(found.values()) else {}
 
 
 def _has_posterior(table: Table) -> NDArray[np.bool_]:

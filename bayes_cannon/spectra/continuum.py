@@ -438,6 +438,7 @@ def normalized_like(
         simulated=spectra.simulated,
         medium=spectra.medium,
         id_name=spectra.id_name,
+        notes=spectra.notes,
     )
 
 

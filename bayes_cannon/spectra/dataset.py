@@ -339,7 +339,11 @@ def _to_tree(dataset: TrainingSet) -> xr.DataTree:
             for name, column in dataset.info.items()
         }
     )
-    return xr.DataTree.from_dict({"/": whole, "/info": info})
+    groups = {"/": whole, "/info": info}
+    if spectra.notes:
+        texts_of_stars = {n: ("star", text.astype(object)) for n, text in spectra.notes.items()}
+        groups["/notes"] = xr.Dataset(texts_of_stars)
+    return xr.DataTree.from_dict(groups)
 
 
 def _from_tree(tree: xr.DataTree) -> TrainingSet:
@@ -361,6 +365,7 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         simulated=bool(tree.attrs["simulated"]),
         medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
         id_name=id_name,
+        notes=_notes_of(tree),
     )
     labels = Labels(
         tuple(text("label_names")),
@@ -379,6 +384,14 @@ def _from_tree(tree: xr.DataTree) -> TrainingSet:
         settings=text("settings"),
         info={n: c.astype(np.str_) if c.dtype.kind in "OT" else c for n, c in columns.items()},
     )
+
+
+def _notes_of(tree: xr.DataTree) -> dict[str, NDArray[np.str_]]:
+    """Texts beside the stars' names; files of earlier versions have none."""
+    if "notes" not in tree.children:
+        return {}
+    notes = tree["notes"].to_dataset()
+    return {str(name): text.values.astype(np.str_) for name, text in notes.data_vars.items()}
 
 
 _log = logging.getLogger(__name__)

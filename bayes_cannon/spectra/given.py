@@ -30,6 +30,7 @@ Chips = Sequence[tuple[float, float]]
 
 _log = logging.getLogger(__name__)
 _NORMAL = (0.02, 5.0)  # medians of normalised flux, generously
+_APART = 30.0  # ratio to 1 from which a median is that of raw flux
 _ROUNDING = 1e-10  # of wavelengths
 _LARGEST = 1e37  # float32 reaches 3e38
 
@@ -186,7 +187,10 @@ class GivenSpectra:
         median = _median(self.flux, self.ivar)
         # Fluxes in erg s⁻¹ cm⁻² Å⁻¹ have inverse variances beyond the range of float32.
         scale = np.where(median > 0, median, 1.0)[:, None] if continuum else 1.0
-        reasons = {} if continuum else _not_normal(self.star_id, median)
+        reasons = (
+            _not_raw(self.flux, self.ivar, median) if continuum
+            else _not_normal(self.star_id, median)
+        )  # fmt: skip
         ivar = self.ivar * scale**2
         ivar[list(reasons)] = 0.0
         observed = ObservedSpectra(
@@ -338,6 +342,27 @@ def _median(values: FloatArray, ivar: FloatArray) -> FloatArray:
     return np.asarray(
         np.ma.filled(np.ma.median(np.ma.array(values, mask=ivar <= 0), axis=1), np.nan)
     )
+
+
+def _not_raw(flux: FloatArray, ivar: FloatArray, median: FloatArray) -> dict[int, str]:
+    """Stars whose flux is that of a normalised spectrum among raw ones: their rows, and why.
+
+    Two products of a survey in one set teach the model the difference between them.
+    """
+    lit = median > 0
+    usual = float(np.median(median[lit])) if lit.any() else 1.0
+    near_one = lit & (median > 0.5) & (median < 1.1)
+    if 1 / _APART < usual < _APART or not near_one.any():
+        return {}
+    found = {}
+    for row in np.flatnonzero(near_one).tolist():
+        top = float(np.quantile(flux[row][ivar[row] > 0], 0.9))
+        if 0.95 < top < 1.1:
+            found[row] = (
+                f"its flux is that of a normalised spectrum (90 % of it is below {top:.3g}), the "
+                f"others' is raw (their median is {usual:.3g}): products are not mixed in one set"
+            )
+    return found
 
 
 def _not_normal(star_id: NDArray[np.str_], median: FloatArray) -> dict[int, str]:

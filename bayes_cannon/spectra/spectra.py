@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, rows_of
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, checked_notes, rows_of
 
 __all__ = [
     "MEDIA",
@@ -112,6 +112,7 @@ class _Spectra(Carded):
     simulated: bool = False
     medium: str = "vacuum"
     id_name: str = DEFAULT_ID
+    notes: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         star_id = names_of(self.star_id)
@@ -164,6 +165,7 @@ class _Spectra(Carded):
         edges = [edge for chip in chips for edge in chip]
         if edges != sorted(edges) or edges[0] < 0 or edges[-1] > wavelength.size:
             raise InvalidDataError(f"chips {chips} must be ordered [start, stop) ranges of pixels.")
+        object.__setattr__(self, "notes", checked_notes(self.notes, star_id.size))
         for name, value in (
             ("star_id", star_id),
             ("wavelength", wavelength),
@@ -260,6 +262,7 @@ class _Spectra(Carded):
             simulated=self.simulated,
             medium=self.medium,
             id_name=self.id_name,
+            notes={name: column[index] for name, column in self.notes.items()},
         )
 
 
@@ -380,6 +383,9 @@ class ObservedSpectra(_Spectra):
         follow it.
     id_name : str
         What the column of the stars' names is called in tables: ``'APOGEE_ID'``, ``'SDSS_ID'``, …
+    notes : mapping of str to (n_stars,) str
+        Columns of text that tables have beside the names: other names of the stars, and
+        ``REDUCTION``, the version of the pipeline that made each spectrum; '' where unknown.
 
     Masked pixels of masked arrays get ivar 0; wavelengths with a unit of length become Å.
 

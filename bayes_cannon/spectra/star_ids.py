@@ -20,6 +20,7 @@ __all__ = [
     "ID_NAMES",
     "catalogue_column",
     "check_id_name",
+    "checked_notes",
     "id_column",
     "index_name",
     "row_of",
@@ -51,6 +52,30 @@ def check_id_name(name: str) -> str:
             f"not {name!r}."
         )
     return str(name).upper()
+
+
+def checked_notes(given: Mapping[str, Any] | None, n_stars: int) -> dict[str, NDArray[np.str_]]:
+    """Return columns of text that stand beside the names of stars, checked.
+
+    Parameters
+    ----------
+    given
+        Columns by name.
+    n_stars
+        Number of stars.
+
+    Raises
+    ------
+    InvalidDataError
+        If a column is not of one text a star, or its name not of letters, digits and ``_``.
+    """
+    notes: dict[str, NDArray[np.str_]] = {}
+    for name, column in (given or {}).items():
+        texts = np.asarray(column).astype(np.str_)
+        if texts.shape != (n_stars,):
+            raise InvalidDataError(f"the notes {name} must have shape ({n_stars},).")
+        notes[check_id_name(name)] = texts
+    return notes
 
 
 def id_column(columns: Iterable[str], meta: Mapping[str, Any] | None = None) -> str | None:

@@ -1,5 +1,6 @@
 from . import apogee as apogee
 from . import archive as archive
+from . import mwm as mwm
 from . import simulation as simulation
 from .apogee.allstar import read_allstar as read_allstar
 from .apogee.apstar import read_apstar as read_apstar
@@ -13,6 +14,11 @@ from .archive.targets import Box as Box
 from .archive.targets import Cone as Cone
 from .catalogue import Catalogue as Catalogue
 from .gaia_xp import load_gaia_xp_giants as load_gaia_xp_giants
+from .mwm.apstar import read_sdss5_apstar as read_sdss5_apstar
+from .mwm.catalogue import read_astra_catalogue as read_astra_catalogue
+from .mwm.catalogue import read_drp_allstar as read_drp_allstar
+from .mwm.spectra import read_mwmstar as read_mwmstar
+from .mwm.spectra import read_mwmvisit as read_mwmvisit
 from .preparing import prepare as prepare
 from .preparing import prepare_spectra as prepare_spectra
 from .readers import StarSpectrum as StarSpectrum
@@ -31,3 +37,5 @@ from .simulation.telescope import InstrumentSettings as InstrumentSettings
 from .survey import Survey as Survey
 from .survey import open_survey as open_survey
 from .survey import survey_of as survey_of
+from .visits import VisitSpectra as VisitSpectra
+from .visits import visit_spectra as visit_spectra

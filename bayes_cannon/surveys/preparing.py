@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -23,13 +25,24 @@ from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
-from bayes_cannon.surveys.reading import Treatment, Windows, read_treated
+from bayes_cannon.surveys.mwm.survey import reader_of_files
+from bayes_cannon.surveys.reading import ReadSpectra, Treatment, Windows, read_treated
+from bayes_cannon.surveys.reductions import (
+    NOTE,
+    reductions_of,
+    reductions_text,
+    require_one_reduction,
+)
 from bayes_cannon.surveys.survey import Survey, open_survey
 
 __all__ = [
     "prepare",
     "prepare_spectra",
+    "settings_like",
+    "treatment_of_files",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class Trained(Protocol):
@@ -41,9 +54,11 @@ class Trained(Protocol):
 
 
 _INFO = (
-    "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG", "NVISITS", "VHELIO_AVG", "VSCATTER",
-    "VERR",
+    "APOGEE_ID", "GAIA_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG",
+    "RESULT_FLAGS", "NVISITS", "VHELIO_AVG", "VSCATTER", "VERR",
 )  # fmt: skip
+_NAMES = ("APOGEE_ID", "GAIA_ID")
+"""Other names of stars, which tables have beside the one that the survey goes by."""
 
 
 def prepare(
@@ -118,22 +133,69 @@ def prepare(
     rows = np.flatnonzero(result.keep & has_file)
     _add_step(steps, "spectrum found", "the survey holds a file of the star", rows.size)
     _require_stars(steps, len(survey))
+    said = reductions_of(survey.catalogue)
+    require_one_reduction(said[rows], cuts.reductions)
     read = read_treated(survey.files[rows].tolist(), star_id[rows], treatment, progress=progress)
     _add_step(steps, "spectrum readable", "the file holds a spectrum", read.n_readable)
     _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
     problems += read.problems
+    spectra, own = _noted(survey, read, rows[read.kept])
+    others = _of_others(spectra, said[rows[read.kept]])
+    if others:
+        own = ~np.isin(spectra.star_id, [problem.star_id for problem in others])
+        text = "the file's spectrum is of the reduction that the catalogue's row is of"
+        _add_step(steps, "same reduction", text, int(own.sum()))
+        spectra, problems = spectra.select(own), problems + others
     _require_stars(steps, len(survey), problems)
-    warn_masked(star_id[rows[read.kept]], read.masked_chips)
+    kept, masked = rows[read.kept][own], read.masked_chips[own]
+    require_one_reduction(spectra.notes.get(NOTE, np.empty(0, np.str_)), cuts.reductions)
+    warn_masked(star_id[kept], masked)
     log_steps(steps)
-    kept = rows[read.kept]
     return TrainingSet(
-        spectra=read.spectra(),
+        spectra=spectra,
         labels=survey.catalogue.labels(names).select(kept),
         cut_steps=tuple(steps),
         problems=problems,
-        settings=_settings(survey, cuts) | treatment.settings(),
-        info=_info(survey, kept) | {"n_masked_chips": read.masked_chips.sum(axis=1)},
+        settings=_settings(survey, cuts, names) | treatment.settings() | _made_by(survey, spectra),
+        info=_info(survey, kept) | {"n_masked_chips": masked.sum(axis=1)},
     )
+
+
+def _noted(
+    survey: Survey, read: ReadSpectra, rows: NDArray[np.intp]
+) -> tuple[NormalizedSpectra, NDArray[np.bool_]]:
+    """Spectra with the names that the catalogue knows where files do not; and a mask of all."""
+    spectra = read.spectra()
+    notes = dict(spectra.notes)
+    blank = np.full(len(spectra), "", dtype=np.str_)
+    for name in _NAMES:
+        if name != survey.catalogue.id_name and name in survey.catalogue.table.colnames:
+            theirs = np.asarray(survey.catalogue.table[name])[rows].astype(np.str_)
+            own = notes.get(name, blank)
+            both = np.where(own != "", own, theirs)
+            notes |= {name: both} if (both != "").any() else {}
+    return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
+
+
+def _of_others(spectra: NormalizedSpectra, said: NDArray[np.str_]) -> tuple[StarProblem, ...]:
+    """Stars whose spectrum is of another reduction than the row of the catalogue."""
+    own = spectra.notes.get(NOTE, np.full(len(spectra), "", dtype=np.str_))
+    return tuple(
+        StarProblem(
+            str(spectra.star_id[row]), "",
+            f"its spectrum is of the reduction {own[row]}, the catalogue's row of {said[row]}: "
+            "labels and spectrum are not of one measurement",
+        )
+        for row in np.flatnonzero((own != said) & (own != "") & (said != "")).tolist()
+    )  # fmt: skip
+
+
+def _made_by(survey: Survey, spectra: NormalizedSpectra) -> dict[str, Setting]:
+    """Names of the catalogue and of the reductions."""
+    made: dict[str, Setting] = {"catalogue": survey.catalogue.name}
+    if text := reductions_text(spectra.notes.get(NOTE, np.empty(0, np.str_)).tolist()):
+        made["reduction"] = text
+    return made
 
 
 def prepare_spectra(
@@ -177,7 +239,7 @@ def prepare_spectra(
     if isinstance(paths, str | os.PathLike):
         paths = [paths]
     files = [str(user_path(path)) for path in paths]
-    treatment = Treatment.from_settings(_settings_of(like))
+    treatment = treatment_of_files(Treatment.from_settings(settings_like(like)), files)
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
         raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
@@ -192,8 +254,39 @@ def prepare_spectra(
     return spectra, read.problems
 
 
-def _settings_of(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
-    """How a training set was made."""
+def treatment_of_files(treatment: Treatment, files: Sequence[str]) -> Treatment:
+    """The same treatment by the reader of APOGEE's other releases where the files are of these.
+
+    Parameters
+    ----------
+    treatment
+        Of a training set.
+    files
+        To be treated alike.
+    """
+    reader = reader_of_files(treatment.reader, [Path(file).name for file in files])
+    if reader is treatment.reader:
+        return treatment
+    _log.info(
+        "the model was trained on spectra read by %s; these files are read by %s",
+        treatment.reader.name, reader.name,
+    )  # fmt: skip
+    return Treatment.make(reader, treatment.bad_bits, treatment.continuum, treatment.windows)
+
+
+def settings_like(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mapping[str, Setting]:
+    """How a training set was made.
+
+    Parameters
+    ----------
+    like
+        A training set, a model that was trained on it, or the `settings` of the set.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is none of these.
+    """
     if isinstance(like, TrainingSet):
         return like.settings
     recorded = getattr(like, "settings", None)
@@ -233,7 +326,7 @@ def _require_stars(
     )
 
 
-def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
+def _settings(survey: Survey, cuts: Cuts, names: Sequence[str]) -> dict[str, Setting]:
     """Where the spectra come from, plain values only."""
     settings: dict[str, Setting] = {
         "survey": survey.path.name,
@@ -241,6 +334,10 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
         "cuts": json.dumps(asdict(cuts)),
         **software_versions("astropy", "numpy"),
     }
+    derived = str(survey.catalogue.table.meta.get("DERIVED", ""))
+    made = [d for d in derived.split("; ") if d.partition(" = ")[0] in names]
+    if made:
+        settings["derived_labels"] = f"{'; '.join(made)} (errors in quadrature)"
     manifest = survey.path / "manifest.ecsv"
     if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file
         digest = hashlib.sha1(manifest.read_bytes(), usedforsecurity=False)
@@ -251,7 +348,7 @@ def _settings(survey: Survey, cuts: Cuts) -> dict[str, Setting]:
 def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
     """Columns of the catalogue that are of use later, in small letters."""
     info: dict[str, NDArray[Any]] = {}
-    for name in (survey.catalogue.id_name, *_INFO):
+    for name in dict.fromkeys((survey.catalogue.id_name, *_INFO)):
         if name in survey.catalogue.table.colnames:
             column = np.asarray(survey.catalogue.table[name])[rows]
             kind: Any = np.float64 if column.dtype.kind == "f" else np.int64

@@ -12,8 +12,8 @@ are made known by `register_reader`, or by packages that name theirs in their me
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,12 +41,13 @@ __all__ = [
     "reader_of",
     "register_reader",
     "unregister_reader",
+    "why_not",
 ]
 
 GROUP = "bayes_cannon.readers"
 """Group of entry points that name readers."""
 _NEEDED = ("name", "wavelength", "sniff", "open", "read")
-_OWN = "apogee"
+_OPTIONAL = ("recognised",)
 _log = logging.getLogger(__name__)
 
 
@@ -69,6 +70,9 @@ class StarSpectrum:
         Where the star was observed, to tell two spectra of one name from each other.
     simulated : bool
         Whether the spectrum is simulated.
+    notes : mapping of str to str
+        What tables say of the star beside its name, by column: other names, and the reduction of
+        the spectrum (``REDUCTION``), of which those of a training set must be one.
 
     Raises
     ------
@@ -82,6 +86,7 @@ class StarSpectrum:
     snr: float = np.nan
     place: str = ""
     simulated: bool = False
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         flux, ivar = _plain(self.flux, "flux"), _plain(self.ivar, "ivar")
@@ -147,6 +152,8 @@ class SurveyReader(Protocol):
         What the catalogue of labels is called where its values stand beside others.
     expected : tuple of exception classes
         What `read` raises for a file that is of no use. It costs that star only.
+    recognised : str
+        What `sniff` looks for, in a line.
     """
 
     name: str
@@ -159,6 +166,7 @@ class SurveyReader(Protocol):
     id_name: str = "STAR_ID"
     catalogue: str = "CATALOGUE"
     expected: tuple[type[Exception], ...] = (Exception,)
+    recognised: str = ""
 
     def sniff(self, folder: Path) -> str:
         """Why a folder is not of this survey, after "it ": ``'has no stars.fits'``; '' if it is.
@@ -195,6 +203,16 @@ class SurveyReader(Protocol):
             What `mask_bits` returned: bits of the file's mask that make a pixel bad.
         """
         ...
+
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits in a file, NaN where unknown; none of combined spectra alone.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        """
+        return ()
 
     def mask_bits(self, given: str | int) -> int:
         """Mask bits of a preset's name or a number, as a number; 0 without a mask.
@@ -280,11 +298,13 @@ def known_readers() -> tuple[SurveyReader, ...]:
     A package's reader that cannot be loaded is left out with a warning.
     """
     from bayes_cannon.surveys.apogee.survey import APOGEE
+    from bayes_cannon.surveys.mwm.survey import MWM, SDSS5_APSTAR
 
     found = dict(_readers)
     for reader in plugins(GROUP, checked_reader):
         found.setdefault(reader.name, reader)
-    found.setdefault(_OWN, APOGEE)
+    for own in (APOGEE, MWM, SDSS5_APSTAR):
+        found.setdefault(own.name, own)
     return tuple(found.values())
 
 
@@ -323,7 +343,7 @@ def reader_of(folder: Path) -> SurveyReader:
     SurveyError
         If none of the readers takes it, with why, or several do.
     """
-    refusals = {reader.name: (reader, _sniffed(reader, folder)) for reader in known_readers()}
+    refusals = {reader.name: (reader, why_not(reader, folder)) for reader in known_readers()}
     taken = [reader for reader, why in refusals.values() if not why]
     if len(taken) > 1:
         raise SurveyError(
@@ -339,8 +359,16 @@ def reader_of(folder: Path) -> SurveyReader:
     return taken[0]
 
 
-def _sniffed(reader: SurveyReader, folder: Path) -> str:
-    """Why a reader does not take a folder; also where it fails, which a warning of the log says."""
+def why_not(reader: SurveyReader, folder: Path) -> str:
+    """Why a reader does not take a folder; also where it fails, which a warning of the log says.
+
+    Parameters
+    ----------
+    reader
+        See `known_readers`.
+    folder
+        That may be of its survey.
+    """
     why: Any
     try:
         why = reader.sniff(folder)
@@ -381,7 +409,7 @@ def checked_reader(given: Any) -> SurveyReader:
                 f"the class {given.__name__} makes no reader without arguments ({error}); derive "
                 "one from bayes_cannon.surveys.SurveyReader, or give a reader that is made."
             ) from error
-    others = [n for n in SurveyReader.__annotations__ if n not in _NEEDED]
+    others = [n for n in SurveyReader.__annotations__ if n not in (*_NEEDED, *_OPTIONAL)]
     bare = [n for n in ("sniff", "open", "read") if _is_bare(type(reader), n)]
     lacking = [n for n in _NEEDED if n in bare or getattr(reader, n, None) is None]
     lacking += [name for name in others if not hasattr(reader, name)]

@@ -176,6 +176,7 @@ class ReadStar:
     snr: float
     simulated: bool
     masked_chips: NDArray[np.bool_]
+    notes: Mapping[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +215,7 @@ class ReadSpectra:
             simulated=any(s.simulated for s in self.stars),
             medium=reader.medium,
             id_name=reader.id_name,
+            notes=_notes(self.stars),
         )
 
 
@@ -255,7 +257,15 @@ def read_treated(
             flux[k], ivar[k] = normalized.flux[row, pixels], normalized.ivar[row, pixels]
             if ivar[k].any():
                 stars.append(
-                    ReadStar(i, star.star_id, star.place, star.snr, star.simulated, masked[row])
+                    ReadStar(
+                        i,
+                        star.star_id,
+                        star.place,
+                        star.snr,
+                        star.simulated,
+                        masked[row],
+                        star.notes,
+                    )
                 )
             else:
                 name = star.star_id if names is None else str(names[i])
@@ -404,7 +414,14 @@ def _observed(
         simulated=any(s.simulated for s in stars),
         medium=reader.medium,
         id_name=reader.id_name,
+        notes=_notes(stars),
     )
+
+
+def _notes(stars: Sequence[ReadStar | StarSpectrum]) -> dict[str, NDArray[np.str_]]:
+    """What is noted of stars, by column; '' where a star lacks one. No column is empty."""
+    names = dict.fromkeys(name for star in stars for name, text in star.notes.items() if text)
+    return {n: np.array([s.notes.get(n, "") for s in stars], dtype=np.str_) for n in names}
 
 
 def _why_empty(fit: ContinuumFit, row: int) -> str:

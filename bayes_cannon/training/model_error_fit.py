@@ -17,6 +17,7 @@ from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.error_terms import ErrorTerms
@@ -118,9 +119,15 @@ def prepare_differences(
     data = Differences(
         basis.names, found.catalogue.star_id[rows], difference / unit,
         formal / unit[:, None] / unit, (error / unit)[:, :, None] ** 2 * np.eye(k),
-        terms.features(predicted), terms.degree, terms.log_growth(predicted),
+        terms.features(predicted), terms.degree, ("distance", *found.fit.growth_terms),
+        np.column_stack([terms.log_growth(predicted), _unusual(found.fit)[rows]]),
     )  # fmt: skip
     return data, terms, unit
+
+
+def _unusual(fit: FitReference) -> FloatArray:
+    """How unusual each left-out star is among all of them."""
+    return fit.log_growth(fit.chi2_reduced, fit.factors_square, fit.log_snr)
 
 
 def fit_model_error(
@@ -192,7 +199,9 @@ def _compiled(data: Differences) -> Any:
     """Compile the model with these data (some seconds), or swap the data of an earlier one."""
     import nutpie
 
-    key = (len(data.names), data.star_id.size, tuple(data.degree.tolist()))
+    key = (
+        len(data.names), data.star_id.size, tuple(data.degree.tolist()), data.growth_terms,
+    )  # fmt: skip
     with _LOCK:
         if key not in _COMPILED:
             while len(_COMPILED) >= _MAX_COMPILED:
@@ -263,11 +272,14 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
         "covariance": (
             (*lead, "label_name", "label_name_2"), triangle @ np.swapaxes(triangle, -1, -2),
         ),
-        "growth": (lead, draws["growth"].values),
-        "formal_scale": (lead, np.exp(draws["log_formal_scale"].values)),
+        "growth": ((*lead, "growth_term"), draws["growth"].values),
+        "formal_scale": (
+            (*lead, "label_name"),
+            np.exp(draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values),
+        ),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip
-    coef = np.zeros((*draws["growth"].shape, data.degree.size, k))
+    coef = np.zeros((*draws["nu_excess"].shape, data.degree.size, k))
     if data.degree.size:
         scale = draws["bias_scale"].values
         variables["bias_scale"] = ((*lead, "degree"), scale)
@@ -276,7 +288,8 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
     variables["bias_coef"] = ((*lead, "feature", "label_name"), coef)
     coords = {"chain": draws["chain"].values, "draw": draws["draw"].values}
     names = {"label_name": list(data.names), "label_name_2": list(data.names)}
-    return schema_dataset(variables, coords | names)
+    terms = {"growth_term": list(data.growth_terms)}
+    return schema_dataset(variables, coords | names | terms)
 
 
 def _differences(found: CrossValidation) -> xr.Dataset:

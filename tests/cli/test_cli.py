@@ -14,6 +14,9 @@ from bayes_cannon.analysis.information import line_windows
 from bayes_cannon.cli import commands as cli
 from bayes_cannon.errors import FitError
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.repeated import open_repeats
+from bayes_cannon.runs.report.report import write_report
+from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.training import pipeline
 
 
@@ -212,3 +215,30 @@ def test_quiet_shows_no_progress(stages, tmp_path):
     assert console._ERR.quiet
     assert run(*arguments) == 0
     assert not console._ERR.quiet
+
+
+def test_repeats_are_compared_and_go_into_the_report(stages, tmp_path, capsys):
+    out = tmp_path / "repeats"
+    arguments = ("repeats", stages / "cannon.nc", stages / "survey", "-o", out)
+    assert run(*arguments, "--method", "laplace", "--flagged", "keep", "--all-stars") == 0
+    said = capsys.readouterr().out
+    assert "SIMULATED" in said
+    assert "is not seen" in said
+    for name in ("repeats", "repeats-snr", "pairs"):
+        ecsv, fits = (Table.read(out / f"{name}.{end}") for end in ("ecsv", "fits"))
+        assert len(ecsv) == len(fits) > 0
+    table = Table.read(out / "repeats.ecsv")
+    # What repeats see is less than the whole error, and more than nothing.
+    assert np.all(table["REPEAT_ERR"] < 1.3 * table["CAL_ERR"])
+    assert np.all(table["SCALE"] > 0.05)
+    found = open_repeats(out)
+    np.testing.assert_allclose(found.table["SCALE"], table["SCALE"], rtol=1e-4)
+    only = [one for one in registered_sections() if one.key == "repeats"]
+    made = write_report(stages / "run", repeats=out, out=tmp_path / "page.html", sections=only)
+    assert not made.failed
+    page = made.path.read_text()
+    assert "Repeated visits" in page
+    assert "error of the model above all" in page
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    assert "exists; choose another path or pass --overwrite" in capsys.readouterr().err

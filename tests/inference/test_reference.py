@@ -56,6 +56,20 @@ def test_a_star_that_is_fitted_ill_for_its_signal_to_noise_stands_out(fit):
     assert fit.p_chi2(np.array([usual]), np.array([faint]))[0] < 1e-4
 
 
+def test_growth_is_zero_for_usual_stars_and_half_a_logarithm_beyond():
+    fit = FitReference(np.full(30, 2.0), np.linspace(4.0, 6.0, 31)[:30], np.full(30, 5.0))
+    usual = np.median(fit.factors_square)
+    assert fit.growth_terms == ("factors", "misfit")
+    found = fit.log_growth(
+        np.array([2.0, 8.0, 1.0, np.nan]), usual * np.array([1.0, 0.2, 9.0, np.nan]), np.full(4, 5)
+    )
+    expected = [[0, 0], [0, np.log(2)], [np.log(3), 0], [0, 0]]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    without = FitReference(fit.chi2_reduced, np.full(30, np.nan), fit.log_snr)
+    assert without.growth_terms == ("misfit",)
+    assert without.log_growth(np.array([8.0]), np.array([np.nan]), np.array([5.0])).shape == (1, 1)
+
+
 def test_signal_to_noise_of_used_pixels():
     ivar = np.array([[0.0, 100.0**2, 100.0**2, 4.0], [0.0, 0.0, 0.0, 0.0]])
     np.testing.assert_allclose(np.exp(log_snr(ivar)), [100, np.nan])

@@ -39,32 +39,39 @@ NAMES, SCALE = ("TEFF", "LOGG", "FE_H"), np.array([300.0, 0.6, 0.3])
 BASIS = PolynomialBasis(NAMES, ("K", "dex", "dex"), np.array([4700, 2.5, -0.2]), SCALE, 2)
 SD = np.array([0.1, 0.15, 0.08])
 CORRELATION = np.array([[1, 0.6, 0.2], [0.6, 1, -0.3], [0.2, -0.3, 1]])
-NU, GROWTH, FORMAL = 6.0, 1.0, 0.03
+NU, GROWTH, FACTOR_GROWTH, FORMAL = 6.0, 1.0, 0.8, 0.03
+USUAL_FACTORS = 10.0
 INDEPENDENT = EffectivePixels(np.ones(1), 0.1, np.ones(1), np.ones((1, 1)), 1.0)
 
 
 def draw_stars(n, rng):
-    """Standardised labels and model errors of stars whose error grows to the edges."""
+    """Standardised labels, errors and squared factors: errors grow to the edges and with factors.
+
+    The formal error is among them.
+    """
     ell = rng.standard_normal((n, 3))
-    grown = np.sqrt((1 + np.sum(ell**2, axis=1) / 3) / 2)
+    factors = USUAL_FACTORS * rng.lognormal(0, 1, n)
+    unusual = np.sqrt(np.maximum(factors / USUAL_FACTORS, 1)) ** FACTOR_GROWTH
+    grown = np.sqrt((1 + np.sum(ell**2, axis=1) / 3) / 2) ** GROWTH * unusual
     u = rng.gamma(NU / 2, 2 / NU, n)
     root = SD[:, None] * np.linalg.cholesky(CORRELATION)
-    error = rng.standard_normal((n, 3)) @ root.T * (grown**GROWTH / np.sqrt(u))[:, None]
+    error = rng.standard_normal((n, 3)) @ root.T + FORMAL * rng.standard_normal((n, 3))
+    error *= (grown / np.sqrt(u))[:, None]
     error[:, 0] += 0.1 * ell[:, 0] - 0.05 * ell[:, 2] ** 2
-    return ell, error
+    return ell, error, factors
 
 
 def cross_validation(n=300, seed=1, label_error=0.08):
     rng = np.random.default_rng(seed)
-    ell, error = draw_stars(n, rng)
+    ell, error, factors = draw_stars(n, rng)
     formal = np.tile(np.diag([FORMAL] * 3) ** 2, (n, 1, 1))
-    predicted = ell + error + FORMAL * rng.standard_normal((n, 3))
+    predicted = ell + error
     catalogue = ell + label_error * rng.standard_normal((n, 3))
     ids = np.array([f"s{i}" for i in range(n)])
     labels = Labels(NAMES, BASIS.unstandardize(catalogue), label_error * SCALE, ids)
     return CrossValidation(
         labels, BASIS.unstandardize(predicted), formal * SCALE[:, None] * SCALE,
-        FitReference(*np.ones((3, n))), np.arange(n) % 5, INDEPENDENT,
+        FitReference(np.ones(n), factors, np.ones(n)), np.arange(n) % 5, INDEPENDENT,
     )  # fmt: skip
 
 
@@ -74,7 +81,7 @@ def normals_problem(seed=0, n=6, k=4):
     V, sigma = 0.2 * a @ a.transpose(0, 2, 1), np.cov(rng.standard_normal((k, 12)))
     r, scale = rng.standard_normal((n, k)), 0.3 * rng.standard_normal(n)
     a = rng.standard_normal((n, k, k))
-    return r, V, 0.3 * a @ a.transpose(0, 2, 1), 0.2 * rng.standard_normal(n), sigma, scale
+    return r, V, 0.3 * a @ a.transpose(0, 2, 1), 0.2 * rng.standard_normal(k), sigma, scale
 
 
 def compiled_normals(mode):
@@ -87,9 +94,10 @@ def compiled_normals(mode):
 def test_sum_of_normals_is_scipys():
     r, V, F, formal, sigma, scale = normals_problem()
     value = compiled_normals(PYTHON)(r, V, F, formal, sigma, scale)[0]
+    b = np.diag(np.exp(formal))
     expected = sum(
-        stats.multivariate_normal.logpdf(x, cov=np.exp(2 * s) * sigma + np.exp(2 * a) * f + v)
-        for x, v, f, a, s in zip(r, V, F, formal, scale, strict=True)
+        stats.multivariate_normal.logpdf(x, cov=np.exp(2 * s) * (sigma + b @ f @ b) + v)
+        for x, v, f, s in zip(r, V, F, scale, strict=True)
     )
     np.testing.assert_allclose(value, expected, rtol=1e-10)
 
@@ -140,7 +148,7 @@ def test_density_of_the_model_is_what_it_says():
     model = build_model_error_model(data)
     rng, n = np.random.default_rng(3), 40
     names = ["bias", "bias_scale", "bias_raw", "sd", "factor_diagonal", "factor_lower", "growth",
-             "log_formal_scale", "nu_excess", "scaled_log_u"]  # fmt: skip
+             "log_formal_scale", "log_formal_ratio", "nu_excess", "scaled_log_u"]  # fmt: skip
     variables = [model[name] for name in names]
     dims = [model.named_vars_to_dims.get(name, ()) for name in names]
     shapes = [tuple(len(model.coords[d]) for d in some) for some in dims]
@@ -160,10 +168,10 @@ def test_density_of_the_model_is_what_it_says():
     place = np.searchsorted(np.unique(data.degree), data.degree)
     coef = point["bias_raw"] * point["bias_scale"][place][:, None]
     r = data.difference - point["bias"] - data.features @ coef
-    widths = np.exp(2 * point["growth"] * data.log_growth) / u
-    formal = np.exp(2 * point["log_formal_scale"]) / u
+    widths = np.exp(2 * data.log_growth @ point["growth"]) / u
+    formal = np.diag(np.exp(point["log_formal_scale"] + point["log_formal_ratio"]))
     covs = [
-        widths[i] * root @ root.T + formal[i] * data.formal_cov[i] + data.catalogue_cov[i]
+        widths[i] * (root @ root.T + formal @ data.formal_cov[i] @ formal) + data.catalogue_cov[i]
         for i in range(n)
     ]
     expected = sum(stats.multivariate_normal.logpdf(r[i], cov=covs[i]) for i in range(n))
@@ -264,15 +272,31 @@ def test_arviz_takes_it_as_it_is(fitted):
 
 @pytest.mark.slow
 def test_parameters_are_recovered(fitted):
-    """Truth within 4 posterior standard deviations: false alarm 1e-3 for 11 parameters."""
+    """Truth within 4 posterior standard deviations: false alarm 1e-3 for 12 parameters."""
     draws = fitted["posterior"].to_dataset()
     # At a typical star, whose distance is that of log_growth = 0.
     typical = float(fitted["constant_data"]["log_typical"])
     size = SD * SCALE * np.exp(GROWTH * (typical - 0.5 * np.log(2)))
-    truth = {"covariance": CORRELATION * size[:, None] * size, "growth": GROWTH, "nu": NU}
+    assert fitted["posterior"]["growth_term"].values.tolist() == ["distance", "factors", "misfit"]
+    # Misfit is the same of all; variances and correlations where their posteriors are near normal.
+    found = {
+        "nu": draws["nu"].values,
+        "growth": draws["growth"].values[..., :2],
+        "variance": np.log(np.diagonal(draws["covariance"].values, axis1=-2, axis2=-1)),
+        "correlation": np.arctanh(correlations(draws["covariance"].values)),
+    }
+    truth = {"nu": NU, "growth": [GROWTH, FACTOR_GROWTH], "variance": 2 * np.log(size),
+             "correlation": np.arctanh(correlations(CORRELATION))}  # fmt: skip
     for name, value in truth.items():
-        mean, sd = (getattr(draws[name], f)(("chain", "draw")).values for f in ("mean", "std"))
+        mean, sd = (f(found[name], axis=(0, 1)) for f in (np.mean, np.std))
         assert np.all(np.abs(mean - value) < 4 * sd), name
+
+
+def correlations(covariance):
+    """Below the diagonal."""
+    sd = np.sqrt(np.diagonal(covariance, axis1=-2, axis2=-1))
+    rows, columns = np.tril_indices(3, -1)
+    return covariance[..., rows, columns] / sd[..., rows] / sd[..., columns]
 
 
 @pytest.mark.slow
@@ -292,13 +316,14 @@ def test_new_stars_are_covered(fitted):
     fold = float(fitted["constant_data"]["final_to_fold"])
     model = ErrorModel(**{**vars(model), "chol": model.chol / fold})
     rng = np.random.default_rng(8)
-    ell, error = draw_stars(2000, rng)
-    predicted = BASIS.unstandardize(ell + error + FORMAL * rng.standard_normal((2000, 3)))
+    ell, error, factors = draw_stars(2000, rng)
+    predicted = BASIS.unstandardize(ell + error)
+    unusual = model.reference.log_growth(np.ones(2000), factors, np.ones(2000))
     inside = np.zeros((2000, 3), dtype=bool)
     shift = np.zeros((2000, 3))
     for i, star in enumerate(predicted):
-        wrong, stretch = model.sample(star, 400, rng)
-        noise = stretch[:, None] * FORMAL * SCALE * rng.standard_normal((400, 3))
+        wrong, stretch = model.sample(star, 400, rng, unusual[i])
+        noise = stretch * FORMAL * SCALE * rng.standard_normal((400, 3))
         draws = star + noise - wrong
         rank = np.mean(draws < BASIS.unstandardize(ell[i]), axis=0)
         inside[i] = np.abs(rank - 0.5) < 0.34

@@ -23,7 +23,8 @@ def test_builders_are_public(text):
     assert {
         "build_training_model", "build_factor_model", "build_label_error_model",
         "build_label_model", "build_plain_model", "build_full_pixel_model",
-        "build_model_error_model", "build_two_star_model",
+        "build_model_error_model", "build_two_star_model", "build_repeat_model",
+        "build_group_model",
     } == named  # fmt: skip
     assert named == {name for name in bc.models.__all__ if name.startswith("build_")}
 

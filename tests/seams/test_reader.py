@@ -110,7 +110,7 @@ def test_a_reader_is_found_by_an_entry_point(folder, monkeypatch):
         match=r"lost \(no_such_package:READER\) of bayes_cannon.readers",
     ):
         known = bc.surveys.known_readers()
-    assert [reader.name for reader in known] == ["prism", "apogee"]
+    assert [r.name for r in known] == ["prism", "apogee", "mwm", "sdss5-apstar"]
 
 
 def test_what_no_reader_takes_is_told_with_all_reasons(tmp_path, prism):
@@ -220,3 +220,19 @@ def test_a_spectrum_of_another_length_is_a_problem_of_its_star(folder, prism):
     told = {p.star_id: p.message for p in stars.problems}
     assert told["p1"].endswith("p1.npz has 300 pixels, the grid of prism 343.")
     assert Path(next(p.path for p in stars.problems if p.star_id == "p1")).name == "p1.npz"
+
+
+def test_the_command_lists_the_readers(capsys, tmp_path):
+    from bayes_cannon.cli.surveys import readers as command
+
+    command()
+    said = capsys.readouterr().out
+    for name in ("apogee", "mwm", "sdss5-apstar"):
+        assert f"{name}\n  what        Reads surveys of" in said
+    assert "  recognised  astraAllStarASPCAP-*.fits[.gz] at the top, mwmStar-*" in said
+    assert "  stars       SDSS_ID\n  labels      ASPCAP DR19" in said
+    with pytest.raises(bc.errors.SurveyError, match="no reader takes"):
+        command(tmp_path)
+    assert "  this folder has no catalogue astraAllStarASPCAP" in capsys.readouterr().out
+    with pytest.raises(bc.errors.SurveyError, match="is not a directory"):
+        command(tmp_path / "none")

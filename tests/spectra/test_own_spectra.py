@@ -359,3 +359,24 @@ def test_file_that_holds_something_else(tmp_path):
     Table({"WAVELENGTH": [1.0], "FLUX": [1.0]}).write(tmp_path / "a.ecsv")
     with pytest.raises(FileFormatError, match="needs columns WAVELENGTH, FLUX, and IVAR or ERROR"):
         read_spectrum(tmp_path / "a.ecsv")
+
+
+def test_a_normalised_spectrum_among_raw_ones_is_left_out():
+    rng = np.random.default_rng(4)
+    wavelength = np.linspace(5000.0, 5100.0, 301)
+    flux = 5800.0 * rng.uniform(0.5, 2, (8, 1)) * (1 + 0.01 * rng.normal(size=(8, 301)))
+    flux[3] /= np.median(flux[3])
+    error = 0.01 * flux
+    continuum = ContinuumSettings(degree=2, pixels=tuple(wavelength[::3]), min_pixels=10)
+    given = {"error": error, "continuum": continuum}
+    labels = {"TEFF": np.linspace(4500, 5000, 8)}
+    with pytest.warns(BayesCannonWarning, match="1 of 8 stars .star-4. are left out"):
+        made = training_set_from_arrays(wavelength, flux, labels, **given)
+    assert len(made) == 7
+    (problem,) = made.problems
+    assert "that of a normalised spectrum" in problem.message
+    assert "products are not mixed" in problem.message
+    alone = training_set_from_arrays(wavelength, flux / flux.mean(1)[:, None], labels, **(
+        given | {"error": np.full(flux.shape, 0.01)}
+    ))  # fmt: skip
+    assert len(alone) == 8  # all alike: nothing is mixed

@@ -18,7 +18,7 @@ from bayes_cannon.surveys.apogee import allstar as allstar_reading
 from bayes_cannon.surveys.archive import mwm as mwm_download
 from bayes_cannon.surveys.archive.download import DownloadReport, download_survey
 from bayes_cannon.surveys.archive.http import FetchSettings
-from bayes_cannon.surveys.archive.integrity import ones_complement_sum, whole_hdus
+from bayes_cannon.surveys.archive.integrity import whole_hdus
 from bayes_cannon.surveys.archive.mirror import read_manifest
 from bayes_cannon.surveys.archive.mwm import download_mwm
 from bayes_cannon.surveys.archive.sdssv import (
@@ -27,9 +27,10 @@ from bayes_cannon.surveys.archive.sdssv import (
     check_mwm,
     find_mwm_release,
     mwm_url,
-    sdss_id_folders,
 )
 from bayes_cannon.surveys.archive.targets import Box, Cone, Targets, read_targets
+from bayes_cannon.surveys.checksums import sum_of
+from bayes_cannon.surveys.mwm.layout import star_folder
 from tests.archive_server import Always, Cut, Garbled, Page, Status
 from tests.mwm_server import (
     CATALOGUE,
@@ -112,7 +113,7 @@ def assert_whole(out: Path, archive: Path) -> None:
 
 @pytest.mark.parametrize(("sdss_id", "folders"), FOLDERS.items())
 def test_folders_of_an_sdss_id(sdss_id, folders):
-    assert "/".join(sdss_id_folders(sdss_id)) == folders
+    assert star_folder(sdss_id) == folders
 
 
 def test_addresses_of_spectra_and_catalogues():
@@ -502,10 +503,8 @@ def test_checksums_are_those_of_astropy(tmp_path, catalogue):
     words = rng.integers(0, 2**32, 2880, dtype=np.uint32)
     hdu = fits.ImageHDU(words.astype(">i4"))
     content = hdu.data.astype(">i4").tobytes()
-    assert hdu._calculate_datasum() == ones_complement_sum(content)
-    assert ones_complement_sum(content[400:], ones_complement_sum(content[:400])) == (
-        ones_complement_sum(content)
-    )
+    assert hdu._calculate_datasum() == sum_of(content)
+    assert sum_of(content[400:], sum_of(content[:400])) == (sum_of(content))
 
 
 def test_name_that_the_catalogue_does_not_have(bring, tmp_path):

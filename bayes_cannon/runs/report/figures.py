@@ -30,6 +30,7 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import row_of
 from bayes_cannon.surveys.apogee.cuts import Cuts
+from bayes_cannon.surveys.preparing import treatment_of_files
 from bayes_cannon.surveys.reading import Treatment, read_raw
 from bayes_cannon.surveys.survey import open_survey
 
@@ -101,7 +102,8 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     chosen = [c for c in chosen_stars(inputs) if c.star in inputs.files]
     star = chosen[0].star if chosen else next(iter(inputs.files))
     settings = inputs.cannon.settings.get("dataset") or {}
-    treatment = Treatment.from_settings(settings)
+    files = [str(inputs.files[star])]
+    treatment = treatment_of_files(Treatment.from_settings(settings), files)
     raw = read_raw([inputs.files[star]], treatment, star_ids=[star])[0]
     yield Drawing(
         "spectrum", partial(plot_spectrum, raw, star), f"Observed spectrum of {star}",

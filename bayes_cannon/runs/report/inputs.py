@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
@@ -64,6 +65,8 @@ class ReportInputs:
         True labels of simulated stars.
     mystery : ReportInputs or None
         A run of stars without catalogue labels.
+    repeats : Repeats or None
+        What repeated visits to stars say about the errors.
     missing : mapping of str to str
         By the name of an attribute that is None: why, and how to give it.
     notes : tuple of str
@@ -81,6 +84,7 @@ class ReportInputs:
     survey: Path | None = None
     truth: Labels | None = None
     mystery: ReportInputs | None = None
+    repeats: Repeats | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

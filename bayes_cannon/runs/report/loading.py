@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model, digest_of_spectra
 from bayes_cannon.runs.inputs import find_input, paths_of, spectra_files, spectra_to_infer
+from bayes_cannon.runs.repeated import open_repeats
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.results import Run, folder_of, noted_digest, open_run
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -24,7 +26,11 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.apstar import read_apstar
 from bayes_cannon.surveys.apogee.names import is_spectrum_file, name_from_path, unique_star_ids
+from bayes_cannon.surveys.apogee.survey import APOGEE
+from bayes_cannon.surveys.mwm.survey import reader_of_files
+from bayes_cannon.surveys.readers import SurveyReader
 from bayes_cannon.surveys.simulation.catalogue import read_truth
+from bayes_cannon.surveys.survey import open_survey
 
 __all__ = [
     "PathLike",
@@ -66,6 +72,7 @@ def load_inputs(
     survey: PathLike | None = None,
     truth: Labels | PathLike | None = None,
     mystery: Run | PathLike | None = None,
+    repeats: PathLike | None = None,
 ) -> ReportInputs:
     """Open a run and find what belongs to it.
 
@@ -84,6 +91,8 @@ def load_inputs(
         True labels, or a file of them, of simulated stars.
     mystery
         A run of stars without catalogue labels, shown beside this one.
+    repeats
+        Folder of repeated visits, see `bayes_cannon.runs.run_repeats`.
 
     Raises
     ------
@@ -100,13 +109,23 @@ def load_inputs(
     files = _find_files(found, stars, source, place)
     true = truth if truth is None or isinstance(truth, Labels) else read_truth(truth)
     other = None if mystery is None else load_inputs(mystery, cannon=model)
+    visits = None if repeats is None else _repeats(found, user_path(repeats))
     inputs = ReportInputs(
         folder, result, table, summary, cannon=model, dataset=stars, spectra=spectra, files=files,
-        survey=place, truth=true, mystery=other, missing=found.missing, notes=tuple(found.notes),
+        survey=place, truth=true, mystery=other, repeats=visits, missing=found.missing,
+        notes=tuple(found.notes),
     )  # fmt: skip
     if other is None and inputs.unlabelled.any():
         return replace(inputs, mystery=_unlabelled(inputs))
     return inputs
+
+
+def _repeats(found: _Found, folder: Path) -> Repeats:
+    """Repeats of a folder, with a note if they are of another model."""
+    noted = noted_digest(folder / "run", "model")
+    if noted is not None:
+        found.is_of_run("model", noted, f"the model of the repeats in {folder.name}", given=True)
+    return open_repeats(folder)
 
 
 def _unlabelled(inputs: ReportInputs) -> ReportInputs:
@@ -236,7 +255,10 @@ def _find_files(
 ) -> dict[str, Path] | None:
     """FITS files of raw spectra by star."""
     if dataset is not None and survey is not None:
-        return _files_of_survey(survey, dataset)
+        reader = str(dataset.settings.get("reader", APOGEE.name))
+        if reader == APOGEE.name:
+            return _files_of_survey(survey, dataset)
+        return _files_of_reader(found, survey, dataset, reader)
     paths = [path for path in spectra_files(source) if path.is_file()] if source else []
     if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)
@@ -248,6 +270,9 @@ def _find_files(
 
 
 def _files_by_name(found: _Found, paths: Sequence[Path]) -> dict[str, Path]:
+    kind = reader_of_files(APOGEE, [path.name for path in paths])
+    if kind is not APOGEE:
+        return _files_of_sdss5(found, paths, kind)
     facts, read = [], []
     for path in paths:
         try:
@@ -260,6 +285,37 @@ def _files_by_name(found: _Found, paths: Sequence[Path]) -> dict[str, Path]:
     )
     known = set(found.star_id)
     return {n: p for n, p in zip(names.tolist(), read, strict=True) if n in known}
+
+
+def _files_of_sdss5(found: _Found, paths: Sequence[Path], reader: SurveyReader) -> dict[str, Path]:
+    """FITS files of SDSS-V by star."""
+    stars, read = [], []
+    for path in paths:
+        try:
+            stars.append(reader.read(path, visit=None, bad_bits=0))
+        except BayesCannonError:
+            continue
+        read.append(path)
+    names = unique_star_ids([s.star_id for s in stars], [s.place for s in stars], [""] * len(stars))
+    known = set(found.star_id)
+    return {n: p for n, p in zip(names.tolist(), read, strict=True) if n in known}
+
+
+def _files_of_reader(
+    found: _Found, folder: Path, dataset: TrainingSet, reader: str
+) -> dict[str, Path] | None:
+    """Spectra of the dataset's stars as the reader of their survey finds them."""
+    try:
+        survey = open_survey(folder, dataset.labels.names, reader=reader)
+    except BayesCannonError as error:
+        found.missing["files"] = str(error)
+        return None
+    stars = set(dataset.star_id.tolist())
+    pairs = zip(survey.catalogue.star_id.tolist(), survey.files.tolist(), strict=True)
+    files = {star: Path(file) for star, file in pairs if file and star in stars}
+    if not files:
+        found.missing["files"] = f"needs the raw spectra; {folder} has none of this run's stars."
+    return files or None
 
 
 def _files_of_survey(folder: Path, dataset: TrainingSet) -> dict[str, Path]:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bayes_cannon._version import __version__
+from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
@@ -78,6 +79,7 @@ def write_report(
     survey: PathLike | None = None,
     truth: Labels | PathLike | None = None,
     mystery: Run | PathLike | None = None,
+    repeats: PathLike | None = None,
     out: PathLike | None = None,
     overwrite: bool = False,
     sections: Sequence[Section] | None = None,
@@ -100,6 +102,8 @@ def write_report(
         True labels of simulated stars, or a file of them.
     mystery
         A run of stars without catalogue labels, shown in a section of this report.
+    repeats
+        Folder of repeated visits (see `bayes_cannon.runs.run_repeats`), shown in a section.
     out
         Another file to write than ``RUN/report.html``; then no figures are written beside it.
     overwrite
@@ -124,8 +128,9 @@ def write_report(
     target = folder / "report.html" if out is None else user_path(out)
     _refuse_others(target, overwrite=overwrite)
     inputs = load_inputs(
-        run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery
-    )
+        run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
+        repeats=repeats,
+    )  # fmt: skip
     maker = _Maker(inputs, folder / "figures" if out is None else None)
     sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
@@ -268,7 +273,9 @@ def _render(figure: Figure | Axes) -> bytes:
 def _banner(inputs: ReportInputs) -> str:
     if inputs.simulated:
         return "SIMULATED: no star of this run is real"
-    return "The model was trained on SIMULATED stars" if inputs.model_simulated else ""
+    if inputs.model_simulated:
+        return "The model was trained on SIMULATED stars"
+    return other_reductions(inputs.table)
 
 
 def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:

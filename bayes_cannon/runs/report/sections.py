@@ -14,7 +14,13 @@ point of the group ``bayes_cannon.report``, which the command then finds::
 from __future__ import annotations
 
 # Imported for the sections that they register.
-from bayes_cannon.runs.report import figures, pairs, physics, tables  # noqa: F401
+from bayes_cannon.runs.report import (  # noqa: F401
+    figures,
+    pairs,
+    physics,
+    repeated,
+    tables,
+)
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
 from bayes_cannon.runs.report.parts import Drawing, Section

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
 from bayes_cannon.base.resources import software_versions
 from bayes_cannon.inference.flags import (
@@ -65,6 +66,8 @@ def _with_unit(name: str, unit: str) -> str:
 def summary(inputs: ReportInputs) -> Iterator[Item]:
     """How many stars, how well they were sampled, and what was found about them."""
     yield from (Note(note) for note in inputs.notes)
+    if told := other_reductions(inputs.table):
+        yield Note(told)
     flag = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
     rhat, ess = (column(inputs.table, n) for n in ("RHAT_MAX", "ESS_MIN"))
     sampled, n = np.isfinite(rhat), len(flag)
@@ -234,7 +237,9 @@ def coverage_table(check: Check) -> Grid:
 )  # fmt: skip
 def all_stars(inputs: ReportInputs) -> Iterator[Item]:
     """Every star with its labels and what was found about it."""
-    columns: list[Column] = [_STAR, Column("S/N", ".0f")]
+    others = [n for n in ("APOGEE_ID", "GAIA_ID", "REDUCTION") if n in inputs.table.colnames]
+    others = [name for name in others if name != inputs.table.meta.get("ID")]
+    columns: list[Column] = [_STAR, *(Column(name) for name in others), Column("S/N", ".0f")]
     for name, unit in inputs.units.items():
         columns += [
             Column(_with_unit(name, unit), _form(name, unit)),
@@ -249,7 +254,8 @@ def all_stars(inputs: ReportInputs) -> Iterator[Item]:
         pairs = np.stack([values[i], errors[i]], axis=1).ravel().tolist()
         names = ", ".join(str(bit.name) for bit in LabelFlag if flags[i] & bit)
         snr, last = float(inputs.snr[i]), (float(p[i]), float(ess[i]), names)
-        rows.append((inputs.star_id[i], snr, *pairs, *last))
+        more = (str(inputs.table[name][i]) for name in others)
+        rows.append((inputs.star_id[i], *more, snr, *pairs, *last))
     cut = f" The first {_MOST_ROWS:,} of {len(inputs.table):,}." if len(rows) < len(p) else ""
     yield Grid(f"Mean and {inputs.kind} error of every label.{cut}", columns, rows)
     yield Text(

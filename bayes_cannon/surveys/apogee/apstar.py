@@ -34,7 +34,13 @@ from bayes_cannon.surveys.apogee.layout import (
     spectrum_row,
     unusable,
 )
-from bayes_cannon.surveys.apogee.names import StarFacts, name_from_path, read_facts, unique_star_ids
+from bayes_cannon.surveys.apogee.names import (
+    StarFacts,
+    apred_of,
+    name_from_path,
+    read_facts,
+    unique_star_ids,
+)
 from bayes_cannon.surveys.readers import StarSpectrum
 
 __all__ = [
@@ -43,7 +49,13 @@ __all__ = [
     "read_apstar",
     "read_aspcapstar",
     "read_spectra",
+    "read_visits",
 ]
+
+_MJD_0 = 2400000.5
+"""Julian date of MJD 0."""
+_LATEST = 1e5
+"""MJD (year 2132) beyond which a date is a fill value."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,7 +119,10 @@ class ApStar(_Spectrum):
     def star_spectrum(self) -> StarSpectrum:
         """The spectrum as readers of all surveys return it."""
         place = "/".join(filter(None, (self.telescope, self.field)))
-        return StarSpectrum(self.star_id, self.flux, self.ivar, self.snr, place, self.simulated)
+        notes = {"REDUCTION": apred_of(self.release)} if self.release else {}
+        return StarSpectrum(
+            self.star_id, self.flux, self.ivar, self.snr, place, self.simulated, notes
+        )
 
     @property
     def bad_fraction(self) -> float:
@@ -183,6 +198,39 @@ def read_apstar(
     return ApStar(
         **vars(facts), flux=flux, err=err, bad=bad, mask=mask, gap=gap, row=row, mask_row=from_row
     )
+
+
+def read_visits(path: str | os.PathLike[str]) -> tuple[float, ...]:
+    """Dates of the visits whose spectra an apStar or asStar file holds.
+
+    Parameters
+    ----------
+    path
+        Of the file; ``~`` is the home folder.
+
+    Returns
+    -------
+    tuple of float
+        MJD of each visit that `read_apstar` can read, NaN where the header does not say it.
+
+    Raises
+    ------
+    FileFormatError
+        As `read_apstar`.
+    """
+    with open_spectrum(path) as (file, n_rows):
+        n_visits = count_visits(file.header, n_rows)
+        n_held = min(n_visits, max(1, n_rows - 2))
+        return tuple(_mjd(file.header.get(f"JD{n}")) for n in range(1, n_held + 1))
+
+
+def _mjd(card: object) -> float:
+    """MJD of a Julian date in a header; NaN where it is none."""
+    try:
+        date = float(str(card)) - _MJD_0
+    except ValueError:
+        return math.nan
+    return date if 0 < date < _LATEST else math.nan
 
 
 def read_aspcapstar(path: str | os.PathLike[str]) -> AspcapStar:

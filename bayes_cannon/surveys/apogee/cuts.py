@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.label_kinds import label_unit
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.surveys.catalogue import Catalogue
+from bayes_cannon.surveys.reductions import reductions_of
 
 __all__ = [
     "CutResult",
@@ -49,10 +50,17 @@ class Cuts:
         Bits of STARFLAG that exclude a star: by default BAD_PIXELS, VERY_BRIGHT_NEIGHBOR,
         BAD_RV_COMBINATION and RV_FAIL. Stricter: also 4, 9, 17 and 23.
     drop_duplicates : bool
-        Drop rows that EXTRATARG (bit 4) marks as another observation of a star.
+        Drop rows that EXTRATARG (bit 4) marks as another observation of a star; without such a
+        column, in SDSS-V, all rows of a star but one: the one from Apache Point, and of several
+        that with the highest S/N.
     require_labels : bool
         Drop stars that lack any of the labels. Without it, a star whose log g, Teff or [Fe/H] is
         missing passes the cut on it.
+    result_bad : tuple of int
+        Bits of RESULT_FLAGS, of SDSS-V's catalogue, that exclude a star, as does its FLAG_BAD.
+    reductions : tuple of str
+        Versions of the pipeline whose spectra are kept, such as ``'1.3'`` or ``'dr17'``. Empty
+        keeps all, which then must be of one: spectra and labels of several are mixed by name only.
 
     Raises
     ------
@@ -68,6 +76,8 @@ class Cuts:
     star_bad: tuple[int, ...] = (0, 3, 18, 22)
     drop_duplicates: bool = True
     require_labels: bool = True
+    result_bad: tuple[int, ...] = ()
+    reductions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("snr_min", "logg_max", "teff_max", "feh_min"):
@@ -79,7 +89,12 @@ class Cuts:
             if not np.isfinite(limit):
                 raise InvalidDataError(f"{name} must be finite, got {limit}; None cuts nothing.")
             object.__setattr__(self, name, float(limit))
-        for name in ("aspcap_bad", "star_bad"):
+        wanted: Any = self.reductions
+        named = (wanted,) if isinstance(wanted, str) else tuple(wanted or ())
+        if not all(isinstance(name, str) and name for name in named):
+            raise InvalidDataError(f"reductions must be names like '1.3', got {wanted!r}.")
+        object.__setattr__(self, "reductions", tuple(name.lower() for name in named))
+        for name in ("aspcap_bad", "star_bad", "result_bad"):
             given = getattr(self, name)
             given = () if given is None else given
             bits = (given,) if isinstance(given, int | np.integer) else _listed(name, given)
@@ -136,11 +151,14 @@ class CutResult:
 
 @dataclass(frozen=True, eq=False)
 class _Cut:
-    """A cut before it is counted: the stars it rejects; None where a column is missing."""
+    """A cut before it is counted: the stars it rejects; None where a column is missing.
+
+    One that depends on which stars are left is a function of these.
+    """
 
     name: str
     description: str
-    reject: NDArray[np.bool_] | None
+    reject: NDArray[np.bool_] | Callable[[NDArray[np.bool_]], NDArray[np.bool_]] | None
 
 
 def apply_cuts(
@@ -175,7 +193,7 @@ def apply_cuts(
     for cut in _cuts(catalogue, cuts or Cuts(), label_names):
         before = int(keep.sum())
         if cut.reject is not None:
-            keep &= ~cut.reject
+            keep &= ~(cut.reject(keep) if callable(cut.reject) else cut.reject)
         remaining = int(keep.sum())
         rows.append(CutStep(cut.name, cut.description, before - remaining, remaining))
     return CutResult(keep, tuple(rows))
@@ -184,13 +202,21 @@ def apply_cuts(
 def _cuts(catalogue: Catalogue, cuts: Cuts, label_names: Sequence[str]) -> list[_Cut]:
     """All cuts that are asked for, in order."""
     found: list[_Cut] = []
+    columns = catalogue.table.colnames
+    if cuts.reductions:
+        found.append(_reduction_cut(catalogue, cuts.reductions))
+    unmarked = "EXTRATARG" not in columns and "REDUCTION" in columns
     for name, column, bits in (
         ("aspcap", "ASPCAPFLAG", cuts.aspcap_bad),
+        ("result", "RESULT_FLAGS", cuts.result_bad),
+        ("flag_bad", "FLAG_BAD", (0,) if cuts.result_bad and "FLAG_BAD" in columns else ()),
         ("star", "STARFLAG", cuts.star_bad),
-        ("duplicate", "EXTRATARG", (4,) if cuts.drop_duplicates else ()),
+        ("duplicate", "EXTRATARG", (4,) if cuts.drop_duplicates and not unmarked else ()),
     ):
         if bits:
             found.append(_flag_cut(catalogue, name, column, bits))
+    if cuts.drop_duplicates and unmarked:
+        found.append(_repeated_cut(catalogue))
     if cuts.snr_min is not None:
         found.append(
             _limit_cut(catalogue, "snr", "SNR", smallest=cuts.snr_min, unknown_passes=False)
@@ -227,6 +253,34 @@ def _flag_cut(catalogue: Catalogue, name: str, column: str, bits: Sequence[int])
     if unknown:
         text += f" ({unknown} rows without a value stay)"
     return _Cut(name, text, (flags & wanted) != 0)
+
+
+def _reduction_cut(catalogue: Catalogue, wanted: Sequence[str]) -> _Cut:
+    """Cut on the version of the pipeline that made a row's spectrum."""
+    text = f"of another reduction than {' and '.join(wanted)}"
+    return _Cut("reduction", text, ~np.isin(reductions_of(catalogue), wanted))
+
+
+def _repeated_cut(catalogue: Catalogue) -> _Cut:
+    """Cut all rows of a star but one: from Apache Point, then with the highest S/N."""
+    table, n = catalogue.table, len(catalogue)
+    star = np.asarray(table[catalogue.id_name]).astype(np.str_)
+    blank = np.full(n, "", dtype=np.str_)
+    place = (
+        np.asarray(table["TELESCOPE"]).astype(np.str_) if "TELESCOPE" in table.colnames else blank
+    )
+    snr = plain_numbers(table["SNR"]) if "SNR" in table.colnames else np.zeros(n)
+    order = np.lexsort((-np.nan_to_num(snr), np.strings.startswith(place, "lco")))
+
+    def reject(keep: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        left = order[keep[order]]
+        first = left[np.unique(star[left], return_index=True)[1]]
+        out = np.ones(n, dtype=np.bool_)
+        out[first] = False
+        return out
+
+    text = "another spectrum of the star: Apache Point is kept, then the highest S/N"
+    return _Cut("duplicate", text, reject)
 
 
 def _limit_cut(

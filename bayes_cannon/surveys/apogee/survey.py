@@ -8,6 +8,7 @@ cannot lead out of the directory.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +24,12 @@ from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.apogee.allstar import read_allstar
-from bayes_cannon.surveys.apogee.apstar import read_apstar
+from bayes_cannon.surveys.apogee.apstar import read_apstar, read_visits
 from bayes_cannon.surveys.apogee.bits import resolve_bits
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import (
+    TELESCOPES,
     apred_of,
     is_spectrum_file,
     name_from_path,
@@ -45,6 +47,7 @@ __all__ = [
 
 
 Key = tuple[str, str, str]
+_OF_SDSS5 = re.compile(rf"allStar-\d+\.\d+-({'|'.join(TELESCOPES)})\b")
 
 
 class ApogeeReader(SurveyReader):
@@ -59,6 +62,7 @@ class ApogeeReader(SurveyReader):
     id_name = "APOGEE_ID"
     catalogue = "ASPCAP"
     expected = (FileFormatError,)
+    recognised = "allStar*.fits[.gz] of DR12 to DR17 at the top, <telescope>/<field>/apStar-*.fits"
 
     def sniff(self, folder: Path) -> str:
         """Why a folder is not of APOGEE; '' if it is.
@@ -137,6 +141,16 @@ class ApogeeReader(SurveyReader):
         """
         return read_apstar(path, visit=visit, bad_bits=bad_bits).star_spectrum
 
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits that an apStar file holds, see `read_visits`.
+
+        Parameters
+        ----------
+        path
+            Of an apStar or asStar file.
+        """
+        return read_visits(path)
+
     def mask_bits(self, given: str | int) -> int:
         """Bits of a preset's name or a number, see `bayes_cannon.surveys.apogee.bits`.
 
@@ -173,7 +187,8 @@ def _catalogues(folder: Path) -> list[Path]:
 
 
 def _is_catalogue(path: Path) -> bool:
-    return path.is_file() and is_fits_name(path.name)
+    """Whether a file is a catalogue of SDSS-IV: that of SDSS-V is ``allStar-1.3-apo25m.fits``."""
+    return path.is_file() and is_fits_name(path.name) and not _OF_SDSS5.match(path.name)
 
 
 def _column(catalogue: Catalogue, name: str) -> NDArray[np.str_]:
@@ -214,7 +229,7 @@ def _stack(parts: Sequence[Catalogue]) -> Catalogue:
     tables = [c.table.copy(copy_data=False) for c in parts]
     for part, table in zip(parts, tables, strict=True):
         if "RELEASE" not in table.colnames:
-            table["RELEASE"] = np.full(len(table), part.release, dtype=np.str_)
+            table["RELEASE"] = np.array([part.release] * len(table), dtype=np.str_)
     stacked = vstack(tables, join_type="outer", metadata_conflicts="silent")
     table = Table({name: _filled(stacked[name]) for name in stacked.colnames})
     release = "+".join(dict.fromkeys(c.release for c in parts))

@@ -9,40 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import IO, Any, cast
 
-import numpy as np
-
 from bayes_cannon.errors import FileFormatError
+from bayes_cannon.surveys.checksums import sum_of
 from bayes_cannon.surveys.fits import BLOCK, open_bytes
 from bayes_cannon.surveys.images import FitsImage, read_hdu
 
 __all__ = [
-    "ones_complement_sum",
     "whole_hdus",
 ]
 
 
 _PIECE = BLOCK * 1024
-
-
-def ones_complement_sum(content: bytes, total: int = 0) -> int:
-    """Add 32-bit words, big-endian, in ones' complement: what DATASUM holds.
-
-    Parameters
-    ----------
-    content
-        Whole words: a multiple of four bytes.
-    total
-        Sum of what came before.
-
-    Examples
-    --------
-    >>> ones_complement_sum(bytes([255, 255, 255, 255, 0, 0, 0, 2]))
-    2
-    """
-    total += int(np.frombuffer(content, ">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
 
 
 def whole_hdus(path: Path) -> tuple[FitsImage, ...]:
@@ -85,6 +62,6 @@ def _sum(path: Path, stream: IO[bytes], n_bytes: int, number: int) -> int:
         content = stream.read(min(n_bytes, _PIECE))
         if len(content) % 4 or not content:
             raise FileFormatError(f"the file is cut short in HDU {number}")
-        total = ones_complement_sum(content, total)
+        total = sum_of(content, total)
         n_bytes -= len(content)
     return total

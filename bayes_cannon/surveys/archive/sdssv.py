@@ -14,6 +14,7 @@ from pathlib import Path
 from bayes_cannon.errors import DownloadError, FileFormatError
 from bayes_cannon.surveys.archive.addresses import join_url
 from bayes_cannon.surveys.archive.integrity import whole_hdus
+from bayes_cannon.surveys.mwm.layout import star_folder
 
 __all__ = [
     "MWM_BYTES",
@@ -24,7 +25,6 @@ __all__ = [
     "find_mwm_release",
     "mwm_parts",
     "mwm_url",
-    "sdss_id_folders",
 ]
 
 
@@ -86,22 +86,6 @@ def find_mwm_release(name: str) -> MwmRelease:
         ) from None
 
 
-def sdss_id_folders(sdss_id: int) -> tuple[str, str]:
-    """The two folders of a star's files: thousands and hundreds, tens and ones of its SDSS_ID.
-
-    Parameters
-    ----------
-    sdss_id
-        Of the star.
-
-    Examples
-    --------
-    >>> sdss_id_folders(54392544), sdss_id_folders(7)
-    (('25', '44'), ('00', '07'))
-    """
-    return f"{sdss_id // 100 % 100:02d}", f"{sdss_id % 100:02d}"
-
-
 def mwm_parts(release: MwmRelease, sdss_id: int, kind: str = "star") -> tuple[str, ...]:
     """Path of a star's file below the folder of astra's version, and below a survey's folder.
 
@@ -120,7 +104,7 @@ def mwm_parts(release: MwmRelease, sdss_id: int, kind: str = "star") -> tuple[st
     'spectra/star/49/31/mwmStar-0.6.0-117524931.fits'
     """
     name = f"{_NAMES[kind]}-{release.v_astra}-{sdss_id}.fits"
-    return ("spectra", kind, *sdss_id_folders(sdss_id), name)
+    return ("spectra", kind, *star_folder(sdss_id).split("/"), name)
 
 
 def mwm_url(root: str, release: MwmRelease, sdss_id: int, kind: str = "star") -> str:

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -27,6 +28,7 @@ __all__ = [
     "MARK",
     "Measured",
     "allstar_hdus",
+    "catalogue_rows",
     "label_error",
     "read_truth",
     "truth_table",
@@ -160,6 +162,31 @@ def _dtype(name: str, value: object) -> str:
     return "i4" if name in _INT32 or name.endswith("_FLAG") else "f4"
 
 
+def catalogue_rows(
+    stars: Sequence[SimulatedStar],
+    measured: Sequence[Measured],
+    library: Library,
+    error_scale: float,
+) -> list[dict[str, Any]]:
+    """Rows of the catalogue by the names of DR17, sorted by APOGEE_ID.
+
+    Parameters
+    ----------
+    stars, measured
+        Survey stars and decoys, without the mystery star.
+    library
+        Knows the true labels.
+    error_scale
+        Multiplies label errors, true and quoted.
+    """
+    rows: list[dict[str, Any]] = [
+        _row(star, seen) | _observed_labels(star, library, seen.snr, error_scale)
+        for star, seen in zip(stars, measured, strict=True)
+    ]
+    rows.sort(key=lambda row: (row["APOGEE_ID"], row["FIELD"]))
+    return rows
+
+
 def allstar_hdus(
     stars: Sequence[SimulatedStar],
     measured: Sequence[Measured],
@@ -181,10 +208,7 @@ def allstar_hdus(
     history
         Lines for both headers.
     """
-    rows = []
-    for star, seen in zip(stars, measured, strict=True):
-        rows.append(_row(star, seen) | _observed_labels(star, library, seen.snr, error_scale))
-    rows.sort(key=lambda row: (row["APOGEE_ID"], row["FIELD"]))
+    rows = catalogue_rows(stars, measured, library, error_scale)
     table = Table({
         name: np.array([row[name] for row in rows], dtype=_dtype(name, value))
         for name, value in rows[0].items()
@@ -204,6 +228,7 @@ def truth_table(
     *,
     error_scale: float,
     history: Sequence[str],
+    names: Sequence[str] | None = None,
 ) -> Table:
     """True labels of every spectrum, with what it is and how its catalogue labels were made.
 
@@ -222,6 +247,8 @@ def truth_table(
         Multiplies label errors.
     history
         Lines of the table's meta data.
+    names
+        Of the stars as another reader than that of DR17 has them.
 
     Returns
     -------
@@ -236,7 +263,7 @@ def truth_table(
     snr = np.array([seen.snr for seen in measured])
     in_catalogue = np.array([star.kind != "mystery" for star in stars])
     table = Table({
-        "STAR_ID": unique,
+        "STAR_ID": unique if names is None else list(names),
         "APOGEE_ID": [star.apogee_id for star in stars],
         "TELESCOPE": [star.telescope for star in stars],
         "FIELD": [star.field_name for star in stars],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ from bayes_cannon.surveys.simulation.telescope import (
 )
 
 __all__ = [
+    "Observed",
+    "observe_star",
     "write_apstar",
 ]
 
@@ -50,6 +53,58 @@ _VELOCITY_TYPE = np.dtype([
         "autofwhm",
     )),
 ])  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """A star's combined spectrum and those of its visits.
+
+    Attributes
+    ----------
+    flux, err, mask : (n_rows, 8575)
+        As in an apStar file of DR17.
+    limits : (n_visits, 3, 2) int64
+        First and last pixel of each detector.
+    measured : Measured
+        What the catalogue says about the spectrum.
+    rng : numpy.random.Generator
+        As the observation left it.
+    """
+
+    flux: NDArray[np.float64]
+    err: NDArray[np.float64]
+    mask: NDArray[np.int64]
+    limits: NDArray[np.int64]
+    measured: Measured
+    rng: np.random.Generator
+
+
+def observe_star(star: SimulatedStar, library: Library, settings: InstrumentSettings) -> Observed:
+    """Observe one star and combine its visits.
+
+    Parameters
+    ----------
+    star
+        Place, visits and noise of the star.
+    library
+        Its true spectrum.
+    settings
+        Of the instrument.
+    """
+    rng = np.random.default_rng(star.pixel_seed)
+    visits = star.visits
+    shift = (visits.vhelio - visits.bc) / KMS_PER_PIXEL
+    # A fibre's place along the slit moves its spectrum on the detectors by a few pixels.
+    limits = chip_limits(shift + (visits.fiber - 150) / 50)
+    faults, index = star.faults, star.library_index
+    truth = library.flux[index] if faults is None else faults.spectrum(library, index)
+    exposures = expose(
+        truth, shift, visits.snr, limits=limits, rng=rng, settings=settings, faults=faults
+    )
+    continuum = _continuum(star, library, shift, rng, settings)
+    flux, err, mask = combine(exposures, continuum, visits.snr)
+    measured = _measure(star, library.wavelength, flux[0], err[0])
+    return Observed(flux, err, mask, limits, measured, rng)
 
 
 def write_apstar(
@@ -80,28 +135,16 @@ def write_apstar(
     Measured
         What the catalogue says about the spectrum.
     """
-    rng = np.random.default_rng(star.pixel_seed)
-    visits = star.visits
-    shift = (visits.vhelio - visits.bc) / KMS_PER_PIXEL
-    # A fibre's place along the slit moves its spectrum on the detectors by a few pixels.
-    limits = chip_limits(shift + (visits.fiber - 150) / 50)
-    faults = star.faults
-    index = star.library_index
-    truth = library.flux[index] if faults is None else faults.spectrum(library, index)
-    exposures = expose(
-        truth, shift, visits.snr, limits=limits, rng=rng, settings=settings, faults=faults
-    )
-    continuum = _continuum(star, library, shift, rng, settings)
-    flux, err, mask = combine(exposures, continuum, visits.snr)
-    measured = _measure(star, library.wavelength, flux[0], err[0])
-    header = _primary_header(star, library, measured, limits, history)
+    seen = observe_star(star, library, settings)
+    measured = seen.measured
+    header = _primary_header(star, library, measured, seen.limits, history)
     with path.open("wb") as stream:
         stream.write(header.tostring().encode("ascii"))
-        for unit, image in zip(_IMAGES, (flux, err, mask), strict=False):
+        for unit, image in zip(_IMAGES, (seen.flux, seen.err, seen.mask), strict=False):
             _write_hdu(stream, _image_header(unit, len(image), image.dtype.str[1:]), image)
         for unit in (*_IMAGES[3:], ""):
             stream.write(_image_header(unit, 0, ""))
-        for table in _velocity_tables(star, library, measured, rng):
+        for table in _velocity_tables(star, library, measured, seen.rng):
             _write_hdu(stream, _table_header(len(table)), table)
     return measured
 
@@ -185,7 +228,7 @@ def _measure(
     visits = star.visits
     weight = 1 / visits.verr**2
     return Measured(
-        snr=float(np.nanmedian(snr)),
+        snr=float(np.float32(np.nanmedian(snr))),  # what every layout can hold
         snrev=float(np.nanmedian(snr[green])),
         vhelio=float(np.average(visits.vhelio, weights=weight)),
         vscatter=float(visits.vhelio.std(ddof=1)) if len(visits) > 1 else 0.0,

@@ -41,6 +41,12 @@ from bayes_cannon.surveys.simulation.faults import (
 )
 from bayes_cannon.surveys.simulation.files import write_apstar
 from bayes_cannon.surveys.simulation.library import Library, load_library
+from bayes_cannon.surveys.simulation.mwm import (
+    ASTRA_FILE,
+    Sdss5Stars,
+    write_astra_catalogue,
+    write_mwm_spectra,
+)
 from bayes_cannon.surveys.simulation.stars import (
     SimulatedStar,
     SimulationSettings,
@@ -59,7 +65,8 @@ __all__ = [
 
 _CATALOGUE = "allStar-dr17-simulated.fits"
 _TRUTH = "truth.ecsv"
-_OWN_ENTRIES = {_CATALOGUE, _TRUTH, "mystery", "apo25m", "lco25m"}
+_OWN_ENTRIES = {_CATALOGUE, ASTRA_FILE, _TRUTH, "mystery", "apo25m", "lco25m", "spectra"}
+_LAYOUTS = ("dr17", "mwm")
 
 
 def simulate_survey(
@@ -68,10 +75,11 @@ def simulate_survey(
     n_stars: int | None = None,
     seed: int | None = None,
     settings: SimulationSettings | None = None,
+    layout: str = "dr17",
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Path:
-    """Write a simulated survey: DR17's files in the archive's layout.
+    """Write a simulated survey: DR17's files in the archive's layout, or SDSS-V's.
 
     ``OUT/allStar-dr17-simulated.fits``, ``OUT/<telescope>/<field>/{ap,as}Star-dr17-<id>.fits``,
     ``OUT/mystery/`` with one star that the catalogue does not know, and ``OUT/truth.ecsv`` with the
@@ -79,6 +87,10 @@ def simulate_survey(
     (their spectra are ordinary giants; ``REASON`` in the truth table says what is wrong). The
     fields' names and places are real, their stars are not: ids begin with ``2S``, real ones with
     ``2M``. Equal arguments give equal files.
+
+    In the layout ``'mwm'`` the same spectra and labels are in
+    ``OUT/spectra/star/AA/BB/mwmStar-0.6.0-<sdss_id>.fits`` and in
+    ``OUT/astraAllStarASPCAP-0.6.0-simulated.fits``, with invented SDSS_IDs.
 
     Parameters
     ----------
@@ -92,6 +104,8 @@ def simulate_survey(
         Star k does not depend on it.
     seed
         Of all random numbers; None takes a fresh one, which the headers hold.
+    layout
+        ``'dr17'``, or ``'mwm'``: that of DR19.
     overwrite
         Replace a simulated survey that is already there (and nothing else).
     progress
@@ -108,8 +122,10 @@ def simulate_survey(
         If `out` exists and `overwrite` is False, if it is not a simulated survey, or if it cannot
         be written.
     InvalidDataError
-        If the library does not have `n_stars` stars.
+        If the library does not have `n_stars` stars, or there is no such layout.
     """
+    if layout not in _LAYOUTS:
+        raise InvalidDataError(f"layout must be one of {', '.join(_LAYOUTS)}, not {layout!r}.")
     out = user_path(out)
     seed, settings = as_seed(seed), SimulationSettings() if settings is None else settings
     if not isinstance(settings, SimulationSettings):
@@ -127,20 +143,49 @@ def simulate_survey(
         part.mkdir(parents=True)
         try:
             with as_progress(progress) as tell:
-                measured = _write_spectra(
-                    part, stars, library, settings.instrument, settings.faults, tell
-                )
-            scale = settings.label_error_scale
-            table = allstar_hdus(
-                stars[:-1], measured[:-1], library, error_scale=scale, history=history
-            )
-            table.writeto(part / _CATALOGUE)
-            truth = truth_table(stars, measured, library, error_scale=scale, history=history)
+                write = _write_mwm if layout == "mwm" else _write_dr17
+                truth = write(part, stars, library, settings, history, tell)
             truth.write(part / _TRUTH, format="ascii.ecsv")
             _move(part, out, overwrite=overwrite)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return out
+
+
+def _write_dr17(
+    folder: Path,
+    stars: Sequence[SimulatedStar],
+    library: Library,
+    settings: SimulationSettings,
+    history: Sequence[str],
+    tell: Tell,
+) -> Table:
+    """Write spectra and catalogue of DR17's layout; return the table of true labels."""
+    measured = _write_spectra(folder, stars, library, settings.instrument, settings.faults, tell)
+    scale = settings.label_error_scale
+    table = allstar_hdus(stars[:-1], measured[:-1], library, error_scale=scale, history=history)
+    table.writeto(folder / _CATALOGUE)
+    return truth_table(stars, measured, library, error_scale=scale, history=history)
+
+
+def _write_mwm(
+    folder: Path,
+    stars: Sequence[SimulatedStar],
+    library: Library,
+    settings: SimulationSettings,
+    history: Sequence[str],
+    tell: Tell,
+) -> Table:
+    """Write spectra and catalogue of SDSS-V's layout; return the table of true labels."""
+    given = Sdss5Stars(stars)
+    measured = write_mwm_spectra(folder, given, library, settings.instrument, tell)
+    scale = settings.label_error_scale
+    write_astra_catalogue(
+        folder / ASTRA_FILE, given, measured, library, error_scale=scale, history=history
+    )
+    return truth_table(
+        given.stars, measured, library, error_scale=scale, history=history, names=given.names
+    )
 
 
 def _check_output(out: Path, *, overwrite: bool) -> None:
@@ -158,7 +203,7 @@ def _check_output(out: Path, *, overwrite: bool) -> None:
             f"{out} holds files that a simulated survey does not have ({', '.join(strange[:3])}"
             f"{', …' if len(strange) > 3 else ''}); nothing was overwritten."
         )
-    if entries and not _is_simulated(out / _CATALOGUE):
+    if entries and not any(_is_simulated(out / name) for name in (_CATALOGUE, ASTRA_FILE)):
         raise OutputExistsError(f"{out} is not a simulated survey; nothing was overwritten.")
 
 

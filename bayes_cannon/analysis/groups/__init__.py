@@ -1,0 +1,1 @@
+"""Stars that belong together: the mean and the intrinsic scatter of their labels."""

@@ -1,0 +1,1 @@
+"""Labels of stars that were observed several times, compared with each other."""

@@ -1,0 +1,64 @@
+"""Tables of results as files: five digits, marked where spectra are simulated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from astropy.table import Table
+
+from bayes_cannon.base.storage import write_atomically
+
+__all__ = [
+    "rounded",
+    "write_ecsv",
+    "write_fits",
+]
+
+_MARK = "SIMULATED spectra: not observations"
+
+
+def rounded(table: Table) -> Table:
+    """Return the table with numbers of six digits, and a comment where it is of a simulation.
+
+    Parameters
+    ----------
+    table
+        With ``SIMULATE`` in its meta data.
+    """
+    shown = table.copy()
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name] = [float(f"{value:.6g}") for value in shown[name]]
+            shown[name].unit = table[name].unit
+    if shown.meta.get("SIMULATE"):
+        shown.meta["comments"] = [_MARK, *shown.meta.get("comments", [])]
+    return shown
+
+
+def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
+    """Write a table as ECSV, whole or not at all.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    path
+        Of the file.
+    overwrite
+        Replace a file that is there.
+    """
+    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
+
+
+def write_fits(table: Table, path: Path, *, overwrite: bool) -> None:
+    """Write a table as FITS, its meta data under keys of eight letters.
+
+    Parameters
+    ----------
+    table, path, overwrite
+        As of `write_ecsv`.
+    """
+    out = table.copy()
+    out.meta = {k.upper()[:8]: v for k, v in table.meta.items() if k != "comments"}
+    out.meta["comments"] = table.meta.get("comments", [])
+    write_atomically(path, lambda part: out.write(part, format="fits"), overwrite=overwrite)
