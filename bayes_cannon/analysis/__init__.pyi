@@ -36,6 +36,7 @@ from .sequences import LabelSequence as LabelSequence
 from .sequences import isochrone_sequence as isochrone_sequence
 from .sequences import metallicity_sequence as metallicity_sequence
 from .sequences import ridge_sequence as ridge_sequence
+from .tables import PUBLISHED as PUBLISHED
 from .tables import mystery_story as mystery_story
 from .tables import scatter_table as scatter_table
 from .tables import star_table as star_table

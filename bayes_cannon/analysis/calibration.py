@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from astropy.table import Table
+from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from bayes_cannon.analysis.scores import Scores, score
@@ -88,6 +89,8 @@ class Check(Carded):
         One row per reference, kind of posterior and label, see `check_calibration`.
     bins : astropy.table.Table
         Rank-normalised scores in bins of stars.
+    joint : astropy.table.Table
+        How often regions of all labels together hold the reference, of all stars and in bins.
     failures : tuple of str
         What is outside its tolerance, one sentence each; empty where all is well.
     scores : mapping of (str, str) to Scores
@@ -99,6 +102,7 @@ class Check(Carded):
 
     coverage: Table
     bins: Table
+    joint: Table
     failures: tuple[str, ...]
     scores: Mapping[tuple[str, str], Scores]
     judged: str
@@ -125,8 +129,30 @@ class Check(Carded):
             ("references", ", ".join(dict.fromkeys(str(name) for name, _ in self.scores))),
             ("stars", str(max(rows["N"], default=0))),
             ("inside 68, 95 %", "; ".join(covers)),
+            *self._joint_facts(),
             ("found", found),
         ]
+
+    def joint_text(self, reference: str) -> str:
+        """How often the judged posterior's regions of all labels hold a reference, in words.
+
+        Parameters
+        ----------
+        reference
+            ``truth`` or ``catalogue``, as given to `check_calibration`.
+        """
+        table = self.joint
+        here = (table["REFERENCE"] == reference) & (table["KIND"] == self.judged)
+        row = table[here & (table["BY"] == "ALL")][0]
+        covers = " and ".join(
+            f"{100 * row[name]:.0f} ± {100 * row[f'{name}_SE']:.0f} % ({name[6:]} %)"
+            for name in ("COVER_68", "COVER_95")
+        )
+        return f"{covers} of {row['N']} stars"
+
+    def _joint_facts(self) -> list[Row]:
+        names = dict.fromkeys(str(name) for name, _ in self.scores)
+        return [(f"regions of all labels, {name}", self.joint_text(name)) for name in names]
 
 
 def cover_error(cover: float, n: int) -> float:
@@ -172,7 +198,10 @@ def check_calibration(
         ``COVER_50_SE`` (and so on for 68, 90, 95), ``PIT_P`` (Kolmogorov-Smirnov test of a uniform
         PIT) and ``VERDICT``: ``pass``, ``fail``, or empty where nothing is judged. ``bins`` has
         ``BY``, ``LOW``, ``HIGH``, ``CENTER`` of each bin with ``MEAN`` and ``SD`` of the scores
-        and ``COVER_68``, each with its standard error ``_SE``.
+        and ``COVER_68``, each with its standard error ``_SE``. ``joint`` has a row for ``BY`` =
+        ``ALL`` and one for every bin, with ``N`` stars that have all labels and the share
+        ``COVER_50`` … of them inside the ellipsoid of that level, each with its ``_SE``; it is
+        told, not judged.
 
     Raises
     ------
@@ -197,20 +226,23 @@ def check_calibration(
         if labels is not None
         for kind in kinds
     }
-    rows, failures, bins = [], [], []
+    rows, failures, bins, joint = [], [], [], []
     for (name, kind), found in scores.items():
         for i, label in enumerate(found.names):
             where = f"{name}, {kind}, {label}"
             row, wrong = _row(found, i, where, tolerances if kind == judged else (), units[label])
             rows.append({"REFERENCE": name, "KIND": kind, **row})
             failures += wrong
+        of_which = {"REFERENCE": name, "KIND": kind}
+        joint.append(of_which | _joint_row(found, "ALL", np.isfinite(found.joint)))
         for by, values in _places(result, found, snr):
-            bins += [
-                {"REFERENCE": name, "KIND": kind, **row} for row in _bin_rows(found, by, values)
-            ]
+            bins += [of_which | row for row in _bin_rows(found, by, values)]
+            joint += [of_which | row for row in _joint_rows(found, by, values)]
     simulated = is_simulated(result)
-    coverage, binned = (Table(rows=part, meta={"SIMULATE": simulated}) for part in (rows, bins))
-    return Check(coverage, binned, tuple(failures), scores, judged, simulated)
+    coverage, binned, together = (
+        Table(rows=part, meta={"SIMULATE": simulated}) for part in (rows, bins, joint)
+    )
+    return Check(coverage, binned, together, tuple(failures), scores, judged, simulated)
 
 
 def _moments(found: Scores, i: int) -> dict[str, float]:
@@ -287,13 +319,42 @@ def _places(
         yield label, found.mean[:, found.names.index(label)]
 
 
-def _bin_rows(found: Scores, by: str, values: FloatArray) -> Iterator[dict[str, object]]:
-    """Scores of every label in bins of about equal numbers of stars."""
+def _joint_row(
+    found: Scores, by: str, stars: NDArray[np.bool_], low: float = np.nan, high: float = np.nan
+) -> dict[str, object]:
+    """Share of some stars inside the regions of all labels."""
+    level, n = found.joint[stars], int(stars.sum())
+    row: dict[str, object] = {"BY": by, "LOW": low, "HIGH": high, "N": n}
+    for nominal in LEVELS:
+        cover = float(np.mean(level < nominal)) if n else float("nan")
+        row[f"COVER_{100 * nominal:g}"] = cover
+        row[f"COVER_{100 * nominal:g}_SE"] = cover_error(cover, n)
+    return row
+
+
+def _joint_rows(found: Scores, by: str, values: FloatArray) -> Iterator[dict[str, object]]:
+    known, edges, place = _in_bins(values)
+    for k in range(edges.size - 1):
+        stars = known & (place == k) & np.isfinite(found.joint)
+        if stars.sum() > 1:
+            yield _joint_row(found, by, stars, float(edges[k]), float(edges[k + 1]))
+
+
+def _in_bins(values: FloatArray) -> tuple[NDArray[np.bool_], FloatArray, NDArray[np.intp]]:
+    """Which values are known, edges of bins of about equal numbers of them, and each one's bin."""
     known = np.isfinite(values)
     if not known.any():
-        return
+        return known, np.empty(0), np.zeros(values.size, dtype=np.intp)
     edges = np.quantile(values[known], np.linspace(0, 1, _N_BINS + 1))
     place = np.clip(np.searchsorted(edges[1:-1], values, side="right"), 0, _N_BINS - 1)
+    return known, edges, place
+
+
+def _bin_rows(found: Scores, by: str, values: FloatArray) -> Iterator[dict[str, object]]:
+    """Scores of every label in bins of about equal numbers of stars."""
+    known, edges, place = _in_bins(values)
+    if edges.size == 0:
+        return
     normal, inside = found.normal, found.inside(0.68)
     for k in range(_N_BINS):
         for i, label in enumerate(found.names):

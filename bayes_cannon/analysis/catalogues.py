@@ -41,6 +41,7 @@ from bayes_cannon.inference.posterior import (
 )
 from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
 from bayes_cannon.surveys.reductions import NOTE, reductions_text
@@ -81,7 +82,46 @@ _FLAGS = ("label_flag", "status")
 
 
 class CatalogueTable(Table):  # type: ignore[misc]
-    """Table of a survey, as `catalogue` makes it; a `Table` that pandas can have, too."""
+    """Table of a survey, as `catalogue` makes it; a `Table` that pandas can have, too.
+
+    Printed or shown in a notebook it begins with the labels, and errors follow.
+    """
+
+    def _shown(self) -> Table:
+        """A view of the columns with the labels first, then their errors and the flags."""
+        names = [n for n in str(self.meta.get("LABELS", "")).split(",") if n in self.colnames]
+        error = "_ERR" if self.meta.get("KIND") == "calibrated" else "_FORMAL_ERR"
+        first = [star_column(self), *names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
+        if not names or not set(first) <= set(self.colnames):
+            return Table(self, copy=False)
+        rest = [n for n in self.colnames if n not in first and self[n].ndim == 1]
+        shown = Table(self, copy=False)[[*first, *rest]]
+        for name in shown.colnames:
+            if shown[name].dtype.kind == "f":
+                shown[name].info.format = ".5g"
+        for name, unit in units_of_table(self, names).items():
+            for column in (name, f"{name}{error}"):
+                shown[column].info.format = f".{label_kind(name, unit).digits + 1}f"
+        return shown
+
+    def pformat(self, *args: Any, **kwargs: Any) -> list[str]:
+        """Return the lines that are printed, as `astropy.table.Table.pformat`, labels first.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As for astropy's.
+        """
+        return list(self._shown().pformat(*args, **kwargs))
+
+    def __str__(self) -> str:
+        return "\n".join(self._shown().pformat())
+
+    def __repr__(self) -> str:
+        return repr(self._shown())
+
+    def _repr_html_(self) -> str:
+        return str(self._shown()._repr_html_())
 
     def to_pandas(self, index: Any = None, use_nullable_int: bool = True) -> pd.DataFrame:
         """Return a DataFrame, its index the stars' names; without LABEL_COV, which is no column.

@@ -232,6 +232,33 @@ class IsochroneSet(Carded):
     def __iter__(self) -> Iterator[Isochrone]:
         return iter(self.isochrones)
 
+    def ridge(self, log_g: ArrayLike, feh: ArrayLike, *, log10_age: float) -> FloatArray:
+        """Return Teff along the giant branches, interpolated linearly in [Fe/H].
+
+        Parameters
+        ----------
+        log_g, feh : (n,) float
+            Surface gravity, log10 of cm/s², and [Fe/H], dex.
+        log10_age
+            log10 of years; the nearest age there is.
+
+        Returns
+        -------
+        (n,) float64
+            Effective temperatures, K; NaN beyond the isochrones in either.
+        """
+        gravity, metal = (np.asarray(a, dtype=np.float64) for a in (log_g, feh))
+        grid = np.unique([one.feh for one in self])
+        ones = [self.select(log10_age=log10_age, feh=float(value)) for value in grid]
+        teff = np.stack([_ridge_within(one, gravity) for one in ones])
+        out = np.full(gravity.shape, np.nan)
+        for i in range(len(grid) - 1):
+            low, high = grid[i], grid[i + 1]
+            between = (metal >= low) & (metal <= high)
+            share = (metal - low) / (high - low)
+            out[between] = ((1 - share) * teff[i] + share * teff[i + 1])[between]
+        return out
+
     def select(self, *, log10_age: float, feh: float, alpha_fe: float | None = None) -> Isochrone:
         """Return the nearest isochrone: nearest in [Fe/H], among those in [α/Fe], then in age.
 
@@ -263,6 +290,17 @@ class IsochroneSet(Carded):
                 stacklevel=2,
             )
         return best
+
+
+def _ridge_within(one: Isochrone, log_g: FloatArray) -> FloatArray:
+    """Teff along a giant branch, NaN beyond its ends."""
+    branch = one.giant_branch()
+    low, high = float(branch.log_g.min()), float(branch.log_g.max())
+    out = np.full(log_g.shape, np.nan)
+    inside = (log_g > low) & (log_g < high)
+    if inside.any():
+        out[inside] = one.ridge(log_g[inside])
+    return out
 
 
 def _nearest(

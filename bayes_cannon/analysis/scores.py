@@ -7,6 +7,12 @@ posterior says that the reference lies below its value with probability
 
 the probability integral transform: uniform on (0, 1) where the posterior is calibrated. The error
 of the reference is included without drawing any noise.
+
+All labels together are judged by the Mahalanobis distance of the reference from the posterior mean,
+
+    JOINT = mean_d [ q(l_d + noise) < q(r) ] ,   q(x) = (x - m)' (S + diag e**2)^-1 (x - m) ,
+
+the level of the smallest ellipsoid that holds it, uniform as well.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.sampler import star_seed
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.label_kinds import shown_label
 
@@ -34,6 +41,8 @@ __all__ = [
 
 _BLOCK = 256
 """Stars whose draws are in memory at one time."""
+_STAGE = 200
+"""Keeps the noise of a star's reference apart from the other uses of its seed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -56,6 +65,9 @@ class Scores(Carded):
         Standard deviation of the posterior.
     pull : (n_stars, n_labels) float64
         Difference in standard deviations, the error of the reference included.
+    joint : (n_stars,) float64
+        Level of the smallest ellipsoid of all labels that holds the reference, in (0, 1); NaN for
+        a star that lacks a label.
     """
 
     names: tuple[str, ...]
@@ -65,6 +77,7 @@ class Scores(Carded):
     difference: FloatArray
     sd: FloatArray
     pull: FloatArray
+    joint: FloatArray
 
     @property
     def normal(self) -> FloatArray:
@@ -143,8 +156,8 @@ def score(
         _block(draws, names, mine[rows], known.values[rows], np.nan_to_num(known.errors[rows]))
         for rows in (slice(a, a + _BLOCK) for a in range(0, mine.size, _BLOCK))
     ]
-    pit, mean, sd, pull = (np.concatenate(columns) for columns in zip(*parts, strict=True))
-    return Scores(names, star_id[mine], pit, mean, mean - known.values, sd, pull)
+    pit, mean, sd, pull, joint = (np.concatenate(c) for c in zip(*parts, strict=True))
+    return Scores(names, star_id[mine], pit, mean, mean - known.values, sd, pull, joint)
 
 
 def _block(
@@ -154,7 +167,7 @@ def _block(
     values: FloatArray,
     errors: FloatArray,
 ) -> tuple[FloatArray, ...]:
-    """PIT, mean, standard deviation and pull of some stars, (n, n_labels) each."""
+    """PIT, mean, standard deviation, pull, (n, n_labels) each, and joint level (n,) of stars."""
     part = draws[list(names)].isel(star=stars)
     columns = [
         part[n].transpose("chain", "draw", "star").values.reshape(-1, stars.size) for n in names
@@ -168,4 +181,22 @@ def _block(
     known = np.isfinite(x).all(axis=0) & np.isfinite(values)
     mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)
     pull = (mean - values) / np.hypot(sd, errors)
-    return tuple(np.where(known, a, np.nan) for a in (pit, mean, sd, pull))
+    joint = np.array([
+        _joint(x[:, i], values[i], errors[i], str(star)) if known[i].all() else np.nan
+        for i, star in enumerate(part["star"].values)
+    ])  # fmt: skip
+    return (*(np.where(known, a, np.nan) for a in (pit, mean, sd, pull)), joint)
+
+
+def _joint(x: FloatArray, values: FloatArray, errors: FloatArray, star: str) -> float:
+    """Level of the smallest ellipsoid of draws (n_draws, n_labels) that holds the values."""
+    rng = np.random.default_rng(star_seed(0, star, _STAGE))
+    off = x + errors * rng.standard_normal(x.shape) - x.mean(axis=0)
+    cov = np.atleast_2d(np.cov(off, rowvar=False))
+    here = values - x.mean(axis=0)
+    try:
+        whitened = np.linalg.solve(np.linalg.cholesky(cov), np.vstack([off, here]).T)
+    except np.linalg.LinAlgError:  # draws that do not fill the space of the labels
+        return float("nan")
+    q = np.sum(whitened**2, axis=0)
+    return float((np.sum(q[:-1] < q[-1]) + 0.5) / (len(x) + 1))

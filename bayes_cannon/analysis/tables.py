@@ -1,7 +1,7 @@
-"""Accuracies of The Cannon on APOGEE giants that others published, to show beside one's own.
+"""The labels of one star beside the catalogue's, and the scatter of many stars about it.
 
 `star_table` is about one star, `scatter_table` about the scatter over a set of stars. What others
-reached is in `PUBLISHED`, with its sources.
+published is in `PUBLISHED`, with its sources, and stands beside one's own where it is asked for.
 
 What is known about one star, told: labels with formal and calibrated errors, and flags.
 """
@@ -63,24 +63,6 @@ class PublishedResult:
 
 PUBLISHED: tuple[PublishedResult, ...] = (
     PublishedResult(
-        "student solution",
-        "The Cannon on 1886 real DR17 giants, held-out stars; errors by NUTS",
-        MappingProxyType(
-            {"TEFF": 62.0, "LOGG": 0.128, "FE_H": 0.045, "MG_FE": 0.045, "SI_FE": 0.044}
-        ),
-        MappingProxyType(
-            {"TEFF": 4.0, "LOGG": 0.010, "FE_H": 0.004, "MG_FE": 0.005, "SI_FE": 0.005}
-        ),
-    ),
-    PublishedResult(
-        "course report",
-        "The Cannon on real DR17 giants of four fields; errors called too small",
-        MappingProxyType(
-            {"TEFF": 78.9, "LOGG": 0.15, "FE_H": 0.056, "MG_FE": 0.062, "SI_FE": 0.059}
-        ),
-        MappingProxyType({}),
-    ),
-    PublishedResult(
         "Ness et al. 2015",
         "ApJ 808, 16; DR10 spectra, cluster giants; formal errors are upper limits",
         MappingProxyType({"TEFF": 95.0, "LOGG": 0.24, "FE_H": 0.08}),
@@ -97,7 +79,7 @@ def star_table(
     star: str | None = None,
     *,
     aspcap: KnownLabels | None = None,
-    published: Sequence[PublishedResult] = PUBLISHED,
+    published: Sequence[PublishedResult] = (),
 ) -> Table:
     """The labels of one star beside the catalogue's, with all errors.
 
@@ -110,7 +92,7 @@ def star_table(
     aspcap
         The catalogue's labels, matched by star id; not needed with a table that has them.
     published
-        Whose formal errors stand beside ours.
+        Whose formal errors stand beside ours, such as `PUBLISHED`; by default nobody's.
 
     Returns
     -------
@@ -166,9 +148,9 @@ def scatter_table(
     result: GivenResult | Table,
     reference: KnownLabels,
     *,
-    published: Sequence[PublishedResult] = PUBLISHED,
+    published: Sequence[PublishedResult] = (),
 ) -> Table:
-    """Scatter of the labels of many stars about a reference, beside what others reached.
+    """Scatter of the labels of many stars about a reference.
 
     Parameters
     ----------
@@ -178,7 +160,7 @@ def scatter_table(
     reference
         The catalogue's labels, or the truth of a simulation; matched by star id.
     published
-        Whose scatter stands beside ours.
+        Whose scatter stands beside ours, such as `PUBLISHED`; by default nobody's.
 
     Returns
     -------

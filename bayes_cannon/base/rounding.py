@@ -54,7 +54,7 @@ def value_with_error(value: float, error: float) -> str:
 def two_digits(value: float) -> str:
     """An error as text: two digits, or all of those before the point.
 
-    >>> two_digits(0.01234), two_digits(123.4)
-    ('0.012', '123')
+    >>> two_digits(0.01234), two_digits(0.7), two_digits(123.4)
+    ('0.012', '0.70', '123')
     """
-    return f"{value:.2g}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{value:#.2g}" if 0 < abs(value) < 9.95 else f"{value:.0f}"

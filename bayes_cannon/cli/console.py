@@ -19,11 +19,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.base.progress import Tell, bars
+from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.errors import BayesCannonError
 from bayes_cannon.spectra.label_kinds import two_digits
 
 if TYPE_CHECKING:
+    from bayes_cannon.runs.results import Run
     from bayes_cannon.surveys.archive.streams import DownloadProgress
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "error_line",
     "one_line",
     "print_check",
+    "print_labels",
     "show_progress",
     "unexpected_line",
     "watching",
@@ -164,6 +168,9 @@ def print_check(check: Check) -> None:
         units = f"{units}; " if units else ""
         OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
         OUT.print(_grid(rows))
+        OUT.print(
+            f"Regions of all labels together hold {check.joint_text(reference)}", markup=False
+        )
     _print_bins(check)
     if check.judged == "formal":
         OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
@@ -214,3 +221,28 @@ def _print_bins(check: Check) -> None:
             f"{row['HIGH']:.4g}: mean {row['MEAN']:+.2f} ± {row['MEAN_SE']:.2f}, width "
             f"{row['SD']:.2f} ± {row['SD_SE']:.2f}"
         )
+
+
+def print_labels(run: Run) -> None:
+    """Print the labels of every star of a run, with calibrated and formal errors, and its flags.
+
+    Parameters
+    ----------
+    run
+        Of a few stars.
+    """
+    for star in run:
+        story = mystery_story(run.table, star)
+        OUT.print(f"\n{one_line(star)}{' (SIMULATED)' if story.simulated else ''}")
+        known = [row for row in story.table if np.isfinite(row["MEAN"])]
+        if not known:
+            OUT.print("  no posterior")
+        for row in known:
+            calibrated = bool(np.isfinite(row["ERR"]))
+            error = float(row["ERR"] if calibrated else row["FORMAL_ERR"])
+            value = f"{value_with_error(float(row['MEAN']), error)} {row['UNIT']}".rstrip()
+            formal = f"{float(row['FORMAL_ERR']):.{error_digits(error)}f}"
+            kind = f"(formal ± {formal})" if calibrated else "(formal)"
+            OUT.print(f"  {row['LABEL']:8} {value} {kind}")
+        for flag in story.flags:
+            OUT.print(f"  {flag['FLAG']}: {flag['MEANING']}")

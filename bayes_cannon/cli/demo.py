@@ -13,14 +13,15 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
-from bayes_cannon.analysis.tables import PUBLISHED
+from bayes_cannon.base.parallel import available_cores
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.cli.console import OUT, watching
-from bayes_cannon.cli.options import print_cuts
+from bayes_cannon.cli.options import print_cuts, stars_to_plot
 from bayes_cannon.errors import OutputExistsError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.corners import corner_files, draw_corners
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.run import infer_run
@@ -49,6 +50,7 @@ def run_demo(
     *,
     n_stars: int | None = None,
     n_factors: int | Literal["auto"] | str = "auto",
+    corner: list[str] | None = None,
     seed: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -63,6 +65,8 @@ def run_demo(
         Stars of the simulated survey; None for all of the library.
     n_factors
         Nuisance factors of the training model, or ``"auto"``.
+    corner
+        Which stars get a corner plot, as for `stars_to_plot`; None for all up to 1000.
     seed
         Of everything.
     overwrite
@@ -80,8 +84,9 @@ def run_demo(
     print_cuts(dataset)
     clock.say(f"prepared {dataset.n_stars} stars")
     cannon, run, held_out = _train_and_infer(
-        dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, seed=seed
-    )
+        dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, corner=corner,
+        seed=seed,
+    )  # fmt: skip
     mystery = _mystery(folder, cannon, seed)
     clock.say("sampled the mystery star")
     _report(folder, cannon, run, held_out, mystery, clock)
@@ -93,6 +98,7 @@ def run_real_demo(
     *,
     n_stars: int | None = None,
     n_factors: int | Literal["auto"] | str = "auto",
+    corner: list[str] | None = None,
     seed: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -107,7 +113,7 @@ def run_real_demo(
         Folder: ``dataset.nc``, ``cannon.nc``, ``run/`` with the report.
     n_stars
         Take so many of the stars, at random; None for all.
-    n_factors, seed, overwrite
+    n_factors, corner, seed, overwrite
         As in `run_demo`.
     """
     folder = Path(out)
@@ -119,8 +125,9 @@ def run_real_demo(
     dataset.save(folder / "dataset.nc")
     clock.say(f"read {dataset.n_stars} real giants: Gaia DR3 XP spectra, APOGEE DR17 labels")
     cannon, run, _ = _train_and_infer(
-        dataset, folder, clock, train_fraction=_TRAIN_FRACTION, n_factors=n_factors, seed=seed
-    )
+        dataset, folder, clock, train_fraction=_TRAIN_FRACTION, n_factors=n_factors,
+        corner=corner, seed=seed,
+    )  # fmt: skip
     _report_real(folder, cannon, run, dataset, clock)
     return folder
 
@@ -132,6 +139,7 @@ def _train_and_infer(
     *,
     train_fraction: float,
     n_factors: int | Literal["auto"] | str,
+    corner: list[str] | None,
     seed: int,
 ) -> tuple[Cannon, Run, TrainingSet]:
     """Train on part of the stars, infer the labels of the others; also returns the others."""
@@ -150,7 +158,24 @@ def _train_and_infer(
             progress=progress,
         )  # fmt: skip
     clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
+    _draw_corners(run, held_out, stars_to_plot(corner, held_out.spectra), clock)
     return cannon, run, held_out
+
+
+def _draw_corners(run: Run, held_out: TrainingSet, stars: list[str], clock: _Clock) -> None:
+    """Draw the corner plots of these stars, those without a posterior left out."""
+    done = np.isfinite([run.table[name] for name in run.names]).all(axis=0)
+    files = corner_files(run.star_id.tolist(), run.folder / "figures")
+    has = set(run.star_id[done].tolist())
+    snr = dict(zip(held_out.star_id.tolist(), held_out.spectra.snr.tolist(), strict=True))
+    chosen = {star: files[star] for star in stars if star in has}
+    with watching() as progress:
+        draw_corners(
+            run, chosen, aspcap=held_out.labels, snr=snr, processes=min(4, available_cores()),
+            progress=progress,
+        )  # fmt: skip
+    if chosen:
+        clock.say(f"drew {len(chosen)} corner plots")
 
 
 class _Clock:
@@ -242,7 +267,7 @@ def _report_real(
     for key, reason in report.failed.items():
         OUT.print(f"      could not be made ({key}): {reason}")
     OUT.print(f"\n{len(run.table)} real held-out stars, ours minus APOGEE DR17:")
-    _print_table(against, published=False)
+    _print_table(against)
     _print_coverage(covered, "catalogue value")
     n_flagged = run.summary["n_flagged"]
     OUT.print(f"{n_flagged} of {len(run.table)} stars have a flag")
@@ -269,19 +294,18 @@ def _measured(value: float, error: float, formal: float) -> str:
     return f"{value_with_error(value, error)} (formal {formal:.{error_digits(error)}f})"
 
 
-def _print_table(against: Table, *, published: bool = True) -> None:
+def _print_table(against: Table) -> None:
     from rich.table import Table as Grid
 
     grid = Grid(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     grid.add_column("label", no_wrap=True)
     columns = ("bias", "rms", "robust", "error", "formal")
-    others = PUBLISHED if published else ()
-    for name in (*columns, *(p.name for p in others)):
+    for name in columns:
         grid.add_column(name, justify="right")
     for row in against:
-        own = [row["BIAS"], row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
-        theirs = [p.scatter.get(row["LABEL"], np.nan) for p in others]
-        text = [two_digits(v) if np.isfinite(v) else "–" for v in (*own, *theirs)]
+        own = [row["RMS"], row["ROBUST_SCATTER"], row["ERR"], row["FORMAL_ERR"]]
+        bias = value_with_error(float(row["BIAS"]), float(row["RMS"]) / np.sqrt(int(row["N"])))
+        text = [bias, *(two_digits(v) if np.isfinite(v) else "–" for v in own)]
         grid.add_row(f"{row['LABEL']} ({row['UNIT']})", *text)
     OUT.print(grid)
 

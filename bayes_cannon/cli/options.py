@@ -29,7 +29,7 @@ def _show_progress(value: bool) -> bool:
 
 Progress = Annotated[
     bool,
-    typer.Option("--progress/--quiet", callback=_show_progress, help="Show how far the work is."),
+    typer.Option("--progress/--quiet", callback=_show_progress, help="Show or hide progress bars."),
 ]
 
 
@@ -135,13 +135,46 @@ def windows_of(texts: list[str]) -> dict[str, list[tuple[float, float]]]:
     return windows
 
 
-def stars_to_plot(wanted: list[str], spectra: NormalizedSpectra, *, few: bool) -> list[str]:
-    """Ids of the stars that get a corner plot."""
+MOST_CORNERS = 1000
+"""Corner plots that are drawn unless more are asked for."""
+Corner = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Corner plots to draw: none, all, a number of stars, or the name of a star; repeat "
+        f"for several stars. Default: all stars, at most {MOST_CORNERS}."
+    ),
+]
+
+
+def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[str]:
+    """Ids of the stars that get a corner plot.
+
+    Parameters
+    ----------
+    wanted
+        ``none``, ``all``, a number of stars, or names of stars; where left out, all stars up to
+        `MOST_CORNERS`.
+    spectra
+        Of all stars of the run.
+
+    Raises
+    ------
+    InvalidDataError
+        If ``none``, ``all`` or a number is given beside something else.
+    """
     usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
-    if "all" in wanted:
-        return usable
-    if few and not wanted:
-        return usable[:10]
+    if not wanted:
+        return usable[:MOST_CORNERS]
+    known = set(spectra.star_id.tolist())
+    for word in wanted:
+        number = word.isascii() and word.isdigit()
+        if word in known or not (number or word in ("all", "none")):
+            continue
+        if len(wanted) > 1:
+            raise InvalidDataError(
+                f"--corner {word} stands alone; give it once, or names of stars."
+            )
+        return usable if word == "all" else usable[: int(word) if number else 0]
     # A star that is there several times has names like apo25m/M15/ID and ID#2.
     plain: dict[str, list[str]] = {}
     for star in spectra.star_id.tolist():

@@ -10,6 +10,8 @@ import typer
 
 from bayes_cannon.cli.console import one_line
 from bayes_cannon.cli.options import (
+    MOST_CORNERS,
+    Corner,
     Overwrite,
     Progress,
     Sampler,
@@ -24,6 +26,9 @@ __all__ = [
     "infer",
     "report",
 ]
+
+_FEW = 5
+"""Stars whose labels `infer` prints."""
 
 
 def infer(
@@ -56,10 +61,7 @@ def infer(
         int | None,
         typer.Option(help="Number of the visit to use, from 1. Default: the combined spectrum."),
     ] = None,
-    corner: Annotated[
-        list[str] | None,
-        typer.Option(help="Star to draw a corner plot of, or all. Repeat for several stars."),
-    ] = None,
+    corner: Corner = None,
     all_stars: Annotated[
         bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
     ] = False,
@@ -72,8 +74,9 @@ def infer(
     Repeat the same command to continue an interrupted run. Exit status 1 means that some stars
     have no posterior.
     """
+    from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.parallel import available_cores
-    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.cli.console import OUT, print_labels, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.models.model_priors import priors_of
@@ -90,7 +93,7 @@ def infer(
         spectra, labels = spectra_to_infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
-    chosen = stars_to_plot(corner or [], spectra, few=labels is None)
+    chosen = stars_to_plot(corner, spectra)
     with to_go_on(), watching() as progress:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
@@ -100,10 +103,15 @@ def infer(
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
     flags = ", ".join(f"{name} {number}" for name, number in s["flags"].items())
+    stars = count_text(s["n_stars"], "star")
     OUT.print(
-        f"{out}: {s['n_stars']} stars{earlier}, {s['n_failed']} without a posterior, "
+        f"{out}: {stars}{earlier}, {s['n_failed']} without a posterior, "
         f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
+    if s["n_stars"] <= _FEW:
+        print_labels(run)
+    if not corner and spectra.n_stars > len(chosen) == MOST_CORNERS:
+        OUT.print(f"corner plots: of the first {MOST_CORNERS} stars; --corner all draws them all")
     if s["n_failed"]:
         raise typer.Exit(1)
 
@@ -129,6 +137,10 @@ def report(
         Path | None,
         typer.Option("--out", "-o", help="Report file to write. Default: RUN/report.html."),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Show accuracies that others published beside ours."),
+    ] = False,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
@@ -144,7 +156,7 @@ def report(
     with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
-            repeats=repeats, out=out, overwrite=overwrite, progress=progress,
+            repeats=repeats, out=out, overwrite=overwrite, published=published, progress=progress,
         )  # fmt: skip
     for why in dict.fromkeys(made.missing.values()):
         lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)
@@ -172,6 +184,7 @@ def demo(
     factors: Annotated[
         str, typer.Option(help="Number of nuisance factors, or auto to choose it.")
     ] = "auto",
+    corner: Corner = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -182,5 +195,6 @@ def demo(
     whole_way = run_real_demo if real else run_demo
     folder = out or Path("runs/demo-real" if real else "runs/demo")
     whole_way(
-        folder, n_stars=n_stars, n_factors=factors_of(factors), seed=seed, overwrite=overwrite
-    )
+        folder, n_stars=n_stars, n_factors=factors_of(factors), corner=corner, seed=seed,
+        overwrite=overwrite,
+    )  # fmt: skip

@@ -10,6 +10,8 @@ from .binaries import plot_scores_of_pairs as plot_scores_of_pairs
 from .calibration import plot_calibration as plot_calibration
 from .calibration import plot_ranks as plot_ranks
 from .calibration import plot_scores as plot_scores
+from .common import for_paper as for_paper
+from .common import save_figure as save_figure
 from .corner import plot_corner as plot_corner
 from .ensembles.groups import plot_group_corner as plot_group_corner
 from .ensembles.groups import plot_group_forest as plot_group_forest
@@ -28,6 +30,7 @@ from .sequences import plot_sequence as plot_sequence
 from .spectra import plot_continuum as plot_continuum
 from .spectra import plot_model as plot_model
 from .spectra import plot_spectrum as plot_spectrum
+from .stars import plot_kiel_offsets as plot_kiel_offsets
 from .stars import plot_one_to_one as plot_one_to_one
 from .training import plot_bound as plot_bound
 from .training import plot_chi2_pixels as plot_chi2_pixels

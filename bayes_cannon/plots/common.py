@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -35,6 +38,7 @@ __all__ = [
     "PURPLE",
     "SKY",
     "corner_grid",
+    "for_paper",
     "label_text",
     "mark_lines",
     "name_inside",
@@ -368,7 +372,54 @@ def _spread(at: FloatArray, gap: float) -> FloatArray:
     return x
 
 
-def save_figure(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int = 130) -> Path:
+_COLUMN, _PAGE = 3.4, 7.1
+"""Width in inches of one and of two columns of a journal's page."""
+_SMALLEST, _LARGEST = 6.0, 8.5
+"""Sizes of text in a paper, points."""
+
+
+def for_paper(figure: Figure | Axes, *, columns: int | None = None) -> Figure:
+    """Make a figure as wide as one or two columns of a paper, its text readable at that size.
+
+    Parameters
+    ----------
+    figure
+        A figure, or axes of one; it is changed.
+    columns
+        1 or 2; left out, 1 for a figure of one panel (with or without a colour bar), else 2.
+
+    Raises
+    ------
+    InvalidDataError
+        If `columns` is another number.
+    """
+    owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
+    assert owner is not None
+    if columns is None:
+        columns = 1 if sum(ax.get_visible() for ax in owner.axes) <= 2 else 2
+    if columns not in (1, 2):
+        raise InvalidDataError(f"a paper has 1 or 2 columns, not {columns}.")
+    width, height = owner.get_size_inches()
+    scale = (_COLUMN if columns == 1 else _PAGE) / width
+    softer = max(scale, 0.5)
+    owner.set_size_inches(scale * width, scale * height * (1.15 if columns == 1 else 1.0))
+    for text in owner.findobj(Text):
+        text.set_fontsize(float(np.clip(1.1 * scale * text.get_fontsize(), _SMALLEST, _LARGEST)))
+    for line in owner.findobj(Line2D):
+        line.set_linewidth(softer * line.get_linewidth())
+        line.set_markersize(softer * line.get_markersize())
+    for points in owner.findobj(PathCollection):
+        points.set_sizes(softer**2 * np.asarray(points.get_sizes()))
+    return owner
+
+
+def save_figure(
+    figure: Figure | Axes,
+    path: str | os.PathLike[str],
+    *,
+    dpi: int = 130,
+    style: Literal["screen", "paper"] = "screen",
+) -> Path:
     """Save a figure (or the figure of some axes) and close it; folders are made.
 
     Parameters
@@ -379,9 +430,13 @@ def save_figure(figure: Figure | Axes, path: str | os.PathLike[str], *, dpi: int
         File to write; its ending says the format, such as ``.png`` or ``.pdf``.
     dpi
         Dots per inch.
+    style
+        ``"paper"``: as wide as the columns of a journal, see `for_paper`.
     """
     owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
     assert owner is not None
+    if style == "paper":
+        for_paper(owner)
     target = user_path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     owner.savefig(target, dpi=dpi)

@@ -1,4 +1,8 @@
-"""Corner plot of the labels of one star, drawn by the package corner (Foreman-Mackey 2016)."""
+"""Corner plot of the labels of one star, as the package corner draws them (Foreman-Mackey 2016).
+
+Bins, smoothing and the densities of the contours are those of that package; lines and fills go
+straight into one path a panel, so that a survey's plots take a fifth of a second each.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,19 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import corner
 import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
+from contourpy import FillType, LineType, contour_generator
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.patches import Polygon
+from matplotlib.path import Path
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter
 
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.rounding import error_digits
@@ -35,6 +43,7 @@ from bayes_cannon.plots.common import (
 from bayes_cannon.plots.posteriors import (
     ONE_TWO_SIGMA,
     POSTERIOR_STYLES,
+    PosteriorStyle,
     posterior_handle,
     star_draws,
 )
@@ -123,7 +132,7 @@ def plot_corner(
     heading = _heading(result, star, snr, wide=len(names) >= _FEW)
     figure, axes = _canvas(figure, len(names), n_lines=len(heading))
     for kind in reversed(kinds):  # the narrow formal one above
-        _draw_posterior(figure, samples[kind], kind, points=kind == kinds[-1])
+        _draw_posterior(axes, samples[kind], kind, points=kind == kinds[-1])
     _finish_axes(axes, _ranges(samples, true, theirs), [label_text(n, units[n]) for n in names])
     cut = False
     for i, name in enumerate(names):
@@ -162,7 +171,7 @@ def _canvas(figure: Figure | None, n: int, *, n_lines: int) -> tuple[Figure, NDA
     figure.set_layout_engine(None)
     figure.set_size_inches(width, height)
     if not figure.axes:
-        figure.subplots(n, n, squeeze=False)
+        _label_outside(figure.subplots(n, n, squeeze=False))
     if len(figure.axes) != n * n:
         raise InvalidDataError(
             f"the figure has {len(figure.axes)} axes, and {n} labels need {n * n}; pass an empty "
@@ -178,8 +187,17 @@ def _canvas(figure: Figure | None, n: int, *, n_lines: int) -> tuple[Figure, NDA
     return figure, axes
 
 
+def _label_outside(axes: NDArray[np.object_]) -> None:
+    """Numbers at the outer axes alone, and none at those of densities."""
+    n = len(axes)
+    for i in range(n):
+        axes[i, i].yaxis.set_major_locator(NullLocator())
+        for k in range(i + 1):
+            axes[i, k].tick_params(labelbottom=i == n - 1, labelleft=k == 0 < i)
+
+
 def _place(figure: Figure, n: int) -> None:
-    """Panels side by side, whatever corner made of the margins."""
+    """Panels side by side, and margins in inches."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(
         left=_LEFT / width, right=(_LEFT + _PANEL * n) / width, bottom=_BELOW / height,
@@ -187,28 +205,77 @@ def _place(figure: Figure, n: int) -> None:
     )  # fmt: skip
 
 
-def _draw_posterior(figure: Figure, draws: FloatArray, kind: str, *, points: bool) -> None:
+def _draw_posterior(
+    axes: NDArray[np.object_], draws: FloatArray, kind: str, *, points: bool
+) -> None:
     """Draw one posterior into all panels, in bins of its own."""
     style = POSTERIOR_STYLES[kind]
     low, high = np.percentile(draws, [0.2, 99.8], axis=0)
     middle = 0.5 * (low + high)
     half = 0.6 * np.maximum(high - low, 1e-6 * np.abs(middle) + 1e-9)
-    shades = [(style.color, a) for a in (0.0, style.fill, 1.8 * style.fill)]
-    corner.corner(
-        draws, fig=figure, bins=_BINS, hist_bin_factor=_BINS_1D / _BINS, color=style.color,
-        range=list(zip(middle - half, middle + half, strict=True)), smooth=_smoothing(draws, half),
-        levels=ONE_TWO_SIGMA, plot_density=False, plot_datapoints=points, no_fill_contours=True,
-        fill_contours=style.fill > 0, max_n_ticks=0, quiet=True,
-        contour_kwargs={"linewidths": 1.1, "linestyles": style.lines},
-        contourf_kwargs={"colors": shades, "antialiased": True},
-        data_kwargs={"ms": 1.4, "alpha": 0.3, "markevery": max(1, len(draws) // _POINTS)},
-        hist_kwargs=_histogram(style.color, style.fill, f"{style.name} posterior"),
-    )  # fmt: skip
+    smooth, limits = _smoothing(draws, half), np.stack([middle - half, middle + half], axis=1)
+    some = slice(None, None, max(1, len(draws) // _POINTS))
+    cells = np.floor((draws - limits[:, 0]) * (_BINS / (2 * half))).astype(np.int64)
+    for i in range(len(axes)):
+        axes[i, i].add_patch(_histogram(draws[:, i], limits[i], style))
+        for k in range(i):
+            if points:
+                axes[i, k].plot(draws[some, k], draws[some, i], "o", color=style.color, ms=1.4,
+                                mec="none", alpha=0.3, zorder=-1, rasterized=True)  # fmt: skip
+            _add_contours(axes[i, k], cells[:, [k, i]], limits[[k, i]], smooth, style)
 
 
-def _histogram(color: str, fill: float, name: str) -> dict[str, Any]:
-    return {"density": True, "histtype": "stepfilled", "fc": (color, fill), "ec": color, "lw": 1.2,
-            "label": name}  # fmt: skip
+def _histogram(values: FloatArray, limits: FloatArray, style: PosteriorStyle) -> Polygon:
+    """Outline of the density of one label, along the steps and back along zero."""
+    density, edges = np.histogram(
+        values, np.linspace(float(limits[0]), float(limits[1]), _BINS_1D + 1), density=True
+    )
+    x, y = np.repeat(edges, 2), np.concatenate([[0.0], np.repeat(density, 2), [0.0]])
+    return Polygon(np.stack([x, y], axis=1), closed=True, fc=(style.color, style.fill),
+                   ec=style.color, lw=1.2, label=f"{style.name} posterior")  # fmt: skip
+
+
+def _add_contours(
+    ax: Axes, cells: NDArray[np.int64], limits: FloatArray, smooth: float, style: PosteriorStyle
+) -> None:
+    """Contours that hold 39 and 86 % of the draws, in cells (n_draws, 2), and fills between."""
+    inside = cells[((cells >= 0) & (cells < _BINS)).all(axis=1)] @ np.array([_BINS, 1])
+    counts = np.bincount(inside, minlength=_BINS**2).reshape(_BINS, _BINS).astype(np.float64)
+    density = np.pad(gaussian_filter(counts, smooth), 1)  # closed at the ends of the bins
+    centers = (np.arange(_BINS + 2) - 0.5) / _BINS
+    x, y = (low + (high - low) * centers for low, high in limits.tolist())
+    outer, inner = _thresholds(density)
+    lines = contour_generator(x=x, y=y, z=density.T, line_type=LineType.SeparateCode)
+    outlines = [_path(lines.lines(level)) for level in (outer, inner)]
+    if style.fill:
+        fills = contour_generator(x=x, y=y, z=density.T, fill_type=FillType.OuterCode)
+        between = [fills.filled(outer, inner), fills.filled(inner, 1.01 * float(density.max()))]
+        shades = [(style.color, style.fill), (style.color, 1.8 * style.fill)]
+        ax.add_collection(
+            PathCollection([_path(found) for found in between], facecolors=shades,
+                           edgecolors="none"), autolim=False)  # fmt: skip
+    ax.add_collection(
+        PathCollection(outlines, facecolors="none", edgecolors=style.color, linewidths=1.1,
+                       linestyles=style.lines, zorder=2), autolim=False)  # fmt: skip
+
+
+def _path(found: Any) -> Path:
+    """One path of what contourpy found: points and codes, a pair of lists."""
+    points, codes = found
+    if not points:
+        return Path(np.empty((0, 2)))
+    return Path(np.concatenate(points), np.concatenate(codes))
+
+
+def _thresholds(density: FloatArray) -> tuple[float, float]:
+    """Densities whose cells and those above hold 86 and 39 % of the draws."""
+    falling = np.sort(density, axis=None)[::-1]
+    held = np.cumsum(falling) / falling.sum()
+    rows = np.maximum(np.searchsorted(held, np.array(ONE_TWO_SIGMA), "right") - 1, 0)
+    inner, outer = falling[rows].tolist()
+    top = float(falling[0])
+    inner = min(inner, top * (1 - 1e-4))
+    return min(outer, inner * (1 - 1e-4)), inner
 
 
 def _smoothing(draws: FloatArray, half: FloatArray) -> float:
@@ -259,7 +326,7 @@ def _finish_axes(
     """Set limits that hold everything, the same ticks along a column and a row, and names."""
     n = len(axes)
     _place(axes[0, 0].figure, n)
-    ticks = [FixedLocator(MaxNLocator(4, prune="both").tick_values(*limit)) for limit in limits]
+    ticks = [FixedLocator(_inner_ticks(*limit)) for limit in limits]
     for i in range(n):
         for k in range(i + 1):
             ax = axes[i, k]
@@ -276,6 +343,12 @@ def _finish_axes(
         bottom.set_xlabel(texts[i], fontsize=11.5)
         bottom.xaxis.set_label_coords(0.5, -0.35)
         bottom.tick_params(axis="x", labelsize=9.5, rotation=45)
+
+
+def _inner_ticks(low: float, high: float) -> list[float]:
+    """Round values, none so near to a corner that its number meets the next panel's."""
+    ticks, room = np.asarray(MaxNLocator(4).tick_values(low, high)), 0.07 * (high - low)
+    return [float(t) for t in ticks if low + room < t < high - room]
 
 
 def _limit_densities(ax: Axes) -> bool:
@@ -334,8 +407,11 @@ def _mark_points(
     n = len(axes)
     handles: list[Line2D] = []
     if truth is not None:
-        known = [float(value) if np.isfinite(value) else None for value in truth]
-        corner.overplot_lines(figure, known, color=BLACK, lw=0.9)
+        for row, col in zip(*np.tril_indices(n), strict=True):
+            if np.isfinite(truth[col]):
+                axes[row, col].axvline(truth[col], color=BLACK, lw=0.9)
+            if col < row and np.isfinite(truth[row]):
+                axes[row, col].axhline(truth[row], color=BLACK, lw=0.9)
         handles.append(Line2D([], [], color=BLACK, lw=0.9, label="truth"))
     if theirs is not None:
         values, errors = theirs

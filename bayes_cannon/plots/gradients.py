@@ -48,6 +48,8 @@ _CREDIBLE = 1.96
 """Standard deviations of a 95 % band."""
 _WIDTH = 200.0
 """Å shown of each label where the window is that of its lines."""
+_FEWEST = 60
+"""Pixels in those; spectra of fewer, of low resolution, are shown whole."""
 _NEAR = 0.6
 """Distance (Å) in which a line's gradient is looked up."""
 
@@ -72,7 +74,8 @@ def plot_gradients(
         Labels shown; all where left out.
     window
         Wavelengths shown, Å; None: all; ``"lines"``: of each label the 200 Å in which the gradient
-        is strongest at its known lines.
+        is strongest at its known lines, gaps between chips avoided; all of a spectrum of which
+        200 Å have too few pixels to see a line.
     n_lines
         Most lines named in each panel: those at which the gradient is strongest. The others of
         the label are dotted too.
@@ -128,11 +131,15 @@ def _shown(
     at_line = [strength[np.abs(w - line) <= _NEAR].max(initial=0.0) for line in lines]
     if not any(at_line):
         lines, at_line = w[[np.argmax(strength)]], [1.0]
-    starts = np.clip(lines - 0.1 * _WIDTH, w[0], max(w[0], w[-1] - _WIDTH))
+    starts = np.concatenate([lines - 0.1 * _WIDTH, lines - 0.9 * _WIDTH])
+    starts = np.clip(starts, w[0], max(w[0], w[-1] - _WIDTH))
     edge = 0.03 * _WIDTH
     off = lines - starts[:, None]
     inside = (off >= edge) & (off <= _WIDTH - edge)
-    start = float(starts[np.argmax(inside @ np.asarray(at_line))])
+    pixels = np.searchsorted(w, starts + _WIDTH) - np.searchsorted(w, starts)  # gaps have none
+    if pixels.max() < _FEWEST:
+        return slice(0, w.size)
+    start = float(starts[np.argmax((inside @ np.asarray(at_line)) * pixels)])
     return within(w, (start, start + _WIDTH))
 
 

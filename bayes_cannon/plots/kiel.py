@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from string import ascii_uppercase
 
 import matplotlib as mpl
@@ -71,6 +72,8 @@ _COLOURS, _DARK = "viridis", "#303030"
 _BEFORE_TIP, _CORE_HELIUM = (0, 2), 3
 _RED_CLUMP = range(631, 708)
 """Its EEPs."""
+_WIDE = 3.0
+"""Times the median error of all stars from which on a posterior is not filled."""
 _MOST_STARS = len(ascii_uppercase)
 _MANY = 700
 """Stars from which on points are drawn smaller."""
@@ -90,7 +93,8 @@ def plot_kiel(
 
     Both axes run backwards, as in a colour-magnitude diagram. Error bars are one standard
     deviation, calibrated where the table has it, else formal (the legend says which); they fade as
-    stars become many. Contours of the chosen stars hold 39 and 86 % of the draws. The isochrones'
+    stars become many. Contours of the chosen stars hold 39 and 86 % of the draws; of a star whose
+    errors are more than three times the median ones they are outlines alone. The isochrones'
     age and composition, in the legend, are those of the nearest there are, and the papers to cite
     stand in a corner.
 
@@ -131,8 +135,9 @@ def plot_kiel(
             x, y = _joined(x, _extent(cloud[:, 0])), _joined(y, _extent(cloud[:, 1]))
     chosen = packaged_isochrones() if isochrones is None else isochrones
     handles += _draw_isochrones(ax, chosen, log10_age, feh, norm)
+    typical = [float(np.median(e)) for e in _errors(table, known)[1]]
     for letter, (star, clouds) in zip(ascii_uppercase, draws.items(), strict=False):
-        _draw_posterior(ax, clouds)
+        _draw_posterior(ax, clouds, typical)
         top = np.quantile(np.concatenate(list(clouds.values())), 0.95, axis=0)
         ax.annotate(letter, (float(top[0]), float(top[1])), (-4, -4), ha="right", va="top",
                     textcoords="offset points", fontsize=11, weight="bold",
@@ -329,9 +334,15 @@ def _in_clump(one: Isochrone) -> NDArray[np.bool_]:
     return np.asarray(inside & (one.phase == _CORE_HELIUM))
 
 
-def _draw_posterior(ax: Axes, clouds: dict[str, FloatArray]) -> None:
+def _draw_posterior(
+    ax: Axes, clouds: dict[str, FloatArray], typical: Sequence[float] = (np.inf, np.inf)
+) -> None:
+    """Draw contours; one much wider than is typical would hide the stars, and is not filled."""
     for kind in reversed(clouds):  # the narrow formal one above
-        draw_contours(ax, clouds[kind], POSTERIOR_STYLES[kind], zorder=4)
+        style, sd = POSTERIOR_STYLES[kind], clouds[kind].std(axis=0)
+        if any(own > _WIDE * usual > 0 for own, usual in zip(sd, typical, strict=True)):
+            style = replace(style, fill=0.0)
+        draw_contours(ax, clouds[kind], style, zorder=4)
 
 
 def _catalogue_point(aspcap: Labels | None, star: str) -> tuple[FloatArray, FloatArray] | None:

@@ -15,19 +15,31 @@ from numpy.typing import NDArray
 from scipy.stats import linregress, median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.base.columns import one_or_more, plain_numbers
 from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.tables import catalogue_name, star_ids
-from bayes_cannon.inference.units import known_labels, units_of_table, with_unit
-from bayes_cannon.plots.common import BLACK, BLUE, GREY, ORANGE, PURPLE, label_text, table_title
+from bayes_cannon.inference.units import known_labels, units_of_table
+from bayes_cannon.plots.common import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    PURPLE,
+    label_text,
+    new_axes,
+    table_title,
+)
+from bayes_cannon.plots.kiel import SIX_GYR
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
 
 __all__ = [
+    "plot_kiel_offsets",
     "plot_one_to_one",
 ]
 
@@ -43,15 +55,15 @@ def plot_one_to_one(
     reference_name: str | None = None,
     names: str | Sequence[str] | None = None,
 ) -> Figure:
-    """Our labels against a reference, with residuals below, a pair of panels per label.
+    """Labels of this work against a reference, with residuals below, a pair of panels per label.
 
     Each panel gives bias, rms and robust scatter (1.4826 times the median absolute deviation) of
-    ours minus the reference. Error bars are one standard deviation: ours calibrated where the
-    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of
-    a difference are both in quadrature. They fade as stars become many; the black cross in the
-    corner has the median errors. Below bias and scatter stand the number of stars and the slope of
-    a line through the differences against the reference, with its standard error and without
-    stars beyond five robust standard deviations; errors of the reference alone make it negative.
+    this work minus the reference. Error bars are one standard deviation: ours calibrated where the
+    table has it, else formal (the legend says which), theirs as the catalogue gives it; those of a
+    difference are both in quadrature. They fade as stars become many; the black cross in the corner
+    has the median errors. The panel of differences Δ names the number of stars and the slope of a
+    line through Δ against the reference, with its standard error and without stars beyond five
+    robust standard deviations; errors of the reference alone make it negative.
     Triangles are stars outside the panel of differences.
 
     Parameters
@@ -92,11 +104,12 @@ def plot_one_to_one(
     theirs = f", {reference_name} ± its error" if has_error else ""
     handles = [
         Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
-               label=f"stars; ours ± {kind} sd{theirs}"),
+               label=f"stars: this work ± {kind} sd{theirs}"),
         Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
         Line2D([], [], color=ORANGE, label="one to one"),
         Line2D([], [], color=PURPLE, marker="^", ls="", ms=5, mec=BLACK, mew=0.5,
-               label="beyond the panel of differences"),
+               label="Δ beyond the panel"),
+        Line2D([], [], ls="", label=f"Δ: this work − {reference_name}"),
     ]  # fmt: skip
     n_stars = int(max(p.known.sum() for p in pairs.values()))
     text = f"Labels against {reference_name}, {n_stars} stars"
@@ -166,10 +179,10 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     x, y = pair.theirs[known], pair.ours[known]
     x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
     unit = pair.unit
-    top.set_ylabel(f"ours: {label_text(name, unit)}")
+    top.set_ylabel(f"this work: {label_text(name, unit)}")
     top.tick_params(axis="x", labelbottom=False)
     bottom.set_xlabel(f"{reference_name}: {label_text(name, unit)}")
-    bottom.set_ylabel(with_unit("difference\n", unit).replace("\n ", "\n").rstrip())
+    bottom.set_ylabel(f"Δ {label_text(name, unit)}")
     for ax in (top, bottom):
         ax.yaxis.set_label_coords(-0.17, 0.5)
     bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
@@ -190,7 +203,7 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     corner = (high + room - 0.13 * width, low - room + 0.13 * width)
     top.errorbar(*corner, np.median(y_error), np.median(x_error), color=BLACK, lw=1.3, zorder=4)
     _write_numbers(top, difference, name, unit)
-    _write_trend(top, x, difference)
+    _write_trend(bottom, x, difference)
     widest = 1.15 * float(np.percentile(np.abs(difference), 99)) + float(np.median(y_error))
     _limit_differences(bottom, x, difference, max(widest, 1e-9))
 
@@ -220,14 +233,80 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     if near.sum() > 2 and np.ptp(x[near]) > 0:
         fit = linregress(x[near], difference[near])
         digits = max(error_digits(fit.stderr), 1)
-        text += f"\nslope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
-    ax.text(0.055, 0.715, text, transform=ax.transAxes, va="top", fontsize=9)
+        text += f", slope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    ax.text(0.03, 0.95, text, transform=ax.transAxes, va="top", fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1})  # fmt: skip
 
 
 def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:
     """Limits of a panel of differences; stars beyond them are triangles at its edge."""
-    ax.set_ylim(-widest, widest)
+    ax.set_ylim(-widest, 1.35 * widest)
     for sign, marker in ((1, "^"), (-1, "v")):
         beyond = sign * difference > widest
         ax.plot(x[beyond], np.full(int(beyond.sum()), sign * 0.93 * widest), marker, ms=5,
                 color=PURPLE, mec=BLACK, mew=0.5, zorder=4)  # fmt: skip
+
+
+_NEEDED = ("TEFF", "LOGG", "FE_H")
+_MOST_BINS, _PER_BIN = 8, 12
+
+
+def plot_kiel_offsets(
+    table: Table | GivenResult,
+    *,
+    isochrones: IsochroneSet | None = None,
+    log10_age: float = SIX_GYR,
+    ax: Axes | None = None,
+) -> Axes:
+    """Teff of every star less that of the giant branch of its own [Fe/H] and log g.
+
+    The isochrones of one age are interpolated in [Fe/H]; beyond their range there is no point. The
+    line joins medians in bins of log g. Stars of other ages, of [α/Fe] above zero and of the red
+    clump lie off the branch, so that an offset is no error by itself.
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made, a result of inference, or a run.
+    isochrones, log10_age
+        As in `plot_kiel`.
+    ax
+        Where to draw; a new figure where left out.
+
+    Raises
+    ------
+    LabelError
+        If the table has no TEFF, LOGG or FE_H.
+    InvalidDataError
+        If no star lies beside the isochrones.
+    """
+    given = as_table(table, whole=False)
+    table = catalogue(table) if given is None else given
+    if lacking := [name for name in _NEEDED if name not in table.colnames]:
+        raise LabelError(f"the table has no column {', '.join(lacking)}; offsets need {_NEEDED}.")
+    teff, logg, feh = (plain_numbers(table[name]) for name in _NEEDED)
+    chosen = packaged_isochrones() if isochrones is None else isochrones
+    off = teff - chosen.ridge(logg, feh, log10_age=log10_age)
+    known = np.isfinite(off)
+    if not known.any():
+        raise InvalidDataError("no star has Teff, log g and [Fe/H] within those of the isochrones.")
+    logg, off, feh = logg[known], off[known], feh[known]
+    ax = new_axes(ax, (8.6, 3.6))
+    points = ax.scatter(logg, off, c=feh, s=18, cmap="viridis", lw=0.25, edgecolors=BLACK,
+                        rasterized=True)  # fmt: skip
+    ax.figure.colorbar(points, ax=ax, label=label_text("FE_H"), pad=0.01)
+    n_bins = int(np.clip(off.size // _PER_BIN, 1, _MOST_BINS))
+    bins = np.array_split(np.argsort(logg), n_bins)
+    middle = np.array([[np.median(logg[b]), np.median(off[b])] for b in bins])
+    ax.plot(middle[:, 0], middle[:, 1], color=ORANGE, marker="o", ms=4, lw=1.5,
+            label="median in bins of log g")  # fmt: skip
+    ax.axhline(0, color=GREY, lw=1)
+    low, high = np.percentile(off, [1, 99])
+    room = 0.25 * (high - low + 1.0)
+    ax.set_ylim(low - room, high + room)
+    ax.invert_xaxis()
+    age = chosen.select(log10_age=log10_age, feh=0.0).age_gyr
+    ax.set(xlabel=label_text("LOGG"), ylabel=r"$T_\mathrm{eff}$ − isochrone (K)")
+    ax.set_title(table_title(f"Offsets from MIST giant branches of {age:.2g} Gyr", table))
+    ax.legend(loc="best", fontsize=9)
+    return ax

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
@@ -50,6 +51,7 @@ __all__ = [
 Window = tuple[float, float] | None
 _BROAD = 101
 """Pixels (20 Å) over which a loading's slow change is taken away before its peaks are named."""
+_SLOW = "mostly a slow wave: continuum or edges of chips"
 _PEAK = 5.0
 """Robust standard deviations from which on a peak is named."""
 _NAMES_ABOVE = 74
@@ -133,10 +135,9 @@ def plot_loadings(
     factors
         Which (from 0); the first five where left out.
     n_lines
-        Most lines named in each panel: those nearest to the strongest narrow peaks, upwards or
-        downwards, of more than five robust standard deviations of the loading less its running
-        median over 20 Å. Peaks for which the list of `bayes_cannon.analysis.lines` has no line
-        stay without a name.
+        Most lines named in each panel: those nearest to the strongest narrow peaks of either
+        sign, of more than five robust standard deviations of the loading less its running median
+        over 20 Å. Peaks without a known line (`bayes_cannon.analysis.lines`) get no name.
     window
         Wavelengths shown, Å.
 
@@ -146,8 +147,6 @@ def plot_loadings(
         If the model has no factors, or not those asked for.
     """
     cannon = as_model(cannon)
-    import matplotlib.pyplot as plt
-
     chosen = list(range(min(5, cannon.n_factors))) if factors is None else list(factors)
     if not chosen or not all(0 <= j < cannon.n_factors for j in chosen):
         raise InvalidDataError(
@@ -172,6 +171,8 @@ def plot_loadings(
         peaks = _peaks(w, narrow, 8 * n_lines, cannon.medium)
         strong = np.abs(np.asarray(peaks["value"], np.float64)) > _PEAK * _spread_of(narrow)
         named = peaks[strong & (peaks["name"] != "")][:n_lines]
+        if np.nanvar((loading - narrow)[used]) > 0.5 * np.var(loading[used]) > 0:
+            ax.text(0.01, 0.05, _SLOW, transform=ax.transAxes, fontsize=9, color="#606060")
         lines = ", with the lines they follow" if len(named) else lines
         up, down = (0.6 if (sign * named["value"] > 0).any() else 0.08 for sign in (1, -1))
         ax.set_ylim(low - down * (high - low), high + up * (high - low))  # room for the names
@@ -380,8 +381,6 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
     diagnostics
         From `diagnose`.
     """
-    import matplotlib.pyplot as plt
-
     found, j = diagnostics.correlation, diagnostics.n_factors
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     styles = (("before factors", ORANGE, "--"), (f"after {j} factors", BLUE, "-"))

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-_TABLES = ("coverage.ecsv", "scores.ecsv")
+_TABLES = ("coverage.ecsv", "scores.ecsv", "joint.ecsv")
 _OURS = {*_TABLES, "figures", "run", "summary.json"}
 
 
@@ -58,8 +58,9 @@ def run_check(
     dataset
         File of the dataset; its labels are the reference ``catalogue``.
     folder
-        Where to write ``coverage.ecsv``, ``scores.ecsv``, ``figures/``, ``summary.json`` and, of
-        an inference made here, ``run/`` (which goes on where an earlier one was cut off).
+        Where to write ``coverage.ecsv``, ``scores.ecsv``, ``joint.ecsv``, ``figures/``,
+        ``summary.json`` and, of an inference made here, ``run/`` (which goes on where an earlier
+        one was cut off).
     run
         A run of the held-out stars, or its directory, in place of inferring them here.
     truth
@@ -144,12 +145,12 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
     Returns
     -------
     Path
-        The folder: ``coverage.ecsv``, ``scores.ecsv``, ``summary.json``, and in ``figures/`` for
-        each reference ``calibration-NAME.png`` and ``scores-NAME.png``.
+        The folder: ``coverage.ecsv``, ``scores.ecsv``, ``joint.ecsv``, ``summary.json``, and in
+        ``figures/`` for each reference ``calibration-NAME.png`` and ``scores-NAME.png``.
     """
     out = user_path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    for name, table in zip(_TABLES, (check.coverage, check.bins), strict=True):
+    for name, table in zip(_TABLES, (check.coverage, check.bins, check.joint), strict=True):
         _write_table(table, out / name, overwrite=overwrite)
     for reference in dict.fromkeys(name for name, _ in check.scores):
         figure = plot_calibration(check, reference)
@@ -165,6 +166,7 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
             "judged": check.judged,
             "failures": list(check.failures),
             "coverage": rows,
+            "joint": [dict(zip(check.joint.colnames, row, strict=True)) for row in check.joint],
         },
     )
     return out

@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.plots.common import BLACK, BLUE, GREEN, ORANGE
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs.results import Run, folder_of
 from bayes_cannon.runs.store import open_posterior
@@ -45,7 +50,7 @@ _FEW = 8
 """Figures that are drawn before another process would have started."""
 _BATCH = 12
 """Figures that one call of a worker draws: it opens the run once and uses one canvas for all."""
-_DPI = 130
+_DPI = 110
 _drawing = threading.Lock()
 """Matplotlib draws one figure at a time; with an executor of threads they take turns."""
 _stop: Event | None = None
@@ -247,7 +252,34 @@ def _draw(
                 result, star, aspcap=aspcap if star in known else None,
                 snr=None if snr is None else snr.get(star), figure=figure,
             )  # fmt: skip
-            figure.savefig(part, dpi=_DPI, pil_kwargs={"compress_level": 2})
+            _save(figure, part)
         os.replace(part, path)
         if tell is not None:
             tell(number)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a corner plot as a PNG of few colours: a third of the size, in a fifth of the time."""
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    few = pixels.quantize(palette=_palette(), dither=Image.Dither.NONE)
+    few.save(path, format="png", compress_level=3, dpi=(_DPI, _DPI))
+
+
+@cache
+def _palette() -> Image.Image:
+    """The colours of corner plots: what anti-aliasing makes of every pair that meets in them."""
+    white, black, blue, orange, green = (
+        np.array(to_rgb(color)) for color in ("white", BLACK, BLUE, ORANGE, GREEN)
+    )
+    fills = [(1 - a) * white + a * orange for a in (0.25, 0.45)]
+    pairs = [(white, c) for c in (black, blue, orange, green)]
+    pairs += [(fill, c) for fill in fills for c in (blue, orange)]
+    pairs += [(fills[0], green), (fills[0], black), (fills[1], green)]
+    steps = np.linspace(0, 1, 19)[1:, None]  # none so near to white that it is taken for white
+    colors = np.concatenate([white[None], *((1 - steps) * a + steps * b for a, b in pairs), fills])
+    image = Image.new("P", (1, 1))
+    image.putpalette(np.rint(255 * colors).astype(np.uint8).ravel().tolist())
+    return image

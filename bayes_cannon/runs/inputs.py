@@ -28,6 +28,7 @@ from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.survey import APOGEE
 from bayes_cannon.surveys.folders import files_below, is_spectrum
+from bayes_cannon.surveys.mwm.layout import split_telescope
 from bayes_cannon.surveys.mwm.survey import MWM, SDSS5_APSTAR, reader_of_files
 from bayes_cannon.surveys.preparing import prepare_spectra
 from bayes_cannon.surveys.readers import SurveyReader
@@ -108,7 +109,8 @@ def find_input(folder: str | os.PathLike[str], summary: Mapping[str, Any], name:
     """
     found = []
     for places in paths_of(folder, summary, name):
-        here = [path for path in places if path.exists() and path != user_path(folder).resolve()]
+        own = user_path(folder).resolve()
+        here = [path for path in places if split_telescope(path)[0].exists() and path != own]
         found += here[:1]
     return found
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.surveys.apogee.names import apred_of
 from bayes_cannon.surveys.catalogue import Catalogue
 
@@ -24,6 +25,7 @@ __all__ = [
     "reductions_of_settings",
     "reductions_text",
     "require_one_reduction",
+    "require_unmixed",
 ]
 
 NOTE = "REDUCTION"
@@ -118,3 +120,24 @@ def require_one_reduction(
         f"one set unless they are asked for by name: Cuts(reductions={(first,)!r}) takes one, "
         f"Cuts(reductions={tuple(sorted(found))!r}) all (--reduction NAME, once each)."
     )
+
+
+def require_unmixed(dataset: TrainingSet) -> None:
+    """Raise where a training set has spectra of reductions that its settings do not name.
+
+    `prepare` notes those that were asked for; a set that was put together otherwise names none.
+
+    Parameters
+    ----------
+    dataset
+        To train on.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are several.
+    """
+    names = dataset.spectra.notes.get(NOTE)
+    if names is not None:
+        asked = sorted(reductions_of_settings(dataset.settings))
+        require_one_reduction(names, asked, "the training stars")

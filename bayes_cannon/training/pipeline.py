@@ -24,6 +24,7 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_moments import require_independent
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.surveys.reductions import require_unmixed
 from bayes_cannon.training.cross_validation import cross_validate
 from bayes_cannon.training.factor_choice import choose_factors
 from bayes_cannon.training.factors import join_design, most_factors
@@ -168,6 +169,7 @@ def free_coefficients(
 
 
 def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> TrainingSet:
+    require_unmixed(dataset)
     bright = ~(dataset.spectra.snr < settings.snr_min)
     keep = bright & (dataset.labels.complete | (settings.missing != "drop"))
     keep &= np.isfinite(dataset.labels.values).any(axis=1)

@@ -85,6 +85,48 @@ def test_scores_are_normal_against_truth_and_against_a_catalogue():
     assert stats.kstest(score(tree, blind).pit[:, 0], "uniform").pvalue < 1e-4
 
 
+def test_regions_of_all_labels_hold_the_reference_as_often_as_they_say():
+    """Kolmogorov-Smirnov of the joint level, false alarm 1e-4; formal regions hold less."""
+    tree, truth, catalogue = problem(error=1.5)
+    for reference in (truth, catalogue):
+        assert stats.kstest(score(tree, reference).joint, "uniform").pvalue > 1e-4
+    blind = dataclasses.replace(catalogue, errors=np.full((N, 3), np.nan))
+    assert stats.kstest(score(tree, blind).joint, "uniform").pvalue < 1e-4
+    check = check_calibration(tree, {"truth": truth}, snr=dict.fromkeys(truth.star_id, 100.0))
+    assert set(check.joint["BY"]) == {"ALL", "S/N", "DISTANCE", "TEFF", "FE_H"}
+    whole = check.joint[check.joint["BY"] == "ALL"]
+    assert list(whole["KIND"]) == ["formal", "calibrated"]
+    # Draws of 0.3 times the true deviation: chi-square of three labels at 0.09 times its median.
+    formal = stats.chi2.cdf(0.09 * stats.chi2.ppf(0.68, 3), 3)
+    off = np.abs(whole["COVER_68"] - [formal, 0.68])
+    assert np.all(off < 4 * np.asarray(whole["COVER_68_SE"]))
+    assert check.joint_text("truth").endswith(f"of {N} stars")
+    parts = check.joint[(check.joint["BY"] == "TEFF") & (check.joint["KIND"] == "calibrated")]
+    assert parts["N"].sum() == N
+
+
+def test_marginals_may_be_right_where_the_regions_are_not():
+    """Errors of all labels that are one and the same, in posteriors that take them as apart."""
+    tree, truth, _ = problem()
+    draws = tree["calibrated_posterior"].to_dataset()
+    mean = {n: draws[n].mean(("chain", "draw")).values for n in NAMES}
+    off = (mean["TEFF"] - truth["TEFF"]) / SD[0]
+    values = np.column_stack([mean[n] - off * SD[i] for i, n in enumerate(NAMES)])
+    moved = dataclasses.replace(truth, values=values)
+    found = score(tree, moved)
+    assert stats.kstest(found.pit[:, 1], "uniform").pvalue > 1e-4
+    assert stats.kstest(found.joint, "uniform").pvalue < 1e-4
+
+
+def test_a_star_without_all_labels_has_no_joint_level():
+    tree, truth, _ = problem(n=30)
+    values = truth.values.copy()
+    values[3, 1] = np.nan
+    found = score(tree, dataclasses.replace(truth, values=values))
+    assert np.flatnonzero(np.isnan(found.joint)).tolist() == [3]
+    assert np.isfinite(found.pit[3, 0])
+
+
 def test_pit_never_reaches_its_ends():
     tree, _, catalogue = problem(error=0.01, n=30)
     far = dataclasses.replace(catalogue, values=catalogue.values + 1000 * SD)
@@ -99,6 +141,7 @@ def test_blocks_of_stars_do_not_matter(monkeypatch):
     monkeypatch.setattr("bayes_cannon.analysis.scores._BLOCK", 7)
     parts = score(tree, truth)
     np.testing.assert_array_equal(whole.pit, parts.pit)
+    np.testing.assert_array_equal(whole.joint, parts.joint)
     np.testing.assert_array_equal(whole.star_id, parts.star_id)
 
 

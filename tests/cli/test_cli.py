@@ -1,6 +1,7 @@
 """The commands, stage by stage, and what they say to bad input."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayes_cannon.analysis.information import line_windows
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.cli import commands as cli
 from bayes_cannon.errors import FitError
 from bayes_cannon.models.cannon import Cannon
@@ -68,11 +70,17 @@ def test_prepare_counts_every_cut(stages, capsys):
     assert "70 stars, 7514 pixels" in shown
 
 
-def test_a_fits_file_is_inferred_with_a_corner_plot(stages, tmp_path):
+def test_a_fits_file_is_inferred_with_a_corner_plot(stages, tmp_path, capsys):
     spectra = sorted((stages / "survey" / "mystery").glob("*.fits"))
     arguments = ("infer", stages / "cannon.nc", *spectra, "-o", tmp_path / "run")
     assert run(*arguments, "--method", "laplace") == 0
+    shown = capsys.readouterr().out
     table = Table.read(tmp_path / "run" / "catalogue.ecsv")
+    assert "1 star, 0 without a posterior" in shown
+    for name in ("TEFF", "LOGG", "FE_H", "MG_FE", "SI_FE"):
+        value = value_with_error(table[name][0], table[f"{name}_ERR"][0])
+        assert re.search(rf"^  {name} +{re.escape(value)} (K|dex) \(formal ± ", shown, re.MULTILINE)
+    assert "LAPLACE: drawn from the Gaussian at the mode" in shown
     truth = Table.read(stages / "survey" / "truth.ecsv")
     true = truth[truth["KIND"] == "mystery"][0]
     assert len(table) == 1

@@ -311,6 +311,8 @@ def test_command_with_one_broken_file_among_many(infer, files, tmp_path, caplog)
     assert sum(str(broken) in line for line in caplog.messages) == 1
     assert "stars without a posterior get no corner plot: 2Mbroken" in caplog.messages
     assert "5 stars, 1 without a posterior" in said
+    corners = tmp_path / "run" / "figures"
+    assert not list(corners.glob("corner-*")), "the only star asked for has no posterior"
     table = Table.read(tmp_path / "run" / "catalogue.fits")
     bad = np.array([str(s).strip() == "2Mbroken" for s in table["APOGEE_ID"]])
     assert bad.sum() == 1
@@ -322,6 +324,13 @@ def test_command_with_one_broken_file_among_many(infer, files, tmp_path, caplog)
     status, said = infer(*files[:4], broken, "--seed", 3)
     assert status == 1
     assert "5 stars, 5 of them done earlier" in said
+    drawn = {path: path.stat().st_mtime_ns for path in corners.glob("corner-*.png")}
+    assert len(drawn) == 4, "all that have a posterior"
+    first = min(drawn)
+    first.unlink()
+    infer(*files[:4], broken, "--seed", 3)
+    again = {path: path.stat().st_mtime_ns for path in corners.glob("corner-*.png")}
+    assert {path for path in drawn if again[path] != drawn[path]} == {first}
     status, said = infer(*files[:4], broken, "--seed", 4)
     assert status == 2
     assert "error: " in said
@@ -365,14 +374,28 @@ def test_corner_takes_all_spectra_of_a_star_by_its_plain_name():
     names = np.array(["apo25m/M15/2M1", "apo25m/M67/2M1", "2M2", "2M2#2"])
     spectra = replace(spectra, star_id=names)
 
-    def chosen(*wanted, few=True):
-        return stars_to_plot(list(wanted), spectra, few=few)
+    def chosen(*wanted):
+        return stars_to_plot(list(wanted), spectra)
 
     assert chosen("2M1") == ["apo25m/M15/2M1", "apo25m/M67/2M1"]
     assert chosen("2M2") == ["2M2", "2M2#2"]
     assert chosen("apo25m/M15/2M1", "nobody") == ["apo25m/M15/2M1", "nobody"]
     assert chosen() == chosen("all") == names[:3].tolist(), "the last has no usable pixel"
-    assert chosen(few=False) == []
+    assert chosen("none") == []
+    assert chosen("2") == names[:2].tolist()
+    with pytest.raises(InvalidDataError, match="--corner 2 stands alone"):
+        chosen("2M1", "2")
+    numbered = replace(spectra, star_id=np.array(["2", "all", "3", "4"]))
+    assert stars_to_plot(["2"], numbered) == ["2"], "a star of that name comes first"
+    assert stars_to_plot(["all", "3"], numbered) == ["all", "3"]
+
+
+def test_without_a_word_all_stars_get_a_corner_plot_up_to_a_thousand(monkeypatch):
+    spectra = make_spectra(4, bad=())
+    assert stars_to_plot(None, spectra) == spectra.star_id.tolist()
+    monkeypatch.setattr("bayes_cannon.cli.options.MOST_CORNERS", 3)
+    assert stars_to_plot(None, spectra) == spectra.star_id[:3].tolist()
+    assert stars_to_plot(["all"], spectra) == spectra.star_id.tolist()
 
 
 @pytest.mark.parametrize("terminal", [True, False])

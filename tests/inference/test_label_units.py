@@ -13,10 +13,11 @@ from bayes_cannon.inference.units import known_labels, units_of_result, units_of
 from bayes_cannon.plots.aspcap import plot_errors, plot_forest
 from bayes_cannon.plots.calibration import plot_scores
 from bayes_cannon.plots.sample import plot_sample
+from bayes_cannon.runs.report.explorer import all_stars
 from bayes_cannon.runs.report.inputs import ReportInputs
-from bayes_cannon.runs.report.page import Grid
+from bayes_cannon.runs.report.page import Explorer, Grid
 from bayes_cannon.runs.report.physics import gradient_spectra
-from bayes_cannon.runs.report.tables import all_stars, original_tables
+from bayes_cannon.runs.report.tables import original_tables
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.spectra.labels import Labels
 from tests.line_survey import LAPLACE, LineSurvey
@@ -101,7 +102,7 @@ def test_figures(made):
         "sequence": [sequence.text(0), sequence.rest],
     }
     assert axis in written["corner"]
-    assert f"ours: {axis}" in written["one-to-one"]
+    assert f"this work: {axis}" in written["one-to-one"]
     assert f"error of {axis}" in written["errors"]
     assert axis in written["sample"]
     for figure, texts in written.items():
@@ -112,8 +113,8 @@ def test_report_tables_and_lines(made):
     run = open_run(made.run.folder)
     inputs = ReportInputs(run.folder, run.result, run.table, run.summary, made.model)
     grids = [
-        item for part in (original_tables, all_stars) for item in part(inputs)
-        if isinstance(item, Grid)
+        getattr(item, "grid", item) for part in (original_tables, all_stars)
+        for item in part(inputs) if isinstance(item, Grid | Explorer)
     ]  # fmt: skip
     heads = [column.title for grid in grids for column in grid.columns]
     cells = [text for grid in grids for row in grid.rows for text in row if isinstance(text, str)]

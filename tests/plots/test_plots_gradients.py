@@ -260,3 +260,20 @@ def test_each_label_is_shown_where_its_own_lines_change() -> None:
     assert high - low == pytest.approx(200, abs=1)
     assert low < 15964
     assert high > 16099.2
+    part = ~((wide > 16120) & (wide < 16300))  # a gap between chips is kept out of the window
+    broken = replace(
+        cannon, wavelength=wide[part], theta=theta[part], used=np.ones(part.sum(), bool),
+        **{name: getattr(cannon, name)[part] for name in ("loadings", "coef_cov", "scatter",
+                                                          "log_scatter_sd")},
+    )  # fmt: skip
+    low, _ = plot_gradients(broken, names=["SI_FE"]).axes[0].get_xlim()
+    assert low == pytest.approx(16099.2 - 180, abs=1)
+
+
+def test_a_spectrum_of_few_pixels_is_shown_whole() -> None:
+    """200 Å of a Gaia XP spectrum are ten pixels, in which no line can be seen."""
+    coarse = replace(
+        painted({}, names=("TEFF", "SI_FE")), wavelength=np.linspace(3400.0, 10000.0, 400),
+    )  # fmt: skip
+    low, high = plot_gradients(coarse).axes[0].get_xlim()
+    assert (low, high) == pytest.approx((3400, 10000))

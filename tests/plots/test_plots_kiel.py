@@ -17,6 +17,7 @@ from bayes_cannon.analysis.isochrones import packaged_isochrones, read_mist
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, LabelError
 from bayes_cannon.plots.common import BLUE, ORANGE
 from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
+from bayes_cannon.plots.stars import plot_kiel_offsets
 from bayes_cannon.spectra.labels import Labels
 from tests.analysis.test_isochrones import mist_text
 from tests.comparison_problem import make_catalogue, make_labels, make_means, make_result
@@ -197,3 +198,43 @@ def test_what_cannot_be_drawn(table: Table, result: xr.DataTree) -> None:
     bare = xr.DataTree.from_dict({"posterior": result["posterior"].to_dataset()[["TEFF"]]})
     with pytest.raises(InvalidDataError, match="the result has no LOGG"):
         plot_kiel_stars(bare, ["2S00000"])
+
+
+def test_offsets_are_from_the_branch_of_each_stars_own_metallicity() -> None:
+    isochrones = packaged_isochrones()
+    logg, feh = np.linspace(1.0, 3.2, 60), np.tile([-0.8, -0.25, 0.4], 20)
+    branch = isochrones.ridge(logg, feh, log10_age=9.8)
+    solar = isochrones.select(log10_age=9.8, feh=0.0)
+    np.testing.assert_allclose(
+        isochrones.ridge(logg, np.zeros(60), log10_age=9.8), solar.ridge(logg)
+    )
+    outside = isochrones.ridge([2.0, 2.0, 9.0], [-1.5, 0.9, 0.0], log10_age=9.8)
+    assert np.isnan(outside).all()
+    known = Table({"TEFF": branch + 37.0, "LOGG": logg, "FE_H": feh})
+    known["FE_H"][5] = -3.0
+    ax = plot_kiel_offsets(known)
+    (drawn,) = [c for c in ax.collections if len(c.get_offsets())]
+    np.testing.assert_allclose(drawn.get_offsets()[:, 1], 37.0)
+    assert len(drawn.get_offsets()) == 59, "no point beyond the isochrones"
+    assert ax.get_title() == "Offsets from MIST giant branches of 6.3 Gyr"
+    known["FE_H"] = -3.0
+    with pytest.raises(InvalidDataError, match="no star has"):
+        plot_kiel_offsets(known)
+    with pytest.raises(LabelError, match="no column FE_H"):
+        plot_kiel_offsets(known["TEFF", "LOGG"])
+
+
+def test_a_posterior_much_wider_than_the_others_is_an_outline(
+    result: xr.DataTree, table: Table
+) -> None:
+    star = str(result["posterior"]["star"].values[3])
+    usual = plot_kiel(table, result=result, stars=star)
+    small = table.copy()
+    for name in ("TEFF_ERR", "LOGG_ERR"):
+        small[name] = small[name] / 5
+    wide = plot_kiel(small, result=result, stars=star)
+    filled = [
+        sum(isinstance(c, QuadContourSet) and c.filled for c in ax.collections)
+        for ax in (usual, wide)
+    ]
+    assert filled == [2, 0]

@@ -1,5 +1,7 @@
 """The report of a run: what is in it, what is said where something is missing, what is refused."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -12,8 +14,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 
 from bayes_cannon.analysis.catalogues import catalogue, write_catalogue
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.errors import (
     BayesCannonWarning,
     FileFormatError,
@@ -21,6 +25,7 @@ from bayes_cannon.errors import (
     OutputExistsError,
 )
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.runs.report.explorer import _stars, links_of, small_pictures
 from bayes_cannon.runs.report.loading import load_inputs
 from bayes_cannon.runs.report.page import (
     Cell,
@@ -64,6 +69,13 @@ class Page(HTMLParser):
         self.text += data
 
 
+def data_of(report):
+    """What the script of a report is given."""
+    text = report.path.read_text()
+    start = text.index('id="star-data">') + len('id="star-data">')
+    return json.loads(text[start : text.index("</script>", start)])
+
+
 @pytest.fixture(scope="module")
 def page(big_report):
     return Page(big_report.path)
@@ -95,16 +107,20 @@ def test_500_stars_fit_into_15_megabytes(big_report):
 def test_nothing_in_the_page_leads_outside(page):
     loads = [(t, n, v) for t, n, v in page.attributes if n in ("src", "href", "srcset", "action")]
     assert {t for t, _, _ in loads} == {"a", "img", "link"}
-    assert all(v.startswith(("data:", "#")) for _, _, v in loads)
+    assert all(v.startswith(("data:", "#", "figures/")) for _, _, v in loads)
+    assert {t for t, _, v in loads if v.startswith("figures/")} == {"a"}, "linked, not loaded"
     assert not {"iframe", "object", "embed", "base", "form"} & set(page.tags)
     assert not [n for _, n, _ in page.attributes if n.startswith("on") or n == "style"]
-    assert page.tags.count("script") == page.tags.count("style") == 1
+    assert page.tags.count("style") == 1
+    assert page.tags.count("script") == 2
+    assert ("script", "type", "application/json") in page.attributes, "one of them is data alone"
 
 
 def test_hostile_names_stay_text(page, big_report):
     assert "b" not in page.tags
     for name in HOSTILE[:5]:
         assert name in page.text
+    assert [star["id"] for star in data_of(big_report)["stars"][:5]] == list(HOSTILE[:5])
     source = big_report.path.read_text()
     assert "<script>document" not in source
     assert source.count("</style>") == 1
@@ -113,6 +129,10 @@ def test_hostile_names_stay_text(page, big_report):
 def test_figures_stay_in_their_folder_whatever_the_stars_are_called(big_report):
     folder = big_report.path.parent / "figures"
     assert {path.parent for path in big_report.figures} == {folder}
+    pdf = [path.with_suffix(".pdf").read_bytes()[:5] for path in big_report.figures
+           if not path.name.startswith("corner-2M")]  # fmt: skip
+    assert set(pdf) == {b"%PDF-"}
+    assert len(pdf) > 10
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in big_report.figures)
     outside = {p.name for p in big_report.path.parent.parent.iterdir()}
     assert outside == {"cannon.nc", "dataset.nc", "run"}
@@ -143,10 +163,76 @@ def test_a_figure_whose_name_leads_outside_is_not_written(small, name):
 
 def test_every_section_has_its_title_and_what_to_see(page, big_report):
     for one in SECTIONS:
-        if one.key not in ("mystery", "repeats"):  # what is optional
+        if not one.optional:
             assert one.key in page.ids
             assert one.title in page.text
             assert one.see in page.text
+
+
+def test_findings_come_first_and_are_of_the_run(page):
+    assert page.ids.index("findings") < page.ids.index("summary")
+    for text in (
+        "The labels of 499 stars scatter about ",
+        "The calibrated 68 % intervals hold the catalogue for ",
+        "differ from ASPCAP by more than 3 joint errors in some label; furthest off are ",
+        f"{HOSTILE[0]} (", "Of 500 stars, 1 lacks a posterior; 0 have R-hat above 1.01",
+    ):  # fmt: skip
+        assert text in page.text, text
+    for word in ("student", "course", "Ness"):
+        assert word not in page.text
+
+
+def test_what_others_published_is_shown_when_asked_for(small):
+    report = write_report(small, sections=TEXTS, published=True)
+    assert "Ness et al. 2015: ApJ 808, 16" in Page(report.path).text
+
+
+def test_the_data_of_the_script_are_the_runs(big_report):
+    data, run = data_of(big_report), open_run(big_report.path.parent)
+    assert [label["name"] for label in data["labels"]] == list(run.names)
+    assert data["references"] == ["ASPCAP"]
+    star, row = data["stars"][7], run.table[7]
+    np.testing.assert_allclose(star["v"], [row[n] for n in run.names], rtol=1e-5)
+    np.testing.assert_allclose(star["e"], [row[f"{n}_ERR"] for n in run.names], rtol=1e-5)
+    np.testing.assert_allclose(
+        star["r"][0]["v"], [row[f"{n}_ASPCAP"] for n in run.names], rtol=1e-5
+    )
+    assert star["t"][0] == value_with_error(row["TEFF"], row["TEFF_ERR"])
+    assert data["stars"][1]["v"] == [None] * 5, "no posterior"
+    assert data["stars"][0]["flag"] == 64 + 4096
+    assert {f["name"] for f in data["flags"] if 64 & f["bit"]} == {"RHAT"}
+    assert all(f["text"].endswith(".") for f in data["flags"])
+    assert not any("links" in s for s in data["stars"]), "no star of a simulation is in an archive"
+    assert data["beside"]
+
+
+def test_small_pictures_of_the_corner_plots_keep_to_their_room(tmp_path, monkeypatch):
+    rng = np.random.default_rng(1)
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for path in files:
+        Image.fromarray(rng.integers(0, 255, (300, 700, 3), dtype=np.uint8)).save(path)
+    whole = small_pictures(files)
+    assert [Image.open(io.BytesIO(base64.b64decode(t))).width for t in whole] == [640] * 4
+    monkeypatch.setattr("bayes_cannon.runs.report.explorer._BYTES", len("".join(whole)) // 3)
+    fewer = small_pictures(files)
+    widths = {Image.open(io.BytesIO(base64.b64decode(t))).width for t in fewer}
+    assert max(widths) < 640
+    assert len("".join(fewer)) <= len("".join(whole)) // 3
+    files[2].write_text("no picture")
+    assert [bool(text) for text in small_pictures(files)] == [True, True, False, True]
+
+
+def test_a_star_of_the_sky_has_links(small):
+    star = "2M16333217-3942519"
+    links = dict(links_of(f"apo25m/M13/{star}#2", "dr17"))
+    assert "apogee_id=2M16333217-3942519" in links["SDSS spectrum"]
+    assert links["SIMBAD"].endswith("Ident=2MASS%20J16333217-3942519")
+    assert "target=16%2033%2032.17%20-39%2042%2051.9" in links["Aladin"]
+    assert "SDSS spectrum" not in dict(links_of(star, "dr19"))
+    inputs = load_inputs(small)
+    inputs.result.attrs["simulated"] = inputs.table.meta["SIMULATE"] = 0
+    real = _stars(inputs, 3, [])
+    assert [title for title, _ in real[0]["links"]] == ["SIMBAD", "Aladin"]
 
 
 def test_flags_are_decoded_and_stars_listed(page):
@@ -428,11 +514,17 @@ def test_own_spectra_and_their_catalogue_are_called_by_their_names(tmp_path):
         path.write_text(json.dumps(summary))
         assert text in write_report(run, sections=()).path.read_text()
     sections = tuple(s for s in SECTIONS if s.key == "one-to-one")
-    assert "Against the catalogue (ASPCAP)" in write_report(run, sections=sections).path.read_text()
+    assert (
+        "Labels of this work against ASPCAP"
+        in write_report(run, sections=sections).path.read_text()
+    )
     dataset = TrainingSet.load(tmp_path / "dataset.nc")
     named = replace(dataset, settings={"catalogue": "GALAH DR4"})
     write_catalogue(catalogue(open_run(run), aspcap=named), run, overwrite=True)
-    assert "catalogue (GALAH DR4)" in write_report(run, sections=sections).path.read_text()
+    assert (
+        "Labels of this work against GALAH DR4"
+        in write_report(run, sections=sections).path.read_text()
+    )
 
 
 # Sections of other packages

@@ -18,6 +18,7 @@ import pytest
 import xarray as xr
 from astropy.table import Table
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.errors import InvalidDataError, LabelError, NoStarsError, OutputExistsError
@@ -383,8 +384,19 @@ def test_an_executor_of_the_caller_draws_what_is_missing(finished, tmp_path, mon
         figure = plot_corner(
             finished.result, star, aspcap=labels_of(SPECTRA), snr=snr.get(star), figure=Figure()
         )
-        figure.savefig(tmp_path / "alone.png", dpi=run_corners._DPI)
+        run_corners._save(figure, tmp_path / "alone.png")
         np.testing.assert_array_equal(plt.imread(path), plt.imread(tmp_path / "alone.png"))
+
+
+def test_the_few_colours_of_a_file_are_those_of_the_figure(finished, tmp_path):
+    figure = plot_corner(finished.result, "star0", aspcap=labels_of(SPECTRA), figure=Figure())
+    run_corners._save(figure, tmp_path / "few.png")
+    few = np.asarray(Image.open(tmp_path / "few.png").convert("RGB"), dtype=float)
+    drawn = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(float)
+    off = np.abs(few - drawn).max(axis=-1)
+    assert off.max() < 64
+    assert np.mean(off > 16) < 0.01
+    assert (few[:5] == 255).all(), "white stays white"
 
 
 def test_what_a_worker_raises_comes_back_and_what_is_drawn_stays(finished, tmp_path, monkeypatch):

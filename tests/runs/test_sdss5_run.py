@@ -159,6 +159,9 @@ def test_a_run_on_another_reduction_says_so_everywhere(
 ) -> None:
     folder = surveys[given] / ("spectra" if given == "mwm" else "apo25m/N6791")
     paths = sorted(folder.rglob("*.fits"))[:5]
+    if given == "mwm":  # a telescope by name, as surveys name it
+        telescope = bc.surveys.read_mwmstar(paths[0]).telescope
+        paths[0] = Path(f"{paths[0]}[{telescope}]")
     spectra, _ = spectra_to_infer(cannons[trained], [folder])
     assert len(spectra) > 5
     spectra, _ = spectra_to_infer(cannons[trained], paths)
@@ -184,6 +187,14 @@ def test_a_run_on_another_reduction_says_so_everywhere(
     page = page_of(tmp_path / "run", "spectrum", cannon=cannons[trained])
     assert "Spectra of another reduction" in page
     assert f"Observed spectrum of {'9000000' if given == 'mwm' else '2S'}" in page
+
+
+def test_two_reductions_put_together_by_hand_are_not_trained_on(datasets) -> None:
+    given = datasets["mwm"]
+    names = np.where(np.arange(40) < 20, "1.3", "dr17")
+    mixed = replace(given, spectra=replace(given.spectra, notes={"REDUCTION": names}), settings={})
+    with pytest.raises(InvalidDataError, match=r"training stars .* reductions \(1.3: 20, dr17: 20"):
+        bc.train(mixed, n_factors=0)
 
 
 def test_kinds_of_files_are_not_mixed_in_one_list(surveys, cannons) -> None:

@@ -156,7 +156,7 @@ def write_mwmvisit(folder: Path, star: Star, release: str = "sdss5") -> Path:
             ivar = np.where(err > 0, 1 / err**2, 0)
         row = mwm_row(star, release=release) | {
             "flux": flux, "ivar": ivar, "pixel_flags": mask, "mjd": 59800 + number,
-            "visit_pk": number, "plate": "15303", "fps": True, "jd": 2459800.5,
+            "visit_pk": number, "plate": "15303", "fps": True, "jd": 2459800.5, "v_rel": 11.0,
         }  # fmt: skip
         rows.append(row)
     return mwm_file(folder, star, rows, [], "Visit")

@@ -298,6 +298,19 @@ def test_files_of_dr20_and_of_results(tmp_path: Path, star: Star) -> None:
     """DR20 calls a column otherwise; results of astra hold models in place of fluxes."""
     path = renamed(write_mwmstar(tmp_path, star), b"'spectrum_pk_id'", b"'spectrum_pk'   ")
     assert read_mwmstar(path).star_id == "54392544"
+    visits = write_mwmvisit(tmp_path, replace(star, n_visits=2))
+    # DR20 has in_stack; a logical column of DR19's stands for it here.
+    renamed(visits, b"'fps     '", b"'in_stack'")
+    assert read_mwmvisit(visits, 2).mjd == 59801
+    content = visits.read_bytes()
+    _, tables = read_tables(visits)
+    place = content.index(tables[2].rows[1].tobytes()) + tables[2].rows.dtype.fields["in_stack"][1]
+    visits.write_bytes(
+        (content[:place] + b"F" + content[place + 1 :]).replace(b"DATASUM", b"DATAXXX")
+    )
+    assert read_mwmvisit(visits, 1).mjd == 59800
+    with pytest.raises(FileFormatError, match="visit 2 was left out of the star's stack"):
+        read_mwmvisit(visits, 2)
     path = renamed(write_mwmstar(tmp_path, star), b"'flux    '", b"'flux_no '")
     with pytest.raises(FileFormatError, match=r"no column flux: .* astraStarASPCAP, hold models"):
         read_mwmstar(path)

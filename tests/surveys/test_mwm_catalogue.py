@@ -359,3 +359,16 @@ def test_the_command_takes_reductions(folder: Path, tmp_path: Path) -> None:
 
     prepare(folder, tmp_path / "new.nc", reduction=["1.3"])
     assert bc.TrainingSet.load(tmp_path / "new.nc").settings["reduction"] == "1.3"
+
+
+def test_labels_with_names_of_their_own(tmp_path: Path) -> None:
+    row = astra_row(
+        Star(), c_12_13=12.0, e_c_12_13=2.0, c_12_13_flags=0, irfm_teff=4710.0,
+        irfm_teff_flags=1 << 2, v_micro=1.5, e_v_micro=0.1, ti_2_h=0.1, e_ti_2_h=0.05,
+        ti_2_h_flags=0,
+    )  # fmt: skip
+    path = write_astra(tmp_path, [row])
+    found = read_astra_catalogue(path, ["C12_C13", "IRFM_TEFF", "VMICRO", "TIII_FE", "M_H"])
+    got = found.labels(["C12_C13", "IRFM_TEFF", "VMICRO", "TIII_FE", "M_H"]).values[0]
+    np.testing.assert_allclose(got, [12.0, 4710.0, 1.5, 0.35, -0.2], rtol=1e-6)
+    assert np.isnan(found.labels(["IRFM_TEFF"]).error("IRFM_TEFF")[0])

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from bayes_cannon.analysis.calibration import check_calibration
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
@@ -20,6 +19,13 @@ from bayes_cannon.plots.sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots.spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.plots.training import plot_factor_choice, plot_loadings, plot_scatter
+from bayes_cannon.runs.report.captions import (
+    calibration_caption,
+    factors_caption,
+    one_to_one_caption,
+    scatter_caption,
+    scores_caption,
+)
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.page import Column, Grid, Note, Text
 from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
@@ -50,7 +56,6 @@ __all__ = [
 
 
 WINDOW = (16000.0, 16200.0)
-_FEWEST = 20
 
 
 @section(
@@ -174,7 +179,8 @@ def gradients(inputs: ReportInputs) -> Iterator[Item]:
 def scatter(inputs: ReportInputs) -> Iterator[Item]:
     """Intrinsic scatter."""
     assert inputs.cannon is not None
-    yield Drawing("scatter", partial(plot_scatter, inputs.cannon), "Intrinsic scatter")
+    yield Drawing("scatter", partial(plot_scatter, inputs.cannon), "Intrinsic scatter",
+                  scatter_caption(inputs.cannon))  # fmt: skip
 
 
 @section(
@@ -190,7 +196,8 @@ def factors(inputs: ReportInputs) -> Iterator[Item]:
     if not cannon.n_factors:
         yield Text("The model has no nuisance factors.")
         return
-    yield Drawing("loadings", partial(plot_loadings, cannon), "Loadings of the nuisance factors")
+    yield Drawing("loadings", partial(plot_loadings, cannon), "Loadings of the nuisance factors",
+                  factors_caption(cannon))  # fmt: skip
     if "predictive" in cannon.history:
         yield Drawing(
             "factor-choice", partial(plot_factor_choice, cannon), "Choice of the number of factors",
@@ -209,14 +216,15 @@ def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
     if inputs.aspcap is not None:
         yield Drawing(
             "one-to-one", partial(plot_one_to_one, inputs.table),
-            f"Labels against {inputs.catalogue}", f"Against the catalogue ({inputs.catalogue}).",
+            f"Labels against {inputs.catalogue}",
+            one_to_one_caption(inputs.table, inputs.aspcap, inputs.catalogue),
         )  # fmt: skip
     if inputs.truth is not None:
         draw = partial(
             plot_one_to_one, inputs.table, reference=inputs.truth, reference_name="truth"
         )
         yield Drawing("one-to-one-truth", draw, "Labels against the truth",
-                      "Against the true labels of the simulation.")  # fmt: skip
+                      one_to_one_caption(inputs.table, inputs.truth, "the truth"))  # fmt: skip
     if inputs.aspcap is None and inputs.truth is None:
         yield Note("The run has no catalogue labels to compare with.", gone=True)
 
@@ -261,32 +269,18 @@ def _known(inputs: ReportInputs, star: str) -> Labels | None:
 )  # fmt: skip
 def calibration(inputs: ReportInputs) -> Iterator[Item]:
     """Coverage, PIT and scores against the catalogue and, of a simulation, the truth."""
-    references = {} if inputs.truth is None else {"truth": inputs.truth}
-    if inputs.aspcap is not None:
-        references["catalogue"] = inputs.aspcap
-    if not references:
-        yield Note("The run has no catalogue labels to compare with.", gone=True)
+    check = inputs.check
+    if isinstance(check, str):
+        yield Note(check, gone=True)
         return
-    result, left = inputs.result, np.ones(len(inputs.table), dtype=np.bool_)
-    if inputs.cannon is not None:
-        left = ~np.isin(inputs.star_id, inputs.cannon.training.star_id)
-        result = result.isel(star=np.flatnonzero(left))
-    n = int((left & inputs.has_posterior & ~inputs.unlabelled).sum())
-    if n < _FEWEST:
-        yield Note(
-            f"Needs {_FEWEST} stars with catalogue labels that the model was not trained on; the "
-            f"run has {n}.", gone=True,
-        )  # fmt: skip
-        return
-    snr = dict(zip(inputs.star_id.tolist(), inputs.snr.tolist(), strict=True))
-    known = bool(np.isfinite(inputs.snr).any())
-    check = check_calibration(result, references, snr=snr if known else None)
     yield coverage_table(check)
     if check.failures:
         rows = [(failure,) for failure in check.failures]
-        yield Grid("What is outside its tolerance.", [Column("where", kind="wide")], rows)
-    for reference in references:
+        yield Grid("Failed calibration tests.", [Column("test and result", kind="wide")], rows)
+    for reference in dict.fromkeys(str(name) for name, _ in check.scores):
         yield Drawing(f"calibration-{reference}", partial(plot_calibration, check, reference),
-                      f"Coverage and PIT against the {reference}")  # fmt: skip
+                      f"Coverage and PIT against the {reference}",
+                      calibration_caption(check, reference))  # fmt: skip
         yield Drawing(f"scores-{reference}", partial(plot_scores, check, reference),
-                      f"Scores in bins against the {reference}")  # fmt: skip
+                      f"Scores in bins against the {reference}",
+                      scores_caption(check, reference))  # fmt: skip

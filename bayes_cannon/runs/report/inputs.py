@@ -13,6 +13,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.analysis.repeated.comparison import Repeats
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
@@ -35,6 +36,9 @@ __all__ = [
     "ReportInputs",
     "column",
 ]
+
+_FEWEST = 20
+"""Stars with which calibration is judged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,8 @@ class ReportInputs:
         By the name of an attribute that is None: why, and how to give it.
     notes : tuple of str
         What a reader must know about the inputs.
+    published : bool
+        Whether accuracies that others published stand beside ours.
     """
 
     folder: Path
@@ -87,6 +93,7 @@ class ReportInputs:
     repeats: Repeats | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    published: bool = False
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -176,6 +183,28 @@ class ReportInputs:
             return np.full(len(self.table), np.nan)
         known = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
         return np.array([known.get(star, np.nan) for star in self.star_id.tolist()])
+
+    @cached_property
+    def check(self) -> Check | str:
+        """Calibration of the stars that were not trained on, or why there is none."""
+        references = {} if self.truth is None else {"truth": self.truth}
+        if self.aspcap is not None:
+            references["catalogue"] = self.aspcap
+        if not references:
+            return "The run has no catalogue labels to compare with."
+        result, left = self.result, np.ones(len(self.table), dtype=np.bool_)
+        if self.cannon is not None:
+            left = ~np.isin(self.star_id, self.cannon.training.star_id)
+            result = result.isel(star=np.flatnonzero(left))
+        n = int((left & self.has_posterior & ~self.unlabelled).sum())
+        if n < _FEWEST:
+            return (
+                f"Needs {_FEWEST} stars with catalogue labels that the model was not trained on; "
+                f"the run has {n}."
+            )
+        snr = dict(zip(self.star_id.tolist(), self.snr.tolist(), strict=True))
+        known = bool(np.isfinite(self.snr).any())
+        return check_calibration(result, references, snr=snr if known else None)
 
     def labels_of(self, star: str) -> FloatArray:
         """Labels of one star, shape (n_labels,).

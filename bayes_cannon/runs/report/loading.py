@@ -27,6 +27,7 @@ from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.apstar import read_apstar
 from bayes_cannon.surveys.apogee.names import is_spectrum_file, name_from_path, unique_star_ids
 from bayes_cannon.surveys.apogee.survey import APOGEE
+from bayes_cannon.surveys.mwm.layout import split_telescope
 from bayes_cannon.surveys.mwm.survey import reader_of_files
 from bayes_cannon.surveys.readers import SurveyReader
 from bayes_cannon.surveys.simulation.catalogue import read_truth
@@ -259,7 +260,8 @@ def _find_files(
         if reader == APOGEE.name:
             return _files_of_survey(survey, dataset)
         return _files_of_reader(found, survey, dataset, reader)
-    paths = [path for path in spectra_files(source) if path.is_file()] if source else []
+    there = spectra_files(source) if source else []
+    paths = [path for path in there if split_telescope(path)[0].is_file()]
     if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)
     found.missing["files"] = (

@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite
 from numbers import Real
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from bayes_cannon.base.resources import data_path
+from bayes_cannon.base.rounding import two_digits, value_with_error
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
@@ -29,15 +32,20 @@ __all__ = [
     "Cell",
     "Chapter",
     "Column",
+    "Explorer",
     "Facts",
     "Grid",
     "Heading",
+    "Listing",
     "Note",
     "Page",
     "Part",
     "Picture",
     "Text",
+    "error_cell",
+    "measured",
     "plain",
+    "probability",
 ]
 
 
@@ -85,6 +93,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Listing:
+    """Sentences, each with a word that says what it is about."""
+
+    kind: ClassVar[str] = "listing"
+    items: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Facts:
     """A few numbers, each with its name."""
 
@@ -104,6 +120,10 @@ class Picture:
         What the figure is of, for those who do not see it.
     caption : str
         Shown below; left out where empty.
+    name : str
+        Of its files in ``figures/``, without the ending; empty where there are none.
+    kinds : tuple of str
+        Endings of those files.
 
     Raises
     ------
@@ -115,6 +135,8 @@ class Picture:
     png: bytes
     alt: str
     caption: str = ""
+    name: str = ""
+    kinds: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.png.startswith(_PNG) or len(self.png) < 24:
@@ -130,6 +152,11 @@ class Picture:
     def source(self) -> Markup:
         """The picture as an address with everything inside; base64 has no sign to escape."""
         return Markup(f"data:image/png;base64,{base64.b64encode(self.png).decode()}")
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """What the figure's files are called, and their addresses beside the page."""
+        return [(k.upper(), f"figures/{quote(self.name)}.{k}") for k in self.kinds]
 
 
 class Cell(NamedTuple):
@@ -164,8 +191,10 @@ class Column:
         Parameters
         ----------
         value
-            Text or number.
+            Text or number, or the cell itself.
         """
+        if isinstance(value, Cell):
+            return value
         if not self.form:
             return Cell(str(value), self.kind)
         number = float(value) if isinstance(value, Real) else float("nan")
@@ -212,7 +241,86 @@ class Grid:
             yield [c.cell(v) for c, v in zip(self.columns, row, strict=True)]
 
 
-Part = Text | Heading | Note | Facts | Picture | Grid
+def measured(value: float, error: float) -> Cell:
+    """Cell of a value with its error, both to the second digit of the error.
+
+    Parameters
+    ----------
+    value, error
+        In the same unit; NaN where not known.
+
+    Examples
+    --------
+    >>> measured(-0.06395, 0.0144).text, measured(float("nan"), 1.0).text
+    ('−0.064 ± 0.014', '–')
+    """
+    if not isfinite(value):
+        return Cell("–", "number", "")
+    return Cell(value_with_error(float(value), float(error)), "number", f"{value:.9g}")
+
+
+def error_cell(value: float) -> Cell:
+    """Cell of an error or a scatter, two digits.
+
+    Parameters
+    ----------
+    value
+        NaN where not known.
+
+    Examples
+    --------
+    >>> error_cell(0.01234).text
+    '0.012'
+    """
+    if not isfinite(value):
+        return Cell("–", "number", "")
+    return Cell(two_digits(float(value)), "number", f"{value:.9g}")
+
+
+def probability(value: float) -> Cell:
+    """Cell of a p-value; what is below a thousandth is said to be so.
+
+    Parameters
+    ----------
+    value
+        0 to 1; NaN where not known.
+
+    Examples
+    --------
+    >>> probability(0.00002).text, probability(0.2345).text
+    ('< 0.001', '0.23')
+    """
+    cell = error_cell(value)
+    return cell._replace(text="< 0.001") if value < 0.001 else cell
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A table of stars linked with a plot of them and a panel for the star that is chosen.
+
+    Attributes
+    ----------
+    data : mapping
+        What the page's script is given, in the kinds of JSON; ``beside`` says whether the figures'
+        files lie beside the page.
+    grid : Grid
+        The table, a row for each of the data's stars.
+    """
+
+    kind: ClassVar[str] = "explorer"
+    data: dict[str, Any]
+    grid: Grid
+
+    @property
+    def json(self) -> Markup:
+        """The data as JSON, in which nothing can end the script that holds it."""
+        text = json.dumps(self.data, separators=(",", ":"), allow_nan=False)
+        return Markup(text.translate(_UNSAFE))
+
+
+_UNSAFE = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"}
+
+Part = Text | Heading | Note | Listing | Facts | Picture | Grid | Explorer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.runs.corners import corner_files
 from bayes_cannon.runs.report.inputs import ReportInputs, column
-from bayes_cannon.runs.report.page import Facts, Grid, Heading, Note, Text
+from bayes_cannon.runs.report.page import Explorer, Facts, Grid, Heading, Listing, Note, Text
 
 __all__ = [
     "Chosen",
@@ -24,10 +24,11 @@ __all__ = [
     "chosen_stars",
     "distance_from_catalogue",
     "file_names",
+    "furthest_label",
 ]
 
 _MOST_DRAWN = 8
-"""Corner plots that a run has already and that a report takes over."""
+"""Corner plots that were asked for one by one, which a report shows; many are of all stars."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ class Drawing:
     kept: bool = False
 
 
-Item = Text | Heading | Note | Facts | Grid | Drawing
+Item = Text | Heading | Note | Listing | Facts | Grid | Explorer | Drawing
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,33 @@ def distance_from_catalogue(inputs: ReportInputs) -> FloatArray:
     -------
     (n_stars,) float64
     """
-    aspcap = inputs.aspcap
-    if aspcap is None:
-        return np.full(len(inputs.table), np.nan)
-    error = np.hypot(inputs.errors, np.nan_to_num(aspcap.errors))
-    pull = np.abs(inputs.values() - aspcap.values) / error
+    pull = np.abs(_pulls(inputs))
     known = np.isfinite(pull).any(axis=1)
     return np.where(known, np.nanmax(np.where(known[:, None], pull, 0.0), axis=1), np.nan)
+
+
+def _pulls(inputs: ReportInputs) -> FloatArray:
+    """Our labels less the catalogue's over the joint error, shape (n_stars, n_labels)."""
+    aspcap = inputs.aspcap
+    if aspcap is None:
+        return np.full((len(inputs.table), len(inputs.names)), np.nan)
+    error = np.hypot(inputs.errors, np.nan_to_num(aspcap.errors))
+    return np.asarray((inputs.values() - aspcap.values) / error)
+
+
+def furthest_label(inputs: ReportInputs, row: int) -> tuple[str, float]:
+    """Label in which a star differs most from the catalogue, and by how many joint errors.
+
+    Parameters
+    ----------
+    inputs
+        The run.
+    row
+        Of the star, which has catalogue labels.
+    """
+    pull = _pulls(inputs)[row]
+    i = int(np.nanargmax(np.abs(pull)))
+    return inputs.names[i], float(pull[i])
 
 
 def chosen_stars(inputs: ReportInputs) -> list[Chosen]:
@@ -131,7 +152,7 @@ def chosen_stars(inputs: ReportInputs) -> list[Chosen]:
     stars = inputs.star_id
     relative = np.log(np.prod(inputs.errors[rows], axis=1))
     middle = rows[np.argsort(np.abs(relative - np.median(relative)), kind="stable")[0]]
-    chosen = {str(stars[middle]): "a star with errors of middling size"}
+    chosen = {str(stars[middle]): "a star with typical (median) uncertainties"}
     far = distance_from_catalogue(inputs)
     if np.isfinite(far[rows]).any():
         worst = rows[np.nanargmax(far[rows])]
@@ -146,15 +167,15 @@ def chosen_stars(inputs: ReportInputs) -> list[Chosen]:
         chosen.setdefault(
             str(stars[misfit]), f"the star whose spectrum fits worst (p = {np.nanmin(p):.2g})"
         )
-    for star, path in _drawn(inputs)[:_MOST_DRAWN]:
-        if path.is_file():
-            chosen.setdefault(star, "drawn when the run was made")
+    drawn = _drawn(inputs)
+    for star in drawn if len(drawn) <= _MOST_DRAWN else ():
+        chosen.setdefault(star, "drawn when the run was made")
     return [Chosen(star, why) for star, why in chosen.items()]
 
 
-def _drawn(inputs: ReportInputs) -> list[tuple[str, Path]]:
+def _drawn(inputs: ReportInputs) -> list[str]:
     files = corner_files(inputs.star_id.tolist(), inputs.folder / "figures")
-    return [(star, path) for star, path in files.items() if path.is_file()]
+    return [star for star, path in files.items() if path.is_file()]
 
 
 def file_names(prefix: str, stars: Sequence[str], all_stars: Sequence[str]) -> dict[str, str]:

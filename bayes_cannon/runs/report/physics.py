@@ -14,18 +14,29 @@ import numpy as np
 
 from bayes_cannon.analysis.aspcap import AspcapComparison, aspcap_comparison
 from bayes_cannon.analysis.gradients import line_groups
+from bayes_cannon.analysis.isochrones import packaged_isochrones
 from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.plots.aspcap import plot_disagreements, plot_errors, plot_forest, plot_pulls
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.plots.gradients import plot_line_group
-from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
+from bayes_cannon.plots.kiel import SIX_GYR, plot_kiel, plot_kiel_stars
 from bayes_cannon.plots.sequences import plot_giant_branch, plot_metallicity
 from bayes_cannon.plots.spectra import plot_model
+from bayes_cannon.plots.stars import plot_kiel_offsets
 from bayes_cannon.runs.report.figures import gradients, reaches, window_of
-from bayes_cannon.runs.report.inputs import ReportInputs
-from bayes_cannon.runs.report.page import Column, Grid, Heading, Note, Text
+from bayes_cannon.runs.report.inputs import ReportInputs, column
+from bayes_cannon.runs.report.page import (
+    Column,
+    Grid,
+    Heading,
+    Note,
+    Text,
+    error_cell,
+    measured,
+    probability,
+)
 from bayes_cannon.runs.report.parts import Drawing, Item, chosen_stars, file_names
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
@@ -72,12 +83,12 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
 
 @section(
     "kiel", "Kiel diagram",
-    "Stars should lie along the isochrones of their [Fe/H], metal-poor ones to the left "
-    "(hotter) of metal-rich ones at the same log g.",
+    "Metal-poor giants are hotter than metal-rich ones of the same log g. The isochrones are of "
+    "one age and of solar [α/Fe]: younger, α-enhanced and red clump stars lie off them.",
     order=90,
 )  # fmt: skip
 def kiel(inputs: ReportInputs) -> Iterator[Item]:
-    """The run in the Kiel diagram, and chosen stars seen closely."""
+    """The run in the Kiel diagram, and chosen stars in zoom."""
     if not {"TEFF", "LOGG", "FE_H"} <= set(inputs.names):
         yield Note("The Kiel diagram needs Teff, log g and [Fe/H].", gone=True)
         return
@@ -89,7 +100,22 @@ def kiel(inputs: ReportInputs) -> Iterator[Item]:
     if stars:
         draw = partial(plot_kiel_stars, inputs.result, stars, aspcap=inputs.aspcap)
         yield Drawing("kiel-stars", draw, "Chosen stars in the Kiel diagram",
-                      "The same for a few stars, seen closely.")  # fmt: skip
+                      "The same for a few stars, in zoom.")  # fmt: skip
+    yield Drawing("kiel-offsets", partial(plot_kiel_offsets, inputs.table),
+                  "Offsets from the giant branches", _offsets_caption(inputs))  # fmt: skip
+
+
+def _offsets_caption(inputs: ReportInputs) -> str:
+    teff, logg, feh = (column(inputs.table, name) for name in ("TEFF", "LOGG", "FE_H"))
+    off = teff - packaged_isochrones().ridge(logg, feh, log10_age=SIX_GYR)
+    off = off[np.isfinite(off)]
+    text = "Teff less that of the isochrone of each star's own [Fe/H] at its log g"
+    if off.size == 0:
+        return f"{text}."
+    return (
+        f"{text}: the median of {off.size:,} stars is {np.median(off):+.0f} K, and "
+        f"{100 * np.mean(np.abs(off) > 100):.0f} % of them are off by more than 100 K."
+    ).replace("-", "\N{MINUS SIGN}")
 
 
 @section(
@@ -143,7 +169,7 @@ def aspcap(inputs: ReportInputs) -> Iterator[Item]:
     else:
         yield Note("Errors against S/N: the S/N is not known without the dataset.", gone=True)
     yield Drawing("aspcap-pulls", partial(plot_pulls, found), f"Pulls against {found.catalogue}",
-                  "(Ours − theirs) / joint error, against the unit normal.")  # fmt: skip
+                  f"(this work − {found.catalogue})/σ, against the unit normal.")  # fmt: skip
     yield _pulls(found)
     yield Drawing("aspcap-forest", partial(plot_forest, found), "Forest plot",
                   "The stars that disagree most, each about its own posterior mean.")  # fmt: skip
@@ -170,16 +196,20 @@ def _spectra(inputs: ReportInputs, found: AspcapComparison) -> Iterator[Item]:
 def _pulls(found: AspcapComparison) -> Grid:
     columns = (
         Column("label", kind="id"), Column("posterior"), Column("stars", "d"),
-        Column("bias", ".3g"), Column("rms", ".3g"), Column("our error", ".3g"),
-        Column(f"{found.catalogue} error", ".3g"),
+        Column("bias", "g"), Column("rms", "g"), Column("error, this work", "g"),
+        Column(f"{found.catalogue} error", "g"),
         Column("mean pull", ".2f"), Column("sd of pulls", ".2f"),
         Column("robust sd", ".2f"), Column("within 68 % (%)", ".0f"),
         Column("within 95 % (%)", ".0f"),
     )  # fmt: skip
-    keys = ("BIAS", "RMS", "ERR", f"{found.column}_ERR", "PULL_MEAN", "PULL_SD", "PULL_ROBUST_SD")
+    errors, pulls = (
+        ("RMS", "ERR", f"{found.column}_ERR"),
+        ("PULL_MEAN", "PULL_SD", "PULL_ROBUST_SD"),
+    )
     rows = [
         (f"{shown_label(str(r['LABEL']))} ({r['UNIT']})", str(r["KIND"]), int(r["N"]),
-         *(float(r[k]) for k in keys), *(100 * float(r[k]) for k in ("COVER_68", "COVER_95")))
+         measured(r["BIAS"], r["RMS"] / np.sqrt(r["N"])), *(error_cell(r[k]) for k in errors),
+         *(float(r[k]) for k in pulls), *(100 * float(r[k]) for k in ("COVER_68", "COVER_95")))
         for r in found.pulls
     ]  # fmt: skip
     return Grid("Pulls of every label; errors are medians.", columns, rows)
@@ -189,11 +219,11 @@ def _stars(found: AspcapComparison) -> Grid:
     archive = [n for n in ("ASPCAPFLAG", "STARFLAG") if n in found.stars.colnames]
     columns = (
         Column("star", kind="id"), Column("S/N", ".0f"), Column("labels", "d"),
-        Column("χ²", ".1f"), Column("p", ".2g"), Column("furthest label"), Column("pull", "+.1f"),
+        Column("χ²", ".1f"), Column("p", "g"), Column("furthest label"), Column("pull", "+.1f"),
         Column("flags"), *(Column(name) for name in archive),
     )  # fmt: skip
     rows = [
-        (str(r[0]), float(r["SNR"]), int(r["N_LABELS"]), float(r["CHI2"]), float(r["P"]),
+        (str(r[0]), float(r["SNR"]), int(r["N_LABELS"]), float(r["CHI2"]), probability(r["P"]),
          shown_label(str(r["WORST"])), float(r["PULL"]),
          *(str(r[n]) for n in ("FLAGS", *archive)))
         for r in found.stars[:_MOST_ROWS]
@@ -230,6 +260,8 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
             f"{names[star]}-corner",
             partial(plot_corner, other.result, star, truth=truth, snr=snr[star]),
             f"Corner plot of {star}",
+            "Formal posterior (blue) and calibrated posterior (orange) of the labels"
+            f"{'; black lines: the true labels' if truth is not None else ''}.",
         )  # fmt: skip
         if other.cannon is None or other.spectra is None:
             why = other.missing.get("cannon") or other.missing.get("spectra", "")
@@ -239,7 +271,9 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
             plot_model, other.cannon, other.spectra, star, other.labels_of(star),
             window=window_of(other),
         )  # fmt: skip
-        yield Drawing(f"{names[star]}-spectrum", draw, f"Model and spectrum of {star}")
+        yield Drawing(f"{names[star]}-spectrum", draw, f"Model and spectrum of {star}",
+                      f"The observed spectrum of {star}, the model at its labels, and the "
+                      "residuals in units of their errors.")  # fmt: skip
     failed = other.star_id[~other.has_posterior]
     if failed.size:
         yield Note(f"{failed.size} stars without catalogue labels have no posterior either.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,16 @@ from bayes_cannon.errors import BayesCannonError, InvalidDataError, OutputExists
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.loading import PathLike, load_inputs
-from bayes_cannon.runs.report.page import GENERATOR, Chapter, Note, Page, Part, Picture, plain
+from bayes_cannon.runs.report.page import (
+    GENERATOR,
+    Chapter,
+    Explorer,
+    Note,
+    Page,
+    Part,
+    Picture,
+    plain,
+)
 from bayes_cannon.runs.report.parts import Drawing, Section
 from bayes_cannon.runs.report.sections import registered_sections
 from bayes_cannon.runs.results import Run, folder_of
@@ -83,6 +93,7 @@ def write_report(
     out: PathLike | None = None,
     overwrite: bool = False,
     sections: Sequence[Section] | None = None,
+    published: bool = False,
     progress: Progress = None,
 ) -> Report:
     """Write ``report.html`` and ``figures/`` of a run.
@@ -110,6 +121,8 @@ def write_report(
         Replace a file `out` that is not an earlier report.
     sections
         What to show; left out, all that are registered (see `registry.section`).
+    published
+        Show accuracies that others published beside ours.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -131,6 +144,7 @@ def write_report(
         run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
         repeats=repeats,
     )  # fmt: skip
+    inputs = replace(inputs, published=published)
     maker = _Maker(inputs, folder / "figures" if out is None else None)
     sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
@@ -197,7 +211,7 @@ class _Maker:
             if item is None:
                 break
             if not isinstance(item, Drawing):
-                yield item
+                yield self._placed(item)
                 continue
             picture, reason = self._try(section, partial(self._picture, item))
             yield picture or Note(f"{item.alt} could not be drawn: {reason}", gone=True)
@@ -221,17 +235,29 @@ class _Maker:
             for number in set(plt.get_fignums()) - open_before:
                 plt.close(number)
 
+    def _placed(self, item: Part) -> Part:
+        """A part as it is, but for files that do not lie beside this page."""
+        if isinstance(item, Explorer) and self.folder is None:
+            return replace(item, data=item.data | {"beside": False})
+        return item
+
     def _picture(self, drawing: Drawing) -> Picture:
         path = None if self.folder is None else self._path(self.folder, drawing.name)
         if drawing.kept and path is not None and path.is_file() and not path.is_symlink():
-            png = path.read_bytes()
-        else:
-            png = _render(drawing.draw())
-            if path is not None:
-                write_atomically(path, lambda part: _write_bytes(part, png), overwrite=True)
-        if path is not None:
             self.files.append(path)
-        return Picture(png, drawing.alt, drawing.caption)
+            kinds = ("png", "pdf") if path.with_suffix(".pdf").is_file() else ("png",)
+            return Picture(path.read_bytes(), drawing.alt, drawing.caption, path.stem, kinds)
+        figure = _figure_of(drawing.draw())
+        try:
+            png = _render(figure)
+            if path is None:
+                return Picture(png, drawing.alt, drawing.caption)
+            for target, content in ((path, png), (path.with_suffix(".pdf"), _pdf(figure))):
+                write_atomically(target, partial(_write_bytes, content=content), overwrite=True)
+        finally:
+            plt.close(figure)
+        self.files.append(path)
+        return Picture(png, drawing.alt, drawing.caption, drawing.name, ("png", "pdf"))
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:
@@ -252,19 +278,32 @@ def _reason(error: Exception) -> str:
     return said if isinstance(error, BayesCannonError) else f"{type(error).__name__}: {said}"
 
 
-def _render(figure: Figure | Axes) -> bytes:
-    """PNG of a figure (or of the figure of some axes), which is closed.
+def _figure_of(drawn: Figure | Axes) -> Figure:
+    """The figure, where a drawing gave some axes."""
+    owner = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert owner is not None
+    return owner
+
+
+def _pdf(figure: Figure) -> bytes:
+    """PDF of a figure that was drawn, laid out as it was, with fonts that editors can change."""
+    figure.set_layout_engine("none")
+    pdf = io.BytesIO()
+    with mpl.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(pdf, format="pdf")
+    return pdf.getvalue()
+
+
+def _render(figure: Figure) -> bytes:
+    """PNG of a figure.
 
     Curves of many points are pixels in it, so that its size does not grow with them; 256 colours
     are plenty for plots, and halve it.
     """
-    owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
-    assert owner is not None
-    owner.set_dpi(_DPI)
-    canvas = FigureCanvasAgg(owner)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    plt.close(owner)
     png = io.BytesIO()
     pixels.quantize(256, dither=Image.Dither.NONE).save(png, format="png")
     return png.getvalue()
@@ -287,10 +326,10 @@ def _page(inputs: ReportInputs, chapters: Sequence[Chapter]) -> Page:
     )
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return Page(
-        title=f"Labels of {n:,} {'star' if n == 1 else 'stars'}",
+        title=f"Stellar labels of {n:,} {'star' if n == 1 else 'stars'}",
         lines=[
             f"{names} from {spectra.strip()} spectra, by The Cannon as two PyMC models",
-            f"Run in the folder {inputs.folder.resolve().name}, report of {made}",
+            f"Run: {inputs.folder.resolve().name}; report of {made}",
         ],
         banner=_banner(inputs),
         chapters=chapters,

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 # Imported for the sections that they register.
 from bayes_cannon.runs.report import (  # noqa: F401
+    explorer,
     figures,
+    findings,
     pairs,
     physics,
     repeated,

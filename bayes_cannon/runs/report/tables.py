@@ -27,14 +27,23 @@ from bayes_cannon.inference.flags import (
 )
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
-from bayes_cannon.runs.report.page import Column, Facts, Grid, Heading, Note, Text
+from bayes_cannon.runs.report.page import (
+    Column,
+    Facts,
+    Grid,
+    Heading,
+    Note,
+    Text,
+    error_cell,
+    measured,
+    probability,
+)
 from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
-from bayes_cannon.spectra.label_kinds import label_kind, shown_label
+from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.star_ids import catalogue_column
 
 __all__ = [
-    "all_stars",
     "coverage_table",
     "cuts_table",
     "original_tables",
@@ -45,11 +54,6 @@ __all__ = [
 
 _MOST_ROWS = 1500
 _STAR = Column("star", kind="id")
-
-
-def _form(name: str, unit: str, *, error: bool = False) -> str:
-    """Format of a label in some unit, or of its error."""
-    return f",.{label_kind(name, unit).digits + error}f"
 
 
 def _with_unit(name: str, unit: str) -> str:
@@ -113,12 +117,12 @@ def _which_errors(inputs: ReportInputs) -> str:
 
 def _flags(flag: NDArray[np.int64]) -> Grid:
     rows = [
-        (int(bit), str(bit.name), severity(int(bit)), f"{MEANINGS[bit]}. {ADVICE[bit]}",
+        (str(bit.name), severity(int(bit)), int(bit), f"{MEANINGS[bit]}. {ADVICE[bit]}",
          int(np.sum(flag & bit != 0)), 100 * float(np.mean(flag & bit != 0)))
         for bit in LabelFlag
         if np.any(flag & bit)
     ]  # fmt: skip
-    columns = (Column("bit", "d"), Column("flag"), Column("severity"),
+    columns = (Column("flag"), Column("severity"), Column("bit", "d"),
                Column("meaning and advice", kind="wide"),
                Column("stars", "d"), Column("share (%)", ".1f"))  # fmt: skip
     return Grid("Flags of LABEL_FLAG that occur in this run.", columns, rows)
@@ -148,8 +152,7 @@ def cuts_table(inputs: ReportInputs) -> Grid | None:
 
 @section(
     "tables", "Accuracy",
-    "The labels of one star, and the scatter of all stars about the catalogue, beside accuracies "
-    "that others found with The Cannon.",
+    "The labels of one star, and the scatter of all stars about the catalogue.",
     order=110,
 )  # fmt: skip
 def original_tables(inputs: ReportInputs) -> Iterator[Item]:
@@ -166,44 +169,48 @@ def original_tables(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def _one_star(inputs: ReportInputs, chosen: Chosen) -> Grid:
-    found, their = star_table(inputs.table, chosen.star), catalogue_column(inputs.catalogue)
+    others = PUBLISHED if inputs.published else ()
+    found = star_table(inputs.table, chosen.star, published=others)
+    their = catalogue_column(inputs.catalogue)
     quoted = [name for name in found.colnames if name.startswith("FORMAL: ")]
     columns = (
-        Column("label", kind="id"), Column("ours", ".4g"), Column("calibrated error", ".3g"),
-        Column("formal error", ".3g"), Column(inputs.catalogue, ".4g"),
-        Column(f"{inputs.catalogue} error", ".3g"),
-        Column("difference", "+.3g"), Column("pull", "+.2f"),
-        *(Column(f"formal error, {name.partition(': ')[2]}", ".3g") for name in quoted),
+        Column("label", kind="id"), Column(f"this work ({inputs.kind})", "g"),
+        Column("formal error", "g"), Column(inputs.catalogue, "g"),
+        Column("difference", "g"), Column("pull", "+.1f"),
+        *(Column(f"formal error, {name.partition(': ')[2]}", "g") for name in quoted),
     )  # fmt: skip
-    keys = ("OURS", "ERR", "FORMAL_ERR", their, f"{their}_ERR", "DIFFERENCE", "PULL", *quoted)
+    key = "ERR" if inputs.kind == "calibrated" else "FORMAL_ERR"
     rows = [
-        (_with_unit(str(r["LABEL"]), str(r["UNIT"])), *(float(r[k]) for k in keys)) for r in found
-    ]
+        (_with_unit(str(r["LABEL"]), str(r["UNIT"])), measured(r["OURS"], r[key]),
+         error_cell(r["FORMAL_ERR"]), measured(r[their], r[f"{their}_ERR"]),
+         measured(r["DIFFERENCE"], np.hypot(r[key], np.nan_to_num(r[f"{their}_ERR"]))),
+         float(r["PULL"]), *(error_cell(r[k]) for k in quoted))
+        for r in found
+    ]  # fmt: skip
     return Grid(f"{chosen.star}: {chosen.why}.", columns, rows)
 
 
 def _scatter(inputs: ReportInputs) -> Iterator[Item]:
     assert inputs.aspcap is not None
+    others = PUBLISHED if inputs.published else ()
     heads = ("bias", "rms", "robust scatter", "calibrated error", "formal error")
-    names = [other.name for other in PUBLISHED]
     columns = (Column("label", kind="id"), Column("stars", "d"),
-               *(Column(title, ".3g") for title in (*heads, *names)))  # fmt: skip
-    keys = ("BIAS", "RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR", *names)
+               *(Column(title, "g") for title in (*heads, *(p.name for p in others))))  # fmt: skip
+    keys = ("RMS", "ROBUST_SCATTER", "ERR", "FORMAL_ERR", *(p.name for p in others))
     references = {f"the catalogue ({inputs.catalogue})": inputs.aspcap}
     if inputs.truth is not None:
         references["the truth of the simulation"] = inputs.truth
     for what, reference in references.items():
         rows = [
-            (_with_unit(str(r["LABEL"]), str(r["UNIT"])), int(r["N"]), *(float(r[k]) for k in keys))
-            for r in scatter_table(inputs.table, reference)
-        ]
-        yield Grid(
-            f"Ours less {what}; errors are medians. The last columns are scatters that others "
-            "found, on other stars.",
-            columns, rows,
-        )  # fmt: skip
-    told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in PUBLISHED)
-    yield Text(" ".join(told))
+            (_with_unit(str(r["LABEL"]), str(r["UNIT"])), int(r["N"]),
+             measured(r["BIAS"], r["RMS"] / np.sqrt(r["N"])), *(error_cell(r[k]) for k in keys))
+            for r in scatter_table(inputs.table, reference, published=others)
+        ]  # fmt: skip
+        yield Grid(f"This work minus {what}; errors are medians.", columns, rows)
+    if not others:
+        return
+    told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in others)
+    yield Text(f"The last columns are scatters that others found, on other stars. {' '.join(told)}")
     if inputs.simulated:
         yield Note(
             "The stars of this run are simulated: these numbers say how well the method does on "
@@ -214,53 +221,22 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
 def coverage_table(check: Check) -> Grid:
     """How often intervals held the reference."""
     columns = (
-        Column("against"), Column("posterior"), Column("label"), Column("stars", "d"),
+        Column("label", kind="id"), Column("posterior"), Column("against"), Column("stars", "d"),
         Column("sd of pulls", ".2f"),
         *(Column(f"{100 * v:g} % (found, %)", ".1f") for v in LEVELS),
-        Column("PIT p", ".3f"), Column("verdict"),
+        Column("PIT p", "g"), Column("verdict"),
     )  # fmt: skip
     rows = [
-        (str(r["REFERENCE"]), str(r["KIND"]), shown_label(str(r["LABEL"])), int(r["N"]),
+        (shown_label(str(r["LABEL"])), str(r["KIND"]), str(r["REFERENCE"]), int(r["N"]),
          float(r["PULL_SD"]), *(100 * float(r[f"COVER_{100 * v:g}"]) for v in LEVELS),
-         float(r["PIT_P"]), str(r["VERDICT"]))
+         probability(r["PIT_P"]), str(r["VERDICT"]))
         for r in check.coverage
     ]  # fmt: skip
     return Grid(
-        "Part of the stars whose interval of each level holds the reference.", columns, rows
-    )
-
-
-@section(
-    "stars", "All stars",
-    "Every star of the run. Press a header to sort by its column, again to turn the order.",
-    order=160,
-)  # fmt: skip
-def all_stars(inputs: ReportInputs) -> Iterator[Item]:
-    """Every star with its labels and what was found about it."""
-    others = [n for n in ("APOGEE_ID", "GAIA_ID", "REDUCTION") if n in inputs.table.colnames]
-    others = [name for name in others if name != inputs.table.meta.get("ID")]
-    columns: list[Column] = [_STAR, *(Column(name) for name in others), Column("S/N", ".0f")]
-    for name, unit in inputs.units.items():
-        columns += [
-            Column(_with_unit(name, unit), _form(name, unit)),
-            Column("±", _form(name, unit, error=True)),
-        ]  # fmt: skip
-    columns += [Column("χ² p", ".3f"), Column("ESS", ",.0f"), Column("flags", kind="wide")]
-    values, errors = inputs.values(), inputs.errors
-    p, ess = (column(inputs.table, n) for n in ("CHI2_P", "ESS_MIN"))
-    flags = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
-    rows = []
-    for i in range(min(len(inputs.table), _MOST_ROWS)):
-        pairs = np.stack([values[i], errors[i]], axis=1).ravel().tolist()
-        names = ", ".join(str(bit.name) for bit in LabelFlag if flags[i] & bit)
-        snr, last = float(inputs.snr[i]), (float(p[i]), float(ess[i]), names)
-        more = (str(inputs.table[name][i]) for name in others)
-        rows.append((inputs.star_id[i], *more, snr, *pairs, *last))
-    cut = f" The first {_MOST_ROWS:,} of {len(inputs.table):,}." if len(rows) < len(p) else ""
-    yield Grid(f"Mean and {inputs.kind} error of every label.{cut}", columns, rows)
-    yield Text(
-        "All columns, with formal errors, quantiles and covariances, are in catalogue.fits and "
-        "catalogue.ecsv of the run."
+        "Empirical coverage: fraction of stars whose credible interval contains the reference "
+        "value.",
+        columns,
+        rows,
     )
 
 
@@ -270,7 +246,7 @@ _VERSIONS = ("pymc", "pytensor", "nutpie", "arviz", "numpy", "scipy", "xarray", 
 
 @section(
     "settings", "Settings and versions",
-    "What made this run, so that it can be made again.",
+    "Provenance: what made this run.",
     order=170,
 )  # fmt: skip
 def settings(inputs: ReportInputs) -> Iterator[Item]:

@@ -252,7 +252,9 @@ def _source(names: Mapping[str, str], label: str) -> _Source | None:
     own = _OWN_NAMES.get(label, label)
     if own in names:
         error = f"RAW_E_{own[4:]}" if own.startswith("RAW_") else f"E_{own}"
-        return _Source(own, _if(names, error), _if(names, f"{own}_FLAGS"))
+        # The flags of IRFM_TEFF and others have other meanings than those of abundances.
+        flags = f"{own}_FLAGS" if own.endswith("_H") or own == "C_12_13" else ""
+        return _Source(own, _if(names, error), _if(names, flags))
     if label.endswith("_FE"):
         over_h, iron = _source(names, f"{label[:-3]}_H"), _source(names, "FE_H")
         if over_h is not None and iron is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "sdss5_bits",
 ]
 
+_log = logging.getLogger(__name__)
 REPLACED = BAD_BITS["pipeline"]
 """Mask bits of pixels whose flux and error SDSS-V's pipeline replaces by smoothed ones: 0-7, 14."""
 _FLAGS_LIMIT = float(1 << 24)  # whole numbers up to here are exact in float32
@@ -192,7 +194,8 @@ def read_mwmvisit(
     Raises
     ------
     FileFormatError
-        As `read_mwmstar`, and if the file has no such visit.
+        As `read_mwmstar`, and if the file has no such visit, or it was left out of the stack: such
+        a spectrum is not in the star's rest frame.
     InvalidDataError
         If an argument is impossible.
     """
@@ -206,7 +209,23 @@ def read_mwmvisit(
             f"{source} has no visit {visit}, it holds {len(choices)}; ask for another visit, or "
             "for the combined spectrum (mwmStar)."
         )
-    return _spectrum(source, header, *choices[visit - 1], sdss5_bits(bad_bits))
+    table, row = choices[visit - 1]
+    _require_rest_frame(source, table, row, visit)
+    return _spectrum(source, header, table, row, sdss5_bits(bad_bits))
+
+
+def _require_rest_frame(path: Path, table: SmallTable, row: int, visit: int) -> None:
+    """Raise where a visit was left out of the stack: its spectrum is not shifted to rest."""
+    if table.value("in_stack", row) == "F":
+        raise FileFormatError(
+            f"{path}: visit {visit} was left out of the star's stack (in_stack is false), and its "
+            "spectrum is not in the star's rest frame; ask for another visit."
+        )
+    if "v_rel" in table.columns and not np.isfinite(table.number_of("v_rel", row)):
+        _log.warning(
+            "%s: visit %d has no velocity; its spectrum may not be in the star's rest frame",
+            path, visit,
+        )  # fmt: skip
 
 
 def _rows(
