@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +19,7 @@ from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import part_path, sweep_parts, told_writing
-from bayes_cannon.errors import InvalidDataError, OutputExistsError
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.bits import BAD_BITS
@@ -47,6 +46,7 @@ from bayes_cannon.surveys.simulation.mwm import (
     write_astra_catalogue,
     write_mwm_spectra,
 )
+from bayes_cannon.surveys.simulation.output import CATALOGUE, TRUTH, check_output, move
 from bayes_cannon.surveys.simulation.stars import (
     SimulatedStar,
     SimulationSettings,
@@ -63,9 +63,6 @@ __all__ = [
 ]
 
 
-_CATALOGUE = "allStar-dr17-simulated.fits"
-_TRUTH = "truth.ecsv"
-_OWN_ENTRIES = {_CATALOGUE, ASTRA_FILE, _TRUTH, "mystery", "apo25m", "lco25m", "spectra"}
 _LAYOUTS = ("dr17", "mwm")
 
 
@@ -132,7 +129,7 @@ def simulate_survey(
         raise InvalidDataError(
             f"settings must be a SimulationSettings, not {type(settings).__name__}."
         )
-    _check_output(out, overwrite=overwrite)
+    check_output(out, overwrite=overwrite)
     library = load_library()
     stars = draw_survey(library, n_stars, seed=seed, settings=settings)
     history = [MARK, f"seed={seed}, n_stars={n_stars}, {settings_as_text(settings)}"]
@@ -145,8 +142,8 @@ def simulate_survey(
             with as_progress(progress) as tell:
                 write = _write_mwm if layout == "mwm" else _write_dr17
                 truth = write(part, stars, library, settings, history, tell)
-            truth.write(part / _TRUTH, format="ascii.ecsv")
-            _move(part, out, overwrite=overwrite)
+            truth.write(part / TRUTH, format="ascii.ecsv")
+            move(part, out, overwrite=overwrite)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return out
@@ -164,7 +161,7 @@ def _write_dr17(
     measured = _write_spectra(folder, stars, library, settings.instrument, settings.faults, tell)
     scale = settings.label_error_scale
     table = allstar_hdus(stars[:-1], measured[:-1], library, error_scale=scale, history=history)
-    table.writeto(folder / _CATALOGUE)
+    table.writeto(folder / CATALOGUE)
     return truth_table(stars, measured, library, error_scale=scale, history=history)
 
 
@@ -186,33 +183,6 @@ def _write_mwm(
     return truth_table(
         given.stars, measured, library, error_scale=scale, history=history, names=given.names
     )
-
-
-def _check_output(out: Path, *, overwrite: bool) -> None:
-    """Refuse to touch what is not ours to replace."""
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not overwrite:
-        raise OutputExistsError(f"{out} exists; choose another folder or ask for overwriting it.")
-    if out.is_symlink() or not out.is_dir():
-        raise OutputExistsError(f"{out} is not a folder; choose another place for the survey.")
-    entries = {entry.name for entry in out.iterdir()}
-    strange = sorted(entries - _OWN_ENTRIES)
-    if strange:
-        raise OutputExistsError(
-            f"{out} holds files that a simulated survey does not have ({', '.join(strange[:3])}"
-            f"{', …' if len(strange) > 3 else ''}); nothing was overwritten."
-        )
-    if entries and not any(_is_simulated(out / name) for name in (_CATALOGUE, ASTRA_FILE)):
-        raise OutputExistsError(f"{out} is not a simulated survey; nothing was overwritten.")
-
-
-def _is_simulated(catalogue: Path) -> bool:
-    """Whether a catalogue says that it is simulated."""
-    try:
-        return bool(fits.getval(catalogue, "SIMULATE"))
-    except (OSError, KeyError):
-        return False
 
 
 def _write_spectra(
@@ -240,24 +210,6 @@ def _write_spectra(
         measured.append(write_apstar(path, star, library, settings=settings, history=history))
         tell(done, len(stars), "simulating spectra")
     return measured
-
-
-def _move(part: Path, out: Path, *, overwrite: bool) -> None:
-    """Put the finished folder in its place; what was there is removed last."""
-    old = part.with_suffix(".old")
-    if out.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{out} was written by another process meanwhile; choose another folder."
-        )
-    if out.exists():
-        out.rename(old)
-    try:
-        part.rename(out)
-    except BaseException:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def observe(
