@@ -13,7 +13,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench sbc notebooks lock clean
+.PHONY: help install demo test lint format bench sbc notebooks docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -58,10 +58,17 @@ sbc: $(STAMP)  ## run the long simulation-based calibration
 notebooks: $(STAMP)  ## execute the notebooks in place
 	$(PY) -m tests.notebook_runner
 
+# Warnings are errors: a broken link, too.
+docs: $(STAMP)  ## build the documentation into docs/_build/html
+	@$(PY) -c "import myst_parser, pydata_sphinx_theme, sphinx_design" 2>/dev/null \
+	    || $(PY) -m pip install --quiet --no-build-isolation -e ".[docs]"
+	$(PY) -m sphinx -b html -n -W --keep-going -j auto docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
 # Upgrades within the limits of pyproject.toml in an environment of its own.
 lock:  ## write requirements.lock anew with the newest versions allowed
 	@python=$$(.ci/find-python $(PYTHON)) || exit 1; "$$python" -m venv --clear $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet ".[test,notebooks]"
+	$(VENV)/lock/bin/python -m pip install --quiet ".[test,notebooks,docs]"
 	$(VENV)/lock/bin/python -m pip list --format=freeze --exclude pip --exclude bayes_cannon \
 	    >$(VENV)/lock/versions
 	@{ echo "# Exact versions of everything that bayes_cannon and its extras need." \
@@ -71,6 +78,6 @@ lock:  ## write requirements.lock anew with the newest versions allowed
 	rm -rf $(VENV)/lock
 
 clean:  ## remove the environment, caches and the demo's output
-	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* runs/demo runs/demo-real
+	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* runs/demo runs/demo-real docs/_build
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ LONG_MODULES = (
     "test_demo",
     "test_faults",
     "test_run",
+    "test_docs",
     "test_calibration",
     "test_cli",
     "test_sbc",

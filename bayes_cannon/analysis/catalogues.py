@@ -39,36 +39,27 @@ from bayes_cannon.inference.posterior import (
     notes_of,
     posterior_names,
 )
-from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
+from bayes_cannon.inference.tables import catalogue_name, labels_first, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
-from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
-from bayes_cannon.surveys.reductions import NOTE, reductions_text
+from bayes_cannon.surveys.reductions import NOTE, other_reductions, reductions_text
 
 __all__ = [
     "CatalogueTable",
     "catalogue",
     "comparison",
-    "other_reductions",
     "write_catalogue",
 ]
 
 
-_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType(
-    {
-        "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
-        "ESS_MIN": (
-            ("ess_bulk_min", "ess_tail_min"),
-            "smallest effective sample size of the labels, bulk or tail",
-        ),
-        "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
-        "CHI2_P": (
-            ("chi2_p",),
-            "posterior predictive p-value of chi-square, were the model exact",
-        ),
-    }
-)
+_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType({
+    "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
+    "ESS_MIN": (("ess_bulk_min", "ess_tail_min"),
+                "smallest effective sample size of the labels, bulk or tail"),
+    "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
+    "CHI2_P": (("chi2_p",), "posterior predictive p-value of chi-square, were the model exact"),
+})  # fmt: skip
 """Column: variables of the group ``star_stats`` (the smallest is taken), and what it is."""
 _FITS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -87,41 +78,14 @@ class CatalogueTable(Table):  # type: ignore[misc]
     Printed or shown in a notebook it begins with the labels, and errors follow.
     """
 
-    def _shown(self) -> Table:
-        """A view of the columns with the labels first, then their errors and the flags."""
-        names = [n for n in str(self.meta.get("LABELS", "")).split(",") if n in self.colnames]
-        error = "_ERR" if self.meta.get("KIND") == "calibrated" else "_FORMAL_ERR"
-        first = [star_column(self), *names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
-        if not names or not set(first) <= set(self.colnames):
-            return Table(self, copy=False)
-        rest = [n for n in self.colnames if n not in first and self[n].ndim == 1]
-        shown = Table(self, copy=False)[[*first, *rest]]
-        for name in shown.colnames:
-            if shown[name].dtype.kind == "f":
-                shown[name].info.format = ".5g"
-        for name, unit in units_of_table(self, names).items():
-            for column in (name, f"{name}{error}"):
-                shown[column].info.format = f".{label_kind(name, unit).digits + 1}f"
-        return shown
-
-    def pformat(self, *args: Any, **kwargs: Any) -> list[str]:
-        """Return the lines that are printed, as `astropy.table.Table.pformat`, labels first.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As for astropy's.
-        """
-        return list(self._shown().pformat(*args, **kwargs))
-
     def __str__(self) -> str:
-        return "\n".join(self._shown().pformat())
+        return "\n".join(labels_first(self).pformat())
 
     def __repr__(self) -> str:
-        return repr(self._shown())
+        return repr(labels_first(self))
 
     def _repr_html_(self) -> str:
-        return str(self._shown()._repr_html_())
+        return str(labels_first(self)._repr_html_())
 
     def to_pandas(self, index: Any = None, use_nullable_int: bool = True) -> pd.DataFrame:
         """Return a DataFrame, its index the stars' names; without LABEL_COV, which is no column.
@@ -276,23 +240,6 @@ def _add_notes(table: Table, result: xr.DataTree) -> dict[str, str]:
         table[name].description = _NOTES.get(name, "noted by the reader of the survey")
     meta = {"REDUCTN": seen, "REDUCMOD": trained}
     return {name: text for name, text in meta.items() if text}
-
-
-def other_reductions(table: Table) -> str:
-    """What a reader must know of a table's reductions; '' where it is that of the model.
-
-    Parameters
-    ----------
-    table
-        What `catalogue` made.
-    """
-    seen, trained = (str(table.meta.get(name, "")) for name in ("REDUCTN", "REDUCMOD"))
-    if not seen or not trained or set(seen.split("+")) <= set(trained.split("+")):
-        return ""
-    return (
-        f"Spectra of another reduction ({seen}) than those that the model was trained on "
-        f"({trained}): offsets between the two are in the labels and not in their errors."
-    )
 
 
 def _add_checks(table: Table, stats: xr.Dataset) -> None:

@@ -153,6 +153,11 @@ class StopSign:
 def as_executor(given: Any) -> Executor | None:
     """Return an executor, or None.
 
+    Parameters
+    ----------
+    given
+        An executor of `concurrent.futures` or of a Dask client, or None.
+
     Raises
     ------
     InvalidDataError

@@ -54,6 +54,13 @@ def value_with_error(value: float, error: float) -> str:
 def two_digits(value: float) -> str:
     """An error as text: two digits, or all of those before the point.
 
+    Parameters
+    ----------
+    value
+        One standard deviation.
+
+    Examples
+    --------
     >>> two_digits(0.01234), two_digits(0.7), two_digits(123.4)
     ('0.012', '0.70', '123')
     """

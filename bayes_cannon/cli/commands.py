@@ -61,7 +61,7 @@ def _options(
 for _command in (
     runs.demo, surveys.simulate, surveys.download, surveys.readers, surveys.prepare,
     models.train, runs.infer, models.check, models.binaries, ensembles.repeats,
-    ensembles.population, runs.report,
+    ensembles.population, runs.report, runs.cite,
 ):  # fmt: skip
     app.command()(_command)
 

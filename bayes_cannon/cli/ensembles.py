@@ -76,7 +76,7 @@ def population(
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
-    """Infer the mean and the intrinsic scatter of a group of stars, such as a cluster.
+    """Infer mean and intrinsic scatter of a group of stars, as a cluster.
 
     The calibrated posteriors of the stars are the data. Stars that are not in the run are named in
     the table of members.

@@ -70,7 +70,13 @@ class Sampler(StrEnum):
 
 
 def print_cuts(dataset: TrainingSet) -> None:
-    """Print how many stars each cut removed."""
+    """Print how many stars each cut removed.
+
+    Parameters
+    ----------
+    dataset
+        Training set, which counts what its cuts removed.
+    """
     from rich.table import Table
 
     from bayes_cannon.cli.console import OUT
@@ -84,7 +90,18 @@ def print_cuts(dataset: TrainingSet) -> None:
 
 
 def bits_of(text: str) -> int | str:
-    """Bits of the mask: a number, or the name of a preset."""
+    """Bits of the mask: a number, or the name of a preset.
+
+    Parameters
+    ----------
+    text
+        ``default``, ``lab``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
+
+    Raises
+    ------
+    InvalidDataError
+        If it begins like a number and is none.
+    """
     if not text[:1].isdigit():
         return text
     try:
@@ -96,14 +113,47 @@ def bits_of(text: str) -> int | str:
 
 
 def check_options(given: Mapping[str, object], release: str) -> None:
-    """Raise where an option is given that a data release has no use for."""
+    """Raise where an option is given that a data release has no use for.
+
+    Parameters
+    ----------
+    given
+        Values of options, by name; those that were not given are empty.
+    release
+        Data release.
+
+    Raises
+    ------
+    DownloadError
+        If one of them is given.
+    """
     for name, value in given.items():
         if value:
             raise DownloadError(f"{name} does not go with --release {release}.")
 
 
 def numbers_of_text(option: str, text: str, order: str) -> tuple[float, ...]:
-    """Read numbers with commas between them, as many as `order` names."""
+    """Read numbers with commas between them, as many as `order` names.
+
+    Parameters
+    ----------
+    option
+        Name of the option, for messages.
+    text
+        What was given.
+    order
+        Names of the numbers, with commas between them.
+
+    Returns
+    -------
+    tuple of float
+        In degrees.
+
+    Raises
+    ------
+    DownloadError
+        If they are not numbers, or not as many.
+    """
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -114,7 +164,18 @@ def numbers_of_text(option: str, text: str, order: str) -> tuple[float, ...]:
 
 
 def factors_of(text: str) -> int | str:
-    """Read the number of factors, or ``auto``."""
+    """Read the number of factors, or ``auto``.
+
+    Parameters
+    ----------
+    text
+        What was given for ``--factors``.
+
+    Raises
+    ------
+    FitError
+        If it is neither.
+    """
     if text == "auto":
         return text
     if not (text.isascii() and text.isdigit()):
@@ -123,7 +184,23 @@ def factors_of(text: str) -> int | str:
 
 
 def windows_of(texts: list[str]) -> dict[str, list[tuple[float, float]]]:
-    """``NAME=low:high`` as ranges by label."""
+    """``NAME=low:high`` as ranges by label.
+
+    Parameters
+    ----------
+    texts
+        What was given for ``--window``, Å.
+
+    Returns
+    -------
+    dict
+        Pairs (low, high) by label, Å.
+
+    Raises
+    ------
+    LabelError
+        If a text is not of that form.
+    """
     windows: dict[str, list[tuple[float, float]]] = {}
     for text in texts:
         name, _, ranges = text.partition("=")
@@ -184,7 +261,13 @@ def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[
 
 @contextmanager
 def to_go_on() -> Iterator[None]:
-    """Say of work that was interrupted that nothing is lost."""
+    """Say of work that was interrupted that nothing is lost.
+
+    Raises
+    ------
+    typer.Exit
+        With status 130, on Ctrl-C.
+    """
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The commands about runs: infer, report, and demo, which makes one."""
+"""The commands about runs: infer, report, cite, and demo, which makes one."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from bayes_cannon.cli.options import (
 )
 
 __all__ = [
+    "cite",
     "demo",
     "infer",
     "report",
@@ -164,6 +165,24 @@ def report(
     for key, reason in made.failed.items():
         OUT.print(one_line(f"could not be made ({key}): {reason}"))
     OUT.print(f"{made.path}: a report of {made.size / 1e6:.1f} MB")
+
+
+def cite(
+    run: Annotated[Path, typer.Argument(help="Run folder from `infer`.")],
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", help="Print the references as BibTeX instead.")
+    ] = False,
+) -> None:
+    """Write a paragraph on methods for a paper, from what a run recorded.
+
+    What the run does not record is listed on standard error, and not in the paragraph.
+    """
+    from bayes_cannon.runs.citing import methods_paragraph
+
+    methods = methods_paragraph(run)
+    typer.echo(methods.bibtex.rstrip() if bibtex else methods.text)
+    if methods.missing and not bibtex:
+        typer.echo(one_line(f"not recorded: {', '.join(methods.missing)}"), err=True)
 
 
 def demo(

@@ -63,6 +63,11 @@ GivenModel = Cannon | RunLike | str | os.PathLike[str]
 def as_model(given: GivenModel) -> Cannon:
     """A trained model; that of a run, or read from its file where a path is given.
 
+    Parameters
+    ----------
+    given
+        A `Cannon`, a run, or the path of a model file.
+
     Raises
     ------
     InvalidDataError
@@ -85,6 +90,11 @@ def as_model(given: GivenModel) -> Cannon:
 
 def as_spectra(given: Any) -> NormalizedSpectra:
     """Normalised spectra; those of a `TrainingSet`.
+
+    Parameters
+    ----------
+    given
+        `NormalizedSpectra`, or what holds them as ``spectra``.
 
     Raises
     ------
@@ -197,6 +207,11 @@ def as_result(given: Any) -> xr.DataTree:
     Of one star or one chain (``result.sel(star=...)``) the dimension is put back; a run stands for
     its posteriors.
 
+    Parameters
+    ----------
+    given
+        What `infer_labels` returned, whole or a part of it, or a run.
+
     Raises
     ------
     InvalidDataError
@@ -222,7 +237,18 @@ def as_result(given: Any) -> xr.DataTree:
 
 
 def as_draws(given: Any) -> xr.DataTree | None:
-    """The draws of a result or a run, see `as_result`; None for a table, which has none."""
+    """The draws of a result or a run, see `as_result`; None for a table, which has none.
+
+    Parameters
+    ----------
+    given
+        A result, a run, or a table.
+
+    Raises
+    ------
+    InvalidDataError
+        If a result lacks its posterior.
+    """
     is_result = isinstance(getattr(given, "result", given), xr.DataTree)
     return as_result(given) if is_result else None
 

@@ -69,6 +69,11 @@ class ErrorModel:
     def from_tree(cls, tree: xr.DataTree) -> ErrorModel:
         """Take it from what `fit_model_error` returned.
 
+        Parameters
+        ----------
+        tree
+            Groups ``posterior`` and ``constant_data`` of the model error.
+
         Raises
         ------
         InvalidDataError
@@ -132,7 +137,18 @@ class ErrorModel:
         return np.asarray(error + self.mean_error(f)[pick]), stretch
 
     def mean_error(self, features: FloatArray) -> FloatArray:
-        """Bias (n_draws, n_labels) of a star with these features (n_features,)."""
+        """Bias (n_draws, n_labels) of a star with these features (n_features,).
+
+        Parameters
+        ----------
+        features
+            Of the bias (see `ErrorTerms.features`), shape (n_features,).
+
+        Returns
+        -------
+        (n_draws, n_labels) float64
+            In the labels' units.
+        """
         return np.asarray(self.bias + np.einsum("f,dfk->dk", features, self.bias_coef))
 
 

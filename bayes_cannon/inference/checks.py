@@ -137,6 +137,13 @@ def predictive_p(data: Compressed, values: FloatArray) -> float:
 def factors_p(z: FloatArray) -> float:
     """Probability that factors (n_factors,) of N(0, I) are as large as `z`; NaN for none.
 
+    Parameters
+    ----------
+    z
+        Factors of a star in units of their prior, shape (n_factors,).
+
+    Examples
+    --------
     >>> round(factors_p(np.array([1.0, 2.0])), 4)
     0.0821
     """

@@ -418,7 +418,9 @@ def _judged(
     """
     n = stats.sizes["star"]
     if fit is None or "log_snr" not in stats:
-        own = [stats[x].values if x in stats else np.full(n, np.nan) for x in _P_VALUES]
+        own = [
+            stats[x].values if x in stats else np.full(n, np.nan) for x in ("chi2_p", "factors_p")
+        ]
         return own[0], own[1], (_CHI2_P, _FACTORS_P, -1.0), False
     reduced = stats["chi2"].values / stats["independent_pixels"].values
     limit = max(RATE, 1 / (1 + fit.n_stars))
@@ -428,9 +430,6 @@ def _judged(
         (limit, limit, _UNLIKE_P),
         True,
     )
-
-
-_P_VALUES = ("chi2_p", "factors_p")
 
 
 def _edge_attributes() -> dict[str, object]:

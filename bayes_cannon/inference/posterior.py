@@ -66,6 +66,11 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
     They come in the order of ``label_name`` in the group ``constant_data``, the model's, where
     that is there: groups that were read from Zarr come in alphabetical order.
 
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+
     Raises
     ------
     InvalidDataError
@@ -88,7 +93,13 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
 
 
 def is_simulated(result: xr.DataTree) -> bool:
-    """Whether the attribute ``simulated`` of the result, or of its posterior, is set."""
+    """Whether the attribute ``simulated`` of the result, or of its posterior, is set.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+    """
     return bool(int(result.attrs.get("simulated", result["posterior"].attrs.get("simulated", 0))))
 
 
@@ -96,12 +107,23 @@ def id_name_of(result: xr.DataTree) -> str:
     """What the column of the stars' names of a result is called in tables.
 
     ``'APOGEE_ID'`` where the result does not say it, as those of earlier versions.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
     """
     return str(result["posterior"].attrs.get("id_name", "APOGEE_ID"))
 
 
 def catalogue_of(result: xr.DataTree) -> str:
-    """Name of the catalogue of a result's training labels, ``'ASPCAP'`` where it does not say."""
+    """Name of the catalogue of a result's training labels, ``'ASPCAP'`` where it does not say.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+    """
     return str(result["posterior"].attrs.get("catalogue", "ASPCAP"))
 
 
@@ -118,7 +140,13 @@ def model_reduction_of(result: xr.DataTree) -> str:
 
 
 def model_is_simulated(result: xr.DataTree) -> bool:
-    """Whether the model was trained on simulated stars: ``model_simulated`` of the posterior."""
+    """Whether the model was trained on simulated stars: ``model_simulated`` of the posterior.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+    """
     return bool(int(result["posterior"].attrs.get("model_simulated", 0)))
 
 

@@ -73,7 +73,13 @@ class FitReference:
 
     @classmethod
     def from_cannon(cls, cannon: Cannon) -> FitReference | None:
-        """Take it from a trained model; None for one that was not cross-validated."""
+        """Take it from a trained model; None for one that was not cross-validated.
+
+        Parameters
+        ----------
+        cannon
+            Trained model.
+        """
         tree = getattr(cannon, "model_error", None)
         if tree is None or "differences" not in tree.children:
             return None
@@ -112,7 +118,20 @@ class FitReference:
         return np.asarray(found)
 
     def excess(self, chi2_reduced: FloatArray, snr: FloatArray) -> FloatArray:
-        """Logarithm of reduced chi-square (n,) over that of left-out stars at log S/N (n,)."""
+        """Logarithm of reduced chi-square (n,) over that of left-out stars at log S/N (n,).
+
+        Parameters
+        ----------
+        chi2_reduced
+            Chi-square per independent pixel, shape (n,).
+        snr
+            Natural logarithm of S/N per pixel, shape (n,).
+
+        Returns
+        -------
+        (n,) float64
+            0 for a typical star.
+        """
         low, high = np.nanmin(self.log_snr), np.nanmax(self.log_snr)
         usual = np.polyval(self._trend, np.clip(snr, low, high))
         with np.errstate(divide="ignore"):
@@ -124,11 +143,23 @@ class FitReference:
             return self.excess(self.chi2_reduced, self.log_snr)
 
     def p_chi2(self, chi2_reduced: FloatArray, snr: FloatArray) -> FloatArray:
-        """Probability (n,) of a left-out star to be fitted no better, at the same S/N."""
+        """Probability (n,) of a left-out star to be fitted no better, at the same S/N.
+
+        Parameters
+        ----------
+        chi2_reduced, snr
+            As for `excess`.
+        """
         return p_among(self.excess(chi2_reduced, snr), self._excess)
 
     def p_factors(self, factors_square: FloatArray) -> FloatArray:
-        """Probability (n,) of a left-out star to have no smaller nuisance factors; NaN: none."""
+        """Probability (n,) of a left-out star to have no smaller nuisance factors; NaN: none.
+
+        Parameters
+        ----------
+        factors_square
+            Sum of squares of the factors, shape (n,).
+        """
         with np.errstate(divide="ignore"):
             return p_among(np.log(factors_square), np.log(self.factors_square))
 
@@ -172,6 +203,15 @@ def p_among(values: FloatArray, reference: FloatArray) -> FloatArray:
     same kind; beyond all of them, where it says no more, the tail of an exponential fitted to the
     excesses of the largest tenth.
 
+    Parameters
+    ----------
+    values
+        Shape (n,).
+    reference
+        Values of the left-out stars, in any order, shape (m,).
+
+    Examples
+    --------
     >>> p_among(np.array([3.5]), np.arange(9.0)).round(3).tolist()
     [0.6]
     """

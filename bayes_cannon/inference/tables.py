@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
 
 __all__ = [
     "catalogue_name",
+    "labels_first",
     "row_of_star",
     "star_column",
     "star_ids",
@@ -34,13 +36,20 @@ _NAMELESS = "CATALOGUE"
 def star_column(table: Table) -> str:
     """Name of the column with the stars' names.
 
-    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
-    'STAR_ID'
+    Parameters
+    ----------
+    table
+        Catalogue; what its ``meta`` says counts first.
 
     Raises
     ------
     InvalidDataError
         If there is none.
+
+    Examples
+    --------
+    >>> star_column(Table({"STAR_ID": ["a"], "TEFF": [4500.0]}))
+    'STAR_ID'
     """
     name = id_column(table.colnames, table.meta)
     if name is None:
@@ -53,6 +62,11 @@ def star_column(table: Table) -> str:
 
 def star_ids(table: Table) -> NDArray[np.str_]:
     """Names of a table's stars, shape (n_stars,).
+
+    Parameters
+    ----------
+    table
+        Catalogue.
 
     Raises
     ------
@@ -71,6 +85,13 @@ def _text(star: Any) -> str:
 
 def row_of_star(table: Table, star: str | None = None) -> int:
     """Row of a star in a table; of the only star where no name is given.
+
+    Parameters
+    ----------
+    table
+        Catalogue.
+    star
+        Name of the star.
 
     Raises
     ------
@@ -108,3 +129,34 @@ def _said_by(source: Any) -> str:
     if isinstance(source, Table):
         return str(source.meta.get("CATALOG", ""))
     return source.catalogue if isinstance(source, TrainingSet) else ""
+
+
+def labels_first(table: Table) -> Table:
+    """Columns of a catalogue in the order in which it is printed, with digits to read.
+
+    Parameters
+    ----------
+    table
+        With the names of its labels in ``meta``; another one is returned as it is.
+
+    Returns
+    -------
+    astropy.table.Table
+        The star, its labels, their errors and flags, then the rest; without columns of arrays.
+    """
+    plain = Table(table, copy=False)
+    names = [n for n in str(table.meta.get("LABELS", "")).split(",") if n in table.colnames]
+    error = "_ERR" if table.meta.get("KIND") == "calibrated" else "_FORMAL_ERR"
+    first = [*names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
+    if not names or not set(first) <= set(table.colnames):
+        return plain
+    first = [star_column(table), *first]
+    rest = [n for n in table.colnames if n not in first and table[n].ndim == 1]
+    shown = plain[[*first, *rest]]
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name].info.format = ".5g"
+    for name in names:
+        digits = label_kind(name, str(table[name].unit or "")).digits + 1
+        shown[name].info.format = shown[f"{name}{error}"].info.format = f".{digits}f"
+    return shown

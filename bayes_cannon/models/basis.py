@@ -132,11 +132,33 @@ class PolynomialBasis:
         return tuple("*".join(self.names[k] for k in t) or "1" for t in self.terms)
 
     def standardize(self, values: ArrayLike) -> FloatArray:
-        """Physical label values (..., n_labels) to ell, free of units."""
+        """Physical label values (..., n_labels) to ell, free of units.
+
+        Parameters
+        ----------
+        values
+            In physical units, shape (..., n_labels).
+
+        Returns
+        -------
+        (..., n_labels) float64
+            (values - center) / scale.
+        """
         return (np.asarray(values, dtype=np.float64) - self.center) / self.scale
 
     def unstandardize(self, ell: ArrayLike) -> FloatArray:
-        """Inverse of `standardize`."""
+        """Inverse of `standardize`.
+
+        Parameters
+        ----------
+        ell
+            Standardised labels, shape (..., n_labels).
+
+        Returns
+        -------
+        (..., n_labels) float64
+            In physical units.
+        """
         return self.center + self.scale * np.asarray(ell, dtype=np.float64)
 
     def __call__(self, values: ArrayLike) -> FloatArray:
@@ -153,7 +175,13 @@ class PolynomialBasis:
         return v
 
     def jacobian(self, ell: ArrayLike) -> FloatArray:
-        """Derivatives dv/dell, shape (..., n_terms, n_labels)."""
+        """Derivatives dv/dell, shape (..., n_terms, n_labels).
+
+        Parameters
+        ----------
+        ell
+            Standardised labels, shape (..., n_labels).
+        """
         ell = np.asarray(ell, dtype=np.float64)
         v = self.features(ell)
         parent, label = self.recurrence
@@ -164,7 +192,13 @@ class PolynomialBasis:
         return dv
 
     def hessian(self, ell: ArrayLike) -> FloatArray:
-        """Second derivatives of v, shape (..., n_terms, n_labels, n_labels)."""
+        """Second derivatives of v, shape (..., n_terms, n_labels, n_labels).
+
+        Parameters
+        ----------
+        ell
+            Standardised labels, shape (..., n_labels).
+        """
         ell = np.asarray(ell, dtype=np.float64)
         dv = self.jacobian(ell)
         parent, label = self.recurrence
@@ -180,6 +214,16 @@ class PolynomialBasis:
         """Features of a PyTensor vector (n_labels,) or matrix (n_stars, n_labels).
 
         Built from products, never powers: the gradient of ``ell**0`` at 0 is NaN.
+
+        Parameters
+        ----------
+        ell
+            Standardised labels.
+
+        Returns
+        -------
+        TensorVariable
+            Shape (n_terms,) or (n_stars, n_terms).
         """
         import pytensor.tensor as pt
 
@@ -191,6 +235,17 @@ class PolynomialBasis:
         return pt.stack(columns, axis=-1)
 
     def only(self, names: Sequence[str]) -> NDArray[np.intp]:
-        """Return the terms that contain any of the named labels."""
+        """Return the terms that contain any of the named labels.
+
+        Parameters
+        ----------
+        names
+            Labels of the basis.
+
+        Returns
+        -------
+        (n,) int
+            Numbers of the terms.
+        """
         wanted = {self.names.index(n) for n in names}
         return np.array([i for i, t in enumerate(self.terms) if wanted & set(t)], dtype=np.intp)

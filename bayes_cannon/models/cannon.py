@@ -279,6 +279,11 @@ class Cannon(Carded):
     def label_values(self, labels: Any) -> FloatArray:
         """Labels in the order of `names`, shape (..., n_labels), from an array or by name.
 
+        Parameters
+        ----------
+        labels
+            Array (..., n_labels), in the order of `names` and their units; or a mapping by name.
+
         Raises
         ------
         InvalidDataError, LabelError
@@ -326,6 +331,11 @@ class Cannon(Carded):
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Cannon:
         """Read a file written by `save`, exactly equal to what was saved.
+
+        Parameters
+        ----------
+        path
+            Of the file.
 
         Raises
         ------

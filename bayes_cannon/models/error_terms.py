@@ -112,7 +112,13 @@ class ErrorTerms:
         return np.asarray(np.linalg.solve(self.feature_root, centred.T).T)
 
     def to_dataset(self, names: tuple[str, ...]) -> xr.Dataset:
-        """Everything as a dataset."""
+        """Everything as a dataset.
+
+        Parameters
+        ----------
+        names
+            Of the labels.
+        """
         variables = {
             "center": ("label_name", self.center),
             "scale": ("label_name", self.scale),
@@ -129,7 +135,13 @@ class ErrorTerms:
 
     @classmethod
     def from_dataset(cls, data: xr.Dataset) -> ErrorTerms:
-        """Inverse of `to_dataset`."""
+        """Inverse of `to_dataset`.
+
+        Parameters
+        ----------
+        data
+            What `to_dataset` returned.
+        """
         arrays = {name: np.asarray(data[name].values) for name in map(str, data.data_vars)}
         return cls(
             arrays["center"], arrays["scale"], arrays["mean"], arrays["precision"],

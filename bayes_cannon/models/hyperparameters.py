@@ -58,6 +58,13 @@ class TrainingPriors:
     def against(self, redundancy: float) -> TrainingPriors:
         """Priors that are worth as much against pixels of which only one in `redundancy` counts.
 
+        Parameters
+        ----------
+        redundancy
+            Pixels per independent one, from 1.
+
+        Examples
+        --------
         >>> TrainingPriors(correlation_shape=50.0).against(10.0).correlation_shape
         491.0
         """
@@ -120,7 +127,13 @@ class Hyperparameters:
         return self.covariance / np.outer(self.tau, self.tau)
 
     def transformed(self, matrix: FloatArray) -> Hyperparameters:
-        """Return those of the coefficients ``matrix @ c``."""
+        """Return those of the coefficients ``matrix @ c``.
+
+        Parameters
+        ----------
+        matrix
+            Shape (n_coef, n_coef).
+        """
         covariance = matrix @ self.covariance @ matrix.T
         return replace(self, covariance=0.5 * (covariance + covariance.T))
 
@@ -147,6 +160,11 @@ class Hyperparameters:
 
         Relative for scales, in units of omega_s for mu_s, and the root mean square of the changes
         of the correlations.
+
+        Parameters
+        ----------
+        other
+            Of as many coefficients.
         """
         change = np.abs(np.log(self.tau / other.tau))
         rest = [

@@ -63,7 +63,15 @@ class WhitenedTransform(Transform):  # type: ignore[misc]
         self.priors = priors
 
     def forward(self, value: Any, *inputs: Any) -> Any:
-        """Whitened coordinates of labels."""
+        """Whitened coordinates of labels.
+
+        Parameters
+        ----------
+        value
+            Labels, in physical units, shape (n_labels,).
+        *inputs
+            Of the distribution; the last three are bounds and the place of the whitening.
+        """
         lower, upper, place = inputs[-3:]
         low, high = np.isfinite(self.priors.lower), np.isfinite(self.priors.upper)
         below = pt.log(pt.where(low, value - lower, 1.0))
@@ -73,11 +81,25 @@ class WhitenedTransform(Transform):  # type: ignore[misc]
         return pt.linalg.solve_triangular(place[:, 3:], u - place[:, 2], lower=True)
 
     def backward(self, value: Any, *inputs: Any) -> Any:
-        """Labels of whitened coordinates."""
+        """Labels of whitened coordinates.
+
+        Parameters
+        ----------
+        value
+            Whitened coordinates, shape (n_labels,).
+        *inputs
+            As for `forward`.
+        """
         return _unwhiten(value, *inputs[-3:])[0]
 
     def log_jac_det(self, value: Any, *inputs: Any) -> Any:
-        """Log of the Jacobian determinant of `backward`."""
+        """Log of the Jacobian determinant of `backward`.
+
+        Parameters
+        ----------
+        value, *inputs
+            As for `backward`.
+        """
         return _unwhiten(value, *inputs[-3:])[1]
 
 

@@ -75,7 +75,18 @@ def label_moments(ell: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def safe_inverse(cov: FloatArray) -> FloatArray:
-    """Inverse of a covariance whose correlations may be singular, by their eigenvalues."""
+    """Inverse of a covariance whose correlations may be singular, by their eigenvalues.
+
+    Parameters
+    ----------
+    cov
+        Symmetric, with a positive diagonal, shape (n, n).
+
+    Returns
+    -------
+    (n, n) float64
+        Symmetric and positive definite.
+    """
     scale = np.sqrt(np.maximum(np.diag(cov), 1e-300))
     values, vectors = np.linalg.eigh(cov / np.outer(scale, scale))
     inverse = (vectors / np.maximum(values, _SMALLEST)) @ vectors.T

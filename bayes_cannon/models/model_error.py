@@ -108,7 +108,13 @@ class Differences:
 
 
 def model_data(data: Differences) -> dict[str, FloatArray]:
-    """Values of the model's `pm.Data`, by name; the features only where there are some."""
+    """Values of the model's `pm.Data`, by name; the features only where there are some.
+
+    Parameters
+    ----------
+    data
+        Differences between labels from left-out fits and the catalogue.
+    """
     names = ["difference", "formal_cov", "catalogue_cov", "log_growth"]
     names += ["features"] if data.degree.size else []
     return {name: np.asarray(getattr(data, name), dtype=np.float64) for name in names}
@@ -122,6 +128,16 @@ def build_model_error_model(data: Differences) -> pm.Model:
     `correlation_factor`, ``growth``, ``log_formal_scale``, ``nu_excess`` (nu - 2) and
     ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of `model_data`,
     so that a compiled model serves every survey of as many stars, labels and features.
+
+    Parameters
+    ----------
+    data
+        Differences between labels from left-out fits and the catalogue.
+
+    Returns
+    -------
+    pymc.Model
+        Nothing is sampled.
     """
     k = len(data.names)
     degrees = np.unique(data.degree)

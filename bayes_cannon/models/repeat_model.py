@@ -60,7 +60,13 @@ class RepeatedLabels:
 
 
 def repeat_data(data: RepeatedLabels) -> dict[str, FloatArray]:
-    """Values of the model's `pm.Data`, by name."""
+    """Values of the model's `pm.Data`, by name.
+
+    Parameters
+    ----------
+    data
+        Labels of repeated visits.
+    """
     return {
         "value": np.asarray(data.value, dtype=np.float64),
         "formal": np.asarray(data.formal, dtype=np.float64),
@@ -69,7 +75,13 @@ def repeat_data(data: RepeatedLabels) -> dict[str, FloatArray]:
 
 
 def core_width(nu: Any) -> Any:
-    """Half width of the central 68.3 % of a Student t of unit scale with nu degrees of freedom."""
+    """Half width of the central 68.3 % of a Student t of unit scale with nu degrees of freedom.
+
+    Parameters
+    ----------
+    nu
+        Degrees of freedom, a number or a tensor.
+    """
     return 1.0 + 0.5 / nu + 0.25 / nu**2 + 0.0625 / nu**3
 
 

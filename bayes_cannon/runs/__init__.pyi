@@ -4,6 +4,9 @@ from .binaries import read_binaries as read_binaries
 from .binaries import write_binaries as write_binaries
 from .check import run_check as run_check
 from .check import write_check as write_check
+from .citing import Paragraph as Paragraph
+from .citing import Reference as Reference
+from .citing import methods_paragraph as methods_paragraph
 from .corners import draw_corners as draw_corners
 from .groups import open_population as open_population
 from .groups import run_population as run_population

@@ -16,12 +16,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.catalogues import (
-    catalogue,
-    comparison,
-    other_reductions,
-    write_catalogue,
-)
+from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
 from bayes_cannon.base.columns import as_seed, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
@@ -50,6 +45,7 @@ from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 from bayes_cannon.spectra.star_ids import catalogue_column
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "infer_run",

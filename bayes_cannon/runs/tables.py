@@ -51,7 +51,7 @@ def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
 
 
 def write_fits(table: Table, path: Path, *, overwrite: bool) -> None:
-    """Write a table as FITS, its meta data under keys of eight letters.
+    """Write a table as FITS, its meta data under keys of eight letters; dex is left unsaid.
 
     Parameters
     ----------
@@ -61,4 +61,7 @@ def write_fits(table: Table, path: Path, *, overwrite: bool) -> None:
     out = table.copy()
     out.meta = {k.upper()[:8]: v for k, v in table.meta.items() if k != "comments"}
     out.meta["comments"] = table.meta.get("comments", [])
+    for name in out.colnames:
+        if str(out[name].unit) == "dex":  # which FITS does not know
+            out[name].unit, out[name].description = None, "dex"
     write_atomically(path, lambda part: out.write(part, format="fits"), overwrite=overwrite)

@@ -166,6 +166,13 @@ def row_of(star_id: NDArray[np.str_], star: str) -> int:
 def catalogue_column(name: str) -> str:
     """Name of a catalogue as part of the name of a column: capitals, digits and underscores.
 
+    Parameters
+    ----------
+    name
+        Of the catalogue.
+
+    Examples
+    --------
     >>> catalogue_column("GALAH DR3"), catalogue_column("ASPCAP")
     ('GALAH_DR3', 'ASPCAP')
     """

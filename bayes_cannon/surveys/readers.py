@@ -15,7 +15,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -205,13 +205,7 @@ class SurveyReader(Protocol):
         ...
 
     def visits(self, path: Path) -> tuple[float, ...]:
-        """Dates (MJD) of the visits in a file, NaN where unknown; none of combined spectra alone.
-
-        Parameters
-        ----------
-        path
-            Of the file.
-        """
+        """Dates (MJD) of the visits in a file, NaN where unknown; none by default."""
         return ()
 
     def mask_bits(self, given: str | int) -> int:
@@ -419,16 +413,14 @@ def checked_reader(given: Any) -> SurveyReader:
             "bayes_cannon.surveys.SurveyReader."
         )
     _check_kinds(reader)
-    made: SurveyReader = reader
-    return made
+    return cast("SurveyReader", reader)
 
 
 def _check_kinds(reader: Any) -> None:
     """Raise where an attribute of a reader is not what `SurveyReader` says."""
+    kind = type(reader).__name__
     if not (isinstance(reader.name, str) and reader.name.strip()):
-        raise InvalidDataError(
-            f"{type(reader).__name__} needs a name of text, not {reader.name!r}."
-        )
+        raise InvalidDataError(f"{kind} needs a name of text, not {reader.name!r}.")
     expected = reader.expected
     classes = expected if isinstance(expected, tuple) else (expected,)
     of = f"of the reader {reader.name}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from bayes_cannon.errors import InvalidDataError
@@ -21,6 +22,7 @@ from bayes_cannon.surveys.catalogue import Catalogue
 
 __all__ = [
     "NOTE",
+    "other_reductions",
     "reductions_of",
     "reductions_of_settings",
     "reductions_text",
@@ -141,3 +143,20 @@ def require_unmixed(dataset: TrainingSet) -> None:
     if names is not None:
         asked = sorted(reductions_of_settings(dataset.settings))
         require_one_reduction(names, asked, "the training stars")
+
+
+def other_reductions(table: Table) -> str:
+    """What a reader must know of a table's reductions; '' where it is that of the model.
+
+    Parameters
+    ----------
+    table
+        What `catalogue` made.
+    """
+    seen, trained = (str(table.meta.get(name, "")) for name in ("REDUCTN", "REDUCMOD"))
+    if not seen or not trained or set(seen.split("+")) <= set(trained.split("+")):
+        return ""
+    return (
+        f"Spectra of another reduction ({seen}) than those that the model was trained on "
+        f"({trained}): offsets between the two are in the labels and not in their errors."
+    )

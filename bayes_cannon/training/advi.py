@@ -338,7 +338,13 @@ class Stepper:
             shared.set_value(value.copy())
 
     def advance(self, t: int) -> float:
-        """Take step number `t`; returns the estimate of the bound before it."""
+        """Take step number `t`; returns the estimate of the bound before it.
+
+        Parameters
+        ----------
+        t
+            Number of the step, from 0; the learning rate falls with it.
+        """
         self.rate.set_value(self.settings.learning_rate / (1 + t / self.settings.decay_steps))
         return -float(self.step())
 

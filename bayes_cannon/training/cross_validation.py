@@ -141,7 +141,13 @@ def assign_folds(
 
 
 def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
-    """Number of every star, shape (n_stars,), that stars with exactly the same flux share."""
+    """Number of every star, shape (n_stars,), that stars with exactly the same flux share.
+
+    Parameters
+    ----------
+    flux
+        Shape (n_stars, n_pixels).
+    """
     digests = [hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest() for row in flux]
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
     return np.array([first[digest] for digest in digests], dtype=np.int64)

@@ -161,7 +161,15 @@ class EffectivePixels:
 
 
 def chip_of_pixels(chips: Sequence[tuple[int, int]], used: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of the chip of every used pixel, shape (n_used,)."""
+    """Number of the chip of every used pixel, shape (n_used,).
+
+    Parameters
+    ----------
+    chips
+        Half-open ranges of pixels.
+    used
+        Whether pixels are used, shape (n_pixels,).
+    """
     number = np.zeros(used.size, dtype=np.int64)
     for c, (start, stop) in enumerate(chips):
         number[start:stop] = c

@@ -377,7 +377,18 @@ _STARS = 250
 
 
 def enough_stars(n_stars: int) -> slice:
-    """Some of the stars, as many as `pixels_per_independent_one` needs."""
+    """Some of the stars, as many as `pixels_per_independent_one` needs.
+
+    Parameters
+    ----------
+    n_stars
+        How many there are.
+
+    Returns
+    -------
+    slice
+        Every n-th star.
+    """
     return slice(None, None, max(1, n_stars // _STARS))
 
 

@@ -123,6 +123,11 @@ def check_label_errors(labels: Labels) -> None:
     The variance of the values is that of the true labels plus the mean squared error. A warning is
     logged where the errors make up more than half of it: then little of the label can be learnt.
 
+    Parameters
+    ----------
+    labels
+        Of the training stars, with errors.
+
     Raises
     ------
     LabelError

@@ -73,7 +73,13 @@ class ModelErrorSettings:
 
 
 def stars_needed(n_labels: int) -> int:
-    """Stars below which a covariance of the labels' errors cannot be learnt."""
+    """Stars below which a covariance of the labels' errors cannot be learnt.
+
+    Parameters
+    ----------
+    n_labels
+        How many labels there are.
+    """
     return 4 * n_labels
 
 

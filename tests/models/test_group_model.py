@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytensor
+import pytensor.tensor as pt
 from pytensor.compile.mode import Mode
 from scipy import stats
 
-from bayes_cannon.models.group_model import GroupLabels, build_group_model
+from bayes_cannon.models.group_model import GroupLabels, SumOfCovariances, build_group_model
 
 PYTHON = Mode(linker="py", optimizer=None)
 
@@ -35,3 +36,29 @@ def test_density_is_that_of_normals_with_both_covariances():
     density = stats.gamma.logpdf(u, nu / 2, scale=2 / nu) + np.log(u)
     constant = n * stats.gamma.logpdf(1.0, nu / 2, scale=2 / nu) + n * nu / 2
     np.testing.assert_allclose(prior, density.sum() - constant, rtol=1e-9)
+
+
+def test_gradients_are_finite_differences():
+    rng, n, k = np.random.default_rng(3), 4, 3
+    a = rng.standard_normal((n, k, k))
+    arrays = [
+        rng.normal(size=(n, k)), 0.3 * a @ a.transpose(0, 2, 1) + 0.1 * np.eye(k),
+        0.3 * rng.standard_normal(n), np.cov(rng.standard_normal((k, 12))),
+    ]  # fmt: skip
+    given = [pt.dmatrix(), pt.dtensor3(), pt.dvector(), pt.dmatrix()]
+    value = SumOfCovariances()(*given)[0]
+    ways = (0, 2, 3)
+    gradients = pt.grad(2 * value, [given[i] for i in ways])
+    function = pytensor.function(given, [value, *gradients], mode=PYTHON)
+    step = 1e-6
+    for position, gradient in zip(ways, function(*arrays)[1:], strict=True):
+        way = rng.standard_normal(arrays[position].shape)
+        way = way + way.T if position == 3 else way
+        ends = []
+        for sign in (1, -1):
+            moved = list(arrays)
+            moved[position] = moved[position] + sign * step * way
+            ends.append(2 * function(*moved)[0])
+        np.testing.assert_allclose(
+            np.sum(gradient * way), (ends[0] - ends[1]) / (2 * step), rtol=1e-6
+        )

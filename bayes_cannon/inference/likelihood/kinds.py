@@ -305,6 +305,11 @@ def known_likelihoods() -> tuple[str, ...]:
 def likelihood_of(given: Any) -> Likelihood:
     """Return a likelihood, or the registered one of a name.
 
+    Parameters
+    ----------
+    given
+        Name of a likelihood, or a `Likelihood`.
+
     Raises
     ------
     InvalidDataError
@@ -338,6 +343,18 @@ def likelihood_of(given: Any) -> Likelihood:
 def likelihood_text(given: Any) -> str:
     """Name of a likelihood, with its parameters where it has any, as results record it.
 
+    Parameters
+    ----------
+    given
+        Name of a likelihood, or a `Likelihood`.
+
+    Raises
+    ------
+    InvalidDataError
+        If there is none of that name.
+
+    Examples
+    --------
     >>> likelihood_text("gaussian")
     'gaussian'
     """

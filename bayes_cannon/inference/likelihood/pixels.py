@@ -208,6 +208,18 @@ def times(rows: NDArray[Any], matrix: NDArray[Any]) -> NDArray[Any]:
 
     The order of the sums in a matrix product may depend on the number of rows; by equal tiles what
     comes out for a star does not depend on the stars beside it, to the last bit.
+
+    Parameters
+    ----------
+    rows
+        Shape (n_rows, n).
+    matrix
+        Shape (n, m).
+
+    Returns
+    -------
+    (n_rows, m)
+        Their product.
     """
     n, size = len(rows), _TILE[np.result_type(rows, matrix).itemsize]
     out = np.empty((n, matrix.shape[1]), dtype=np.result_type(rows, matrix))

@@ -43,8 +43,6 @@ __all__ = ["all_stars", "links_of", "small_pictures"]
 
 
 _MOST_ROWS = 1500
-_OTHER_IDS = ("APOGEE_ID", "GAIA_ID", "REDUCTION")
-"""Columns that tell stars of surveys with several names and reductions."""
 _MOST_PICTURES = 500
 """Stars whose corner plots are in the page, small; of more there are links to the files."""
 _BYTES = 8_000_000
@@ -75,9 +73,9 @@ def all_stars(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def _grid(inputs: ReportInputs, n: int, cut: str) -> Grid:
-    others = [name for name in _OTHER_IDS if name in inputs.table.colnames]
+    others = [k for k in ("APOGEE_ID", "GAIA_ID", "REDUCTION") if k in inputs.table.colnames]
     others = [name for name in others if name != inputs.table.meta.get("ID")]
-    columns = [Column("star", kind="id"), *map(Column, others), Column("S/N", ".0f")]
+    columns = [Column("star", kind="id"), *(Column(name) for name in others), Column("S/N", ".0f")]
     columns += [Column(with_unit(shown_label(k), u), "g") for k, u in inputs.units.items()]
     columns += [Column("χ² p", "g"), Column("ESS", ".0f"), Column("flags", kind="wide")]
     values, errors = inputs.values(), inputs.errors
@@ -156,7 +154,9 @@ def _stars(
         if pictures.get(star):
             found["corner"] = pictures[star]
         if not inputs.simulated:
-            found["links"] = links_of(star, str(_release(inputs)))
+            named = "APOGEE_ID" in inputs.table.colnames
+            name = str(inputs.table["APOGEE_ID"][i]) if named else star
+            found["links"] = links_of(name, _release(inputs))
         stars.append(found)
     return stars
 

@@ -19,7 +19,7 @@ from bayes_cannon.plots.sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots.spectra import plot_continuum, plot_model, plot_spectrum
 from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.plots.training import plot_factor_choice, plot_loadings, plot_scatter
-from bayes_cannon.runs.report.captions import (
+from bayes_cannon.runs.report.findings import (
     calibration_caption,
     factors_caption,
     one_to_one_caption,
@@ -132,7 +132,7 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     order=40, needs=("cannon", "spectra"),
 )  # fmt: skip
 def models(inputs: ReportInputs) -> Iterator[Item]:
-    """Model over the observed spectrum of a middling star and of the odd ones."""
+    """Model over the observed spectrum of a typical star and of the odd ones."""
     assert inputs.cannon is not None
     assert inputs.spectra is not None
     known = set(inputs.spectra.star_id.tolist())

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bayes_cannon._version import __version__
-from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
@@ -43,6 +42,7 @@ from bayes_cannon.runs.results import Run, folder_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "Report",

@@ -20,7 +20,6 @@ from bayes_cannon.runs.report import (  # noqa: F401
     findings,
     pairs,
     physics,
-    repeated,
     tables,
 )
 from bayes_cannon.runs.report.inputs import ReportInputs

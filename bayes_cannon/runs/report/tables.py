@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
-from bayes_cannon.analysis.catalogues import other_reductions
 from bayes_cannon.analysis.tables import PUBLISHED, scatter_table, star_table
 from bayes_cannon.base.resources import software_versions
 from bayes_cannon.inference.flags import (
@@ -42,6 +41,7 @@ from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.star_ids import catalogue_column
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "coverage_table",

@@ -11,44 +11,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.progress import Progress, Tell, as_progress
+from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import part_path, sweep_parts, told_writing
-from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.errors import InvalidDataError, OutputExistsError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS, Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.apogee.bits import BAD_BITS
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS
 from bayes_cannon.surveys.simulation.catalogue import (
     MARK,
-    Measured,
-    allstar_hdus,
     label_error,
-    truth_table,
 )
 from bayes_cannon.surveys.simulation.faults import (
     StarFaults,
     SurveyFaults,
     draw_faults,
     fault_columns,
-    faults_as_text,
 )
-from bayes_cannon.surveys.simulation.files import write_apstar
+from bayes_cannon.surveys.simulation.layout_files import CATALOGUE, write_dr17, write_mwm
 from bayes_cannon.surveys.simulation.library import Library, load_library
 from bayes_cannon.surveys.simulation.mwm import (
     ASTRA_FILE,
-    Sdss5Stars,
-    write_astra_catalogue,
-    write_mwm_spectra,
 )
-from bayes_cannon.surveys.simulation.output import CATALOGUE, TRUTH, check_output, move
 from bayes_cannon.surveys.simulation.stars import (
-    SimulatedStar,
     SimulationSettings,
     draw_survey,
     settings_as_text,
@@ -63,6 +55,8 @@ __all__ = [
 ]
 
 
+_TRUTH = "truth.ecsv"
+_OWN_ENTRIES = {CATALOGUE, ASTRA_FILE, _TRUTH, "mystery", "apo25m", "lco25m", "spectra"}
 _LAYOUTS = ("dr17", "mwm")
 
 
@@ -129,7 +123,7 @@ def simulate_survey(
         raise InvalidDataError(
             f"settings must be a SimulationSettings, not {type(settings).__name__}."
         )
-    check_output(out, overwrite=overwrite)
+    _check_output(out, overwrite=overwrite)
     library = load_library()
     stars = draw_survey(library, n_stars, seed=seed, settings=settings)
     history = [MARK, f"seed={seed}, n_stars={n_stars}, {settings_as_text(settings)}"]
@@ -140,76 +134,58 @@ def simulate_survey(
         part.mkdir(parents=True)
         try:
             with as_progress(progress) as tell:
-                write = _write_mwm if layout == "mwm" else _write_dr17
+                write = write_mwm if layout == "mwm" else write_dr17
                 truth = write(part, stars, library, settings, history, tell)
-            truth.write(part / TRUTH, format="ascii.ecsv")
-            move(part, out, overwrite=overwrite)
+            truth.write(part / _TRUTH, format="ascii.ecsv")
+            _move(part, out, overwrite=overwrite)
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return out
 
 
-def _write_dr17(
-    folder: Path,
-    stars: Sequence[SimulatedStar],
-    library: Library,
-    settings: SimulationSettings,
-    history: Sequence[str],
-    tell: Tell,
-) -> Table:
-    """Write spectra and catalogue of DR17's layout; return the table of true labels."""
-    measured = _write_spectra(folder, stars, library, settings.instrument, settings.faults, tell)
-    scale = settings.label_error_scale
-    table = allstar_hdus(stars[:-1], measured[:-1], library, error_scale=scale, history=history)
-    table.writeto(folder / CATALOGUE)
-    return truth_table(stars, measured, library, error_scale=scale, history=history)
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    """Refuse to touch what is not ours to replace."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{out} exists; choose another folder or ask for overwriting it.")
+    if out.is_symlink() or not out.is_dir():
+        raise OutputExistsError(f"{out} is not a folder; choose another place for the survey.")
+    entries = {entry.name for entry in out.iterdir()}
+    strange = sorted(entries - _OWN_ENTRIES)
+    if strange:
+        raise OutputExistsError(
+            f"{out} holds files that a simulated survey does not have ({', '.join(strange[:3])}"
+            f"{', …' if len(strange) > 3 else ''}); nothing was overwritten."
+        )
+    if entries and not any(_is_simulated(out / name) for name in (CATALOGUE, ASTRA_FILE)):
+        raise OutputExistsError(f"{out} is not a simulated survey; nothing was overwritten.")
 
 
-def _write_mwm(
-    folder: Path,
-    stars: Sequence[SimulatedStar],
-    library: Library,
-    settings: SimulationSettings,
-    history: Sequence[str],
-    tell: Tell,
-) -> Table:
-    """Write spectra and catalogue of SDSS-V's layout; return the table of true labels."""
-    given = Sdss5Stars(stars)
-    measured = write_mwm_spectra(folder, given, library, settings.instrument, tell)
-    scale = settings.label_error_scale
-    write_astra_catalogue(
-        folder / ASTRA_FILE, given, measured, library, error_scale=scale, history=history
-    )
-    return truth_table(
-        given.stars, measured, library, error_scale=scale, history=history, names=given.names
-    )
+def _is_simulated(catalogue: Path) -> bool:
+    """Whether a catalogue says that it is simulated."""
+    try:
+        return bool(fits.getval(catalogue, "SIMULATE"))
+    except (OSError, KeyError):
+        return False
 
 
-def _write_spectra(
-    folder: Path,
-    stars: Sequence[SimulatedStar],
-    library: Library,
-    settings: InstrumentSettings,
-    faults: SurveyFaults,
-    tell: Tell,
-) -> list[Measured]:
-    """Write one file for each star."""
-    history = [
-        MARK,
-        "places, velocities, magnitudes and dates are invented",
-        "HDU1 flux, HDU2 error, HDU3 mask; HDU4 to HDU8 are left empty",
-        "HDU9 velocities of the visits, HDU10 of all, without CCFs",
-    ]
-    if faults:
-        history.append(f"faults of the survey: {faults_as_text(faults)}")
-    measured = []
-    for done, star in enumerate(stars, start=1):
-        place = "mystery" if star.kind == "mystery" else f"{star.telescope}/{star.field_name}"
-        (folder / place).mkdir(parents=True, exist_ok=True)
-        path = folder / place / star.file_name
-        measured.append(write_apstar(path, star, library, settings=settings, history=history))
-        tell(done, len(stars), "simulating spectra")
-    return measured
+def _move(part: Path, out: Path, *, overwrite: bool) -> None:
+    """Put the finished folder in its place; what was there is removed last."""
+    old = part.with_suffix(".old")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(
+            f"{out} was written by another process meanwhile; choose another folder."
+        )
+    if out.exists():
+        out.rename(old)
+    try:
+        part.rename(out)
+    except BaseException:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def observe(

@@ -67,7 +67,13 @@ class Design:
 
     @classmethod
     def exact(cls, x: FloatArray) -> Design:
-        """Design of known features, shape (n_stars, n_coef)."""
+        """Design of known features, shape (n_stars, n_coef).
+
+        Parameters
+        ----------
+        x
+            Features of the stars, without errors.
+        """
         x = np.asarray(x, dtype=np.float64)
         return cls(x, pack_outer(x))
 
@@ -86,7 +92,18 @@ class Design:
         return self.second.astype(np.float32), self.mean.astype(np.float32)
 
     def at(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """`second` and `mean` at a precision, float32 or float64."""
+        """`second` and `mean` at a precision, float32 or float64.
+
+        Parameters
+        ----------
+        dtype
+            float32 or float64.
+
+        Returns
+        -------
+        tuple of arrays
+            `second`, packed, and `mean`, (n_stars, n_coef).
+        """
         return self._single if dtype == np.float32 else (self.second, self.mean)
 
 

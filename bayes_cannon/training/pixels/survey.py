@@ -46,15 +46,33 @@ class Problem:
     redundancy: float = 1.0
 
     def for_redundancy(self, redundancy: float) -> Problem:
-        """Return the problem with its prior of correlations adapted."""
+        """Return the problem with its prior of correlations adapted.
+
+        Parameters
+        ----------
+        redundancy
+            Pixels per independent one, from 1.
+        """
         return replace(self, priors=self.priors.against(redundancy), redundancy=redundancy)
 
     def thin(self, step: int) -> Problem:
-        """Return the problem of every step-th pixel."""
+        """Return the problem of every step-th pixel.
+
+        Parameters
+        ----------
+        step
+            From 1.
+        """
         return self.only(slice(None, None, step))
 
     def only(self, pixels: slice | NDArray[np.intp]) -> Problem:
-        """Return the problem of some pixels."""
+        """Return the problem of some pixels.
+
+        Parameters
+        ----------
+        pixels
+            Slice or numbers of pixels.
+        """
         free = None if self.free is None else self.free[pixels]
         flux, ivar = self.flux[:, pixels], self.ivar[:, pixels]
         return replace(
@@ -62,7 +80,13 @@ class Problem:
         )
 
     def prior(self, hyper: Hyperparameters) -> PixelPrior:
-        """Prior of the coefficients and scatters of all pixels."""
+        """Prior of the coefficients and scatters of all pixels.
+
+        Parameters
+        ----------
+        hyper
+            Of the population of pixels.
+        """
         free = self.free
         if free is not None:
             n_factors = len(hyper.covariance) - free.shape[1]
