@@ -104,7 +104,7 @@ def write_binaries(
         near = cannon.wavelength[np.abs(cannon.wavelength - middle) < 75]
         plot_pair(cannon, spectra, search, star, window=(near[0], near[-1]), ax=axes[1])
         axes[1].set_title("")
-        save_figure(figure, path)
+        save_figure(figure, path.with_name(path.name.removeprefix("corner-")))
         plt.close(figure)
     _sample(search, out, cannon, as_spectra(spectra), n_sampled, seed)
     return out
