@@ -117,8 +117,7 @@ MEANINGS: Mapping[LabelFlag, str] = MappingProxyType(
         LabelFlag.UNLIKE_TRAINING: "a spectrum beyond all left-out training stars: fit or factors "
         f"of probability below {_UNLIKE_P:g} among them",
         LabelFlag.GRIDEDGE: "a label beyond those of all training stars (see its own flag)",
-        LabelFlag.BINARY_CANDIDATE: "two stars fit better than one, as it happens to few single "
-        "stars (where a search for binaries was given to the run)",
+        LabelFlag.BINARY_CANDIDATE: "two stars fit better than one (from a search for binaries)",
         LabelFlag.OTHER_REDUCTION: "the spectrum is of another version of the survey's pipeline "
         "than those of the training stars",
     }

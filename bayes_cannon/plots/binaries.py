@@ -233,7 +233,7 @@ def plot_pair_corner(result: xr.DataTree, *, names: tuple[str, ...] | None = Non
             texts.append(f"{label_text(name)}, star {star}")
     figure: Figure = corner.corner(
         np.stack(columns, axis=1), labels=texts, color=BLUE, quantiles=[0.16, 0.5, 0.84],
-        show_titles=True, title_fmt=".3g", title_kwargs={"fontsize": 9}, levels=(0.393, 0.865),
+        show_titles=True, title_fmt=".4g", title_kwargs={"fontsize": 9}, levels=(0.393, 0.865),
     )  # fmt: skip
     star_name = star_text(str(posterior.attrs.get("star", "")))
     title = title_of(f"Two stars: {star_name}", simulated=bool(posterior.attrs.get("simulated")))

@@ -65,7 +65,8 @@ def write_binaries(
     most_figures
         Candidates whose spectra are drawn.
     n_sampled, seed
-        Candidates whose posterior is sampled (`sample_pair`), and the seed of that.
+        Candidates whose posterior is sampled (`sample_pair`), training stars left out, and the
+        seed of that.
     overwrite
         Replace files that are there.
 
@@ -103,7 +104,7 @@ def write_binaries(
         near = cannon.wavelength[np.abs(cannon.wavelength - middle) < 75]
         plot_pair(cannon, spectra, search, star, window=(near[0], near[-1]), ax=axes[1])
         axes[1].set_title("")
-        save_figure(figure, path)
+        save_figure(figure, path.with_name(path.name.removeprefix("corner-")))
         plt.close(figure)
     _sample(search, out, cannon, as_spectra(spectra), n_sampled, seed)
     return out
@@ -113,7 +114,9 @@ def _sample(
     search: BinarySearch, out: Path, cannon: Cannon, spectra: NormalizedSpectra, n: int, seed: int
 ) -> None:
     """Sample the most probable candidates; each has a file and a corner plot."""
-    stars = search.candidates[:n].tolist()
+    # The model knows its training stars: the posterior of one would know itself.
+    fresh = ~np.isin(search.candidates, cannon.training.star_id)
+    stars = search.candidates[fresh][:n].tolist()
     for star, path in corner_files(stars, out / "posteriors").items():
         row, place = row_of(spectra.star_id, star), row_of(search.found.star_id, star)
         result = sample_pair(

@@ -89,7 +89,8 @@ def test_tables_are_the_same_in_both_formats(search: BinarySearch, folder: Path)
 def test_figures_are_drawn(search: BinarySearch, folder: Path) -> None:
     assert (folder / "completeness.png").stat().st_size > 10_000
     assert len(search.candidates) > 0
-    assert len(list((folder / "spectra").glob("*.png"))) == 1
+    (drawn,) = (folder / "spectra").glob("*.png")
+    assert drawn.name == f"{search.candidates[0]}.png"
 
 
 def test_completeness_counts_the_pairs(search: BinarySearch) -> None:
