@@ -21,6 +21,7 @@ SECTIONS = (
     "inference",
     "accuracy",
     "label_errors",
+    "calibration",
     "information",
     "population",
     "repeats",
