@@ -78,7 +78,7 @@ def commands(inputs, server):
             "simulate": ["simulate", out, "--n-stars", 2],
             "prepare": ["prepare", inputs / "survey", "-o", out],
             "train": train,
-            "infer": [*infer, "--method", "laplace", "--draws", 400],
+            "infer": [*infer, "--method", "laplace", "--draws", 400, "--corner", "none"],
             "download": ["download", out, "--field", "M15", "--field", "N6791", "--no-cuts"],
         }[name], env
 
@@ -248,7 +248,7 @@ def test_full_disk_keeps_the_stars_that_are_done(runner, tmpfs, tmp_path):
     disk = tmpfs("size=50m")
     write_files(tmp_path, 200)
     arguments = ["infer", tmp_path / "cannon.nc", tmp_path / "dataset.nc", "-o", disk / "run"]
-    arguments += ["--all-stars", "--method", "laplace", "--draws", 250]
+    arguments += ["--all-stars", "--method", "laplace", "--draws", 250, "--corner", "none"]
     assert runner.command(*arguments, watch=disk, fatal=10**6).status == 1  # a star without pixels
     used = sum(p.stat().st_blocks * 512 for p in disk.rglob("*"))
     shutil.rmtree(disk / "run")

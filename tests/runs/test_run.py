@@ -483,7 +483,7 @@ def test_killed_at_any_moment_a_run_goes_on(tmp_path):
 def start(folder, *options):
     program = [sys.executable, "-c", "from bayes_cannon.cli import main; main()"]
     command = [*program, "infer", "cannon.nc", "dataset.nc", "-o", "run", "--all-stars"]
-    command += ["--method", "laplace", "--draws", "100", *options]
+    command += ["--method", "laplace", "--draws", "100", "--corner", "none", *options]
     return subprocess.Popen(
         command, cwd=folder, env=environment() | {"PYTHONPATH": str(ROOT)}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
