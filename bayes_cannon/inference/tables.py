@@ -137,7 +137,8 @@ def labels_first(table: Table) -> Table:
     Parameters
     ----------
     table
-        With the names of its labels in ``meta``; another one is returned as it is.
+        With the names of its labels in ``meta``; another one, or a part of its columns, is
+        returned as it is.
 
     Returns
     -------
@@ -147,10 +148,11 @@ def labels_first(table: Table) -> Table:
     plain = Table(table, copy=False)
     names = [n for n in str(table.meta.get("LABELS", "")).split(",") if n in table.colnames]
     error = "_ERR" if table.meta.get("KIND") == "calibrated" else "_FORMAL_ERR"
-    first = [*names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
-    if not names or not set(first) <= set(table.colnames):
+    key = id_column(table.colnames, table.meta)
+    first = [key, *names, *(f"{n}{error}" for n in names), "LABEL_FLAG"]
+    # A part of a catalogue has the columns that were asked for, in that order.
+    if not names or not {*first, "LABEL_COV"} <= set(table.colnames):
         return plain
-    first = [star_column(table), *first]
     rest = [n for n in table.colnames if n not in first and table[n].ndim == 1]
     shown = plain[[*first, *rest]]
     for name in shown.colnames:

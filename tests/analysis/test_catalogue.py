@@ -257,3 +257,12 @@ def test_a_catalogue_is_printed_with_its_labels_first() -> None:
     assert table.colnames[-1] == "LABEL_COV", "as it was"
     assert table["TEFF"].info.format is None
     assert "TEFF_ERR" in table._repr_html_()
+
+
+def test_a_part_of_a_catalogue_is_printed_as_it_was_asked_for() -> None:
+    part = catalogue(make_result())[["LABEL_FLAG", "TEFF_ERR", "TEFF"]]
+    for text in (str(part), repr(part), part._repr_html_()):
+        assert text.index("LABEL_FLAG") < text.index("TEFF_ERR") < text.rindex("TEFF")
+    every = catalogue(make_result())
+    parts = every[[n for n in every.colnames if n not in ("APOGEE_ID", "LABEL_COV")]]
+    assert "TEFF" in str(parts)
