@@ -22,7 +22,7 @@ N_STARS = 84
 SMALL = {
     "BAYES_CANNON_NOTEBOOK_STARS": str(N_STARS),
     "BAYES_CANNON_NOTEBOOK_FACTORS": "3",
-    "BAYES_CANNON_NOTEBOOK_SECTIONS": "3",
+    "BAYES_CANNON_NOTEBOOK_SECTIONS": "4",
 }
 OF_THIS_MACHINE = re.compile(r"127\.0\.0\.1|localhost|/(?:root|home|tmp|work|Users)/|site-packages")
 
