@@ -2,8 +2,9 @@ r"""Calibrated posteriors, and how often intervals cover the truth.
 
 A calibrated draw is a formal draw, its deviation from the mean multiplied by the learnt scale of
 formal errors at such a star, less a draw of what the model gets wrong there, bias and model error
-(see `model_error`), with the parameters of the model error drawn from their posterior. What falls
-outside the prior's bounds is drawn again.
+(see `model_error`), with the parameters of the model error drawn from their posterior. Growth ends
+where the model error is as wide as the training labels are spread. What falls outside the prior's
+bounds is drawn again.
 """
 
 from __future__ import annotations
@@ -130,7 +131,10 @@ class ErrorModel:
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
         tail = 1 / np.sqrt(rng.gamma(half) / half)
-        width = np.exp(self.growth[pick] @ log_growth) * tail
+        # A star of which the spectrum says nothing is still one of the training stars' kind.
+        widest = (self.terms.scale / np.linalg.norm(self.chol, axis=2)).min(axis=1)[pick]
+        grown = np.exp(self.growth[pick] @ log_growth)
+        width = np.minimum(grown, np.maximum(widest, 1.0)) * tail
         normal = rng.standard_normal((n, labels.size))
         error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
         stretch = self.formal_scale[pick] * width[:, None]

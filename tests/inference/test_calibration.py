@@ -125,6 +125,16 @@ def test_both_errors_grow_with_factors_and_misfit(name, value, grown):
         np.testing.assert_allclose(np.linalg.eigvals(ratio), 1, atol=0.12)
 
 
+def test_growth_ends_at_the_spread_of_the_training_labels():
+    """Of a thousand times the usual chi-square; [Fe/H], a tenth of its spread, comes first."""
+    tree = result(sd=(1.0, 0.001, 0.001))
+    tree["star_stats"]["chi2"][1] = 2e5
+    error = error_model(bias=(0, 0, 0), unusual_growth=(1.0, 2.0))
+    found = flat(calibrated_posterior(tree, error, seed=1), "star1")
+    limit = np.min(SCALE / np.sqrt(np.diag(COVARIANCE)))
+    np.testing.assert_allclose(found.std(axis=0)[:2], limit * np.array([30.0, 0.1]), rtol=0.15)
+
+
 def test_the_error_grows_to_the_edges():
     error = error_model(bias=(0, 0, 0), growth=1.0)
     rng = np.random.default_rng(1)

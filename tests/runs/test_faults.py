@@ -365,7 +365,7 @@ def test_simulated_survey_on_a_disk_that_fills_up(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("bayes_cannon.surveys.simulation.simulate.write_apstar", full)
+        patch.setattr("bayes_cannon.surveys.simulation.layout_files.write_apstar", full)
         with pytest.raises(OutputExistsError, match=FULL):
             simulate_survey(tmp_path / "s", n_stars=1, seed=1)
     assert list(tmp_path.iterdir()) == []
@@ -436,16 +436,16 @@ def test_file_system_without_links(tmp_path, monkeypatch, taken):
 
 
 def test_the_second_of_two_simulations_does_not_replace_the_first(tmp_path, monkeypatch):
-    from bayes_cannon.surveys.simulation import simulate
+    from bayes_cannon.surveys.simulation import layout_files
 
-    out, write_apstar = tmp_path / "s", simulate.write_apstar
+    out, write_apstar = tmp_path / "s", layout_files.write_apstar
 
     def slow(*args, **options):
         out.mkdir(exist_ok=True)
         (out / "first").touch()
         return write_apstar(*args, **options)
 
-    monkeypatch.setattr(simulate, "write_apstar", slow)
+    monkeypatch.setattr(layout_files, "write_apstar", slow)
     with pytest.raises(OutputExistsError, match="written by another process meanwhile"):
         simulate_survey(out, n_stars=1, seed=1)
     assert [p.name for p in out.iterdir()] == ["first"]
