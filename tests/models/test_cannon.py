@@ -212,7 +212,7 @@ def test_it_describes_itself_in_a_few_lines():
     assert f"of {cannon.n_pixels} used, " in text
     assert "degree 2, 6 terms, 2 factors" in text
     assert "method       map" in text
-    assert "model error  TEFF 140 K, LOGG 0.1 dex" in text
+    assert "model error  TEFF 140 K, LOGG 0.10 dex" in text
     assert 6 <= len(text.splitlines()) <= 8
     assert "model error  none" in repr(cannon)
     why = dataclasses.replace(cannon, settings={"training": {"no_model_error": "too few stars"}})

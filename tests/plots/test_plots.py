@@ -704,7 +704,7 @@ def test_every_figure_is_exported() -> None:
     folder = Path(plots.__file__).parent
     made = {
         found
-        for path in folder.glob("*.py")
+        for path in folder.rglob("*.py")
         for found in re.findall(r"^def (plot_\w+)", path.read_text(encoding="utf-8"), re.M)
     }
     assert {name for name in plots.__all__ if name.startswith("plot_")} == made
