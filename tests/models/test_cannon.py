@@ -219,4 +219,4 @@ def test_it_describes_itself_in_a_few_lines():
     assert "model error  too few stars" in repr(why)
     html = with_error._repr_html_()
     assert "<strong>Cannon, trained on 30 stars (SIMULATED)</strong>" in html
-    assert "TEFF 140 K, LOGG 0.1 dex" in html
+    assert "TEFF 140 K, LOGG 0.10 dex" in html
