@@ -45,7 +45,7 @@ def write_binaries(
     spectra: Any,
     most_figures: int = 10,
     n_sampled: int = 0,
-    seed: int = 1,
+    seed: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write what a search found.
@@ -66,7 +66,7 @@ def write_binaries(
         Candidates whose spectra are drawn.
     n_sampled, seed
         Candidates whose posterior is sampled (`sample_pair`), training stars left out, and the
-        seed of that.
+        seed of that; None takes a fresh one.
     overwrite
         Replace files that are there.
 
@@ -111,7 +111,12 @@ def write_binaries(
 
 
 def _sample(
-    search: BinarySearch, out: Path, cannon: Cannon, spectra: NormalizedSpectra, n: int, seed: int
+    search: BinarySearch,
+    out: Path,
+    cannon: Cannon,
+    spectra: NormalizedSpectra,
+    n: int,
+    seed: int | None,
 ) -> None:
     """Sample the most probable candidates; each has a file and a corner plot."""
     # The model knows its training stars: the posterior of one would know itself.

@@ -181,7 +181,7 @@ def test_text_says_which_error_is_which(compared: AspcapComparison) -> None:
                  "not its accuracy"):  # fmt: skip
         assert part in text
     assert "TEFF 30 K (ASPCAP 12; pulls' standard deviation " in text
-    assert "FE_H 0.01 dex (ASPCAP 0.01;" in text
+    assert "FE_H 0.030 dex (ASPCAP 0.010;" in text
 
 
 # What is missing --------------------------------------------------------------------------

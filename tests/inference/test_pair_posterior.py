@@ -63,8 +63,9 @@ def test_compressed_likelihood_is_that_of_the_pixels(star: Star, theta: np.ndarr
 def test_posterior_holds_both_stars(spectra: NormalizedSpectra, theta: np.ndarray) -> None:
     nuts = NutsSettings(draws=200, tune=200, chains=2)
     result = sample_pair(
-        small_cannon(), "pair", spectra.flux[0], spectra.ivar[0], theta, SETTINGS, nuts=nuts
-    )
+        small_cannon(), "pair", spectra.flux[0], spectra.ivar[0], theta, SETTINGS, nuts=nuts,
+        seed=1,
+    )  # fmt: skip
     posterior = result["posterior"].to_dataset()
     assert posterior["labels_1"].dims == ("chain", "draw", "label_name")
     summary = az.rhat(result)
@@ -81,10 +82,11 @@ def test_posterior_holds_both_stars(spectra: NormalizedSpectra, theta: np.ndarra
     short = NutsSettings(draws=5, tune=20, chains=1)
     one, two = (
         sample_pair(
-            small_cannon(), "pair", spectra.flux[0], spectra.ivar[0], theta, SETTINGS, nuts=short
+            small_cannon(), "pair", spectra.flux[0], spectra.ivar[0], theta, SETTINGS, nuts=short,
+            seed=1,
         )
         for _ in range(2)
-    )
+    )  # fmt: skip
     np.testing.assert_array_equal(one["posterior"]["dv"].values, two["posterior"]["dv"].values)
 
 

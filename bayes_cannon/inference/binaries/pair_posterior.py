@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import one_blas_thread
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
@@ -73,7 +74,7 @@ def sample_pair(
     settings: BinarySettings,
     *,
     nuts: NutsSettings | None = None,
-    seed: int = 1,
+    seed: int | None = None,
 ) -> xr.DataTree:
     """Sample the labels of both stars, the light and the velocities of a pair.
 
@@ -92,7 +93,7 @@ def sample_pair(
     nuts
         Lengths of the chains.
     seed
-        Of the random numbers.
+        Of the random numbers; None takes a fresh one. It is in the attribute ``seed``.
 
     Returns
     -------
@@ -109,6 +110,7 @@ def sample_pair(
     """
     import nutpie
 
+    seed = as_seed(seed)
     nuts, search = nuts or NutsSettings(tune=400), Search.prepare(cannon, settings)
     if not search.model.resolved:
         raise InvalidDataError("a pair can be sampled only where its velocities can be measured.")

@@ -267,7 +267,7 @@ def observed_faults(
     library: Library,
     index: ArrayLike | None = None,
     *,
-    seed: int,
+    seed: int | None = None,
     faults: SurveyFaults,
 ) -> Table:
     """What is wrong with the spectra that `observe` gives for the same arguments.
@@ -275,7 +275,7 @@ def observed_faults(
     Parameters
     ----------
     library, index, seed, faults
-        As for `observe`.
+        As for `observe`; a fresh seed has no survey that could be told of.
 
     Returns
     -------
@@ -287,9 +287,11 @@ def observed_faults(
     Raises
     ------
     InvalidDataError
-        On stars that the library does not have, or where there are no faults.
+        On stars that the library does not have, without a seed, or where there are no faults.
     """
     stars = _library_index(library, index)
+    if seed is None:
+        raise InvalidDataError("give the seed that the spectra were observed with.")
     if not faults:
         raise InvalidDataError("there are no faults to tell of; ask for SurveyFaults.hard().")
     table = fault_columns(_drawn_faults(library, stars, as_seed(seed), faults), library)
