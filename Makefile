@@ -13,7 +13,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench sbc notebooks docs lock clean
+.PHONY: help install demo test coverage lint format bench sbc notebooks docs lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,7 +37,10 @@ demo: $(STAMP)  ## run the whole way on the shipped library, into runs/demo
 	$(VENV)/bin/bayes-cannon demo runs/demo --overwrite
 
 test: lint  ## check style and types, run the whole test suite
-	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --cov --durations=10 $(PYTEST_FLAGS)
+	$(PY) -m pytest -n auto --dist loadfile --no-loadscope-reorder --durations=10 $(PYTEST_FLAGS)
+
+coverage: PYTEST_FLAGS += --cov
+coverage: test  ## the same, and which lines of the package the tests ran (slower)
 
 lint: $(STAMP)  ## check style and types
 	$(PY) -m ruff check .
