@@ -58,7 +58,8 @@ class ModelErrorSettings:
     max_stars : int
         Of more stars than this a random part is used: the time goes with their number.
     rhat_limit : float
-        Beyond it, or with divergences, sampling is done once more with shorter steps.
+        Beyond it, or with divergences, sampling is done once more with shorter steps, a longer
+        warm-up and twice the draws.
     """
 
     draws: int = 700
@@ -220,14 +221,14 @@ def _compiled(data: Differences) -> Any:
 def _sample(
     compiled: Any, settings: ModelErrorSettings, seed: int, cores: int | None
 ) -> xr.DataTree:
-    """Draw; once more with shorter steps where chains disagree or diverge."""
+    """Draw; once more with shorter steps and twice the draws where chains disagree or diverge."""
     import nutpie
 
-    tune, accept = settings.tune, 0.8
+    draws, tune, accept = settings.draws, settings.tune, 0.8
     for attempt in range(2):
         try:
             trace = nutpie.sample(
-                compiled, draws=settings.draws, tune=tune, chains=settings.chains, cores=cores,
+                compiled, draws=draws, tune=tune, chains=settings.chains, cores=cores,
                 seed=seed + attempt, target_accept=accept, progress_bar=False, save_warmup=False,
             )  # fmt: skip
         except RuntimeError as error:
@@ -241,7 +242,7 @@ def _sample(
         divergences = int(trace["sample_stats"]["diverging"].sum())
         if worst <= settings.rhat_limit and divergences == 0:
             break
-        tune, accept = 4 * settings.tune, 0.95
+        draws, tune, accept = 2 * settings.draws, 4 * settings.tune, 0.95
     else:
         _LOG.warning(
             "the model error's chains have R-hat %.3f and %d divergences; look at the group "
