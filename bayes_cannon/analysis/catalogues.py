@@ -39,6 +39,7 @@ from bayes_cannon.inference.posterior import (
     notes_of,
     posterior_names,
 )
+from bayes_cannon.inference.reference import reduced_chi2
 from bayes_cannon.inference.tables import catalogue_name, labels_first, star_column, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
@@ -254,7 +255,7 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
         table[column] = values
         table[column].description = text
     if {"chi2", "independent_pixels"} <= set(stats.data_vars):
-        table["CHI2_RED"] = stats["chi2"].values / stats["independent_pixels"].values
+        table["CHI2_RED"] = reduced_chi2(stats)
         table["CHI2_RED"].description = "chi-square at the mode per independent pixel"
     for column, (name, text) in _FITS.items():
         if name in stats:

@@ -10,6 +10,7 @@ bounds is drawn again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -19,7 +20,7 @@ from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
-from bayes_cannon.inference.reference import FitReference
+from bayes_cannon.inference.reference import FitReference, reduced_chi2
 from bayes_cannon.inference.sampler import star_seed
 from bayes_cannon.models.error_terms import ErrorTerms
 
@@ -131,14 +132,20 @@ class ErrorModel:
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
         tail = 1 / np.sqrt(rng.gamma(half) / half)
-        # A star of which the spectrum says nothing is still one of the training stars' kind.
-        widest = (self.terms.scale / np.linalg.norm(self.chol, axis=2)).min(axis=1)[pick]
-        grown = np.exp(self.growth[pick] @ log_growth)
-        width = np.minimum(grown, np.maximum(widest, 1.0)) * tail
+        width = np.minimum(np.exp(self.growth[pick] @ log_growth), self._widest[pick]) * tail
         normal = rng.standard_normal((n, labels.size))
         error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
         stretch = self.formal_scale[pick] * width[:, None]
         return np.asarray(error + self.mean_error(f)[pick]), stretch
+
+    @cached_property
+    def _widest(self) -> FloatArray:
+        """Largest growth (n_draws,): to the spread of the training labels.
+
+        A star of which the spectrum says nothing is still one of the training stars' kind.
+        """
+        spread = (self.terms.scale / np.linalg.norm(self.chol, axis=2)).min(axis=1)
+        return np.asarray(np.maximum(spread, 1.0))
 
     def mean_error(self, features: FloatArray) -> FloatArray:
         """Bias (n_draws, n_labels) of a star with these features (n_features,).
@@ -209,8 +216,8 @@ def calibrated_posterior(
 
 def _unusual(stats: xr.Dataset, reference: FitReference) -> FloatArray:
     """How unusual each star is among those that cross-validation left out."""
-    reduced = stats["chi2"].values / stats["independent_pixels"].values
-    return reference.log_growth(reduced, stats["factors_square"].values, stats["log_snr"].values)
+    factors, snr = stats["factors_square"].values, stats["log_snr"].values
+    return reference.log_growth(reduced_chi2(stats), factors, snr)
 
 
 def _convolve(

@@ -18,7 +18,7 @@ from scipy.stats import chi2
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
-from bayes_cannon.inference.reference import FitReference
+from bayes_cannon.inference.reference import FitReference, reduced_chi2
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
 from bayes_cannon.surveys.reductions import NOTE
 
@@ -422,10 +422,9 @@ def _judged(
             stats[x].values if x in stats else np.full(n, np.nan) for x in ("chi2_p", "factors_p")
         ]
         return own[0], own[1], (_CHI2_P, _FACTORS_P, -1.0), False
-    reduced = stats["chi2"].values / stats["independent_pixels"].values
     limit = max(RATE, 1 / (1 + fit.n_stars))
     return (
-        fit.p_chi2(reduced, stats["log_snr"].values),
+        fit.p_chi2(reduced_chi2(stats), stats["log_snr"].values),
         fit.p_factors(stats["factors_square"].values),
         (limit, limit, _UNLIKE_P),
         True,

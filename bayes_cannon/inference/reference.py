@@ -23,6 +23,7 @@ __all__ = [
     "LEAST_STARS",
     "FitReference",
     "log_snr",
+    "reduced_chi2",
 ]
 
 LEAST_STARS = 20
@@ -51,6 +52,17 @@ def log_snr(ivar: FloatArray) -> FloatArray:
         out = np.full(len(seen), np.nan)
         out[some] = 0.5 * np.log(np.nanmedian(seen[some], axis=1))
     return out
+
+
+def reduced_chi2(stats: xr.Dataset) -> FloatArray:
+    """Chi-square at the mode per independent pixel, shape (n_stars,).
+
+    Parameters
+    ----------
+    stats
+        Group ``star_stats`` of a result.
+    """
+    return np.asarray(stats["chi2"].values / stats["independent_pixels"].values)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from pytensor.graph.op import Op
 from pytensor.link.numba.dispatch.basic import numba_njit, register_funcify_default_op_cache_key
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.models.model_error import _invert, correlation_factor
+from bayes_cannon.models.model_error import covariance_factor, invert_covariance
 
 __all__ = [
     "GroupLabels",
@@ -39,7 +39,6 @@ __all__ = [
     "group_data",
 ]
 
-_LKJ_ETA = 2.0
 _WIDE = 10.0
 """Standard deviation of the prior of the mean, in units of the prior of the scatter."""
 
@@ -103,15 +102,11 @@ def build_group_model(data: GroupLabels) -> pm.Model:
     with pm.Model(coords=coords, check_bounds=False) as model:
         given: Any = {name: pm.Data(name, value) for name, value in group_data(data).items()}
         mean: Any = pm.Normal("mean", 0.0, _WIDE, dims="label_name")
-        sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
-        freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
-        diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
-        lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
+        factor = covariance_factor(k)
         # u ~ Gamma(nu/2, nu/2), sampled as log u in units of its spread.
         half = given["half_nu"]
         log_u = pm.Flat("scaled_log_u", dims="star") / pt.sqrt(half)
         pm.Potential("u_prior", half * pt.sum(log_u - pt.exp(log_u)))
-        factor = sd[:, None] * correlation_factor(diagonal, lower, k)
         outputs: Any = SumOfCovariances()(
             given["center"] - mean, given["scale"], log_u, pt.dot(factor, factor.T)
         )
@@ -132,7 +127,7 @@ def _log_likelihood(
         for i in range(k):
             for j in range(i + 1):
                 m[i, j] = common[i, j] + a * scale[star, i, j]
-        value -= 0.5 * _invert(m, low, inverse)
+        value -= 0.5 * invert_covariance(m, low, inverse)
         for i in range(k):
             s = 0.0
             for j in range(k):

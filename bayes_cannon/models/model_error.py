@@ -66,6 +66,9 @@ __all__ = [
     "NormalsLogLikelihood",
     "build_model_error_model",
     "correlation_factor",
+    "correlation_factors",
+    "covariance_factor",
+    "invert_covariance",
     "model_data",
 ]
 
@@ -158,10 +161,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
             raw = pm.Normal("bias_raw", 0.0, 1.0, dims=("feature", "label_name"))
             place = np.searchsorted(degrees, data.degree)
             mean = mean + pt.dot(given["features"] * scale[place], raw)
-        sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
-        freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
-        diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
-        lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
+        factor = covariance_factor(k)
         misfit = np.array([term == "misfit" for term in data.growth_terms])
         growth: Any = pm.Normal(
             "growth", 0.5 * misfit, np.where(misfit, 0.5, 1.0), dims="growth_term"
@@ -176,7 +176,6 @@ def build_model_error_model(data: Differences) -> pm.Model:
         log_u = pm.Flat("scaled_log_u", dims="star") / pt.sqrt(half)
         normal = data.star_id.size * ((half - 0.5) * pt.log(half) - pt.gammaln(half))
         pm.Potential("u_prior", normal + half * pt.sum(log_u - pt.exp(log_u)))
-        factor = sd[:, None] * correlation_factor(diagonal, lower, k)
         outputs: Any = NormalsLogLikelihood()(
             given["difference"] - mean, given["catalogue_cov"], given["formal_cov"],
             log_formal + ratio, pt.dot(factor, factor.T),
@@ -184,6 +183,23 @@ def build_model_error_model(data: Differences) -> pm.Model:
         )  # fmt: skip
         pm.Potential("log_likelihood", outputs[0])
     return model
+
+
+def covariance_factor(k: int) -> Any:
+    """Triangular factor of a covariance, half-normal deviations and LKJ(2), in the model at hand.
+
+    Variables: ``sd`` (label_name), ``factor_diagonal`` (label_name), ``factor_lower`` (pair).
+
+    Parameters
+    ----------
+    k
+        Number of labels.
+    """
+    sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
+    freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
+    diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
+    lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
+    return sd[:, None] * correlation_factor(diagonal, lower, k)
 
 
 def correlation_factor(diagonal: Any, lower: Any, k: int) -> Any:
@@ -208,12 +224,29 @@ def correlation_factor(diagonal: Any, lower: Any, k: int) -> Any:
     return triangle / pt.sqrt(pt.sum(triangle**2, axis=1, keepdims=True))
 
 
+def correlation_factors(diagonal: FloatArray, lower: FloatArray) -> FloatArray:
+    """What `correlation_factor` is for draws of its arguments, shape (..., k, k).
+
+    Parameters
+    ----------
+    diagonal, lower
+        Draws, shapes (..., k) and (..., k (k - 1) / 2).
+    """
+    k = diagonal.shape[-1]
+    triangle = np.zeros((*diagonal.shape, k))
+    triangle[..., np.arange(k), np.arange(k)] = np.sqrt(diagonal)
+    rows, columns = np.tril_indices(k, -1)
+    if k > 1:
+        triangle[..., rows, columns] = lower
+    return np.asarray(triangle / np.sqrt(np.sum(triangle**2, axis=-1, keepdims=True)))
+
+
 Node = Any
 """An application of an operation to inputs, of PyTensor's class `Apply`."""
 
 
 @register_jitable
-def _invert(m: FloatArray, low: FloatArray, out: FloatArray) -> float:
+def invert_covariance(m: FloatArray, low: FloatArray, out: FloatArray) -> float:
     """Write the inverse of m (its lower triangle is read) to `out`; returns its log-determinant.
 
     `low` is room for the factor.
@@ -271,7 +304,7 @@ def _log_likelihood(
         for i in range(k):
             for j in range(i + 1):
                 m[i, j] = c * (sigma[i, j] + b[i] * b[j] * F[star, i, j]) + V[star, i, j]
-        value -= 0.5 * _invert(m, low, inverse)
+        value -= 0.5 * invert_covariance(m, low, inverse)
         for i in range(k):
             s = 0.0
             for j in range(k):

@@ -21,7 +21,12 @@ from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.error_terms import ErrorTerms
-from bayes_cannon.models.model_error import Differences, build_model_error_model, model_data
+from bayes_cannon.models.model_error import (
+    Differences,
+    build_model_error_model,
+    correlation_factors,
+    model_data,
+)
 from bayes_cannon.training.cross_validation import CrossValidation
 
 __all__ = [
@@ -266,13 +271,7 @@ def _worst_rhat(trace: xr.DataTree) -> float:
 def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Dataset:
     """Draws in physical units, without those of the stars' own u."""
     lead, k = ("chain", "draw"), len(data.names)
-    triangle = np.zeros((*draws["sd"].shape, k))
-    diagonal = np.arange(k)
-    triangle[..., diagonal, diagonal] = np.sqrt(draws["factor_diagonal"].values)
-    rows, columns = np.tril_indices(k, -1)
-    if k > 1:
-        triangle[..., rows, columns] = draws["factor_lower"].values
-    triangle /= np.sqrt(np.sum(triangle**2, axis=-1, keepdims=True))
+    triangle = correlation_factors(draws["factor_diagonal"].values, draws["factor_lower"].values)
     triangle *= (draws["sd"].values * unit)[..., None]
     variables: dict[str, Any] = {
         "bias": ((*lead, "label_name"), draws["bias"].values * unit),

@@ -29,6 +29,7 @@ from bayes_cannon.inference.posterior import (
 from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.group_model import GroupLabels, build_group_model, group_data
+from bayes_cannon.models.model_error import correlation_factors
 
 __all__ = [
     "GroupSettings",
@@ -227,7 +228,8 @@ def fit_group(
     trace = _sample(_compiled(_filled(data, middle, unit)), settings, seed, cores)
     draws = trace["posterior"].to_dataset()
     sd = draws["sd"].values
-    corr = _correlation(draws["factor_diagonal"].values, draws["factor_lower"].values)
+    factor = correlation_factors(draws["factor_diagonal"].values, draws["factor_lower"].values)
+    corr = factor @ np.swapaxes(factor, -1, -2)
     scatter = sd * unit
     lead = ("chain", "draw")
     both = (*lead, "label_name", "label_name_2")
@@ -324,18 +326,6 @@ def _sample(compiled: Any, settings: GroupSettings, seed: int, cores: int | None
         worst, divergences,
     )  # fmt: skip
     return trace
-
-
-def _correlation(diagonal: FloatArray, lower: FloatArray) -> FloatArray:
-    """Correlation matrices of draws, see `correlation_factor`."""
-    k = diagonal.shape[-1]
-    triangle = np.zeros((*diagonal.shape, k))
-    triangle[..., np.arange(k), np.arange(k)] = np.sqrt(diagonal)
-    rows, columns = np.tril_indices(k, -1)
-    if k > 1:
-        triangle[..., rows, columns] = lower
-    triangle /= np.sqrt(np.sum(triangle**2, axis=-1, keepdims=True))
-    return np.asarray(triangle @ np.swapaxes(triangle, -1, -2))
 
 
 def group_table(found: xr.DataTree) -> Table:
