@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from bayes_cannon.plots.binaries import completeness_map, plot_pair, plot_pair_c
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.runs.corners import corner_files
 from bayes_cannon.runs.results import RUN_TABLE, Run, folder_of, open_run
+from bayes_cannon.runs.tables import MARK, write_ecsv
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.spectra.star_ids import ID_NAMES, row_of
 
@@ -88,12 +88,12 @@ def write_binaries(
     simulated = bool(table.meta.get("SIMULATE"))
     for some in (table, pairs):
         some.meta["comments"] = [
-            *(["SIMULATED spectra: not observations"] if simulated else []),
+            *([MARK] if simulated else []),
             "a dwarf beside a giant has 1 to 3 % of the light in H and is not found",
         ]
     write_atomically(out / TABLES[0], lambda part: _fits(table, part), overwrite=overwrite)
     for name, some in zip(TABLES[1:], (table, pairs), strict=True):
-        write_atomically(out / name, partial(_ecsv, some), overwrite=overwrite)
+        write_ecsv(some, out / name, overwrite=overwrite)
     save_figure(completeness_map(search), out / COMPLETENESS)
     plt.close("all")
     stars = search.candidates[:most_figures].tolist()
@@ -164,14 +164,10 @@ def give_to_run(run: Run | str | os.PathLike[str], binaries: Table) -> Run:
         raise InvalidDataError(
             f"the table of binaries has none of the stars of the run {folder}; search its stars."
         )
-    write_atomically(folder / RUN_TABLE, partial(_ecsv, binaries), overwrite=True)
+    write_ecsv(binaries, folder / RUN_TABLE, overwrite=True)
     again = open_run(folder)
     write_catalogue(again.table, folder, overwrite=True)
     return open_run(folder)
-
-
-def _ecsv(table: Table, path: Path) -> None:
-    table.write(path, format="ascii.ecsv")
 
 
 def _fits(table: Table, path: Path) -> None:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
-from bayes_cannon.base.storage import check_output, write_atomically
+from bayes_cannon.base.storage import check_output
 from bayes_cannon.errors import InvalidDataError, NoStarsError, OutputExistsError
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.settings import InferenceSettings
@@ -23,6 +22,7 @@ from bayes_cannon.runs.inputs import spectra_to_infer
 from bayes_cannon.runs.results import Run, folder_of, open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
+from bayes_cannon.runs.tables import rounded, write_ecsv
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.surveys.simulation.catalogue import read_truth
@@ -151,7 +151,7 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
     out = user_path(folder)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in zip(_TABLES, (check.coverage, check.bins, check.joint), strict=True):
-        _write_table(table, out / name, overwrite=overwrite)
+        write_ecsv(rounded(table, digits=5), out / name, overwrite=overwrite)
     for reference in dict.fromkeys(name for name, _ in check.scores):
         figure = plot_calibration(check, reference)
         save_figure(figure, out / "figures" / f"calibration-{reference}.png")
@@ -170,13 +170,3 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
         },
     )
     return out
-
-
-def _write_table(table: Table, path: Path, *, overwrite: bool) -> None:
-    shown = table.copy()
-    for name in shown.colnames:
-        if shown[name].dtype.kind == "f":
-            shown[name] = [float(f"{value:.5g}") for value in shown[name]]
-    if shown.meta.get("SIMULATE"):
-        shown.meta["comments"] = ["SIMULATED spectra: not observations"]
-    write_atomically(path, lambda part: shown.write(part, format="ascii.ecsv"), overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""Tables of results as files: five digits, marked where spectra are simulated."""
+"""Tables of results as files: few digits, marked where spectra are simulated."""
 
 from __future__ import annotations
 
@@ -9,29 +9,33 @@ from astropy.table import Table
 from bayes_cannon.base.storage import write_atomically
 
 __all__ = [
+    "MARK",
     "rounded",
     "write_ecsv",
     "write_fits",
 ]
 
-_MARK = "SIMULATED spectra: not observations"
+MARK = "SIMULATED spectra: not observations"
+"""What a table of simulated spectra says."""
 
 
-def rounded(table: Table) -> Table:
-    """Return the table with numbers of six digits, and a comment where it is of a simulation.
+def rounded(table: Table, *, digits: int = 6) -> Table:
+    """Return the table with numbers of few digits, and a comment where it is of a simulation.
 
     Parameters
     ----------
     table
         With ``SIMULATE`` in its meta data.
+    digits
+        Significant ones.
     """
     shown = table.copy()
     for name in shown.colnames:
         if shown[name].dtype.kind == "f":
-            shown[name] = [float(f"{value:.6g}") for value in shown[name]]
+            shown[name] = [float(f"{value:.{digits}g}") for value in shown[name]]
             shown[name].unit = table[name].unit
     if shown.meta.get("SIMULATE"):
-        shown.meta["comments"] = [_MARK, *shown.meta.get("comments", [])]
+        shown.meta["comments"] = [MARK, *shown.meta.get("comments", [])]
     return shown
 
 
