@@ -38,13 +38,6 @@ __all__ = [
 
 
 _LOG = logging.getLogger(__name__)
-_LEARNING_POWER = 0.4
-"""Standard deviations of model errors fall as the number of training stars to this power.
-
-Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5
-with 30.
-"""
-
 
 _COMPILED: dict[Any, Any] = {}
 """Compiled in this process, by numbers of labels and stars and by features: data are swapped."""
@@ -194,9 +187,7 @@ def fit_model_error(
     groups = {
         "posterior": posterior,
         "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
-        "constant_data": terms.to_dataset(basis.names).assign(
-            final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER,
-        ),
+        "constant_data": terms.to_dataset(basis.names),
         "differences": _differences(found),
     }
     for name in ("posterior", "sample_stats"):
