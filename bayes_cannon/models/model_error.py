@@ -134,7 +134,8 @@ def build_model_error_model(data: Differences) -> pm.Model:
     (degree), ``sd`` (label_name), ``factor_diagonal`` (label_name) and ``factor_lower`` (pair) of
     `correlation_factor`, ``growth``, ``log_formal_scale``, ``nu_excess`` (nu - 2) and
     ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of `model_data`,
-    so that a compiled model serves every survey of as many stars, labels and features.
+    whose length is that of the variable ``scaled_log_u``, the last one: a compiled model serves
+    surveys of any number of stars with as many labels and features.
 
     Parameters
     ----------
@@ -151,13 +152,17 @@ def build_model_error_model(data: Differences) -> pm.Model:
     coords = {
         "label_name": list(data.names),
         "pair": np.arange(k * (k - 1) // 2),
-        "star": data.star_id,
         "feature": np.arange(data.degree.size),
         "degree": degrees,
         "growth_term": list(data.growth_terms),
     }
     with pm.Model(coords=coords, check_bounds=False) as model:
-        given: Any = {name: pm.Data(name, value) for name, value in model_data(data).items()}
+        star = {"coords": {"star": data.star_id}}  # of any length, unlike the model's own
+        given: Any = {
+            name: pm.Data(name, value, dims=("star", *[None] * (value.ndim - 1)), **star)
+            for name, value in model_data(data).items()
+        }
+        n_stars = given["difference"].shape[0]
         bias: Any = pm.Normal("bias", 0.0, 1.0, dims="label_name")
         mean = bias[None, :]
         if degrees.size:
@@ -178,7 +183,7 @@ def build_model_error_model(data: Differences) -> pm.Model:
         # better than with u itself.
         half = 0.5 * nu
         log_u = pm.Flat("scaled_log_u", dims="star") / pt.sqrt(half)
-        normal = data.star_id.size * ((half - 0.5) * pt.log(half) - pt.gammaln(half))
+        normal = n_stars * ((half - 0.5) * pt.log(half) - pt.gammaln(half))
         pm.Potential("u_prior", normal + half * pt.sum(log_u - pt.exp(log_u)))
         outputs: Any = NormalsLogLikelihood()(
             given["difference"] - mean, given["catalogue_cov"], given["formal_cov"],
