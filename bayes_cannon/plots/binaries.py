@@ -20,6 +20,7 @@ from bayes_cannon.plots.common import (
     GREEN,
     GREY,
     ORANGE,
+    figure_of,
     label_text,
     new_axes,
     new_figure,
@@ -49,7 +50,7 @@ def plot_completeness(
     *,
     teff: tuple[float, float] | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Share of pairs that are found, by the second star's light and the velocity difference.
 
     Of sums of two training stars' spectra. Cells without a pair are empty.
@@ -91,7 +92,7 @@ def plot_completeness(
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(mesh, ax=ax, label="found (%)")
-    return ax
+    return figure_of(ax)
 
 
 def completeness_map(search: BinarySearch, split: float = 300.0) -> Figure:
@@ -114,7 +115,7 @@ def completeness_map(search: BinarySearch, split: float = 300.0) -> Figure:
     return figure
 
 
-def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Axes:
+def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Figure:
     """Distribution of the score of left-out single stars, of pairs, and of the stars searched.
 
     Parameters
@@ -144,7 +145,7 @@ def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Axe
     ax.set(xlabel="score (larger: more like a pair)", ylabel="density", yscale="log")
     ax.set_title(table_title("Score of single stars and pairs", search.table), fontsize=10)
     ax.legend(fontsize=8)
-    return ax
+    return figure_of(ax)
 
 
 def plot_pair(
@@ -155,7 +156,7 @@ def plot_pair(
     *,
     window: tuple[float, float] | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Spectrum of a star with the best pair, and below it the two stars it is the sum of.
 
     Parameters
@@ -202,7 +203,7 @@ def plot_pair(
     )
     ax.set_title(title_of(text, simulated=given.simulated, model_simulated=model.simulated))
     ax.legend(loc="lower right", ncols=4, fontsize=8)
-    return ax
+    return figure_of(ax)
 
 
 def plot_pair_corner(result: xr.DataTree, *, names: tuple[str, ...] | None = None) -> Figure:

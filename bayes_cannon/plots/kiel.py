@@ -40,6 +40,7 @@ from bayes_cannon.plots.common import (
     BLACK,
     GREEN,
     GREY,
+    figure_of,
     label_text,
     new_axes,
     result_title,
@@ -88,7 +89,7 @@ def plot_kiel(
     result: GivenResult | None = None,
     stars: str | Sequence[str] = (),
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Fitted Teff and log g coloured by [Fe/H], MIST isochrones, and posteriors of chosen stars.
 
     Both axes run backwards, as in a colour-magnitude diagram. Error bars are one standard
@@ -152,7 +153,7 @@ def plot_kiel(
     text = f"Kiel diagram, {int(known.sum())} stars"
     ax.set_title(table_title(text, table))
     ax.legend(handles=handles, loc="upper left", fontsize=9, framealpha=0.9)
-    return ax
+    return figure_of(ax)
 
 
 def plot_kiel_stars(

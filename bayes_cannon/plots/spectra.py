@@ -23,6 +23,7 @@ from bayes_cannon.plots.common import (
     ORANGE,
     PURPLE,
     SKY,
+    figure_of,
     new_axes,
     star_text,
     title_of,
@@ -79,7 +80,7 @@ def plot_spectrum(
     *,
     window: Window = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """One spectrum, a colour per chip; its flagged pixels and the gaps between chips are shaded.
 
     Parameters
@@ -131,7 +132,7 @@ def plot_spectrum(
     snr = f", S/N {spectra.snr[row]:.0f} per pixel" if np.isfinite(spectra.snr[row]) else ""
     ax.set_title(title_of(f"{star_text(star)}{snr}", simulated=spectra.simulated))
     ax.legend(handles=handles, loc="lower right", ncols=len(handles), framealpha=0.9)
-    return ax
+    return figure_of(ax)
 
 
 def plot_continuum(

@@ -29,6 +29,7 @@ from bayes_cannon.plots.common import (
     GREY,
     ORANGE,
     PURPLE,
+    figure_of,
     label_text,
     new_axes,
     table_title,
@@ -257,7 +258,7 @@ def plot_kiel_offsets(
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Teff of every star less that of the giant branch of its own [Fe/H] and log g.
 
     The isochrones of one age are interpolated in [Fe/H]; beyond their range there is no point. The
@@ -309,4 +310,4 @@ def plot_kiel_offsets(
     ax.set(xlabel=label_text("LOGG"), ylabel=r"$T_\mathrm{eff}$ − isochrone (K)")
     ax.set_title(table_title(f"Offsets from MIST giant branches of {age:.2g} Gyr", table))
     ax.legend(loc="best", fontsize=9)
-    return ax
+    return figure_of(ax)

@@ -52,7 +52,7 @@ __all__ = [
 
 
 _OURS = {"posterior.zarr", "progress", "figures", "summary.json", "catalogue.fits",
-         "catalogue.ecsv", "report.html", LOCK_NAME}  # fmt: skip
+         "catalogue.ecsv", "catalogue.vot", "report.html", LOCK_NAME}  # fmt: skip
 _LEFT = ("*.part", "progress/*.part", "figures/.*.part.*", "posterior.zarr/**/*.partial")
 
 

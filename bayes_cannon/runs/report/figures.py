@@ -149,19 +149,39 @@ def models(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def window_of(inputs: ReportInputs) -> tuple[float, float] | None:
-    """Window in which spectra are shown; None, everything, where the model does not reach it."""
+    """Window in which spectra are shown; None, everything, where the model does not reach it.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     assert inputs.cannon is not None
     return WINDOW if reaches(inputs.cannon, WINDOW) else None
 
 
 def reaches(cannon: Cannon, window: tuple[float, float]) -> bool:
-    """Whether a model has pixels enough in a window."""
+    """Whether a model has pixels enough in a window.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    window
+        Lowest and highest wavelength, Å.
+    """
     inside = (cannon.wavelength >= window[0]) & (cannon.wavelength <= window[1])
     return int(inside.sum()) > 10
 
 
 def gradients(inputs: ReportInputs) -> Iterator[Item]:
-    """Gradient spectra."""
+    """Gradient spectra.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     assert inputs.cannon is not None
     yield Drawing(
         "gradients", partial(plot_gradients, inputs.cannon), "Gradient spectra",
