@@ -61,6 +61,8 @@ def plot_completeness(
         What `find_binaries` returned.
     teff
         Range of the difference of the two stars' Teff, K; None: all.
+    ax
+        Where to draw; a new figure where left out.
     """
     pairs = search.pairs
     light, speed = np.asarray(pairs["LIGHT"]), np.abs(np.asarray(pairs["DV"]))
@@ -122,6 +124,8 @@ def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Fig
     ----------
     search
         What `find_binaries` returned.
+    ax
+        Where to draw; a new figure where left out.
     """
     evidence = search.evidence
     ax = new_axes(ax, (5.5, 4.4))
@@ -171,6 +175,8 @@ def plot_pair(
         Its id.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------

@@ -111,6 +111,8 @@ def plot_kiel(
     result, stars
         What `infer_labels` returned, and the ids of stars whose posteriors are drawn, at most 26;
         with a run in place of the table, the result may be left out.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------

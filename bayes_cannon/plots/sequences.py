@@ -76,6 +76,8 @@ def plot_sequence(
         Wavelengths shown, Å; None: all.
     n_lines
         Most lines named: the deepest in the spectra shown.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -141,6 +143,8 @@ def plot_metallicity(
         The other labels; the median of the training stars where left out.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -173,6 +177,8 @@ def plot_giant_branch(
         Left out, the packaged one nearest to 6 Gyr and to [Fe/H] = 0.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------

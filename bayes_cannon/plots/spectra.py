@@ -91,6 +91,8 @@ def plot_spectrum(
         Its id.
     window
         Wavelengths shown, Å.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------

@@ -52,8 +52,7 @@ _BROAD = 101
 _SLOW = "mostly a slow wave: continuum or edges of chips"
 _PEAK = 5.0
 """Robust standard deviations from which on a peak is named."""
-_NAMES_ABOVE = 74
-"""Points that the names of lines take above an axes."""
+_NAMES_ABOVE = 74  # points that the names of lines take above an axes
 _BEYOND = 50.0
 """Å outside the list of lines in which a peak is still worth a question mark."""
 
@@ -84,6 +83,8 @@ def plot_scatter(
         `bayes_cannon.analysis.lines` has no line.
     window
         Wavelengths shown, Å.
+    ax
+        Where to draw; a new figure where left out.
     """
     cannon = as_model(cannon)
     ax = new_axes(ax, (12, 4.8))
