@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -144,6 +145,7 @@ def plot_continuum(
     star: str,
     *,
     settings: ContinuumSettings | None = None,
+    windows: Sequence[tuple[int, int]] | None = None,
 ) -> Figure:
     """Raw spectrum with continuum pixels and the fit of each chip; below, the normalised one.
 
@@ -155,6 +157,8 @@ def plot_continuum(
         Its id.
     settings
         Those of the fit: they name the continuum pixels.
+    windows
+        Ranges (start, stop) of pixels that are used later; the others are shaded.
 
     Raises
     ------
@@ -183,6 +187,11 @@ def plot_continuum(
     bottom.axhline(1, color=ORANGE, lw=1, ls="--", label="continuum")
     bottom.set(xlabel=wavelength_label(raw.medium), ylabel="normalised flux", ylim=_limits(y))
     bottom.set(xlim=(w[0], w[-1]))
+    edges = [] if windows is None else [0, *(e for window in windows for e in window), w.size]
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        low, high = w[min(start, w.size - 1)], w[min(stop, w.size - 1)]
+        bottom.axvspan(low, high, color=GREY, alpha=0.15, lw=0,
+                       label="not used" if start == 0 else None)  # fmt: skip
     bottom.legend(loc="lower left", ncols=2, framealpha=0.9)
     figure.suptitle(title_of(f"Continuum of {star_text(star)}", simulated=raw.simulated))
     return figure

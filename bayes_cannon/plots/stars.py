@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from scipy.stats import linregress, median_abs_deviation
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.base.columns import one_or_more, plain_numbers
-from bayes_cannon.base.rounding import error_digits
+from bayes_cannon.base.numerical import slope_of
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
@@ -229,12 +230,9 @@ def _write_numbers(ax: Axes, difference: FloatArray, name: str, unit: str) -> No
 def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     """Write the number of stars, and the slope of the differences."""
     text = f"n = {x.size}"
-    off = np.abs(difference - np.median(difference))
-    near = off <= 5 * median_abs_deviation(difference, scale="normal")
-    if near.sum() > 2 and np.ptp(x[near]) > 0:
-        fit = linregress(x[near], difference[near])
-        digits = max(error_digits(fit.stderr), 1)
-        text += f", slope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    slope, error = slope_of(x, difference)
+    if np.isfinite(slope):
+        text += f", slope {value_with_error(slope, error)}"
     ax.text(0.03, 0.95, text, transform=ax.transAxes, va="top", fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1})  # fmt: skip
 

@@ -105,7 +105,7 @@ def plot_scatter(
     if len(unknown):
         height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
         ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
-    title = title_of("Intrinsic scatter that labels and factors leave", simulated=cannon.simulated)
+    title = title_of("Intrinsic scatter per pixel", simulated=cannon.simulated)
     ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
     ax.legend(loc="upper left", ncols=3, framealpha=0.9)
     return figure_of(ax)
