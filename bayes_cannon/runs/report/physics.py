@@ -103,13 +103,13 @@ def where_information_is(cannon: Cannon) -> Iterator[Item]:
     for name in cannon.names:
         of_label = table[table["LABEL"] == name]
         groups = np.asarray(of_label["GROUP"]).astype(str)
-        share = dict(zip(groups, 100 * np.asarray(of_label["FILTER"]), strict=True))
+        share = dict(zip(groups, 100 * np.asarray(of_label["INFORMATION"]), strict=True))
         own = share.pop(OWN, np.nan)
         most = sorted(share.items(), key=lambda item: -item[1])[:3]
         rows.append((shown_label(name), own, ", ".join(f"{k} {v:.0f} %" for k, v in most)))
     yield Grid(
-        f"Where the information on each label is, at S/N {_SNR:g} per pixel: shares of the optimal "
-        "filter. Lines are the strong ones of the list.",
+        f"Where the information on each label is, at S/N {_SNR:g} per pixel: shares of the sum of "
+        "(gradient / error)² over pixels. Lines are the strong ones of the list.",
         (Column("label", kind="id"), Column("near its own lines (%)", ".0f"),
          Column("most", kind="wide")), rows,
     )  # fmt: skip
