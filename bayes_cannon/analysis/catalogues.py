@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import xarray as xr
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.storage import check_output, write_atomically
+from bayes_cannon.base.storage import check_output
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
@@ -40,11 +39,18 @@ from bayes_cannon.inference.posterior import (
     posterior_names,
 )
 from bayes_cannon.inference.reference import reduced_chi2
-from bayes_cannon.inference.tables import catalogue_name, labels_first, star_column, star_ids
+from bayes_cannon.inference.tables import (
+    catalogue_name,
+    labels_first,
+    star_column,
+    star_ids,
+    write_ecsv,
+    write_fits,
+)
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
-from bayes_cannon.surveys.reductions import NOTE, other_reductions, reductions_text
+from bayes_cannon.surveys.reductions import NOTE, reductions_text
 
 __all__ = [
     "CatalogueTable",
@@ -308,48 +314,9 @@ def write_catalogue(
     paths = (user_path(folder) / "catalogue.fits", user_path(folder) / "catalogue.ecsv")
     for path in paths:
         check_output(path, overwrite=overwrite)
-    write_atomically(paths[0], lambda part: _write_fits(table, part), overwrite=overwrite)
-    write_atomically(
-        paths[1], lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite
-    )
+    write_fits(table, paths[0], name="CATALOGUE", overwrite=overwrite)
+    write_ecsv(table, paths[1], overwrite=overwrite)
     return paths
-
-
-def _write_fits(table: Table, path: Path) -> None:
-    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description.
-
-    FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
-    """
-    bare = table.copy()
-    key = star_column(table)
-    bare[key] = np.char.encode(star_ids(table), "ascii", "backslashreplace")
-    bare.meta = {}
-    for column in bare.columns.values():
-        column.unit = None
-        column.description = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = "CATALOGUE"
-    for number, name in enumerate(table.colnames, start=1):
-        unit, text = table[name].unit, table[name].description or ""
-        if unit is not None and str(unit) == "dex":
-            text = f"{text} [dex]"
-        elif unit is not None and str(unit):
-            hdu.header.set(f"TUNIT{number}", _ascii(str(unit)), after=f"TFORM{number}")
-        hdu.header[f"TCOMM{number}"] = _ascii(text)
-    for key, value in table.meta.items():
-        hdu.header[key] = _ascii(value) if isinstance(value, str) else value
-    if table.meta.get("SIMULATE"):
-        hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
-    elif table.meta.get("SIMMODEL"):
-        hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
-    if told := other_reductions(table):
-        hdu.header["HISTORY"] = told
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
-
-
-def _ascii(text: str) -> str:
-    """Text as a header of FITS can hold it."""
-    return text.encode("ascii", "backslashreplace").decode()
 
 
 def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:

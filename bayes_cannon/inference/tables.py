@@ -1,4 +1,4 @@
-"""Tables of stars: which column names them, whose labels stand beside ours, columns as numbers.
+"""Tables of stars: which column names them, whose labels stand beside ours, and their files.
 
 A survey says what its stars' names are called (``APOGEE_ID``, ``SDSS_ID``) and what its catalogue
 of labels is called (ASPCAP); a result keeps both in its attributes ``id_name`` and ``catalogue``,
@@ -7,26 +7,37 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
+    "MARK",
     "catalogue_name",
     "labels_first",
+    "rounded",
     "row_of_star",
     "star_column",
     "star_ids",
+    "write_ecsv",
+    "write_fits",
 ]
+
+MARK = "SIMULATED spectra: not observations"
+"""What a table of simulated spectra says."""
 
 _CATALOGUE = "ASPCAP"
 _NAMELESS = "CATALOGUE"
@@ -162,3 +173,101 @@ def labels_first(table: Table) -> Table:
         digits = label_kind(name, str(table[name].unit or "")).digits + 1
         shown[name].info.format = shown[f"{name}{error}"].info.format = f".{digits}f"
     return shown
+
+
+def rounded(table: Table, *, digits: int = 6) -> Table:
+    """Return the table with numbers of few digits, and a comment where it is of a simulation.
+
+    Parameters
+    ----------
+    table
+        With ``SIMULATE`` in its meta data.
+    digits
+        Significant ones.
+    """
+    shown = table.copy()
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name] = [float(f"{value:.{digits}g}") for value in shown[name]]
+            shown[name].unit = table[name].unit
+    if shown.meta.get("SIMULATE"):
+        shown.meta["comments"] = [MARK, *shown.meta.get("comments", [])]
+    return shown
+
+
+def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
+    """Write a table as ECSV, whole or not at all.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    path
+        Of the file.
+    overwrite
+        Replace a file that is there.
+    """
+    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
+
+
+def write_fits(table: Table, path: Path, *, name: str, overwrite: bool) -> None:
+    """Write a table as FITS, whole or not at all: the one writer of results.
+
+    Units and descriptions are in ``TUNITn`` and ``TCOMMn``; ``dex``, none of the FITS standard's
+    units, stands behind the description. What `meta` says are cards, its comments HISTORY, and so
+    is what a reader must know: simulated spectra, a model of simulated ones, another reduction than
+    the model's. FITS has ASCII alone: other signs are written as Python escapes them.
+
+    Parameters
+    ----------
+    table
+        What to write; left as it is.
+    path
+        Of the file.
+    name
+        Of the HDU (``EXTNAME``).
+    overwrite
+        Replace a file that is there.
+    """
+    write_atomically(path, lambda part: _hdus(table, name).writeto(part), overwrite=overwrite)
+
+
+def _hdus(table: Table, name: str) -> fits.HDUList:
+    bare, key = table.copy(), id_column(table.colnames, table.meta)
+    bare.meta = {}
+    if key is not None:
+        bare[key] = star_ids(table)
+    for column in bare.colnames:
+        if bare[column].dtype.kind == "U":
+            bare[column] = np.char.encode(bare[column], "ascii", "backslashreplace")
+        bare[column].unit = bare[column].description = None
+    hdu = fits.table_to_hdu(bare)
+    hdu.name = name
+    for number, column in enumerate(table.colnames, start=1):
+        unit, text = str(table[column].unit or ""), table[column].description or ""
+        if unit == "dex":
+            text = f"{text} [dex]".strip()
+        elif unit:
+            hdu.header.set(f"TUNIT{number}", _ascii(unit), after=f"TFORM{number}")
+        if text:
+            hdu.header[f"TCOMM{number}"] = _ascii(text)
+    for card, value in table.meta.items():
+        if card != "comments":
+            hdu.header[card.upper()[:8]] = _ascii(value) if isinstance(value, str) else value
+    for line in _told(table):
+        hdu.header["HISTORY"] = _ascii(line)
+    return fits.HDUList([fits.PrimaryHDU(), hdu])
+
+
+def _told(table: Table) -> list[str]:
+    """Lines on what a reader of a table must know, each once."""
+    told = [MARK] if table.meta.get("SIMULATE") else []
+    if table.meta.get("SIMMODEL") and not told:
+        told = ["The model was trained on SIMULATED spectra."]
+    told += [other_reductions(table), *table.meta.get("comments", ())]
+    return [line for line in dict.fromkeys(map(str, told)) if line]
+
+
+def _ascii(text: str) -> str:
+    """Text as a header of FITS can hold it."""
+    return text.encode("ascii", "backslashreplace").decode()

@@ -16,7 +16,7 @@ from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.binaries.fast_pass import whitened_stars
 from bayes_cannon.inference.binaries.search import BinarySettings, Search, Star, pair_point
 from bayes_cannon.inference.binaries.shifting import filtered, taps
-from bayes_cannon.inference.sampler import NutsSettings, star_seed
+from bayes_cannon.inference.sampler import NutsSettings, Stage, star_seed
 from bayes_cannon.models.two_stars import PairPriors, build_two_star_model
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def sample_pair(
             _compiled.clear()  # that of another model
             _compiled[key] = nutpie.compile_pymc_model(model, backend="numba")
         compiled = _compiled[key]
-    number = int(star_seed(seed, star_id, 200).generate_state(1, np.uint64)[0] >> 1)
+    number = int(star_seed(seed, star_id, Stage.PAIR).generate_state(1, np.uint64)[0] >> 1)
     try:
         result = nutpie.sample(
             compiled.with_data(**data), draws=nuts.draws, tune=nuts.tune, chains=nuts.chains,
