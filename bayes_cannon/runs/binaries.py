@@ -125,7 +125,7 @@ def _sample(
         row, place = row_of(spectra.star_id, star), row_of(search.found.star_id, star)
         result = sample_pair(
             cannon, star, spectra.flux[row], spectra.ivar[row], search.found.theta[place],
-            search.settings, seed=seed,
+            search.settings, second=search.second, seed=seed,
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         result.to_netcdf(path.with_suffix(".nc"), engine="h5netcdf")
