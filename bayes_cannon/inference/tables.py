@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -28,6 +29,7 @@ __all__ = [
     "MARK",
     "catalogue_name",
     "labels_first",
+    "reduction_story",
     "rounded",
     "row_of_star",
     "star_column",
@@ -175,6 +177,56 @@ def labels_first(table: Table) -> Table:
     return shown
 
 
+def reduction_story(table: Table) -> str:
+    """Say that spectra are of another reduction than the model's, and how far they are from it.
+
+    Parameters
+    ----------
+    table
+        Catalogue of a result: its meta data name the reductions, its columns CHI2_RED, CHI2_RANK
+        and LABEL_FLAG say how well the spectra are fitted.
+
+    Returns
+    -------
+    str
+        '' where the reduction is the model's.
+    """
+    told = other_reductions(table)
+    if not told or not {"CHI2_RED", "LABEL_FLAG"} <= set(table.colnames):
+        return told
+    flag = np.asarray(table["LABEL_FLAG"], dtype=np.int64)
+    chi2 = np.asarray(table["CHI2_RED"], dtype=np.float64)
+    other = (flag & int(LabelFlag.OTHER_REDUCTION)) != 0
+    if not (other & np.isfinite(chi2)).any():
+        return told
+    told += f" Their reduced chi-square is {np.nanmedian(chi2[other]):.3g} (median)"
+    rank = _numbers(table, "CHI2_RANK")[other]
+    if not np.isfinite(rank).any():
+        return (
+            f"{told}; the model was not cross-validated, so that nothing says what that of its own "
+            "kind of spectra is."
+        )
+    shares = [
+        f"{100 * np.mean((flag[other] & int(bit)) != 0):.3g} % {text}"
+        for bit, text in (
+            (LabelFlag.POOR_CHI2, "are fitted worse than 99 % of these"),
+            (LabelFlag.EXTREME_FACTORS, "have larger factors than 99 %"),
+            (LabelFlag.UNLIKE_TRAINING, "are beyond them all"),
+        )
+    ]
+    return (
+        f"{told}, larger than that of {100 * np.nanmedian(rank):.0f} % of left-out training stars "
+        f"at the same S/N (alike: 50 %); {', '.join(shares)} (alike: 1, 1 and 0 %)."
+    )
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """Column of numbers; NaN where there is none."""
+    if name not in table.colnames:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name], dtype=np.float64)
+
+
 def rounded(table: Table, *, digits: int = 6) -> Table:
     """Return the table with numbers of few digits, and a comment where it is of a simulation.
 
@@ -264,7 +316,7 @@ def _told(table: Table) -> list[str]:
     told = [MARK] if table.meta.get("SIMULATE") else []
     if table.meta.get("SIMMODEL") and not told:
         told = ["The model was trained on SIMULATED spectra."]
-    told += [other_reductions(table), *table.meta.get("comments", ())]
+    told += [reduction_story(table), *table.meta.get("comments", ())]
     return [line for line in dict.fromkeys(map(str, told)) if line]
 
 

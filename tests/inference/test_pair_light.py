@@ -60,7 +60,7 @@ def a_pair(k: int) -> np.ndarray:
 def test_equal_stars_have_half_of_the_light_each() -> None:
     assert log_light_ratio((4500.0, 4500.0), (2.0, 2.0)) == 0
     assert log_light_ratio((4500.0, 4500.0), (2.0, 2.3)) == pytest.approx(-0.3 * np.log(10))
-    # By expm1(8992 K / T), a black body of 5000 K is 1.265 times as bright at 1.6 micron as one of 4500 K.
+    # By expm1(8992 K / T), 5000 K is 1.265 times as bright at 1.6 micron as 4500 K.
     assert np.exp(log_light_ratio((4500.0, 5000.0), (2.0, 2.0))) == pytest.approx(1.265, abs=0.002)
     with pytest.raises(InvalidDataError, match=r"has no label LOGG .* leave the light free"):
         light_labels(("TEFF", "FE_H"))
