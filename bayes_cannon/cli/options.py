@@ -62,6 +62,13 @@ class Flagged(StrEnum):
     keep = "keep"
 
 
+class Light(StrEnum):
+    """What is said of the light of a second star."""
+
+    free = "free"
+    tied = "tied"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 

@@ -189,7 +189,7 @@ def download(
 
     is_mwm = release.lower() in MWM_RELEASES
     only_mwm = {"--sdss-id": sdss_id, "--cone": cone, "--box": box, "--visits": visits}
-    only_old = {"--label": label, "--skyserver-url": skyserver_url}
+    only_old = {"--label": label, "--skyserver-url": skyserver_url, "--no-cuts": not cuts}
     check_options(only_old if is_mwm else only_mwm, release)
     with to_go_on(), downloading() as progress:
         if is_mwm:

@@ -40,7 +40,7 @@ from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import Laplace, fit_laplace
 from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.inference.results import StarResult, assemble
-from bayes_cannon.inference.sampler import Draws, LabelSampler, star_seed
+from bayes_cannon.inference.sampler import Draws, LabelSampler, Stage, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_priors import LabelPriors
 
@@ -328,7 +328,7 @@ def _sample_twice(
     Of the longer chains every `_LONGER`-th draw is kept; divergences count wherever they were.
     """
     nuts, every, status = settings.nuts, 1, StarStatus(0)
-    for stage in range(2):
+    for stage in (Stage.FIRST, Stage.AGAIN):
         found = sampler.sample(
             data, star.laplace.u[0], star.laplace.chol[0], nuts,
             star_seed(seed, star.star_id, stage),
@@ -339,7 +339,7 @@ def _sample_twice(
         problems = checks.problems(settings.rhat_limit, settings.ess_limit)
         if not problems:
             break
-        if stage == 0:
+        if stage == Stage.FIRST:
             status |= StarStatus.SAMPLED_AGAIN
             accept, every = max(0.95, nuts.target_accept), _LONGER
             nuts = replace(

@@ -21,7 +21,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.posterior import group_of, posterior_names
 from bayes_cannon.inference.reference import FitReference, reduced_chi2
-from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.models.error_terms import ErrorTerms
 
 __all__ = [
@@ -29,8 +29,6 @@ __all__ = [
     "calibrated_posterior",
 ]
 
-_STAGE = 100
-"""Keeps a star's calibration apart from the other uses of its seed."""
 _REDRAWS = 50
 
 
@@ -203,7 +201,7 @@ def calibrated_posterior(
     for i, star in enumerate(posterior["star"].values.astype(np.str_)):
         draws = formal[i].reshape(-1, len(names)).astype(np.float64)
         if np.isfinite(draws).all():
-            rng = np.random.default_rng(star_seed(seed, str(star), _STAGE))
+            rng = np.random.default_rng(star_seed(seed, str(star), Stage.CALIBRATED))
             out[i] = _convolve(draws, error, bounds, rng, unusual[i]).reshape(formal[i].shape)
     dims = ("chain", "draw", "star")
     variables = {

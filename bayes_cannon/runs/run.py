@@ -28,7 +28,7 @@ from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.inference.tables import catalogue_name, star_ids
+from bayes_cannon.inference.tables import catalogue_name, reduction_story, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -46,7 +46,6 @@ from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 from bayes_cannon.spectra.star_ids import catalogue_column
-from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "infer_run",
@@ -247,7 +246,7 @@ def _counts(table: Table) -> dict[str, Any]:
 def _reductions(table: Table) -> dict[str, Any]:
     """Versions of the pipeline of spectra and model, and whether these are the same."""
     found = {"spectra": table.meta.get("REDUCTN", ""), "model": table.meta.get("REDUCMOD", "")}
-    told = other_reductions(table)
+    told = reduction_story(table)
     return {"reduction": found | ({"note": told} if told else {})} if any(found.values()) else {}
 
 
