@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.inference.convergence import rank_diagnostics
 from bayes_cannon.inference.likelihood.compression import Compressed
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood, OneStar
 from bayes_cannon.inference.likelihood.pixels import PixelModel
@@ -91,10 +92,7 @@ def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Conve
     diverging
         Which transitions diverged, shape (n_chains, n_draws).
     """
-    columns = np.moveaxis(labels, -1, 0)
-    rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
-    bulk = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
-    tail = array_stats.ess(columns, method="tail", prob=(0.05, 0.95))  # type: ignore[no-untyped-call]
+    rhat, bulk, tail = rank_diagnostics(np.moveaxis(labels, -1, 0))
     return Convergence(
         float(np.max(rhat)), float(np.min(bulk)), float(np.min(tail)), int(np.sum(diverging))
     )
