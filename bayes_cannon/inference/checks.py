@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.stats import chi2 as chi2_distribution
 
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.inference.convergence import rank_diagnostics
 from bayes_cannon.inference.likelihood.compression import Compressed
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood, OneStar
 from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import Laplace
+from bayes_cannon.inference.summaries.convergence import rank_diagnostics
 from bayes_cannon.models.label_priors import LabelPriors
 
 __all__ = [

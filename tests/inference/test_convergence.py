@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from arviz_stats.base.array import array_stats
 
-from bayes_cannon.inference.convergence import rank_diagnostics
+from bayes_cannon.inference.summaries.convergence import rank_diagnostics
 
 
 @pytest.mark.parametrize("n_draws", [4, 7, 101])
