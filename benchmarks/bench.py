@@ -28,6 +28,8 @@ SECTIONS = (
     "real",
     "zoo",
     "binaries",
+    "profiled",
+    "peers",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

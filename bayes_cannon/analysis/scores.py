@@ -29,7 +29,7 @@ from bayes_cannon.base.cards import Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
-from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.posterior import draws_of, posterior_names
 from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.label_kinds import shown_label
@@ -139,7 +139,7 @@ def score(
     if reference is None:
         raise InvalidDataError("there is no reference to compare with.")
     names = tuple(n for n in units if n in reference.names)
-    draws = group_of(result, group)
+    draws = draws_of(result, group)
     star_id = draws["star"].values.astype(np.str_)
     place = {star: i for i, star in enumerate(reference.star_id.tolist())}
     both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]

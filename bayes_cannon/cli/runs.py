@@ -49,6 +49,14 @@ def infer(
     ] = (Sampler.nuts),
     draws: Annotated[int, typer.Option(help="Number of draws per chain.")] = 500,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="draws|thin:N|moments",
+            help="What to keep of the posteriors: all draws, about N draws of a star, or means, "
+            "covariances and quantiles. Default: draws; of more than 20 000 stars moments.",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None, typer.Option(help="TOML file of priors, with one table per label.")
     ] = None,
@@ -89,7 +97,7 @@ def infer(
 
     # What can be wrong with the options is said before any file is read.
     settings = InferenceSettings(
-        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels
+        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels, keep=keep
     )
     model = Cannon.load(cannon)
     given = priors_of(model, priors)

@@ -19,7 +19,7 @@ from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.posterior import draws_of, group_of, posterior_names
 from bayes_cannon.inference.reference import FitReference, reduced_chi2
 from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.models.error_terms import ErrorTerms
@@ -187,7 +187,7 @@ def calibrated_posterior(
         If the labels are others than the model error's.
     """
     seed = as_seed(seed)
-    posterior, names = group_of(result, "posterior"), posterior_names(result)
+    posterior, names = draws_of(result, "posterior"), posterior_names(result)
     if names != error.names:
         raise InvalidDataError(
             f"the model error is one of {', '.join(error.names)}, the posterior one of "

@@ -31,6 +31,7 @@ from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
 from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.summaries.keeping import chosen_keep, reduce_draws
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
@@ -251,8 +252,9 @@ def infer_blocks(
         )
     seed = as_seed(seed)
     finishing = Finishing.from_cannon(
-        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
-    )
+        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name,
+        keep=chosen_keep(settings.keep, spectra.n_stars),
+    )  # fmt: skip
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
     blocks = [
@@ -338,6 +340,8 @@ class Finishing:
         What the column of the stars' names, and the catalogue of the training labels, are called.
     reductions : frozenset of str
         Versions of the pipeline of the training spectra; empty where unknown.
+    keep : str
+        What is kept of the draws, see `bayes_cannon.inference.summaries.keeping`.
     """
 
     reference: LabelReference
@@ -348,11 +352,13 @@ class Finishing:
     id_name: str = DEFAULT_ID
     catalogue: str = "CATALOGUE"
     reductions: frozenset[str] = frozenset()
+    keep: str = "draws"
 
     @classmethod
     def from_cannon(
-        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
-    ) -> Finishing:
+        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID,
+        keep: str = "draws",
+    ) -> Finishing:  # fmt: skip
         """Take it from a trained model.
 
         Parameters
@@ -365,13 +371,15 @@ class Finishing:
             Whether the spectra are.
         id_name
             Name of the column of star ids.
+        keep
+            What is kept of the draws.
         """
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
         return cls(
             LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated, id_name,
             catalogue_name(cannon.settings.get("dataset") or {}),
-            reductions_of_settings(cannon.settings.get("dataset") or {}),
+            reductions_of_settings(cannon.settings.get("dataset") or {}), keep,
         )  # fmt: skip
 
 
@@ -401,4 +409,5 @@ def finish_block(
             tree[name].attrs["id_name"] = finishing.id_name
             tree[name].attrs["catalogue"] = finishing.catalogue
             tree[name].attrs["model_reduction"] = reductions_text(finishing.reductions)
-    return tree
+    nu = None if finishing.error is None else float(np.median(finishing.error.nu))
+    return reduce_draws(tree, finishing.keep, nu)

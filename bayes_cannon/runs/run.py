@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +29,7 @@ from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.summaries.keeping import chosen_keep
 from bayes_cannon.inference.tables import catalogue_name, reduction_story, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
@@ -123,6 +125,7 @@ def infer_run(
     spectra.index_of(list(corner))
     refuse_both(executor, processes)
     settings = settings or InferenceSettings()
+    settings = replace(settings, keep=chosen_keep(settings.keep, spectra.n_stars))
     priors = priors_of(cannon, priors)
     seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
     digests = fingerprint(cannon, spectra, settings, priors, seed)
