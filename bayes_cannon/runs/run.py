@@ -21,6 +21,7 @@ from bayes_cannon.base.columns import as_seed, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
+from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
 from bayes_cannon.inference.flags import is_flagged
@@ -37,7 +38,6 @@ from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.runs.corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.runs.fingerprint import digest_of_labels, fingerprint
 from bayes_cannon.runs.inputs import describe_inputs
-from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import xarray as xr
@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from bayes_cannon.base.locks import LOCK_NAME, lock_folder
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import told_writing
-from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
-from bayes_cannon.runs.progress import (
+from bayes_cannon.base.stores.blocks import (
     block_files,
     blocks_of,
     common_files,
@@ -39,12 +38,13 @@ from bayes_cannon.runs.progress import (
     sums_of,
     write_json,
 )
+from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
+from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
 from bayes_cannon.spectra.spectra import name_some
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
-    "ZARR_FORMAT",
     "RunStore",
     "datasets_of",
     "open_posterior",
@@ -315,9 +315,6 @@ class RunStore:
 
 FORMAT = "bayes_cannon.run"
 FORMAT_VERSION = 1
-ZARR_FORMAT: Final = 2
-"""Format 3 has no specification of arrays of text."""
-_CODECS = {"blosc", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd"}
 
 
 def datasets_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
@@ -355,7 +352,7 @@ def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
     path = folder / "posterior.zarr"
     if not path.exists():
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
-    _refuse_codecs(path)
+    refuse_codecs(path.rglob(".zarray"), "run")
     try:
         tree = xr.open_datatree(path, engine="zarr", consolidated=False)
         groups = {name: _in_order(dataset) for name, dataset in datasets_of(tree).items()}
@@ -372,22 +369,6 @@ def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
     ordered = xr.DataTree.from_dict(groups)
     ordered.attrs.update(tree.attrs)
     return _only_done(ordered, folder)
-
-
-def _refuse_codecs(store: Path) -> None:
-    """Refuse a store that would be decoded by anything but plain compression.
-
-    One of the codecs that Zarr knows unpickles what it reads, which runs the code that it finds.
-    """
-    for head in store.rglob(".zarray"):
-        content = read_json(head) or {}
-        codecs = [content.get("compressor"), *(content.get("filters") or [])]
-        names = {str(c.get("id")) if isinstance(c, dict) else str(c) for c in codecs if c}
-        if strange := sorted(names - _CODECS):
-            raise FileFormatError(
-                f"{head.parent} is encoded by {', '.join(strange)}, which runs of bayes_cannon "
-                "never are; do not use this run."
-            )
 
 
 def _in_order(dataset: xr.Dataset) -> xr.Dataset:
