@@ -37,6 +37,7 @@ __all__ = [
     "one_blas_thread",
     "one_thread",
     "threads_here",
+    "workers_of",
 ]
 
 
@@ -180,8 +181,14 @@ def as_executor(given: Any) -> Executor | None:
     )
 
 
-def _workers(executor: Executor) -> int:
-    """Tasks that an executor does at a time; of Dask's, those of its client's workers."""
+def workers_of(executor: Executor) -> int:
+    """Tasks that an executor does at a time; of Dask's, those of its client's workers.
+
+    Parameters
+    ----------
+    executor
+        Any; the number of processors where it does not say.
+    """
     known = getattr(executor, "_max_workers", None)
     if isinstance(known, int):
         return known
@@ -238,7 +245,7 @@ def in_order[T, R](
                 finished(number)
             yield result
         return
-    todo, ahead = enumerate(tasks), 2 * _workers(executor)
+    todo, ahead = enumerate(tasks), 2 * workers_of(executor)
     line: deque[tuple[str, Future[tuple[R, list[logging.LogRecord]]]]] = deque()
     running: dict[Future[Any], int] = {}
     try:
