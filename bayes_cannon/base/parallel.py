@@ -210,11 +210,12 @@ def in_order[T, R](
     named: Callable[[T], str],
     finished: Callable[[int], None] | None = None,
     stop: StopSign | None = None,
+    ahead: int = 2,
 ) -> Iterator[R]:
     """Results of all tasks, in their order, done side by side by an executor.
 
-    No more tasks are handed out than twice as many as there are workers, so that results do not
-    pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
+    No more tasks are handed out than `ahead` times as many as there are workers, so that results do
+    not pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
     What workers in other processes log is logged here.
 
     Parameters
@@ -231,6 +232,9 @@ def in_order[T, R](
         Called with the number of a task that is done, in whatever order.
     stop
         Set when the work is given up.
+    ahead
+        Tasks handed out for each worker. 1: a worker may have to wait, and what is given up early
+        costs least.
 
     Raises
     ------
@@ -245,12 +249,12 @@ def in_order[T, R](
                 finished(number)
             yield result
         return
-    todo, ahead = enumerate(tasks), 2 * workers_of(executor)
+    todo, most = enumerate(tasks), ahead * workers_of(executor)
     line: deque[tuple[str, Future[tuple[R, list[logging.LogRecord]]]]] = deque()
     running: dict[Future[Any], int] = {}
     try:
         while True:
-            while len(line) < ahead and (item := next(todo, None)) is not None:
+            while len(line) < most and (item := next(todo, None)) is not None:
                 name = named(item[1])
                 with _told(name):
                     future = _submit(executor, name, _logged, _this_process(), work, item[1])
