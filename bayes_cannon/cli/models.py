@@ -81,12 +81,12 @@ def train(
     from bayes_cannon.analysis.information import line_windows
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
-    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.spectra.stored import open_dataset
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
 
     check_output(out, overwrite=overwrite)
-    stars = TrainingSet.load(dataset)
+    stars = open_dataset(dataset)
     held_out: list[str] = []
     if train_fraction != 1:
         stars, rest = stars.split(train_fraction, seed=seed)

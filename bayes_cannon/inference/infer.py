@@ -22,7 +22,7 @@ from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
+from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
 from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -35,8 +35,9 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
-from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
+from bayes_cannon.spectra.spectra import name_some, require_medium, same_grid
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
+from bayes_cannon.spectra.stored import AnySpectra
 from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reductions_text
 
 __all__ = [
@@ -65,7 +66,8 @@ def infer_labels(
     cannon
         The trained model, the path of its file, or a run, whose model is taken.
     spectra
-        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
+        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such; or spectra
+        on disk (`open_dataset`), which are read block by block.
     settings
         See `InferenceSettings`.
     priors
@@ -113,7 +115,7 @@ def infer_labels(
         If stars are left without a posterior, default priors are widened, a prior leaves out
         all training stars, or the model error was learnt with another likelihood.
     """
-    model, given = as_model(cannon), as_spectra(spectra)
+    model, given = as_model(cannon), as_any_spectra(spectra)
     blocks = infer_blocks(
         model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
@@ -191,7 +193,7 @@ def _warn_of_reductions(stats: xr.Dataset, cannon: Cannon) -> None:
 
 def infer_blocks(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
@@ -268,11 +270,10 @@ def infer_blocks(
 
         tasks = (
             _Block(
-                spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
-                settings, seed, finishing, stop, step if executor is None else None,
-                {name: text[rows] for name, text in spectra.notes.items()},
+                part.flux, part.ivar, part.star_id, pixels, priors, settings, seed, finishing,
+                stop, step if executor is None else None, part.notes,
             )
-            for rows in blocks
+            for part in map(spectra.rows, blocks)
         )  # fmt: skip
         step(0)
         yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
