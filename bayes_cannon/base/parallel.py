@@ -21,9 +21,11 @@ from functools import cache
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+from bayes_cannon.base.engines.shared import WorkerLostError
 from bayes_cannon.errors import BayesCannonError, FitError, InvalidDataError
 
 __all__ = [
@@ -48,6 +50,7 @@ def available_cores() -> int:
     return max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
+_HERE = uuid4().hex
 _MAX_THREADS = 8
 """Blocks worked on at a time; bounds the memory."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -163,6 +166,11 @@ def as_executor(given: Any) -> Executor | None:
     InvalidDataError
         If it is neither.
     """
+    client: Any = getattr(given, "_client", None)
+    if isinstance(given, Executor) and hasattr(client, "scatter"):  # Dask's own
+        from bayes_cannon.base.engines.cluster import Cluster
+
+        return Cluster(client)
     if given is None or isinstance(given, Executor):
         return given
     hint = "client.get_executor()" if hasattr(given, "get_executor") else "ThreadPoolExecutor(4)"
@@ -177,10 +185,14 @@ def _workers(executor: Executor) -> int:
     known = getattr(executor, "_max_workers", None)
     if isinstance(known, int):
         return known
-    client = getattr(executor, "_client", None)
-    if client is not None:
-        return max(1, sum(int(n) for n in client.nthreads().values()))
-    return available_cores()
+    known = getattr(executor, "n_workers", None)
+    return known if isinstance(known, int) else available_cores()
+
+
+def _submit(executor: Executor, name: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Hand a task in; an engine of ours is told whom it concerns."""
+    submit = getattr(executor, "submit_named", None)
+    return executor.submit(work, *args) if submit is None else submit(name, work, *args)
 
 
 def in_order[T, R](
@@ -234,7 +246,7 @@ def in_order[T, R](
             while len(line) < ahead and (item := next(todo, None)) is not None:
                 name = named(item[1])
                 with _told(name):
-                    future = executor.submit(_logged, os.getpid(), work, item[1])
+                    future = _submit(executor, name, _logged, _this_process(), work, item[1])
                 line.append((name, future))
                 running[future] = item[0]
             if not line:
@@ -267,6 +279,8 @@ def _told(name: str) -> Iterator[None]:
         raise
     except CancelledError as error:
         raise FitError(f"the executor cancelled the work on {name}.") from error
+    except WorkerLostError as error:
+        raise FitError(f"{error}; the work on {name} is not done.") from error
     except Exception as error:
         reason = " ".join(str(error).split())
         raise FitError(
@@ -274,10 +288,17 @@ def _told(name: str) -> Iterator[None]:
         ) from error
 
 
-def _logged[T, R](home: int, work: Callable[[T], R], task: T) -> tuple[R, list[logging.LogRecord]]:
+def _this_process() -> tuple[int, str]:
+    """Tell this process from others, on other machines too."""
+    return os.getpid(), _HERE
+
+
+def _logged[T, R](
+    home: tuple[int, str], work: Callable[[T], R], task: T
+) -> tuple[R, list[logging.LogRecord]]:
     """Do a task in one thread; return what it logged, where that is another process."""
     with one_thread():
-        if os.getpid() == home:
+        if _this_process() == home:
             return work(task), []
         queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
         logger, handler = logging.getLogger("bayes_cannon"), QueueHandler(queue)

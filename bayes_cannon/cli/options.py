@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of processes to work in. Default: threads of this one."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Address or scheduler file of a running Dask scheduler to work on."),
+]
 
 
 def _show_progress(value: bool) -> bool:
