@@ -27,7 +27,7 @@ __all__ = [
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Dataset file from `prepare`.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
     method: Annotated[
         Method, typer.Option(help="Closed form (map), or variational inference with PyMC (advi).")
@@ -116,7 +116,7 @@ def train(
 
 def check(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset file that holds the held-out stars.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset that holds the held-out stars.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ] = Path("runs/check"),
@@ -161,7 +161,7 @@ def check(
 def binaries(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset file that the model was trained on, in part.")
+        Path, typer.Argument(help="Dataset that the model was trained on, in part.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
