@@ -19,7 +19,7 @@ from bayes_cannon.base.parallel import as_executor, in_order
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.stores.rows import RowStore, write_block
-from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.errors import BayesCannonError, InvalidDataError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.files.storing import PIXELS, finish_set, row_facts
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
@@ -118,7 +118,11 @@ def prepare_to(
             pass
         if not store.is_whole:
             read = _Read.of_store(store, plan)
-            made = plan.training_set(read, StoredSet)
+            try:
+                made = plan.training_set(read, StoredSet)
+            except BayesCannonError:  # of no use as they are: files may be mended, cuts loosened
+                store.forget()
+                raise
             finish_set(store, made, made.spectra.row, made.spectra.n_good)
     return StoredSet.load(folder)
 
