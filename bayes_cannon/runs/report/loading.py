@@ -265,7 +265,7 @@ def _find_files(
         if reader == APOGEE.name:
             return _files_of_survey(survey, dataset)
         return _files_of_reader(found, survey, dataset, reader)
-    there = spectra_files(source) if source else []
+    there = spectra_files(source) if source and dataset is None else []
     paths = [path for path in there if split_telescope(path)[0].is_file()]
     if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)
