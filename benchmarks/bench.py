@@ -28,6 +28,8 @@ SECTIONS = (
     "real",
     "zoo",
     "binaries",
+    "workers",
+    "faults",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -37,6 +37,7 @@ __all__ = [
     "one_blas_thread",
     "one_thread",
     "threads_here",
+    "workers_of",
 ]
 
 
@@ -180,8 +181,14 @@ def as_executor(given: Any) -> Executor | None:
     )
 
 
-def _workers(executor: Executor) -> int:
-    """Tasks that an executor does at a time; of Dask's, those of its client's workers."""
+def workers_of(executor: Executor) -> int:
+    """Tasks that an executor does at a time; of Dask's, those of its client's workers.
+
+    Parameters
+    ----------
+    executor
+        Any; the number of processors where it does not say.
+    """
     known = getattr(executor, "_max_workers", None)
     if isinstance(known, int):
         return known
@@ -203,11 +210,12 @@ def in_order[T, R](
     named: Callable[[T], str],
     finished: Callable[[int], None] | None = None,
     stop: StopSign | None = None,
+    ahead: int = 2,
 ) -> Iterator[R]:
     """Results of all tasks, in their order, done side by side by an executor.
 
-    No more tasks are handed out than twice as many as there are workers, so that results do not
-    pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
+    No more tasks are handed out than `ahead` times as many as there are workers, so that results do
+    not pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
     What workers in other processes log is logged here.
 
     Parameters
@@ -224,6 +232,9 @@ def in_order[T, R](
         Called with the number of a task that is done, in whatever order.
     stop
         Set when the work is given up.
+    ahead
+        Tasks handed out for each worker. 1: a worker may have to wait, and what is given up early
+        costs least.
 
     Raises
     ------
@@ -238,12 +249,12 @@ def in_order[T, R](
                 finished(number)
             yield result
         return
-    todo, ahead = enumerate(tasks), 2 * _workers(executor)
+    todo, most = enumerate(tasks), ahead * workers_of(executor)
     line: deque[tuple[str, Future[tuple[R, list[logging.LogRecord]]]]] = deque()
     running: dict[Future[Any], int] = {}
     try:
         while True:
-            while len(line) < ahead and (item := next(todo, None)) is not None:
+            while len(line) < most and (item := next(todo, None)) is not None:
                 name = named(item[1])
                 with _told(name):
                     future = _submit(executor, name, _logged, _this_process(), work, item[1])

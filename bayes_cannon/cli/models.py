@@ -14,8 +14,11 @@ from bayes_cannon.cli.options import (
     Progress,
     ReadyWindows,
     Sampler,
+    Scheduler,
     Seed,
+    Workers,
     factors_of,
+    to_go_on,
     windows_of,
 )
 
@@ -70,6 +73,8 @@ def train(
             "given by --window."
         ),
     ] = ReadyWindows.none,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -79,6 +84,7 @@ def train(
     The other stars are held out for tests. The model file records which stars they are.
     """
     from bayes_cannon.analysis.information import line_windows
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.stored import open_dataset
@@ -102,10 +108,10 @@ def train(
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
         ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
-    with watching() as progress:
+    with open_engine(workers, scheduler) as engine, watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=ranges, held_out=held_out,
-            seed=seed, progress=progress,
+            seed=seed, executor=engine, progress=progress,
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)
     OUT.print(
@@ -132,6 +138,8 @@ def check(
             help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
         ),
     ] = (Sampler.nuts),
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -141,16 +149,18 @@ def check(
     Coverage, PIT and scores are computed against the catalogue labels and, with --truth, against
     the true labels. Exit status 1 means that a coverage is outside its tolerance.
     """
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.cli.console import OUT, print_check, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check
 
-    with watching() as progress:
+    with to_go_on(), open_engine(workers, scheduler) as engine, watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
             settings=InferenceSettings(method=method.value) if run is None else None,
-            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
+            seed=seed if run is None else None, executor=engine, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     print_check(found)
     OUT.print(f"{out}: tables and figures")

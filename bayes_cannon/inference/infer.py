@@ -8,8 +8,9 @@ What turns the draws of a block of stars into a result: flags and calibrated pos
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,8 +19,10 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.progress import Progress, as_progress
+from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
@@ -42,6 +45,7 @@ from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reduct
 
 __all__ = [
     "Finishing",
+    "deliver_blocks",
     "finish_block",
     "infer_blocks",
     "infer_labels",
@@ -214,19 +218,64 @@ def infer_blocks(
 
     Raises
     ------
-    NoStarsError
-        If there is no star.
-    InvalidDataError
-        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
-    FitError
-        If the executor fails; it names stars of the block.
+    NoStarsError, InvalidDataError, FitError
+        As `infer_labels`.
     """
+    settings = _checked(settings)
+    rows = blocks_of(spectra.n_stars, settings.block_size)
+    yield from deliver_blocks(
+        cannon, spectra, rows, _as_it_is, settings=settings, priors=priors, seed=seed,
+        executor=executor, progress=progress,
+    )  # fmt: skip
+
+
+def _checked(settings: InferenceSettings | None) -> InferenceSettings:
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
             f"settings must be InferenceSettings(...), not an object of type "
             f"{type(settings).__name__}."
         )
+    return settings
+
+
+def _as_it_is(_rows: slice, tree: xr.DataTree, _seconds: float) -> xr.DataTree:
+    return tree
+
+
+def deliver_blocks[R](
+    cannon: Cannon,
+    spectra: AnySpectra,
+    rows: Sequence[slice],
+    deliver: Callable[[slice, xr.DataTree, float], R],
+    *,
+    settings: InferenceSettings | None = None,
+    priors: GivenPriors = None,
+    seed: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
+) -> Iterator[R]:
+    """As `infer_blocks`, of some blocks, each handed to a function where it was sampled.
+
+    What all blocks need goes to every worker once. Spectra that are on disk are read by the worker
+    that samples them.
+
+    Parameters
+    ----------
+    cannon, spectra, settings, priors, seed, executor, progress
+        See `infer_blocks`.
+    rows
+        Stars of each block.
+    deliver
+        Called with the stars of a block, its result and the seconds it took; what it returns is
+        what comes back. An executor of other processes must be able to pickle it.
+
+    Raises
+    ------
+    NoStarsError, InvalidDataError, FitError
+        As `infer_blocks`.
+    """
+    settings = _checked(settings)
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     require_medium(spectra, cannon.medium)
@@ -245,7 +294,7 @@ def infer_blocks(
             f"calibrated posteriors of {own.name!r} are as wide as if it erred alike: check them "
             "on stars of known labels.",
             BayesCannonWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     seed = as_seed(seed)
     finishing = Finishing.from_cannon(
@@ -253,59 +302,60 @@ def infer_blocks(
     )
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
-    blocks = [
-        slice(start, min(start + settings.block_size, spectra.n_stars))
-        for start in range(0, spectra.n_stars, settings.block_size)
-    ]
-    with as_progress(progress) as tell:
-        stop, done = StopSign(), 0
+    common = _Common(pixels, priors, settings, seed, finishing)
+    with as_progress(progress) as tell, sharing(executor, common) as shared:
+        stop, done = StopSign(), spectra.n_stars - sum(r.stop - r.start for r in rows)
 
         def step(count: int) -> None:
             tell(done + count, spectra.n_stars, "inference")
 
         def add(number: int) -> None:
             nonlocal done
-            done += blocks[number].stop - blocks[number].start
+            done += rows[number].stop - rows[number].start
             step(0)
 
-        tasks = (
-            _Block(
-                part.flux, part.ivar, part.star_id, pixels, priors, settings, seed, finishing,
-                stop, step if executor is None else None, part.notes,
-            )
-            for part in map(spectra.rows, blocks)
-        )  # fmt: skip
+        inside = step if executor is None else None
+        tasks = (_Block(part, spectra.part(part), shared, deliver, stop, inside) for part in rows)
         step(0)
         yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """What an executor is sent to infer the labels of a block of stars."""
+class _Common:
+    """What all blocks of an inference need."""
 
-    flux: AnyArray
-    ivar: AnyArray
-    star_id: AnyArray
     pixels: PixelModel
     priors: LabelPriors
     settings: InferenceSettings
     seed: int
     finishing: Finishing
+
+
+@dataclass(frozen=True, eq=False)
+class _Block[R]:
+    """What an executor is sent to infer the labels of a block of stars."""
+
+    rows: slice
+    spectra: AnySpectra
+    common: Shared[_Common]
+    deliver: Callable[[slice, xr.DataTree, float], R]
     stop: StopSign
     progress: Callable[[int], None] | None
-    notes: Mapping[str, AnyArray]
 
 
-def _names(block: _Block) -> str:
-    return name_some(block.star_id)
+def _names(block: _Block[Any]) -> str:
+    return name_some(block.spectra.star_id)
 
 
-def _infer_block(given: _Block) -> xr.DataTree:
+def _infer_block[R](given: _Block[R]) -> R:
+    began, common = time.monotonic(), given.common.value
+    spectra = given.spectra.in_memory()
     block = sample_block(
-        given.pixels, given.flux, given.ivar, given.star_id, priors=given.priors,
-        settings=given.settings, seed=given.seed, progress=given.progress, stop=given.stop,
+        common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
+        settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    return finish_block(block, given.finishing, given.notes)
+    tree = finish_block(block, common.finishing, spectra.notes)
+    return given.deliver(given.rows, tree, time.monotonic() - began)
 
 
 @dataclass(frozen=True, eq=False)

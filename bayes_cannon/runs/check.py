@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ def run_check(
     truth: Path | None = None,
     settings: InferenceSettings | None = None,
     seed: int | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Check:
@@ -65,8 +67,8 @@ def run_check(
         A run of the held-out stars, or its directory, in place of inferring them here.
     truth
         Table of true labels, see `read_truth`: the reference ``truth``.
-    settings, seed
-        Of the inference.
+    settings, seed, executor
+        Of the inference, see `infer_labels`.
     overwrite
         Replace an earlier check.
     progress
@@ -93,7 +95,7 @@ def run_check(
         assert catalogue is not None
         result = infer_run(
             cannon, spectra, out / "run", settings=settings, seed=seed, aspcap=catalogue,
-            overwrite=overwrite, progress=progress,
+            executor=executor, overwrite=overwrite, progress=progress,
         ).result  # fmt: skip
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
     else:

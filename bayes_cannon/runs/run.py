@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
 from bayes_cannon.base.columns import as_seed, one_or_more
+from bayes_cannon.base.parallel import workers_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
@@ -25,7 +24,7 @@ from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_any_spectra, as_model
 from bayes_cannon.inference.flags import is_flagged
-from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
+from bayes_cannon.inference.infer import deliver_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.inference.tables import catalogue_name, star_ids
@@ -186,26 +185,17 @@ def _sample(
     executor: Executor | None,
     progress: Tell,
 ) -> None:
-    """Do the blocks that are not done; those that follow each other without starting anew."""
+    """Do the blocks that are not done."""
     pending = store.pending
-    breaks = [i for i in range(1, len(pending)) if pending[i] != pending[i - 1] + 1]
-    for first, last in pairwise([0, *breaks, len(pending)]):
-        numbers = pending[first:last]
-        if not numbers:
-            continue
-        start = store.blocks[numbers[0]].start
-
-        def tell(done: int, _total: int, what: str, start: int = start) -> None:
-            progress(start + done, spectra.n_stars, what)
-
-        parts = infer_blocks(
-            cannon, spectra.part(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
-        )  # fmt: skip
-        began = time.monotonic()
-        for number, part in zip(numbers, parts, strict=True):
-            store.write(number, part, seconds=time.monotonic() - began)
-            began = time.monotonic()
+    if not pending:
+        return
+    parts = deliver_blocks(
+        cannon, spectra, [store.blocks[b] for b in pending],
+        store.writer(1 if executor is None else workers_of(executor)),
+        settings=settings, priors=priors, seed=seed, executor=executor, progress=progress,
+    )  # fmt: skip
+    for number, part in zip(pending, parts, strict=True):
+        store.take(number, part)
 
 
 def _counts(table: Table) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -28,7 +29,6 @@ from bayes_cannon.base.locks import LOCK_NAME, lock_folder
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import (
-    block_files,
     blocks_of,
     common_files,
     damaged_file,
@@ -40,13 +40,19 @@ from bayes_cannon.base.stores.blocks import (
 )
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
+from bayes_cannon.runs.writing import (
+    SESSION,
+    BlockWriter,
+    Delivered,
+    datasets_of,
+    write_block,
+)
 from bayes_cannon.spectra.spectra import name_some
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "RunStore",
-    "datasets_of",
     "open_posterior",
 ]
 
@@ -98,7 +104,8 @@ class RunStore:
         self.star_id, self.simulated, self.catalogue = star_id, simulated, catalogue
         self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
-        self._lock = ExitStack()
+        self._session, self._block_size = uuid4().hex, block_size
+        self._lock, self._unseen = ExitStack(), False
 
     @property
     def path(self) -> Path:
@@ -134,6 +141,8 @@ class RunStore:
         traceback: TracebackType | None,
     ) -> None:
         """Let the folder go; one in which nothing was done is removed."""
+        with suppress(OSError):
+            (self._progress / SESSION).unlink(missing_ok=True)
         if not self._layout.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
@@ -142,6 +151,48 @@ class RunStore:
         self._lock.close()
         with suppress(OSError):
             self.folder.rmdir()
+
+    def writer(self, beside: int = 1) -> BlockWriter:
+        """What workers write their blocks with, as long as the context lasts.
+
+        Parameters
+        ----------
+        beside
+            Blocks that are sampled at a time.
+        """
+        return BlockWriter(self.folder.resolve(), self._session, self._block_size, beside)
+
+    def take(self, block: int, given: Delivered) -> None:
+        """Write a block that a worker could not write itself.
+
+        Parameters
+        ----------
+        block
+            Number of the block.
+        given
+            From `writer`.
+
+        Raises
+        ------
+        OutputExistsError
+            If it cannot be written; blocks that are done stay done.
+
+        Warns
+        -----
+        BayesCannonWarning
+            Once, of workers that do not see the folder.
+        """
+        if given.host and not self._unseen:
+            self._unseen = True
+            warnings.warn(
+                f"the worker on {given.host} does not see {self.folder.resolve()}: its results "
+                "travel to this process, which writes them alone; put the run on storage that all "
+                "machines share.",
+                BayesCannonWarning,
+                stacklevel=3,
+            )
+        if given.tree is not None:
+            self.write(block, given.tree, seconds=given.seconds)
 
     def write(self, block: int, tree: xr.DataTree, *, seconds: float = 0.0) -> None:
         """Write the result of one block, then note it as done with the seconds it took.
@@ -163,18 +214,7 @@ class RunStore:
         with told_writing(self.folder):
             if read_json(self._layout) is None:
                 self._lay_out(tree)
-            region = {"star": self.blocks[block]}
-            for name, dataset in datasets_of(tree).items():
-                if "star" in dataset.dims:
-                    fixed = [v for v in dataset.variables if "star" not in dataset[v].dims]
-                    dataset.drop_vars([*fixed, "star"]).to_zarr(
-                        self.path,
-                        group=name,
-                        region=region,
-                        zarr_format=ZARR_FORMAT,
-                        consolidated=False,
-                    )
-            sums = sums_of(self.path, block_files(self.path, block))
+            sums = write_block(self.path, block, self.blocks[block], tree)
             write_json(self._mark(block), {"seconds": round(seconds, 4), "files": sums})
 
     @property
@@ -215,7 +255,8 @@ class RunStore:
         """Whether a process was cut off before it noted what the run is of."""
         if not self._progress.is_dir():
             return not self._progress.exists()
-        return {p.name for p in self._progress.iterdir()} <= {"run.json", "run.json.part"}
+        names = {p.name for p in self._progress.iterdir()}
+        return all(name.startswith(("run.json", SESSION)) for name in names)
 
     def _looks_like_run(self, entries: set[str]) -> bool:
         hidden = {e for e in entries if e.startswith(".")}
@@ -228,13 +269,14 @@ class RunStore:
             self._clear()
         for pattern in _LEFT:
             for path in self.folder.glob(pattern):
-                path.unlink()
+                path.unlink(missing_ok=True)  # a worker of before may have ended meanwhile
         self._progress.mkdir(exist_ok=True)
         head = self._progress / "run.json"
         if read_json(self._layout) is None:
             write_json(head, self._digests)
         else:
             self._forget_damaged()
+        write_json(self._progress / SESSION, {"session": self._session})
 
     def _forget_damaged(self) -> None:
         """Have blocks done again whose files were damaged or lost since."""
@@ -315,17 +357,6 @@ class RunStore:
 
 FORMAT = "bayes_cannon.run"
 FORMAT_VERSION = 1
-
-
-def datasets_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Groups of a tree by their names.
-
-    Parameters
-    ----------
-    tree
-        A result.
-    """
-    return {str(name): node.to_dataset() for name, node in tree.children.items()}
 
 
 def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:

@@ -108,7 +108,8 @@ def test_a_damaged_block_ends_a_run_before_it_begins(folder, tmp_path, monkeypat
 def test_the_command_infers_and_a_report_finds_the_dataset(folder, run_of_file, tmp_path):
     arguments = ["infer", folder / "cannon.nc", folder / "dataset.zarr", "-o", tmp_path / "run"]
     options = ["--method", "laplace", "--draws", "20", "--chains", "2", "--corner", "none"]
-    done = CliRunner().invoke(app, [*map(str, arguments), *options, "--seed", "3", "--quiet", "--all-stars"])
+    options += ["--seed", "3", "--quiet", "--all-stars"]
+    done = CliRunner().invoke(app, [*map(str, arguments), *options])
     assert done.exit_code == 1, done.output  # the star without a good pixel
     assert "22 stars, 1 without a posterior" in done.output.replace("\n", " ")
     found = load_inputs(open_run(tmp_path / "run"))

@@ -76,8 +76,7 @@ class Cluster(Executor):
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._alone_since: float | None = None
-        self._thread = threading.Thread(target=self._watch, name="dask watch", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def n_workers(self) -> int:
@@ -109,6 +108,9 @@ class Cluster(Executor):
         with self._lock:
             self._jobs.add(job)
             self._send(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="dask watch", daemon=True)
+                self._thread.start()
         return job.future
 
     def release(self, key: str) -> None:
@@ -131,7 +133,8 @@ class Cluster(Executor):
             self._scattered.clear()
         for job in jobs:
             job.future.cancel()
-        self._thread.join(2 * _CONNECT)
+        if (thread := self._thread) is not None:
+            thread.join(2 * _CONNECT)
         if self._address is not None:
             with suppress(Exception):
                 self._client.close(timeout=2)
@@ -193,13 +196,17 @@ class Cluster(Executor):
     # The thread that looks after the scheduler ---------------------------------------------
 
     def _watch(self) -> None:
+        """Look after scheduler and workers as long as there are tasks."""
         while not self._closed.wait(_LOOK):
             try:
                 with self._lock:
                     lost = bool(self._lost)
+                    if not self._jobs:
+                        self._thread = None
+                        return
                 if lost:
                     self._resume()
-                elif self._jobs:
+                else:
                     self._look_for_workers()
             except Exception as error:
                 _LOG.info("looking after the Dask scheduler: %r", error)

@@ -16,6 +16,7 @@ from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 __all__ = [
     "block_files",
@@ -97,7 +98,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     content
         What to write.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # two may write the same at once
     try:
         with part.open("w") as file:
             json.dump(content, file)
