@@ -30,7 +30,7 @@ __all__ = [
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Dataset file from `prepare`.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
     method: Annotated[
         Method, typer.Option(help="Closed form (map), or variational inference with PyMC (advi).")
@@ -87,12 +87,12 @@ def train(
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
-    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.spectra.stored import open_dataset
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
 
     check_output(out, overwrite=overwrite)
-    stars = TrainingSet.load(dataset)
+    stars = open_dataset(dataset)
     held_out: list[str] = []
     if train_fraction != 1:
         stars, rest = stars.split(train_fraction, seed=seed)
@@ -122,7 +122,7 @@ def train(
 
 def check(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset file that holds the held-out stars.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset that holds the held-out stars.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ] = Path("runs/check"),
@@ -171,7 +171,7 @@ def check(
 def binaries(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset file that the model was trained on, in part.")
+        Path, typer.Argument(help="Dataset that the model was trained on, in part.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")

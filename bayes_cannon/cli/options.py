@@ -13,7 +13,7 @@ from bayes_cannon.errors import DownloadError, FitError, InvalidDataError, Label
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
-    from bayes_cannon.spectra.spectra import NormalizedSpectra
+    from bayes_cannon.spectra.stored import AnySpectra
 
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
@@ -231,7 +231,7 @@ Corner = Annotated[
 ]
 
 
-def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[str]:
+def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     """Ids of the stars that get a corner plot.
 
     Parameters
@@ -247,7 +247,7 @@ def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[
     InvalidDataError
         If ``none``, ``all`` or a number is given beside something else.
     """
-    usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
+    usable: list[str] = spectra.star_id[spectra.usable].tolist()
     if not wanted:
         return usable[:MOST_CORNERS]
     known = set(spectra.star_id.tolist())

@@ -129,7 +129,7 @@ def report(
         Path | None, typer.Option(help="Model file, instead of the one recorded in the run.")
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option(help="Dataset file, instead of the one recorded in the run.")
+        Path | None, typer.Option(help="Dataset, instead of the one recorded in the run.")
     ] = None,
     survey: Annotated[Path | None, typer.Option(help="Survey folder with the raw spectra.")] = None,
     truth: Annotated[

@@ -25,7 +25,7 @@ from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
+from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
 from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
@@ -40,7 +40,7 @@ from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import name_some, require_medium, same_grid
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
-from bayes_cannon.spectra.stored import AnySpectra, StoredSpectra
+from bayes_cannon.spectra.stored import AnySpectra
 from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reductions_text
 
 __all__ = [
@@ -70,7 +70,8 @@ def infer_labels(
     cannon
         The trained model, the path of its file, or a run, whose model is taken.
     spectra
-        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
+        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such; or spectra
+        on disk (`open_dataset`), which are read block by block.
     settings
         See `InferenceSettings`.
     priors
@@ -118,7 +119,7 @@ def infer_labels(
         If stars are left without a posterior, default priors are widened, a prior leaves out
         all training stars, or the model error was learnt with another likelihood.
     """
-    model, given = as_model(cannon), as_spectra(spectra)
+    model, given = as_model(cannon), as_any_spectra(spectra)
     blocks = infer_blocks(
         model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
@@ -277,7 +278,7 @@ def deliver_blocks[R](
     settings = _checked(settings)
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
-    require_medium(spectra, cannon.medium)  # type: ignore[arg-type]  # either has a medium
+    require_medium(spectra, cannon.medium)
     if not same_grid(cannon.wavelength, spectra.wavelength):
         raise InvalidDataError(
             f"the spectra ({spectra.n_pixels} pixels) are not on the wavelengths of the trained "
@@ -314,16 +315,9 @@ def deliver_blocks[R](
             step(0)
 
         inside = step if executor is None else None
-        tasks = (
-            _Block(part, _part_of(spectra, part), shared, deliver, stop, inside) for part in rows
-        )
+        tasks = (_Block(part, spectra.part(part), shared, deliver, stop, inside) for part in rows)
         step(0)
         yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
-
-
-def _part_of(spectra: AnySpectra, rows: slice) -> AnySpectra:
-    """Spectra of a block, which stay on disk where they are."""
-    return spectra.select(rows) if isinstance(spectra, StoredSpectra) else spectra.rows(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -355,9 +349,7 @@ def _names(block: _Block[Any]) -> str:
 
 def _infer_block[R](given: _Block[R]) -> R:
     began, common = time.monotonic(), given.common.value
-    spectra = given.spectra
-    if isinstance(spectra, StoredSpectra):
-        spectra = spectra.in_memory()
+    spectra = given.spectra.in_memory()
     block = sample_block(
         common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
         settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,

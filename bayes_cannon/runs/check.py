@@ -24,8 +24,8 @@ from bayes_cannon.runs.results import Run, folder_of, open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.runs.tables import rounded, write_ecsv
-from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.stored import open_dataset
 from bayes_cannon.surveys.simulation.catalogue import read_truth
 
 __all__ = [
@@ -99,7 +99,7 @@ def run_check(
         ).result  # fmt: skip
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
     else:
-        stars = TrainingSet.load(dataset)
+        stars = open_dataset(dataset)
         catalogue, spectra = stars.labels, stars.spectra
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
         opened = run if isinstance(run, Run) else open_run(run)

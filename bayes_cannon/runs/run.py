@@ -22,7 +22,7 @@ from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
+from bayes_cannon.inference.arguments import KnownLabels, as_any_spectra, as_model
 from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import deliver_blocks, warn_of_undone
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
@@ -42,8 +42,9 @@ from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
 from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.spectra.star_ids import catalogue_column
+from bayes_cannon.spectra.stored import AnySpectra
 from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
@@ -109,7 +110,7 @@ def infer_run(
     FileFormatError
         If the descriptions in a run that is there are damaged.
     """
-    cannon, spectra = as_model(cannon), as_spectra(spectra)
+    cannon, spectra = as_model(cannon), as_any_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
     catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
@@ -176,7 +177,7 @@ def _seed_of(folder: Path) -> int | None:
 
 def _sample(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     store: RunStore,
     settings: InferenceSettings,
     priors: LabelPriors,

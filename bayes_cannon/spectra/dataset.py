@@ -205,6 +205,10 @@ class TrainingSet(Carded):
         whole = replace(self, settings={**self.settings, "split_seed": seed})
         return whole.select(first), whole.select(~first)
 
+    def in_memory(self) -> TrainingSet:
+        """Return the set itself, whose spectra are in memory; see `StoredSet`."""
+        return self
+
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.
 

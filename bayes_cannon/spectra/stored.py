@@ -163,6 +163,16 @@ class StoredSpectra(Carded):
             n_good=self.n_good[index], notes={n: text[index] for n, text in self.notes.items()},
         )  # fmt: skip
 
+    def part(self, rows: slice) -> Self:
+        """Return spectra that follow each other, still on disk.
+
+        Parameters
+        ----------
+        rows
+            Of the stars.
+        """
+        return self.select(rows)
+
     def rows(self, rows: slice) -> NormalizedSpectra:
         """Read the spectra of stars that follow each other.
 

@@ -206,7 +206,7 @@ def _as_training_set(given: Any) -> TrainingSet:
             f"TrainingSet.load(), or the path of its file, not an object of type "
             f"{type(given).__name__}."
         )
-    stars: TrainingSet = given
+    stars: TrainingSet = given.in_memory() if hasattr(given, "in_memory") else given
     return stars
 
 

@@ -17,7 +17,6 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -83,6 +82,8 @@ class RowStore:
     OutputExistsError
         On entering, if the folder holds something else, cannot be written, or another process
         writes it.
+    FileFormatError
+        On entering, if a description of the arrays is damaged.
     """
 
     def __init__(
@@ -163,20 +164,25 @@ class RowStore:
                     self.folder, group=name, mode="w", zarr_format=ZARR_FORMAT, consolidated=False
                 )
             zarr.open_group(self.folder, mode="r+", zarr_format=ZARR_FORMAT).attrs.put(dict(attrs))
-            heads = sorted(
-                p for depth in ("", "*/", "*/*/") for p in self.folder.glob(depth + ".z*")
-            )
-            self._consolidate(heads)
+            (self.folder / _CONSOLIDATED).unlink(missing_ok=True)
+            depths = (".z*", "*/.z*", "*/*/.z*")
+            heads = sorted(path for depth in depths for path in self.folder.glob(depth))
+            heads.append(self._consolidate(heads))
             chunks = [p for group in self._groups() for p in group.glob("*/*") if p not in heads]
             sums = sums_of(self.folder, [*heads, *sorted(chunks)])
             write_json(self.folder / _WHOLE, {"digest": self._plan["digest"], "files": sums})
 
-    def _consolidate(self, heads: Sequence[Path]) -> None:
+    def _consolidate(self, heads: Sequence[Path]) -> Path:
         """Write all descriptions into one file, by which other programs open the whole at once."""
         known = {p.relative_to(self.folder).as_posix(): read_json(p) for p in heads}
-        known.pop(_CONSOLIDATED, None)
-        content = {"zarr_consolidated_format": 1, "metadata": known}
-        write_json(self.folder / _CONSOLIDATED, content)
+        path = self.folder / _CONSOLIDATED
+        write_json(path, {"zarr_consolidated_format": 1, "metadata": known})
+        return path
+
+    def forget(self) -> None:
+        """Note no block as done, where nothing can be made of them."""
+        for block in range(len(self.blocks)):
+            self._mark(block).unlink(missing_ok=True)
 
     def _mark(self, block: int) -> Path:
         return self.folder / _PROGRESS / mark_name(block)
@@ -193,7 +199,7 @@ class RowStore:
         if not self.folder.is_dir():
             raise OutputExistsError(f"{self.folder} is a file; choose another path.")
         entries = {p.name for p in self.folder.iterdir()} - {LOCK_NAME}
-        if not entries:
+        if not entries or (entries == {_PROGRESS} and self._has_no_plan()):
             return
         known = read_json(self.folder / _PLAN)
         if known is None and not (self._overwrite and self._looks_like_one(entries)):
@@ -207,6 +213,10 @@ class RowStore:
                 "or by another version; choose another path or pass --overwrite."
             )
 
+    def _has_no_plan(self) -> bool:
+        """Whether a process was cut off before it noted what it was to make."""
+        return {p.name for p in (self.folder / _PROGRESS).iterdir()} <= {"plan.part"}
+
     def _looks_like_one(self, entries: set[str]) -> bool:
         known = {_PIXELS, _PROGRESS, *_HEADS, *(p.name for p in self._groups())}
         return bool(entries & {_PIXELS, _PROGRESS}) and entries <= known
@@ -219,13 +229,16 @@ class RowStore:
         for pattern in _LEFT:
             for path in self.folder.glob(pattern):
                 path.unlink()
-        if read_json(self.folder / _PLAN) is None:
+        if len(self.pending) == len(self.blocks):
             self._lay_out()
         else:
             self._forget_damaged()
 
     def _lay_out(self) -> None:
-        """Make the arrays, without their chunks."""
+        """Note what is to be made, then make the arrays, without their chunks."""
+        (self.folder / _PROGRESS).mkdir(exist_ok=True)
+        (self.folder / _WHOLE).unlink(missing_ok=True)
+        write_json(self.folder / _PLAN, self._plan)
         group = zarr.open_group(self.folder, mode="a", zarr_format=ZARR_FORMAT)
         pixels = group.require_group(_PIXELS)
         for name in self._names:
@@ -235,13 +248,17 @@ class RowStore:
                 compressors=Blosc(cname="zstd", clevel=1, shuffle=Blosc.BITSHUFFLE),
                 attributes={"_ARRAY_DIMENSIONS": ["row", "pixel"]},
             )  # fmt: skip
-        (self.folder / _PROGRESS).mkdir(exist_ok=True)
-        write_json(self.folder / _PLAN, self._plan)
 
     def _forget_damaged(self) -> None:
         """Have blocks done again whose files were damaged or lost since."""
         whole = read_json(self.folder / _WHOLE)
-        if damaged_file(self.folder, whole, whole=True):
+        if file := damaged_file(self.folder, whole, whole=True):
+            if file.startswith(_PIXELS):
+                raise FileFormatError(
+                    f"{self.folder / file} is damaged or lost; put it back from a copy, or pass "
+                    "--overwrite to begin again."
+                )
+            write_json(self.folder / ".zgroup", {"zarr_format": ZARR_FORMAT})
             (self.folder / _WHOLE).unlink()
         marks = [self._mark(b) for b in range(len(self.blocks))]
         hurt = [m for m in marks if damaged_file(self.folder, read_json(m), whole=True)]
@@ -297,12 +314,10 @@ def write_block(
     OutputExistsError
         If it cannot be written.
     """
-    first = block * BLOCK
     with told_writing(folder):
         for name, values in arrays.items():
-            array = zarr.open_array(
-                folder / _PIXELS / name, mode="r+", zarr_format=ZARR_FORMAT
-            )  # fmt: skip
+            array = zarr.open_array(folder / _PIXELS / name, mode="r+", zarr_format=ZARR_FORMAT)
+            first = block * array.chunks[0]
             array[first : first + len(values)] = values
         sums = sums_of(folder, block_files(folder, block, "row"))
         mark = folder / _PROGRESS / mark_name(block)
@@ -320,10 +335,7 @@ class RowReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @cached_property
-    def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        return {}
+        self._arrays: dict[str, zarr.Array[Any]] = {}
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
@@ -358,9 +370,12 @@ class RowReader:
         first, last, _ = columns.indices(array.shape[1])
         out = np.empty((rows.size, max(0, last - first)), dtype=np.float32)
         order = np.argsort(rows, kind="stable")
-        numbers, starts = np.unique(rows[order] // BLOCK, return_index=True)
-        for number, mine in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
-            self._check(name, number, range(first // CHUNK, -(-last // CHUNK)))
+        block, chunk = array.chunks
+        numbers, starts = np.unique(rows[order] // block, return_index=True)
+        ends = [*starts[1:].tolist(), rows.size]
+        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=False):
+            mine = order[start:end]
+            self._check(name, number, range(first // chunk, -(-last // chunk)))
             low, high = int(rows[mine[0]]), int(rows[mine[-1]]) + 1
             try:
                 part = np.asarray(array[low:high, first:last])
