@@ -30,6 +30,8 @@ SECTIONS = (
     "binaries",
     "profiled",
     "peers",
+    "workers",
+    "faults",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -15,8 +15,11 @@ from bayes_cannon.cli.options import (
     Progress,
     ReadyWindows,
     Sampler,
+    Scheduler,
     Seed,
+    Workers,
     factors_of,
+    to_go_on,
     windows_of,
 )
 
@@ -28,7 +31,7 @@ __all__ = [
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Dataset file from `prepare`.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
     method: Annotated[
         Method, typer.Option(help="Closed form (map), or variational inference with PyMC (advi).")
@@ -71,6 +74,8 @@ def train(
             "given by --window."
         ),
     ] = ReadyWindows.none,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -80,14 +85,15 @@ def train(
     The other stars are held out for tests. The model file records which stars they are.
     """
     from bayes_cannon.analysis.information import line_windows
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
-    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.spectra.stored import open_dataset
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
 
     check_output(out, overwrite=overwrite)
-    stars = TrainingSet.load(dataset)
+    stars = open_dataset(dataset)
     held_out: list[str] = []
     if train_fraction != 1:
         stars, rest = stars.split(train_fraction, seed=seed)
@@ -103,10 +109,10 @@ def train(
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
         ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
-    with watching() as progress:
+    with open_engine(workers, scheduler) as engine, watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=ranges, held_out=held_out,
-            seed=seed, progress=progress,
+            seed=seed, executor=engine, progress=progress,
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)
     OUT.print(
@@ -117,7 +123,7 @@ def train(
 
 def check(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset file that holds the held-out stars.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset that holds the held-out stars.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ] = Path("runs/check"),
@@ -133,6 +139,8 @@ def check(
             help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
         ),
     ] = (Sampler.nuts),
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -142,16 +150,18 @@ def check(
     Coverage, PIT and scores are computed against the catalogue labels and, with --truth, against
     the true labels. Exit status 1 means that a coverage is outside its tolerance.
     """
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.cli.console import OUT, print_check, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check
 
-    with watching() as progress:
+    with to_go_on(), open_engine(workers, scheduler) as engine, watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
             settings=InferenceSettings(method=method.value) if run is None else None,
-            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
+            seed=seed if run is None else None, executor=engine, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     print_check(found)
     OUT.print(f"{out}: tables and figures")
@@ -162,7 +172,7 @@ def check(
 def binaries(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset file that the model was trained on, in part.")
+        Path, typer.Argument(help="Dataset that the model was trained on, in part.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def run_repeats(
     flagged: Flagged = "exclude",
     settings: InferenceSettings | None = None,
     seed: int | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Repeats:
@@ -67,8 +69,8 @@ def run_repeats(
         Take the stars that the model was trained on too.
     flagged
         ``'exclude'`` leaves visits with a flag of severity BAD out, ``'keep'`` does not.
-    settings, seed
-        Of the inference; the seed also of the fit.
+    settings, seed, executor
+        Of the inference, see `infer_labels`; the seed also of the fit.
     overwrite
         Replace earlier repeats.
     progress
@@ -90,7 +92,7 @@ def run_repeats(
     noted = {"cannon": [cannon]} if isinstance(cannon, str | os.PathLike) else None
     run = infer_run(
         model, visits.spectra, out / "run", settings=settings, seed=seed, inputs=noted,
-        overwrite=overwrite, progress=progress,
+        executor=executor, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     write_ecsv(visits.table, out / "visits.ecsv", overwrite=True)
     found = repeats(run, visits.table, flagged=flagged, seed=int(run.summary["seed"]))

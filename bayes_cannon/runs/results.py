@@ -21,6 +21,7 @@ from bayes_cannon.analysis.catalogues import CatalogueTable, catalogue
 from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag, describe_flag, is_flagged
 from bayes_cannon.inference.posterior import group_of, holds_moments, is_simulated, posterior_names
@@ -29,7 +30,6 @@ from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model
 from bayes_cannon.runs.inputs import find_input, paths_of
-from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some

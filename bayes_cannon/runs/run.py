@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +18,19 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.catalogued.files import write_catalogue
 from bayes_cannon.analysis.catalogues import catalogue, comparison
 from bayes_cannon.base.columns import as_seed, one_or_more
+from bayes_cannon.base.parallel import workers_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
+from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
+from bayes_cannon.inference.arguments import KnownLabels, as_any_spectra, as_model
 from bayes_cannon.inference.flags import is_flagged
-from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
+from bayes_cannon.inference.infer import deliver_blocks
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.inference.summaries.keeping import chosen_keep
+from bayes_cannon.inference.summaries.undone import warn_of_undone
 from bayes_cannon.inference.tables import catalogue_name, reduction_story, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
@@ -40,14 +41,14 @@ from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.runs.corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.runs.fingerprint import digest_of_labels, fingerprint
 from bayes_cannon.runs.inputs import describe_inputs
-from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
 from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.spectra.star_ids import catalogue_column
+from bayes_cannon.spectra.stored import AnySpectra
 
 __all__ = [
     "infer_run",
@@ -115,7 +116,7 @@ def infer_run(
     FileFormatError
         If the descriptions in a run that is there are damaged.
     """
-    cannon, spectra = as_model(cannon), as_spectra(spectra)
+    cannon, spectra = as_model(cannon), as_any_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
     catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
@@ -196,7 +197,7 @@ def _seed_of(folder: Path) -> int | None:
 
 def _sample(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     store: RunStore,
     settings: InferenceSettings,
     priors: LabelPriors,
@@ -204,26 +205,17 @@ def _sample(
     executor: Executor | None,
     progress: Tell,
 ) -> None:
-    """Do the blocks that are not done; those that follow each other without starting anew."""
+    """Do the blocks that are not done."""
     pending = store.pending
-    breaks = [i for i in range(1, len(pending)) if pending[i] != pending[i - 1] + 1]
-    for first, last in pairwise([0, *breaks, len(pending)]):
-        numbers = pending[first:last]
-        if not numbers:
-            continue
-        start = store.blocks[numbers[0]].start
-
-        def tell(done: int, _total: int, what: str, start: int = start) -> None:
-            progress(start + done, spectra.n_stars, what)
-
-        parts = infer_blocks(
-            cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
-        )  # fmt: skip
-        began = time.monotonic()
-        for number, part in zip(numbers, parts, strict=True):
-            store.write(number, part, seconds=time.monotonic() - began)
-            began = time.monotonic()
+    if not pending:
+        return
+    parts = deliver_blocks(
+        cannon, spectra, [store.blocks[b] for b in pending],
+        store.writer(1 if executor is None else workers_of(executor)),
+        settings=settings, priors=priors, seed=seed, executor=executor, progress=progress,
+    )  # fmt: skip
+    for number, part in zip(pending, parts, strict=True):
+        store.take(number, part)
 
 
 def _counts(table: Table) -> dict[str, Any]:
