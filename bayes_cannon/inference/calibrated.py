@@ -32,6 +32,11 @@ __all__ = [
 _REDRAWS = 50
 
 
+_VARIABLES = frozenset(
+    ("bias", "bias_coef", "covariance", "growth", "growth_edge", "nu", "formal_scale")
+)
+
+
 @dataclass(frozen=True, eq=False)
 class ErrorModel:
     """Posterior draws of the model error, ready to be drawn from.
@@ -48,6 +53,8 @@ class ErrorModel:
         Lower Cholesky factor of Sigma.
     growth : (n_draws, n_terms) float64
         With distance from the training labels, then with the terms of `reference`.
+    growth_edge : (n_draws,) float64
+        Of each label, with how far beyond most training labels it is.
     nu : (n_draws,) float64
     formal_scale : (n_draws, n_labels) float64
         What the formal errors are multiplied by.
@@ -61,6 +68,7 @@ class ErrorModel:
     bias_coef: FloatArray
     chol: FloatArray
     growth: FloatArray
+    growth_edge: FloatArray
     nu: FloatArray
     formal_scale: FloatArray
     reference: FitReference
@@ -81,9 +89,7 @@ class ErrorModel:
         """
         constant = group_of(tree, "constant_data")
         draws = group_of(tree, "posterior")
-        if missing := {"bias", "bias_coef", "covariance", "growth", "nu", "formal_scale"} - {
-            str(n) for n in draws.data_vars
-        }:
+        if missing := _VARIABLES - {str(n) for n in draws.data_vars}:
             raise InvalidDataError(f"the model error lacks {', '.join(sorted(missing))}.")
         flat = {
             str(name): np.asarray(a.values, np.float64).reshape(-1, *a.shape[2:])
@@ -93,7 +99,7 @@ class ErrorModel:
             tuple(str(n) for n in constant["label_name"].values),
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
             np.linalg.cholesky(flat["covariance"]),
-            flat["growth"], flat["nu"], flat["formal_scale"],
+            flat["growth"], flat["growth_edge"], flat["nu"], flat["formal_scale"],
             FitReference.from_dataset(group_of(tree, "differences")),
         )  # fmt: skip
 
@@ -130,19 +136,22 @@ class ErrorModel:
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
         tail = 1 / np.sqrt(rng.gamma(half) / half)
-        width = np.minimum(np.exp(self.growth[pick] @ log_growth), self._widest[pick]) * tail
+        widest = self._widest[pick]
+        grown = np.minimum(np.exp(self.growth[pick] @ log_growth), widest.min(axis=1))[:, None]
+        edge = np.exp(self.growth_edge[pick, None] * self.terms.edge(row))
+        width = np.minimum(grown * edge, np.maximum(widest, grown)) * tail[:, None]
         normal = rng.standard_normal((n, labels.size))
-        error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
-        stretch = self.formal_scale[pick] * width[:, None]
+        error = np.einsum("dij,dj->di", self.chol[pick], normal) * width
+        stretch = self.formal_scale[pick] * width
         return np.asarray(error + self.mean_error(f)[pick]), stretch
 
     @cached_property
     def _widest(self) -> FloatArray:
-        """Largest growth (n_draws,): to the spread of the training labels.
+        """Largest growth (n_draws, n_labels): to the spread of the training labels.
 
         A star of which the spectrum says nothing is still one of the training stars' kind.
         """
-        spread = (self.terms.scale / np.linalg.norm(self.chol, axis=2)).min(axis=1)
+        spread = self.terms.scale / np.linalg.norm(self.chol, axis=2)
         return np.asarray(np.maximum(spread, 1.0))
 
     def mean_error(self, features: FloatArray) -> FloatArray:
