@@ -16,6 +16,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.training.factors import predictive_density
 from bayes_cannon.training.map_fit import fit_map
+from bayes_cannon.training.pixels.columns import SomeStars
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -63,8 +64,8 @@ class FactorChoice:
 
 
 def choose_factors(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     labels: Design,
     *,
     candidates: Sequence[int] = CANDIDATES,
@@ -104,7 +105,8 @@ def choose_factors(
     rest = labels.rows(test)
     limit = min(len(fit) // _STARS_PER_FACTOR, len(fit) if most is None else most)
     grid = [j for j in candidates if j <= limit] or [0]
-    flux_fit, ivar_fit = flux[fit], ivar[fit]
+    flux_fit, ivar_fit = SomeStars(flux, fit), SomeStars(ivar, fit)
+    flux_test, ivar_test = flux[test], ivar[test]
     base, densities = None, list[FloatArray]()
     best, worse = 0, 0
     with as_progress(progress) as tell:
@@ -116,7 +118,7 @@ def choose_factors(
             )  # fmt: skip
             base = found if base is None and j == 0 else base
             fitted = found.mean, found.cov, found.scatter
-            densities.append(predictive_density(flux[test], ivar[test], rest, *fitted))
+            densities.append(predictive_density(flux_test, ivar_test, rest, *fitted))
             gain, error = _difference(densities[i], densities[best])
             worse = 0 if i == 0 or gain > error else worse + 1
             best = i if gain > 0 else best
