@@ -26,7 +26,7 @@ from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
-from bayes_cannon.inference.block import sample_block
+from bayes_cannon.inference.block import notes_of, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.checks import StarStatus
 from bayes_cannon.inference.flags import LabelFlag, LabelReference, add_flags, add_notes
@@ -216,6 +216,10 @@ def infer_blocks(
     settings, priors, seed, executor, progress
         See `infer_labels`.
 
+    Returns
+    -------
+    iterator of xarray.DataTree
+
     Raises
     ------
     NoStarsError, InvalidDataError, FitError
@@ -302,7 +306,8 @@ def deliver_blocks[R](
     )
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
-    common = _Common(pixels, priors, settings, seed, finishing)
+    with_snr = bool(np.isfinite(spectra.snr).any())
+    common = _Common(pixels, priors, settings, seed, finishing, with_snr)
     with as_progress(progress) as tell, sharing(executor, common) as shared:
         stop, done = StopSign(), spectra.n_stars - sum(r.stop - r.start for r in rows)
 
@@ -329,6 +334,7 @@ class _Common:
     settings: InferenceSettings
     seed: int
     finishing: Finishing
+    with_snr: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +360,7 @@ def _infer_block[R](given: _Block[R]) -> R:
         common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
         settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    tree = finish_block(block, common.finishing, spectra.notes)
+    tree = finish_block(block, common.finishing, notes_of(spectra, with_snr=common.with_snr))
     return given.deliver(given.rows, tree, time.monotonic() - began)
 
 
