@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
-from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.base.typing import AnyArray, FloatArray
 from bayes_cannon.errors import BayesCannonError, FitError
 from bayes_cannon.inference.checks import (
     Convergence,
@@ -43,8 +43,10 @@ from bayes_cannon.inference.results import StarResult, assemble
 from bayes_cannon.inference.sampler import Draws, LabelSampler, Stage, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 __all__ = [
+    "notes_of",
     "sample_block",
 ]
 
@@ -346,3 +348,24 @@ def _sample_twice(
                 nuts, tune=10 * nuts.tune, draws=_LONGER * nuts.draws, target_accept=accept
             )
     return draws, checks, status | problems
+
+
+def notes_of(spectra: NormalizedSpectra, *, with_snr: bool) -> dict[str, AnyArray]:
+    """What is noted of the stars of a block, and their quoted S/N.
+
+    Parameters
+    ----------
+    spectra
+        Of the block.
+    with_snr
+        Whether S/N is known of any star of all blocks.
+
+    Returns
+    -------
+    dict of str to (n_stars,) str
+        '' where unknown.
+    """
+    if not with_snr:
+        return dict(spectra.notes)
+    texts = [f"{snr:.6g}" if np.isfinite(snr) else "" for snr in spectra.snr.tolist()]
+    return {**spectra.notes, "SNR": np.array(texts, dtype=np.str_)}

@@ -26,7 +26,7 @@ from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
-from bayes_cannon.inference.block import sample_block
+from bayes_cannon.inference.block import notes_of, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
 from bayes_cannon.inference.flags import LabelReference, add_flags, add_notes
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
@@ -241,7 +241,8 @@ def deliver_blocks[R](
     )  # fmt: skip
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
-    common = _Common(pixels, priors, settings, seed, finishing)
+    with_snr = bool(np.isfinite(spectra.snr).any())
+    common = _Common(pixels, priors, settings, seed, finishing, with_snr)
     with as_progress(progress) as tell, sharing(executor, common) as shared:
         stop, done = StopSign(), spectra.n_stars - sum(r.stop - r.start for r in rows)
 
@@ -268,6 +269,7 @@ class _Common:
     settings: InferenceSettings
     seed: int
     finishing: Finishing
+    with_snr: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,14 +284,6 @@ class _Block[R]:
     progress: Callable[[int], None] | None
 
 
-def _notes_of(spectra: AnySpectra) -> dict[str, AnyArray]:
-    """What is noted of the stars, and their quoted S/N where one is known."""
-    if not np.isfinite(spectra.snr).any():
-        return dict(spectra.notes)
-    texts = [f"{snr:.6g}" if np.isfinite(snr) else "" for snr in spectra.snr.tolist()]
-    return {**spectra.notes, "SNR": np.array(texts, dtype=np.str_)}
-
-
 def _names(block: _Block[Any]) -> str:
     return name_some(block.spectra.star_id)
 
@@ -301,7 +295,7 @@ def _infer_block[R](given: _Block[R]) -> R:
         common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
         settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    tree = finish_block(block, common.finishing, _notes_of(spectra))
+    tree = finish_block(block, common.finishing, notes_of(spectra, with_snr=common.with_snr))
     return given.deliver(given.rows, tree, time.monotonic() - began)
 
 
