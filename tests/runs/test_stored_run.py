@@ -7,6 +7,8 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from bayes_cannon.base.engines import pool
+from bayes_cannon.base.engines.opening import open_engine
 from bayes_cannon.base.stores import rows
 from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.cli.commands import app
@@ -85,6 +87,23 @@ def test_a_run_is_the_same_to_the_last_bit_and_reads_by_blocks(folder, run_of_fi
     # Once more for the fingerprint, and the one block of four stars that was lost.
     assert sum(most) == 2 * (N_STARS + 4)
     assert_same_posteriors(inferred(folder, "nc", tmp_path / "run").result, run.result)
+
+
+@pytest.mark.filterwarnings("ignore:1 of 22 stars")
+def test_workers_read_their_blocks_themselves(folder, run_of_file, tmp_path, monkeypatch):
+    sent, honest = [], pool.pack
+
+    def weighed(task):
+        content, shared = honest(task)
+        sent.append(len(content))
+        return content, shared
+
+    monkeypatch.setattr(pool, "pack", weighed)
+    with open_engine(2) as engine:
+        run = inferred(folder, "zarr", tmp_path / "run", executor=engine)
+    assert_same_posteriors(run.result, run_of_file.result)
+    assert len(sent) == 6
+    assert max(sent) < 1500, "neither spectra nor the model"
 
 
 @pytest.mark.filterwarnings("ignore:1 of 22 stars")

@@ -3,15 +3,20 @@
 import dataclasses
 import os
 import signal
-import threading
 
+import psutil
 import pytest
 import xarray as xr
 
 from bayes_cannon.base.engines import cluster as clusters
 from bayes_cannon.base.engines.cluster import Cluster
 from bayes_cannon.base.engines.opening import open_engine
-from bayes_cannon.errors import BayesCannonWarning, FitError, InvalidDataError
+from bayes_cannon.errors import (
+    BayesCannonWarning,
+    FitError,
+    InvalidDataError,
+    OutputExistsError,
+)
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
@@ -31,6 +36,13 @@ def dask():
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as started:
         yield started.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two processes of ours."""
+    with open_engine(2) as engine:
+        yield engine
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +74,8 @@ def assert_same(one, other):
         xr.testing.assert_identical(one[name].to_dataset(), other[name].to_dataset())
 
 
-def test_processes_make_the_same_run(alone, tmp_path, monkeypatch):
-    with open_engine(2) as engine:
-        run, own = written_by_workers(tmp_path / "run", monkeypatch, engine)
+def test_processes_make_the_same_run(alone, pool, tmp_path, monkeypatch):
+    run, own = written_by_workers(tmp_path / "run", monkeypatch, pool)
     assert_same(alone, run)
     assert 0 in own
     assert len(own) <= 4, "those that were done before the first one laid out the arrays"
@@ -80,50 +91,84 @@ def test_dask_makes_the_same_run(alone, dask, tmp_path, monkeypatch):
     assert len(own) <= 4
 
 
-def test_a_killed_worker_of_either_engine_costs_nothing(dask, tmp_path, monkeypatch):
-    settings = dataclasses.replace(QUICK, block_size=1)
-    whole = infer_run(CANNON, SPECTRA, tmp_path / "alone", settings=settings, seed=SEED)
-    for name, given in (("pool", {"workers": 2}), ("dask", {"scheduler": dask})):
-        with open_engine(**given) as engine:
-            pids = list(engine._client.run(os.getpid).values()) if name == "dask" else None
-
-            def kill(done, _total, what, engine=engine, pids=pids, killed=[]):  # noqa: B006
-                if what == "inference" and done >= 3 and not killed:
-                    killed.append((pids or engine.processes)[0])
-                    os.kill(killed[0], signal.SIGKILL)
-
-            run = infer_run(
-                CANNON, SPECTRA, tmp_path / name, settings=settings, seed=SEED, executor=engine,
-                progress=kill,
-            )  # fmt: skip
-        assert_same(whole, run)
+ONE = dataclasses.replace(QUICK, block_size=1)
 
 
-def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(tmp_path):
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory):
+    """The run of many small blocks that one process makes."""
+    folder = tmp_path_factory.mktemp("by_one") / "run"
+    return infer_run(CANNON, SPECTRA, folder, settings=ONE, seed=SEED)
+
+
+def after_three(act):
+    """Progress that acts once, when three stars are done."""
+    acted = []
+
+    def tell(done, _total, what):
+        if what == "inference" and done >= 3 and not acted:
+            acted.append(done)
+            act()
+
+    return tell
+
+
+def test_a_killed_process_costs_nothing(by_one, pool, tmp_path):
+    kill = after_three(lambda: os.kill(pool.processes[0], signal.SIGKILL))
+    run = infer_run(
+        CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=pool, progress=kill
+    )
+    assert_same(by_one, run)
+
+
+def test_a_killed_dask_worker_costs_nothing(by_one, dask, tmp_path):
+    with open_engine(scheduler=dask) as engine:
+        pid = next(iter(engine._client.run(os.getpid).values()))
+        kill = after_three(lambda: os.kill(pid, signal.SIGKILL))
+        run = infer_run(
+            CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
+            progress=kill,
+        )  # fmt: skip
+    assert_same(by_one, run)
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of other processes")
+def test_a_full_disk_at_one_worker_is_told_and_the_run_goes_on(by_one, pool, tmp_path):
+    def limit(size):
+        for pid in pool.processes[:1]:
+            psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+
+    options = {"settings": ONE, "seed": SEED}
+    with pytest.raises(OutputExistsError, match="make space, then run the same command again"):
+        infer_run(
+            CANNON, SPECTRA, tmp_path / "run", **options, executor=pool,
+            progress=after_three(lambda: limit(0)),
+        )  # fmt: skip
+    limit(psutil.RLIM_INFINITY)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "progress").glob("0*")}
+    assert before
+    run = infer_run(CANNON, SPECTRA, tmp_path / "run", **options, executor=pool)
+    assert run.summary["n_from_earlier"] == len(before)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert_same(by_one, run)
+
+
+def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(by_one, tmp_path):
     distributed = pytest.importorskip("distributed")
-    settings = dataclasses.replace(QUICK, block_size=1)
     with distributed.LocalCluster(
         n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
     ) as started:
         client = distributed.Client(started.scheduler_address, set_as_default=False)
         engine = Cluster(client, address=started.scheduler_address, patience=0.1)
-        gone = threading.Event()
-
-        def cut(done, _total, _what):
-            if done >= 3 and not gone.is_set():
-                gone.set()
-                started.close()
-
         with pytest.raises(FitError, match=r"Dask scheduler .* is not done"):
             infer_run(
-                CANNON, SPECTRA, tmp_path / "run", settings=settings, seed=SEED, executor=engine,
-                progress=cut,
+                CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
+                progress=after_three(started.close),
             )  # fmt: skip
         engine.shutdown()
-    run = infer_run(CANNON, SPECTRA, tmp_path / "run", settings=settings, seed=SEED)
+    run = infer_run(CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED)
     assert run.summary["n_from_earlier"] >= 2
-    whole = infer_run(CANNON, SPECTRA, tmp_path / "whole", settings=settings, seed=SEED)
-    assert_same(whole, run)
+    assert_same(by_one, run)
 
 
 def test_a_scheduler_that_is_not_there_is_told(dask, monkeypatch):
