@@ -282,8 +282,8 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
 
 
 def write_catalogue(
-    table: Table, folder: str | os.PathLike[str], *, overwrite: bool = False
-) -> tuple[Path, Path]:
+    table: Table, folder: str | os.PathLike[str], *, overwrite: bool = False, text: bool = True
+) -> tuple[Path, ...]:
     """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
 
     Parameters
@@ -294,24 +294,27 @@ def write_catalogue(
         Where to write; made if need be.
     overwrite
         Replace the files that are there.
+    text
+        Write ``catalogue.ecsv`` too, which takes twice the room of the other.
 
     Returns
     -------
     tuple of Path
-        The two files.
+        The files.
 
     Raises
     ------
     OutputExistsError
         If one of them exists and `overwrite` is false, or the folder cannot be written.
     """
-    paths = (user_path(folder) / "catalogue.fits", user_path(folder) / "catalogue.ecsv")
+    paths = tuple(user_path(folder) / f"catalogue.{kind}" for kind in ("fits", "ecsv")[: 1 + text])
     for path in paths:
         check_output(path, overwrite=overwrite)
     write_atomically(paths[0], lambda part: _write_fits(table, part), overwrite=overwrite)
-    write_atomically(
-        paths[1], lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite
-    )
+    if text:
+        write_atomically(
+            paths[1], lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite
+        )
     return paths
 
 
