@@ -29,7 +29,7 @@ from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import deliver_blocks
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.inference.summaries.keeping import chosen_keep
+from bayes_cannon.inference.summaries.keeping import MANY_STARS, chosen_keep
 from bayes_cannon.inference.summaries.undone import warn_of_undone
 from bayes_cannon.inference.tables import catalogue_name, reduction_story, star_ids
 from bayes_cannon.inference.units import known_labels
@@ -56,6 +56,8 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+_LARGE_BLOCK = 256
+"""Stars of a block, at least, where moments of many stars are kept."""
 
 
 def infer_run(
@@ -83,7 +85,9 @@ def infer_run(
     ----------
     cannon, spectra, settings, priors, seed
         As for `infer_labels`; without a seed, a run that is there goes on with its own, and a new
-        one draws a fresh seed, which its summary holds.
+        one draws a fresh seed, which its summary holds. Of more than 20 000 stars the catalogue is
+        written as FITS alone and, where ``keep`` says nothing else, moments are kept, in blocks of
+        at least 256; messages say so.
     folder
         Where to write.
     aspcap
@@ -126,7 +130,10 @@ def infer_run(
     spectra.index_of(list(corner))
     refuse_both(executor, processes)
     settings = settings or InferenceSettings()
+    many = spectra.n_stars > MANY_STARS
     settings = replace(settings, keep=chosen_keep(settings.keep, spectra.n_stars))
+    if many and settings.keep == "moments":  # files of a few hundred bytes waste the disk
+        settings = replace(settings, block_size=max(settings.block_size, _LARGE_BLOCK))
     priors = priors_of(cannon, priors)
     seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
     digests = fingerprint(cannon, spectra, settings, priors, seed)
@@ -142,7 +149,9 @@ def infer_run(
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
         table.meta |= _provenance(cannon, settings, digests)
-        write_catalogue(table, store.folder, votable=votable, overwrite=True)
+        write_catalogue(table, store.folder, votable=votable, text=not many, overwrite=True)
+        if many:
+            _log.warning("%d stars: the catalogue is in catalogue.fits alone.", spectra.n_stars)
         summary = {
             **_counts(table),
             "n_too_few_pixels": few,

@@ -1,5 +1,6 @@
 """Runs of which draws, some of them, or moments are kept."""
 
+import logging
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,9 @@ import pytest
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
+from bayes_cannon.inference.summaries import keeping
 from bayes_cannon.plots.corner import plot_corner
+from bayes_cannon.runs import run as run_module
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
@@ -49,3 +52,16 @@ def test_runs_are_opened_with_whatever_was_kept(keep, tmp_path):
             score(again, labels, group="posterior")
         report = write_report(again)
         assert not report.failed
+
+
+def test_many_stars_keep_moments_in_large_blocks_and_one_catalogue(tmp_path, monkeypatch, caplog):
+    for module in (keeping, run_module):
+        monkeypatch.setattr(module, "MANY_STARS", 4)
+    with caplog.at_level(logging.WARNING):
+        run = infer_run(CANNON, SPECTRA, tmp_path, settings=QUICK, seed=1)
+    assert "5 stars: their moments are kept" in caplog.text
+    assert "5 stars: the catalogue is in catalogue.fits alone" in caplog.text
+    assert run.summary["settings"]["keep"] == "moments"
+    assert run.summary["settings"]["block_size"] == 256
+    assert not (tmp_path / "catalogue.ecsv").exists()
+    assert open_run(tmp_path).table["TEFF"].size == 5

@@ -36,6 +36,7 @@ def write_catalogue(
     folder: str | os.PathLike[str],
     *,
     votable: bool = False,
+    text: bool = True,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
@@ -48,6 +49,8 @@ def write_catalogue(
         Where to write; made if need be.
     votable
         Write ``catalogue.vot``, too.
+    text
+        Write ``catalogue.ecsv``, which takes twice the room of the other.
     overwrite
         Replace the files that are there.
 
@@ -61,17 +64,17 @@ def write_catalogue(
     OutputExistsError
         If one of them exists and `overwrite` is false, or the folder cannot be written.
     """
-    names = ["catalogue.fits", "catalogue.ecsv", *(["catalogue.vot"] if votable else [])]
-    paths = tuple(user_path(folder) / name for name in names)
-    for path in paths:
+    out, wanted = user_path(folder), {"fits": True, "ecsv": text, "vot": votable}
+    paths = {kind: out / f"catalogue.{kind}" for kind, some in wanted.items() if some}
+    for path in paths.values():
         check_output(path, overwrite=overwrite)
-    write_fits(
-        table, paths[0], name="CATALOGUE", overwrite=overwrite, finish=partial(_describe, table)
-    )
-    write_ecsv(table, paths[1], overwrite=overwrite)
+    describe = partial(_describe, table)
+    write_fits(table, paths["fits"], name="CATALOGUE", overwrite=overwrite, finish=describe)
+    if text:
+        write_ecsv(table, paths["ecsv"], overwrite=overwrite)
     if votable:
-        write_atomically(paths[2], partial(_write_votable, table), overwrite=overwrite)
-    return paths
+        write_atomically(paths["vot"], partial(_write_votable, table), overwrite=overwrite)
+    return tuple(paths.values())
 
 
 def write_votable(table: Table, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
