@@ -318,6 +318,7 @@ def prepare(
 
     A table shows how many stars each cut removed.
     """
+    from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
@@ -347,4 +348,4 @@ def prepare(
         )
     dataset.save(out, overwrite=overwrite)
     print_cuts(dataset)
-    OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")
+    OUT.print(f"{out}: {count_text(dataset.n_stars, 'star')}, {dataset.spectra.n_pixels} pixels")
