@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -29,13 +28,13 @@ __all__ = [
     "MARK",
     "catalogue_name",
     "labels_first",
+    "notes_of_table",
     "reduction_story",
     "rounded",
     "row_of_star",
     "star_column",
     "star_ids",
     "write_ecsv",
-    "write_fits",
 ]
 
 MARK = "SIMULATED spectra: not observations"
@@ -156,7 +155,7 @@ def labels_first(table: Table) -> Table:
     Returns
     -------
     astropy.table.Table
-        The star, its labels, their errors and flags, then the rest; without columns of arrays.
+        The star, its labels, their errors and flags, then the rest but arrays and correlations.
     """
     plain = Table(table, copy=False)
     names = [n for n in str(table.meta.get("LABELS", "")).split(",") if n in table.colnames]
@@ -167,6 +166,7 @@ def labels_first(table: Table) -> Table:
     if not names or not {*first, "LABEL_COV"} <= set(table.colnames):
         return plain
     rest = [n for n in table.colnames if n not in first and table[n].ndim == 1]
+    rest = [n for n in rest if not n.endswith("_CORR")]
     shown = plain[[*first, *rest]]
     for name in shown.colnames:
         if shown[name].dtype.kind == "f":
@@ -262,64 +262,19 @@ def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
     write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
 
 
-def write_fits(table: Table, path: Path, *, name: str, overwrite: bool) -> None:
-    """Write a table as FITS, whole or not at all: the one writer of results.
+def notes_of_table(table: Table) -> list[str]:
+    """Lines on what a reader of a table must know, each once.
 
-    Units and descriptions are in ``TUNITn`` and ``TCOMMn``; ``dex``, none of the FITS standard's
-    units, stands behind the description. What `meta` says are cards, its comments HISTORY, and so
-    is what a reader must know: simulated spectra, a model of simulated ones, another reduction than
-    the model's. FITS has ASCII alone: other signs are written as Python escapes them.
+    Simulated spectra, a model of simulated ones, another reduction than the model's, and the
+    table's own comments.
 
     Parameters
     ----------
     table
-        What to write; left as it is.
-    path
-        Of the file.
-    name
-        Of the HDU (``EXTNAME``).
-    overwrite
-        Replace a file that is there.
+        Of a result.
     """
-    write_atomically(path, lambda part: _hdus(table, name).writeto(part), overwrite=overwrite)
-
-
-def _hdus(table: Table, name: str) -> fits.HDUList:
-    bare, key = table.copy(), id_column(table.colnames, table.meta)
-    bare.meta = {}
-    if key is not None:
-        bare[key] = star_ids(table)
-    for column in bare.colnames:
-        if bare[column].dtype.kind == "U":
-            bare[column] = np.char.encode(bare[column], "ascii", "backslashreplace")
-        bare[column].unit = bare[column].description = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = name
-    for number, column in enumerate(table.colnames, start=1):
-        unit, text = str(table[column].unit or ""), table[column].description or ""
-        if unit == "dex":
-            text = f"{text} [dex]".strip()
-        elif unit:
-            hdu.header.set(f"TUNIT{number}", _ascii(unit), after=f"TFORM{number}")
-        if text:
-            hdu.header[f"TCOMM{number}"] = _ascii(text)
-    for card, value in table.meta.items():
-        if card != "comments":
-            hdu.header[card.upper()[:8]] = _ascii(value) if isinstance(value, str) else value
-    for line in _told(table):
-        hdu.header["HISTORY"] = _ascii(line)
-    return fits.HDUList([fits.PrimaryHDU(), hdu])
-
-
-def _told(table: Table) -> list[str]:
-    """Lines on what a reader of a table must know, each once."""
     told = [MARK] if table.meta.get("SIMULATE") else []
     if table.meta.get("SIMMODEL") and not told:
         told = ["The model was trained on SIMULATED spectra."]
     told += [reduction_story(table), *table.meta.get("comments", ())]
     return [line for line in dict.fromkeys(map(str, told)) if line]
-
-
-def _ascii(text: str) -> str:
-    """Text as a header of FITS can hold it."""
-    return text.encode("ascii", "backslashreplace").decode()

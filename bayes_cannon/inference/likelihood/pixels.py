@@ -235,6 +235,8 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
 
     Parameters
     ----------
+    pixels
+        The trained model.
     x
         Features, then factors, shape (n, n_coef).
 
