@@ -196,9 +196,10 @@ def binaries(
     folds: Annotated[
         int, typer.Option(help="Models fitted without part of the training stars.")
     ] = 5,
-    figures: Annotated[int, typer.Option(help="Candidates whose spectra are drawn.")] = 10,
+    figures: Annotated[int, typer.Option(min=0, help="Candidates whose spectra are drawn.")] = 10,
     sample: Annotated[
-        int, typer.Option(help="Candidates whose posterior is sampled, the most probable first.")
+        int,
+        typer.Option(min=0, help="Candidates whose posterior is sampled, the most probable first."),
     ] = 0,
     run: Annotated[
         Path | None,

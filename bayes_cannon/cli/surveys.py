@@ -334,6 +334,7 @@ def prepare(
     A table shows how many stars each cut removed. A dataset that ends with .zarr is written block
     by block, by several workers if wanted; repeat the same command to continue.
     """
+    from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
@@ -376,4 +377,4 @@ def prepare(
             dataset = prepare_dataset(opened, progress=progress, **how)
         dataset.save(out, overwrite=overwrite)
     print_cuts(dataset)
-    OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")
+    OUT.print(f"{out}: {count_text(dataset.n_stars, 'star')}, {dataset.spectra.n_pixels} pixels")

@@ -7,18 +7,14 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon._version import __version__
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag
@@ -30,22 +26,19 @@ from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "MARK",
-    "MODEL_MARK",
     "catalogue_name",
     "labels_first",
+    "notes_of_table",
     "reduction_story",
     "rounded",
     "row_of_star",
     "star_column",
     "star_ids",
     "write_ecsv",
-    "write_fits",
 ]
 
 MARK = "SIMULATED spectra: not observations"
 """What a table of simulated spectra says."""
-MODEL_MARK = "The model was trained on SIMULATED spectra."
-"""What a table of real spectra says whose labels a model of simulated ones found."""
 
 _CATALOGUE = "ASPCAP"
 _NAMELESS = "CATALOGUE"
@@ -269,83 +262,19 @@ def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
     write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
 
 
-def write_fits(
-    table: Table,
-    path: Path,
-    *,
-    name: str,
-    overwrite: bool,
-    finish: Callable[[fits.BinTableHDU], None] | None = None,
-) -> None:
-    """Write a table as FITS, whole or not at all: the one writer of results.
+def notes_of_table(table: Table) -> list[str]:
+    """Lines on what a reader of a table must know, each once.
 
-    Units and descriptions are in ``TUNITn`` and ``TCOMMn``; ``dex``, none of the FITS standard's
-    units, stands behind the description. What `meta` says are cards, its comments HISTORY, and so
-    is what a reader must know: simulated spectra, a model of simulated ones, another reduction than
-    the model's. FITS has ASCII alone: other signs are written as Python escapes them.
+    Simulated spectra, a model of simulated ones, another reduction than the model's, and the
+    table's own comments.
 
     Parameters
     ----------
     table
-        What to write; left as it is.
-    path
-        Of the file.
-    name
-        Of the HDU (``EXTNAME``).
-    overwrite
-        Replace a file that is there.
-    finish
-        Says more of the columns in the HDU.
+        Of a result.
     """
-
-    def write(part: Path) -> None:
-        _hdus(table, name, finish).writeto(part, checksum=True)
-
-    write_atomically(path, write, overwrite=overwrite)
-
-
-def _hdus(
-    table: Table, name: str, finish: Callable[[fits.BinTableHDU], None] | None
-) -> fits.HDUList:
-    bare, key = table.copy(), id_column(table.colnames, table.meta)
-    bare.meta = {}
-    if key is not None:
-        bare[key] = star_ids(table)
-    for column in bare.colnames:
-        if bare[column].dtype.kind == "U":
-            bare[column] = np.char.encode(bare[column], "ascii", "backslashreplace")
-        bare[column].unit = bare[column].description = bare[column].format = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = name
-    for number, column in enumerate(table.colnames, start=1):
-        unit, text = str(table[column].unit or ""), table[column].description or ""
-        if unit == "dex":
-            text = f"{text} [dex]".strip()
-        elif unit:
-            hdu.header.set(f"TUNIT{number}", _ascii(unit), after=f"TFORM{number}")
-        if text:
-            hdu.header[f"TCOMM{number}"] = _ascii(text)
-    for card, value in table.meta.items():
-        if card != "comments":
-            hdu.header[card.upper()[:8]] = _ascii(value) if isinstance(value, str) else value
-    if finish is not None:
-        finish(hdu)
-    hdu.header["ORIGIN"] = f"bayes_cannon {__version__}"
-    hdu.header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    for line in _told(table):
-        hdu.header["HISTORY"] = _ascii(line)
-    return fits.HDUList([fits.PrimaryHDU(), hdu])
-
-
-def _told(table: Table) -> list[str]:
-    """Lines on what a reader of a table must know, each once."""
     told = [MARK] if table.meta.get("SIMULATE") else []
     if table.meta.get("SIMMODEL") and not told:
-        told = [MODEL_MARK]
+        told = ["The model was trained on SIMULATED spectra."]
     told += [reduction_story(table), *table.meta.get("comments", ())]
     return [line for line in dict.fromkeys(map(str, told)) if line]
-
-
-def _ascii(text: str) -> str:
-    """Text as a header of FITS can hold it."""
-    return text.encode("ascii", "backslashreplace").decode()

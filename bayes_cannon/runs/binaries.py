@@ -11,13 +11,13 @@ import numpy as np
 from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.finding import BinarySearch
-from bayes_cannon.analysis.catalogued.files import write_catalogue
+from bayes_cannon.analysis.catalogued.files import write_catalogue, write_fits
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.binaries.pair_posterior import sample_pair
-from bayes_cannon.inference.tables import MARK, write_ecsv, write_fits
+from bayes_cannon.inference.tables import MARK, write_ecsv
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.binaries import completeness_map, plot_pair, plot_pair_corner
 from bayes_cannon.plots.common import save_figure

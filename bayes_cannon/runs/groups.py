@@ -11,11 +11,12 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 
+from bayes_cannon.analysis.catalogued.files import write_fits
 from bayes_cannon.analysis.groups.fit import group_table, population
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import OutputExistsError
-from bayes_cannon.inference.tables import rounded, write_ecsv, write_fits
+from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.plots.ensembles.groups import plot_group_corner, plot_group_forest
 from bayes_cannon.runs.results import Run, folder_of, open_run

@@ -9,6 +9,7 @@ from typing import Any
 
 from astropy.table import Table
 
+from bayes_cannon.analysis.catalogued.files import write_fits
 from bayes_cannon.analysis.repeated.comparison import SEES, Repeats, compare_visits, repeats
 from bayes_cannon.analysis.repeated.visits import Flagged, labels_of_visits
 from bayes_cannon.base.paths import user_path
@@ -17,7 +18,7 @@ from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.inference.tables import rounded, write_ecsv, write_fits
+from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.plots.ensembles.visits import plot_repeats
 from bayes_cannon.runs.results import open_run

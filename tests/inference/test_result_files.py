@@ -6,9 +6,10 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
+from bayes_cannon.analysis.catalogued.files import write_fits
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.sampler import Stage, star_seed
-from bayes_cannon.inference.tables import MARK, reduction_story, write_fits
+from bayes_cannon.inference.tables import MARK, reduction_story
 
 
 def test_header_says_all_that_a_reader_must_know(tmp_path: Path) -> None:

@@ -280,11 +280,18 @@ def test_from_a_hostile_archive_to_the_report_by_commands(
             "--catalogue-source", "allstar-file", "--sas-url", server.sas_url,
         )  # fmt: skip
     assert "100 spectra wanted: 100 fetched" in told
-    command(capsys, "prepare", out, "-o", tmp_path / "set.nc", *label_options())
+    damaged = out / "spectra/star/00/00/mwmStar-0.6.0-900000000.fits"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:100_000])
+    told = command(capsys, "prepare", out, "-o", tmp_path / "set.nc", *label_options())
+    told = " ".join(told.split())
+    assert "not used: 900000000: " in told
+    assert "cut short" in told
+    damaged.write_bytes(content)
     brought = bc.TrainingSet.load(tmp_path / "set.nc")
     place = {star: row for row, star in enumerate(datasets["mwm"].star_id.tolist())}
     rows = [place[star] for star in brought.star_id.tolist()]
-    assert len(rows) == 40
+    assert len(rows) == 39
     np.testing.assert_array_equal(brought.spectra.flux, datasets["mwm"].spectra.flux[rows])
     # The model of these thirty stars is there already.
     model, run, repeats = tmp_path / "cannon.nc", tmp_path / "run", tmp_path / "repeats"
@@ -319,10 +326,16 @@ def test_two_reductions_put_together_by_hand_are_not_trained_on(datasets) -> Non
         bc.train(mixed, n_factors=0)
 
 
-def test_kinds_of_files_are_not_mixed_in_one_list(surveys, cannons) -> None:
+def test_kinds_of_files_are_not_mixed_in_one_list(surveys, cannons, tmp_path) -> None:
     paths = [
         next((surveys["mwm"] / "spectra").rglob("*.fits")),
         next((surveys["dr17"] / "apo25m").rglob("*.fits")),
     ]
     with pytest.raises(InvalidDataError, match=r"of several kinds \(apogee, mwm\)"):
         bc.prepare_spectra(paths, like=cannons["dr17"])
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for path in paths:
+        shutil.copy(path, mixed)
+    with pytest.raises(InvalidDataError, match=r"of several kinds \(apogee, mwm\)"):
+        spectra_to_infer(cannons["dr17"], [mixed])
