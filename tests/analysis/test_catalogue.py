@@ -252,6 +252,8 @@ def test_votable_is_valid_and_holds_the_table(tmp_path: Path) -> None:
     assert [str(star) for star in read["STAR_ID"]] == list(IDS)
     infos = {info.name: info.value for info in found.infos}
     assert infos["LABELS"] == "TEFF,LOGG,MG_FE"
+    table["TEFF"] += 1.0
+    assert paths[2] in write_catalogue(table, tmp_path, overwrite=True), "not left as it was"
     # Read again as a table, it can be compared and written again.
     again = Table.read(paths[2])
     assert write_votable(again, tmp_path / "again.vot").is_file()

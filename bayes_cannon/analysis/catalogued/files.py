@@ -46,7 +46,7 @@ def write_catalogue(
     folder
         Where to write; made if need be.
     votable
-        Write ``catalogue.vot``, too.
+        Write ``catalogue.vot``, too; one that is there is written anew in any case.
     text
         Write ``catalogue.ecsv``, which takes twice the room of the other.
     overwrite
@@ -67,7 +67,7 @@ def write_catalogue(
     }
     if text:
         kinds["ecsv"] = partial(table.write, format="ascii.ecsv")
-    if votable:
+    if votable or (overwrite and (user_path(folder) / "catalogue.vot").exists()):
         kinds["vot"] = partial(_write_votable, table)
     paths = tuple(user_path(folder) / f"catalogue.{kind}" for kind in kinds)
     for path in paths:
