@@ -248,8 +248,14 @@ AnySpectra = NormalizedSpectra | StoredSpectra
 class StoredSet(TrainingSet):
     """A training set whose spectra stay on disk; from `open_dataset` or `prepare_to`.
 
-    Attributes are those of `TrainingSet`, with `StoredSpectra` as ``spectra``. Choosing stars
-    (`select`, `split`) reads nothing; what needs all pixels takes `in_memory`.
+    Choosing stars (`select`, `split`) reads nothing; what needs all pixels takes `in_memory`.
+
+    Attributes
+    ----------
+    spectra : StoredSpectra
+        On disk.
+    labels, cut_steps, problems, settings, info
+        As of a `TrainingSet`, in memory.
     """
 
     spectra: StoredSpectra  # type: ignore[assignment]  # what is not there says so when asked for
