@@ -28,6 +28,8 @@ SECTIONS = (
     "real",
     "zoo",
     "binaries",
+    "profiled",
+    "peers",
     "workers",
     "faults",
 )

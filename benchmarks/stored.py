@@ -78,7 +78,7 @@ def _infer(model: str, path: str, run: str, n_stars: str) -> dict[str, Any]:
 
     start = time.perf_counter()
     spectra = StoredSet.load(path).spectra
-    part = spectra.select(np.linspace(0, len(spectra) - 1, int(n_stars)).astype(int))
+    part = spectra.select(slice(0, int(n_stars)))
     settings = InferenceSettings(method="laplace")
     infer_run(model, part, run, settings=settings, seed=1, overwrite=True)
     return {"seconds": time.perf_counter() - start, "peak_gb": peak()}

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bayes_cannon.cli.options import (
+    Light,
     Method,
     Missing,
     Overwrite,
@@ -176,6 +177,16 @@ def binaries(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ],
+    light: Annotated[
+        Light,
+        typer.Option(
+            help="Light of the second star: free, or tied to the labels of both (equal masses)."
+        ),
+    ] = Light.free,
+    second_cannon: Annotated[
+        Path | None,
+        typer.Option(help="Model file of second stars, such as dwarfs. Default: CANNON."),
+    ] = None,
     prior_rate: Annotated[
         float, typer.Option(help="Share of pairs among stars, for the probability of each.")
     ] = 0.03,
@@ -185,9 +196,10 @@ def binaries(
     folds: Annotated[
         int, typer.Option(help="Models fitted without part of the training stars.")
     ] = 5,
-    figures: Annotated[int, typer.Option(help="Candidates whose spectra are drawn.")] = 10,
+    figures: Annotated[int, typer.Option(min=0, help="Candidates whose spectra are drawn.")] = 10,
     sample: Annotated[
-        int, typer.Option(help="Candidates whose posterior is sampled, the most probable first.")
+        int,
+        typer.Option(min=0, help="Candidates whose posterior is sampled, the most probable first."),
     ] = 0,
     run: Annotated[
         Path | None,
@@ -212,10 +224,11 @@ def binaries(
     for name in TABLES:
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
+    second = None if second_cannon is None else Cannon.load(second_cannon)
     with watching() as progress:
         search = find_binaries(
-            model, stars, prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds,
-            seed=seed, progress=progress,
+            model, stars, second=second, light=light.value, prior_rate=prior_rate,
+            false_positive_rate=false_positives, folds=folds, seed=seed, progress=progress,
         )  # fmt: skip
     write_binaries(
         search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,

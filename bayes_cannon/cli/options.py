@@ -40,6 +40,9 @@ Progress = Annotated[
     typer.Option("--progress/--quiet", callback=_show_progress, help="Show or hide progress bars."),
 ]
 
+_MOST_TOLD = 5
+"""Files that could not be used whose reason is printed."""
+
 
 class Method(StrEnum):
     """Ways to fit the training model."""
@@ -70,6 +73,13 @@ class Flagged(StrEnum):
     keep = "keep"
 
 
+class Light(StrEnum):
+    """What is said of the light of a second star."""
+
+    free = "free"
+    tied = "tied"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 
@@ -78,7 +88,7 @@ class Sampler(StrEnum):
 
 
 def print_cuts(dataset: TrainingSet) -> None:
-    """Print how many stars each cut removed.
+    """Print how many stars each cut removed, and which files could not be used.
 
     Parameters
     ----------
@@ -95,6 +105,11 @@ def print_cuts(dataset: TrainingSet) -> None:
     for row in dataset.cut_table().iterrows():
         table.add_row(*map(str, row))
     OUT.print(table)
+    unread = [problem for problem in dataset.problems if problem.path]
+    for problem in unread[:_MOST_TOLD]:
+        OUT.print(f"not used: {problem.star_id}: {problem.message}", markup=False)
+    if len(unread) > _MOST_TOLD:
+        OUT.print(f"not used: {len(unread) - _MOST_TOLD} more, see the dataset's problems")
 
 
 def bits_of(text: str) -> int | str:
@@ -103,7 +118,7 @@ def bits_of(text: str) -> int | str:
     Parameters
     ----------
     text
-        ``default``, ``lab``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
+        ``default``, ``lenient``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
 
     Raises
     ------
@@ -116,7 +131,7 @@ def bits_of(text: str) -> int | str:
         return int(text, 0)
     except ValueError as error:
         raise InvalidDataError(
-            f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
+            f"--bad-bits takes default, lenient, pipeline or a number, not {text!r}."
         ) from error
 
 

@@ -51,6 +51,14 @@ def infer(
     ] = (Sampler.nuts),
     draws: Annotated[int, typer.Option(help="Number of draws per chain.")] = 500,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="draws|thin:N|moments",
+            help="What to keep of the posteriors: all draws, about N draws of a star, or means, "
+            "covariances and quantiles. Default: draws; of more than 20 000 stars moments.",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None, typer.Option(help="TOML file of priors, with one table per label.")
     ] = None,
@@ -65,6 +73,9 @@ def infer(
         typer.Option(help="Number of the visit to use, from 1. Default: the combined spectrum."),
     ] = None,
     corner: Corner = None,
+    votable: Annotated[
+        bool, typer.Option("--votable", help="Write the catalogue as a VOTable, too.")
+    ] = False,
     all_stars: Annotated[
         bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
     ] = False,
@@ -91,7 +102,7 @@ def infer(
 
     # What can be wrong with the options is said before any file is read.
     settings = InferenceSettings(
-        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels
+        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels, keep=keep
     )
     model = Cannon.load(cannon)
     given = priors_of(model, priors)
@@ -105,7 +116,7 @@ def infer(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
             processes=1 if engine else min(4, available_cores()), executor=engine,
-            overwrite=overwrite, progress=progress,
+            votable=votable, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -148,6 +159,9 @@ def report(
         bool,
         typer.Option("--published", help="Show accuracies that others published beside ours."),
     ] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write every figure as PDF, too, for a paper.")
+    ] = False,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
@@ -163,7 +177,8 @@ def report(
     with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
-            repeats=repeats, out=out, overwrite=overwrite, published=published, progress=progress,
+            repeats=repeats, out=out, overwrite=overwrite, published=published, pdf=pdf,
+            progress=progress,
         )  # fmt: skip
     for why in dict.fromkeys(made.missing.values()):
         lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)

@@ -193,7 +193,7 @@ def download(
 
     is_mwm = release.lower() in MWM_RELEASES
     only_mwm = {"--sdss-id": sdss_id, "--cone": cone, "--box": box, "--visits": visits}
-    only_old = {"--label": label, "--skyserver-url": skyserver_url}
+    only_old = {"--label": label, "--skyserver-url": skyserver_url, "--no-cuts": not cuts}
     check_options(only_old if is_mwm else only_mwm, release)
     with to_go_on(), downloading() as progress:
         if is_mwm:
@@ -318,7 +318,8 @@ def prepare(
         typer.Option(help=f"Degree of the continuum polynomial, 2 to 5. {_OF_READER}4."),
     ] = None,
     bad_bits: Annotated[
-        str, typer.Option(help="Bits that mark bad pixels: default, lab, pipeline, or a number.")
+        str,
+        typer.Option(help="Bits that mark bad pixels: default, lenient, pipeline, or a number."),
     ] = "default",
     missing_labels: Annotated[
         bool, typer.Option("--missing-labels", help="Keep stars with missing labels.")
@@ -333,6 +334,7 @@ def prepare(
     A table shows how many stars each cut removed. A dataset that ends with .zarr is written block
     by block, by several workers if wanted; repeat the same command to continue.
     """
+    from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
@@ -375,4 +377,4 @@ def prepare(
             dataset = prepare_dataset(opened, progress=progress, **how)
         dataset.save(out, overwrite=overwrite)
     print_cuts(dataset)
-    OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")
+    OUT.print(f"{out}: {count_text(dataset.n_stars, 'star')}, {dataset.spectra.n_pixels} pixels")

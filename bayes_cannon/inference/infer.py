@@ -26,14 +26,15 @@ from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
-from bayes_cannon.inference.block import sample_block
+from bayes_cannon.inference.block import notes_of, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
-from bayes_cannon.inference.checks import StarStatus
-from bayes_cannon.inference.flags import LabelFlag, LabelReference, add_flags, add_notes
+from bayes_cannon.inference.flags import LabelReference, add_flags, add_notes
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
-from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.summaries.keeping import chosen_keep, reduce_draws
+from bayes_cannon.inference.summaries.undone import warn_of_undone
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
@@ -41,7 +42,7 @@ from bayes_cannon.spectra.dataset import catalogue_name
 from bayes_cannon.spectra.spectra import name_some, require_medium, same_grid
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
 from bayes_cannon.spectra.stored import AnySpectra
-from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reductions_text
+from bayes_cannon.surveys.reductions import reductions_of_settings, reductions_text
 
 __all__ = [
     "Finishing",
@@ -49,7 +50,6 @@ __all__ = [
     "finish_block",
     "infer_blocks",
     "infer_labels",
-    "warn_of_undone",
 ]
 
 
@@ -129,72 +129,6 @@ def infer_labels(
     return result
 
 
-def warn_of_undone(
-    result: xr.DataTree, cannon: Cannon, settings: InferenceSettings
-) -> tuple[int, int]:
-    """Warn of stars without a posterior.
-
-    Parameters
-    ----------
-    result
-        What inference returned.
-    cannon, settings
-        The model and settings that it was made with.
-
-    Returns
-    -------
-    tuple of int
-        How many have too few usable pixels, and how many failed.
-    """
-    stats = result["star_stats"].to_dataset()
-    star_id, status = stats["star"].values.astype(np.str_), stats["status"].values
-    few = (status & int(StarStatus.NO_PIXELS)) != 0
-    failed = (status & int(StarStatus.FAILED)) != 0
-    if few.any():
-        n_pixels = int(np.sum(cannon.used))
-        warnings.warn(
-            f"{few.sum()} of {few.size} stars ({name_some(star_id[few])}) have fewer than "
-            f"{pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the model's "
-            f"{n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or lower "
-            "min_pixels (--min-pixels).",
-            BayesCannonWarning,
-            stacklevel=3,
-        )
-    if failed.any():
-        warnings.warn(
-            f"{failed.sum()} of {failed.size} stars ({name_some(star_id[failed])}) get no "
-            "posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
-            BayesCannonWarning,
-            stacklevel=3,
-        )
-    _warn_of_reductions(stats, cannon)
-    return int(few.sum()), int(failed.sum())
-
-
-def _warn_of_reductions(stats: xr.Dataset, cannon: Cannon) -> None:
-    """Warn of spectra of another version of the pipeline, and say how unlike the training ones."""
-    other = (stats["label_flag"].values & int(LabelFlag.OTHER_REDUCTION)) != 0
-    if not other.any():
-        return
-    names = reductions_text(stats[f"note_{NOTE}"].values[other].tolist())
-    trained = reductions_text(reductions_of_settings(cannon.settings.get("dataset") or {}))
-    ranks = [np.nanmedian(stats[n].values[other]) if np.isfinite(stats[n].values[other]).any()
-             else np.nan for n in ("chi2_rank", "factors_rank")]  # fmt: skip
-    far = (
-        f" Their median rank among left-out training stars is {ranks[0]:.2f} in chi-square and "
-        f"{ranks[1]:.2f} in factors (0.5: alike)."
-        if np.isfinite(ranks[0])
-        else ""
-    )
-    warnings.warn(
-        f"{other.sum()} of {other.size} spectra ({name_some(stats['star'].values[other])}) are of "
-        f"the reduction {names}, the training set of {trained} (flag OTHER_REDUCTION): offsets "
-        f"between the two are in the labels and not in their errors.{far}",
-        BayesCannonWarning,
-        stacklevel=4,
-    )
-
-
 def infer_blocks(
     cannon: Cannon,
     spectra: AnySpectra,
@@ -215,6 +149,10 @@ def infer_blocks(
         On its pixels.
     settings, priors, seed, executor, progress
         See `infer_labels`.
+
+    Returns
+    -------
+    iterator of xarray.DataTree
 
     Raises
     ------
@@ -298,11 +236,13 @@ def deliver_blocks[R](
         )
     seed = as_seed(seed)
     finishing = Finishing.from_cannon(
-        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
-    )
+        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name,
+        keep=chosen_keep(settings.keep, spectra.n_stars),
+    )  # fmt: skip
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
-    common = _Common(pixels, priors, settings, seed, finishing)
+    with_snr = bool(np.isfinite(spectra.snr).any())
+    common = _Common(pixels, priors, settings, seed, finishing, with_snr)
     with as_progress(progress) as tell, sharing(executor, common) as shared:
         stop, done = StopSign(), spectra.n_stars - sum(r.stop - r.start for r in rows)
 
@@ -329,6 +269,7 @@ class _Common:
     settings: InferenceSettings
     seed: int
     finishing: Finishing
+    with_snr: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +295,7 @@ def _infer_block[R](given: _Block[R]) -> R:
         common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
         settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    tree = finish_block(block, common.finishing, spectra.notes)
+    tree = finish_block(block, common.finishing, notes_of(spectra, with_snr=common.with_snr))
     return given.deliver(given.rows, tree, time.monotonic() - began)
 
 
@@ -376,6 +317,8 @@ class Finishing:
         What the column of the stars' names, and the catalogue of the training labels, are called.
     reductions : frozenset of str
         Versions of the pipeline of the training spectra; empty where unknown.
+    keep : str
+        What is kept of the draws, see `bayes_cannon.inference.summaries.keeping`.
     """
 
     reference: LabelReference
@@ -386,11 +329,13 @@ class Finishing:
     id_name: str = DEFAULT_ID
     catalogue: str = "CATALOGUE"
     reductions: frozenset[str] = frozenset()
+    keep: str = "draws"
 
     @classmethod
     def from_cannon(
-        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
-    ) -> Finishing:
+        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID,
+        keep: str = "draws",
+    ) -> Finishing:  # fmt: skip
         """Take it from a trained model.
 
         Parameters
@@ -403,13 +348,15 @@ class Finishing:
             Whether the spectra are.
         id_name
             Name of the column of star ids.
+        keep
+            What is kept of the draws.
         """
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
         return cls(
             LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated, id_name,
             catalogue_name(cannon.settings.get("dataset") or {}),
-            reductions_of_settings(cannon.settings.get("dataset") or {}),
+            reductions_of_settings(cannon.settings.get("dataset") or {}), keep,
         )  # fmt: skip
 
 
@@ -439,4 +386,5 @@ def finish_block(
             tree[name].attrs["id_name"] = finishing.id_name
             tree[name].attrs["catalogue"] = finishing.catalogue
             tree[name].attrs["model_reduction"] = reductions_text(finishing.reductions)
-    return tree
+    nu = None if finishing.error is None else float(np.median(finishing.error.nu))
+    return reduce_draws(tree, finishing.keep, nu)

@@ -16,6 +16,7 @@ from bayes_cannon.base.storage import check_output
 from bayes_cannon.errors import InvalidDataError, NoStarsError, OutputExistsError
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.common import save_figure
@@ -23,7 +24,6 @@ from bayes_cannon.runs.inputs import spectra_to_infer
 from bayes_cannon.runs.results import Run, folder_of, open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
-from bayes_cannon.runs.tables import rounded, write_ecsv
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.stored import open_dataset
 from bayes_cannon.surveys.simulation.catalogue import read_truth

@@ -178,13 +178,18 @@ def spectra_to_infer(
 
 
 def _reader_of_inputs(inputs: Sequence[Path], reader: SurveyReader) -> SurveyReader:
-    """The reader that folders are looked through for: another of APOGEE's where its files are."""
-    for folder in (path for path in inputs if path.is_dir()):
-        for other in (reader, MWM, SDSS5_APSTAR, APOGEE):
-            names = [parts[-1] for parts in files_below(folder, other.is_spectrum)]
-            if names:
-                return reader_of_files(reader, names)
-    return reader
+    """The reader that folders are looked through for: another of APOGEE's where its files are.
+
+    Files of several kinds are refused: one reader would pass over those of the others in silence.
+    """
+    kinds = (reader, MWM, SDSS5_APSTAR, APOGEE)
+    names = [
+        parts[-1]
+        for folder in inputs
+        if folder.is_dir()
+        for parts in files_below(folder, lambda name: any(k.is_spectrum(name) for k in kinds))
+    ]
+    return reader_of_files(reader, names)
 
 
 def _of_dataset(cannon: Cannon, path: Path, *, all_stars: bool) -> tuple[AnySpectra, Labels]:

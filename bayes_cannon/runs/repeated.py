@@ -9,6 +9,7 @@ from typing import Any
 
 from astropy.table import Table
 
+from bayes_cannon.analysis.catalogued.files import write_fits
 from bayes_cannon.analysis.repeated.comparison import SEES, Repeats, compare_visits, repeats
 from bayes_cannon.analysis.repeated.visits import Flagged, labels_of_visits
 from bayes_cannon.base.paths import user_path
@@ -17,12 +18,12 @@ from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.plots.ensembles.visits import plot_repeats
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import read_summary, write_summary
-from bayes_cannon.runs.tables import rounded, write_ecsv, write_fits
 from bayes_cannon.surveys.survey import Survey
 from bayes_cannon.surveys.visits import visit_spectra
 
@@ -147,7 +148,7 @@ def write_repeats(
     for name, table in zip(_TABLES, (found.table, found.bins, found.pair_table()), strict=True):
         shown = rounded(table)
         write_ecsv(shown, out / f"{name}.ecsv", overwrite=overwrite)
-        write_fits(shown, out / f"{name}.fits", overwrite=overwrite)
+        write_fits(shown, out / f"{name}.fits", name=name.upper(), overwrite=overwrite)
     write_tree(
         found.fit, out / "fit.nc", format_name=_FORMAT, version=_VERSION, overwrite=overwrite
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -148,6 +149,9 @@ def prepare_spectra(
         first = f"; the first: {read.problems[0].message}" if read.problems else "."
         raise NoStarsError(f"none of {len(files)} files holds a usable spectrum{first}")
     spectra = read.spectra()
+    own = np.array([star.star_id for star in read.stars], dtype=np.str_)
+    if names is None and not np.array_equal(own, spectra.star_id):
+        spectra = replace(spectra, notes={**spectra.notes, spectra.id_name: own})
     warn_masked(spectra.star_id, read.masked_chips)
     return spectra, read.problems
 

@@ -48,6 +48,7 @@ from bayes_cannon.training.effective_pixels import (
     look_at_left_out,
 )
 from bayes_cannon.training.map_fit import MapFit, fit_map
+from bayes_cannon.training.pixels.columns import SomeStars, survey_arrays
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -141,7 +142,7 @@ def assign_folds(
     return out
 
 
-def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
+def same_spectra(flux: Any) -> NDArray[np.int64]:
     """Number of every star, shape (n_stars,), that stars with exactly the same flux share.
 
     Parameters
@@ -149,7 +150,11 @@ def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
     flux
         Shape (n_stars, n_pixels).
     """
-    digests = [hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest() for row in flux]
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest()
+        for start in range(0, len(flux), 64)
+        for row in flux[start : start + 64]
+    ]
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
     return np.array([first[digest] for digest in digests], dtype=np.int64)
 
@@ -160,7 +165,7 @@ def cross_validate(
     spectra: NormalizedSpectra,
     design: Design,
     *,
-    ivar: NDArray[Any] | None = None,
+    ivar: Any = None,
     free: NDArray[np.bool_] | None = None,
     folds: int = 5,
     seed: int | None = None,
@@ -206,7 +211,8 @@ def cross_validate(
     executor, seed = as_executor(executor), as_seed(seed)
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
-    same = same_spectra(spectra.flux)
+    flux, own_ivar = survey_arrays(spectra)
+    same = same_spectra(flux)
     if np.any(twins := same != np.arange(same.size)):
         _LOG.warning(
             "%d of %d training stars (%s) have exactly the spectrum of another one: they count "
@@ -214,7 +220,7 @@ def cross_validate(
             twins.sum(), twins.size, name_some(spectra.star_id[twins]),
         )  # fmt: skip
     fold = assign_folds(spectra.star_id, folds, seed=seed, same=same)
-    ivar = spectra.ivar if ivar is None else ivar
+    ivar = own_ivar if ivar is None else ivar
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     fit = FitReference(*np.full((3, n), np.nan))
@@ -256,7 +262,7 @@ class _Stars:
     cannon: Cannon
     spectra: NormalizedSpectra
     design: Design
-    ivar: NDArray[Any]
+    ivar: Any
     free: NDArray[np.bool_] | None
     seed: int
     priors: TrainingPriors | None
@@ -277,9 +283,10 @@ def _do_fold(task: _Fold) -> list[LeftOut]:
     """
     stars = task.stars.value
     rows = np.flatnonzero(stars.fold != task.number)
+    flux = survey_arrays(stars.spectra)[0]
     with one_blas_thread():
         fit = fit_map(
-            stars.spectra.flux[rows], stars.ivar[rows], stars.design.rows(rows),
+            SomeStars(flux, rows), SomeStars(stars.ivar, rows), stars.design.rows(rows),
             n_factors=stars.cannon.n_factors, free=stars.free, priors=stars.priors, seed=stars.seed,
             tolerance=_TOLERANCE,
         )  # fmt: skip
@@ -305,6 +312,7 @@ def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) 
     wide = zip(model.names, low - 3 * (high - low), high + 3 * (high - low), strict=True)
     priors = LabelPriors.for_labels(model.names, {n: LabelPrior.uniform(a, b) for n, a, b in wide})
     settings, out = ModeSettings(n_starts=2), list[LeftOut]()
+    arrays = survey_arrays(spectra)
 
     def look(rows: NDArray[np.intp], flux: FloatArray, ivar: FloatArray) -> LeftOut:
         found = fit_laplace(pixels, priors, flux, ivar, settings)
@@ -312,7 +320,7 @@ def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) 
 
     for a in range(0, test.size, 64):
         rows = test[a : a + 64]
-        flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
+        flux, ivar = (pixels.take(array[rows]) for array in arrays)
         enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
         rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
         if rows.size == 0:

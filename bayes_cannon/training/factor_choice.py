@@ -19,6 +19,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.training.factors import predictive_density
 from bayes_cannon.training.map_fit import MapFit, fit_map
+from bayes_cannon.training.pixels.columns import SomeStars
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -66,8 +67,8 @@ class FactorChoice:
 
 
 def choose_factors(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     labels: Design,
     *,
     candidates: Sequence[int] = CANDIDATES,
@@ -113,7 +114,8 @@ def choose_factors(
     limit = min(len(fit) // _STARS_PER_FACTOR, len(fit) if most is None else most)
     grid = [j for j in candidates if j <= limit] or [0]
     split = _Split(
-        flux[fit], ivar[fit], part, flux[test], ivar[test], rest, free, priors, seed
+        SomeStars(flux, fit), SomeStars(ivar, fit), part, flux[test], ivar[test], rest, free,
+        priors, seed,
     )  # fmt: skip
     densities = list[FloatArray]()
     best, worse = 0, 0
@@ -150,8 +152,8 @@ def choose_factors(
 class _Split:
     """Stars that are fitted, and stars that are predicted."""
 
-    flux: NDArray[Any]
-    ivar: NDArray[Any]
+    flux: SomeStars
+    ivar: SomeStars
     labels: Design
     test_flux: NDArray[Any]
     test_ivar: NDArray[Any]

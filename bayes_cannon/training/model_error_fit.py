@@ -13,6 +13,7 @@ from arviz_stats.base.array import array_stats
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.compiled.any_length import AnyLengthModel
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
@@ -38,17 +39,9 @@ __all__ = [
 
 
 _LOG = logging.getLogger(__name__)
-_LEARNING_POWER = 0.4
-"""Standard deviations of model errors fall as the number of training stars to this power.
 
-Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5
-with 30.
-"""
-
-
-_COMPILED: dict[Any, Any] = {}
-"""Compiled in this process, by numbers of labels and stars and by features: data are swapped."""
-_MAX_COMPILED = 8
+_COMPILED: dict[Any, AnyLengthModel] = {}
+"""Compiled in this process, by number of labels and by features: data are swapped."""
 _LOCK = threading.Lock()
 
 
@@ -133,6 +126,7 @@ def prepare_differences(
         formal / unit[:, None] / unit, (error / unit)[:, :, None] ** 2 * np.eye(k),
         terms.features(predicted), terms.degree, ("distance", *found.fit.growth_terms),
         np.column_stack([terms.log_growth(predicted), _unusual(found.fit)[rows]]),
+        terms.edge(predicted),
     )  # fmt: skip
     return data, terms, unit
 
@@ -170,7 +164,7 @@ def fit_model_error(
     -------
     xarray.DataTree
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
-        ``growth``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
+        ``growth``, ``growth_edge``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
         ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
         from). ArviZ takes it as it is: `az.summary`, `az.plot_trace`, `az.plot_forest`.
 
@@ -194,9 +188,7 @@ def fit_model_error(
     groups = {
         "posterior": posterior,
         "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
-        "constant_data": terms.to_dataset(basis.names).assign(
-            final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER,
-        ),
+        "constant_data": terms.to_dataset(basis.names),
         "differences": _differences(found),
     }
     for name in ("posterior", "sample_stats"):
@@ -208,19 +200,12 @@ def fit_model_error(
 
 
 def _compiled(data: Differences) -> Any:
-    """Compile the model with these data (some seconds), or swap the data of an earlier one."""
-    import nutpie
-
-    key = (
-        len(data.names), data.star_id.size, tuple(data.degree.tolist()), data.growth_terms,
-    )  # fmt: skip
+    """Compile the model (some seconds), or take an earlier one; with these data."""
+    key = (len(data.names), tuple(data.degree.tolist()), data.growth_terms)
     with _LOCK:
         if key not in _COMPILED:
-            while len(_COMPILED) >= _MAX_COMPILED:
-                del _COMPILED[next(iter(_COMPILED))]
-            model = build_model_error_model(data)
-            _COMPILED[key] = nutpie.compile_pymc_model(model, backend="numba")
-        return _COMPILED[key].with_data(**model_data(data))
+            _COMPILED[key] = AnyLengthModel.compile(build_model_error_model(data))
+    return _COMPILED[key].with_data(model_data(data), data.star_id.size)
 
 
 def _sample(
@@ -260,8 +245,8 @@ def _sample(
 
 def _worst_rhat(trace: xr.DataTree) -> float:
     worst = 1.0
-    for name, draws in trace["posterior"].data_vars.items():
-        if name != "scaled_log_u" and draws.sizes["chain"] > 1 and draws.size:
+    for draws in trace["posterior"].data_vars.values():
+        if draws.sizes["chain"] > 1 and draws.size:
             columns = np.moveaxis(draws.values.reshape(*draws.shape[:2], -1), -1, 0)
             rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
             worst = max(worst, float(np.max(rhat)))
@@ -283,6 +268,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
             (*lead, "label_name"),
             np.exp(draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values),
         ),
+        "growth_edge": (lead, draws["growth_edge"].values),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip
     coef = np.zeros((*draws["nu_excess"].shape, data.degree.size, k))

@@ -309,6 +309,14 @@ def test_a_chunk_that_was_not_written_is_not_taken(tmp_path):
         open_dataset(out).spectra.in_memory()
 
 
+def test_a_set_of_no_star_comes_back(whole, tmp_path):
+    none = whole.select(slice(0, 0))
+    for name in ("none.zarr", "none.nc"):
+        none.save(tmp_path / name)
+        assert len(open_dataset(tmp_path / name)) == 0
+        assert TrainingSet.load(tmp_path / name).spectra.flux.shape == (0, N_PIXELS)
+
+
 @pytest.mark.parametrize(
     "file", ["stars/star_id/0", ".zattrs", ".zgroup", "pixels/flux/.zarray", "info/.zgroup"]
 )

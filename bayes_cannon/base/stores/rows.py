@@ -134,7 +134,7 @@ class RowStore:
         traceback: TracebackType | None,
     ) -> None:
         """Let the folder go; one in which nothing was done is removed."""
-        if len(self.pending) == len(self.blocks):
+        if not self.is_whole and len(self.pending) == len(self.blocks):
             with suppress(OSError):
                 self._clear()
         self._lock.close()
