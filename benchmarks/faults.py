@@ -165,16 +165,18 @@ def kill(process: psutil.Process) -> None:
 
 
 def one(
-    bench: Bench, run: Path, options: list[str], wait: float,
+    bench: Bench, run: Path, options: list[str], first: int, wait: float,
     fault: Callable[[subprocess.Popen[str]], Any],
 ) -> tuple[dict[str, int], int, str, int]:  # fmt: skip
     """A command that something happens to, and the same command until it is through.
+
+    It happens `wait` seconds after the block `first` is done.
 
     Returns the marks at the moment, its status and last line, and how often it was run again.
     """
     process = start(bench.command(run, *options))
     limit = time.monotonic() + 600
-    while process.poll() is None and len(done(run)) < 1 and time.monotonic() < limit:
+    while process.poll() is None and len(done(run)) < first and time.monotonic() < limit:
         time.sleep(0.02)
     time.sleep(wait)
     before = done(run)
@@ -190,19 +192,17 @@ def one(
 
 def section(*, quick: bool) -> Iterator[str]:
     """Twenty moments (quick: eight), one fault each, in turns over engines and faults."""
-    n_stars, moments = (640, 8) if quick else (4000, 20)
+    n_stars, moments = (1280, 8) if quick else (4000, 20)
     rng = np.random.default_rng(3)
     with tempfile.TemporaryDirectory() as name, _closing(DaskHere(Path(name))) as dask:
         folder = Path(name)
         bench = Bench(folder, n_stars)
         whole = start(bench.command(folder / "whole"))
-        began = None
-        while whole.poll() is None:
-            if began is None and done(folder / "whole"):
-                began = time.monotonic()
-            time.sleep(0.02)
-        length = time.monotonic() - (began or 0)
-        expected, n_blocks = content(folder / "whole"), len(done(folder / "whole"))
+        if whole.wait():
+            raise RuntimeError(f"the run ended with {whole.returncode}")
+        when = done(folder / "whole").values()
+        length, n_blocks = (max(when) - min(when)) / 1e9, len(when)
+        expected = content(folder / "whole")
         pick = lambda found: found[rng.integers(len(found))] if found else None  # noqa: E731
 
         def on(choose: Callable[..., list[psutil.Process]], what: Callable[..., Any]) -> Any:
@@ -239,12 +239,15 @@ def section(*, quick: bool) -> Iterator[str]:
             engine = ["--workers", "2"]
             if fault.startswith("Dask"):
                 engine = ["--scheduler", dask.address]
-            wait = float(rng.uniform(0, 0.8 * length))
-            before, status, line, again = one(bench, run, engine, wait, faults[fault])
+            first, wait = (
+                int(rng.integers(1, n_blocks - 6)),
+                float(rng.uniform(0, length / n_blocks)),
+            )
+            before, status, line, again = one(bench, run, engine, first, wait, faults[fault])
             if "disk full" in fault and fault.startswith("Dask"):
                 dask.restart()  # its worker's disk stays full
             after = done(run)
-            touched = [block for block, when in before.items() if after.get(block) != when]
+            touched = [block for block, at in before.items() if after.get(block) != at]
             good = status == 0 and content(run) == expected and not touched
             count["n"] += 1
             count["at once" if again == 0 else "again"] += 1

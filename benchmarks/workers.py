@@ -14,6 +14,7 @@ from common import library_set, say, short, table
 
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.settings import TrainingSettings
 
 TITLE = "Workers"
 COMMAND = [sys.executable, "-m", "bayes_cannon"]
@@ -52,7 +53,7 @@ def _family(process: psutil.Process) -> list[psutil.Process]:
 def inputs(folder: Path, n_stars: int) -> tuple[Path, Path]:
     """Files of a model of 7514 pixels and of stars that it was not trained on."""
     training, _ = library_set(600, seed=1)
-    cannon = train(training, n_factors=15, seed=1)
+    cannon = train(training, settings=TrainingSettings(n_factors=15, folds=0), seed=1)
     stars, _ = library_set(n_stars, seed=2)
     cannon.save(folder / "cannon.nc")
     stars.save(folder / "dataset.nc")
@@ -61,12 +62,12 @@ def inputs(folder: Path, n_stars: int) -> tuple[Path, Path]:
 
 def section(*, quick: bool) -> Iterator[str]:
     """Run `infer` with threads, and with one and two worker processes."""
-    n_stars = 40 if quick else 400
+    n_stars = 128 if quick else 400
     rows, rates = [], dict[str, float]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = inputs(folder, n_stars)
-        for engine in ("threads", "--workers 1", "--workers 2"):
+        for engine in ("--workers 2", "--workers 1", "threads"):
             say(f"  {engine}")
             options = engine.split() if engine.startswith("--") else []
             run = folder / engine.replace(" ", "")
@@ -77,6 +78,9 @@ def section(*, quick: bool) -> Iterator[str]:
             marks = sorted(p.stat().st_mtime for p in (run / "progress").glob("[0-9]*"))
             sampled = open_run(run).summary["seconds"]
             rates[engine] = n_stars / sampled
+            say(
+                f"  {engine}: {seconds:.0f} s, {sampled:.0f} s of sampling, {own:.2f} GB, {workers}"
+            )
             of_each = " and ".join(f"{peak:.2f}" for peak in workers) or "–"
             rows.append(
                 (engine, short(seconds), short(sampled), short(n_stars / sampled),

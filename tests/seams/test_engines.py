@@ -3,14 +3,19 @@
 import dataclasses
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psutil
 import pytest
 import xarray as xr
+from typer.testing import CliRunner
 
 from bayes_cannon.base.engines import cluster as clusters
+from bayes_cannon.base.engines import opening
 from bayes_cannon.base.engines.cluster import Cluster
 from bayes_cannon.base.engines.opening import open_engine
+from bayes_cannon.cli.commands import app
 from bayes_cannon.errors import (
     BayesCannonWarning,
     FitError,
@@ -21,7 +26,7 @@ from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.writing import SESSION, BlockWriter
-from tests.run_problem import CANNON, QUICK, make_spectra
+from tests.run_problem import CANNON, QUICK, make_spectra, write_files
 
 SPECTRA = make_spectra(bad=())
 NUTS = InferenceSettings(draws=60, tune=60, chains=2, block_size=2, ess_limit=1.0, rhat_limit=9.0)
@@ -210,3 +215,31 @@ def test_a_worker_of_another_session_writes_nothing(tmp_path):
     given = BlockWriter(run.folder, "mine", 4)(slice(0, 4), tree, 1.0)
     assert given.tree is tree
     assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
+
+
+class Counting(ThreadPoolExecutor):
+    """Counts what it is asked for."""
+
+    asked = 0
+
+    def submit(self, *args, **kwargs):
+        type(self).asked += 1
+        return super().submit(*args, **kwargs)
+
+
+def test_the_command_works_by_the_engine_that_it_is_told(tmp_path, monkeypatch):
+    @contextmanager
+    def engine(workers, scheduler):
+        assert (workers, scheduler) == (3, None)
+        with Counting(2) as executor:
+            yield executor
+
+    write_files(tmp_path, 80)
+    monkeypatch.setattr(opening, "open_engine", engine)
+    inputs = [str(tmp_path / name) for name in ("cannon.nc", "dataset.nc")]
+    options = ["--method", "laplace", "--draws", "8", "--corner", "none", "--all-stars", "--quiet"]
+    done = CliRunner().invoke(
+        app, ["infer", *inputs, "-o", str(tmp_path / "run"), *options, "--workers", "3"]
+    )
+    assert "80 stars, 1 without a posterior" in done.output, done.output
+    assert Counting.asked == 2, "blocks of 64 stars"
