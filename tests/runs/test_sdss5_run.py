@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -285,7 +286,7 @@ def test_from_a_hostile_archive_to_the_report_by_commands(
     damaged.write_bytes(content[:100_000])
     told = command(capsys, "prepare", out, "-o", tmp_path / "set.nc", *label_options())
     told = " ".join(told.split())
-    assert "not used: 900000000: " in told
+    assert re.search(r"not used: \S*900000000: ", told)
     assert "cut short" in told
     damaged.write_bytes(content)
     brought = bc.TrainingSet.load(tmp_path / "set.nc")
