@@ -66,7 +66,8 @@ def annieslasso(given):
     model.train(threads=1)
     middle = time.perf_counter()
     labels, covariances, _ = model.test(given["test_flux"], given["test_ivar"], threads=1)
-    errors = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    # Its covariances are those of labels over the width of the training labels.
+    errors = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2)) * model._scales
     return labels, errors, middle - start, time.perf_counter() - middle
 
 
@@ -74,5 +75,7 @@ if __name__ == "__main__":
     which, source, target = sys.argv[1:]
     with np.load(source) as file:
         arrays = {name: np.asarray(file[name], dtype=np.float64) for name in file}
-    labels, errors, training, labelling = {"pollux": pollux, "annieslasso": annieslasso}[which](arrays)
+    labels, errors, training, labelling = {"pollux": pollux, "annieslasso": annieslasso}[which](
+        arrays
+    )
     np.savez(target, labels=labels, errors=errors, training=training, labelling=labelling)
