@@ -66,7 +66,8 @@ def annieslasso(given):
     model.train(threads=1)
     middle = time.perf_counter()
     labels, covariances, _ = model.test(given["test_flux"], given["test_ivar"], threads=1)
-    errors = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
+    # Its covariances are those of labels over the width of the training labels.
+    errors = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2)) * model._scales
     return labels, errors, middle - start, time.perf_counter() - middle
 
 

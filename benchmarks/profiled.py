@@ -56,7 +56,8 @@ def tables(cannon, stars: TrainingSet) -> Iterator[str]:
     yield (
         f"One thread, {stars.n_stars} stars of {int(np.sum(cannon.used))} pixels, "
         f"{cannon.n_factors} factors, 4 chains of 500 draws after 100, warm (compiled before). "
-        "Milliseconds per star. The floor of linear algebra is its multiplications at the rate of "
+        "Milliseconds of processor time per star (reading: of the clock). The floor of linear "
+        "algebra is its multiplications at the rate of "
         "a large matrix product here; that of NUTS is the number of densities times the time of "
         "one; those of reading and writing the same bytes as one array. What has none is marked so."
         " Goal: in all at most 3 times the floor of the stages that have one."
@@ -73,7 +74,7 @@ def _rate(kind) -> float:
     b = np.ones((1024, 1024), dtype=kind)
     with threadpool_limits(1, user_api="blas"):
         a @ b
-        return a.shape[0] * a.shape[1] * b.shape[1] / min(clock(lambda: a @ b)[0] for _ in range(7))
+        return a.shape[0] * a.shape[1] * b.shape[1] / min(_cpu(lambda: a @ b) for _ in range(7))
 
 
 class _Watch:
