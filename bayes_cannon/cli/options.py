@@ -13,11 +13,19 @@ from bayes_cannon.errors import DownloadError, FitError, InvalidDataError, Label
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
-    from bayes_cannon.spectra.spectra import NormalizedSpectra
+    from bayes_cannon.spectra.stored import AnySpectra
 
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of processes to work in. Default: threads of this one."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Address or scheduler file of a running Dask scheduler to work on."),
+]
 
 
 def _show_progress(value: bool) -> bool:
@@ -31,6 +39,9 @@ Progress = Annotated[
     bool,
     typer.Option("--progress/--quiet", callback=_show_progress, help="Show or hide progress bars."),
 ]
+
+_MOST_TOLD = 5
+"""Files that could not be used whose reason is printed."""
 
 
 class Method(StrEnum):
@@ -62,6 +73,13 @@ class Flagged(StrEnum):
     keep = "keep"
 
 
+class Light(StrEnum):
+    """What is said of the light of a second star."""
+
+    free = "free"
+    tied = "tied"
+
+
 class Sampler(StrEnum):
     """Ways to infer labels."""
 
@@ -70,7 +88,7 @@ class Sampler(StrEnum):
 
 
 def print_cuts(dataset: TrainingSet) -> None:
-    """Print how many stars each cut removed.
+    """Print how many stars each cut removed, and which files could not be used.
 
     Parameters
     ----------
@@ -87,6 +105,11 @@ def print_cuts(dataset: TrainingSet) -> None:
     for row in dataset.cut_table().iterrows():
         table.add_row(*map(str, row))
     OUT.print(table)
+    unread = [problem for problem in dataset.problems if problem.path]
+    for problem in unread[:_MOST_TOLD]:
+        OUT.print(f"not used: {problem.star_id}: {problem.message}", markup=False)
+    if len(unread) > _MOST_TOLD:
+        OUT.print(f"not used: {len(unread) - _MOST_TOLD} more, see the dataset's problems")
 
 
 def bits_of(text: str) -> int | str:
@@ -95,7 +118,7 @@ def bits_of(text: str) -> int | str:
     Parameters
     ----------
     text
-        ``default``, ``lab``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
+        ``default``, ``lenient``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
 
     Raises
     ------
@@ -108,7 +131,7 @@ def bits_of(text: str) -> int | str:
         return int(text, 0)
     except ValueError as error:
         raise InvalidDataError(
-            f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
+            f"--bad-bits takes default, lenient, pipeline or a number, not {text!r}."
         ) from error
 
 
@@ -223,7 +246,7 @@ Corner = Annotated[
 ]
 
 
-def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[str]:
+def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     """Ids of the stars that get a corner plot.
 
     Parameters
@@ -239,7 +262,7 @@ def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[
     InvalidDataError
         If ``none``, ``all`` or a number is given beside something else.
     """
-    usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
+    usable: list[str] = spectra.star_id[spectra.usable].tolist()
     if not wanted:
         return usable[:MOST_CORNERS]
     known = set(spectra.star_id.tolist())

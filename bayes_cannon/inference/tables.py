@@ -1,4 +1,4 @@
-"""Tables of stars: which column names them, whose labels stand beside ours, columns as numbers.
+"""Tables of stars: which column names them, whose labels stand beside ours, and their files.
 
 A survey says what its stars' names are called (``APOGEE_ID``, ``SDSS_ID``) and what its catalogue
 of labels is called (ASPCAP); a result keeps both in its attributes ``id_name`` and ``catalogue``,
@@ -7,6 +7,7 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,30 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
+    "MARK",
     "catalogue_name",
     "labels_first",
+    "notes_of_table",
+    "reduction_story",
+    "rounded",
     "row_of_star",
     "star_column",
     "star_ids",
+    "write_ecsv",
 ]
+
+MARK = "SIMULATED spectra: not observations"
+"""What a table of simulated spectra says."""
 
 _CATALOGUE = "ASPCAP"
 _NAMELESS = "CATALOGUE"
@@ -143,7 +155,7 @@ def labels_first(table: Table) -> Table:
     Returns
     -------
     astropy.table.Table
-        The star, its labels, their errors and flags, then the rest; without columns of arrays.
+        The star, its labels, their errors and flags, then the rest but arrays and correlations.
     """
     plain = Table(table, copy=False)
     names = [n for n in str(table.meta.get("LABELS", "")).split(",") if n in table.colnames]
@@ -154,6 +166,7 @@ def labels_first(table: Table) -> Table:
     if not names or not {*first, "LABEL_COV"} <= set(table.colnames):
         return plain
     rest = [n for n in table.colnames if n not in first and table[n].ndim == 1]
+    rest = [n for n in rest if not n.endswith("_CORR")]
     shown = plain[[*first, *rest]]
     for name in shown.colnames:
         if shown[name].dtype.kind == "f":
@@ -162,3 +175,106 @@ def labels_first(table: Table) -> Table:
         digits = label_kind(name, str(table[name].unit or "")).digits + 1
         shown[name].info.format = shown[f"{name}{error}"].info.format = f".{digits}f"
     return shown
+
+
+def reduction_story(table: Table) -> str:
+    """Say that spectra are of another reduction than the model's, and how far they are from it.
+
+    Parameters
+    ----------
+    table
+        Catalogue of a result: its meta data name the reductions, its columns CHI2_RED, CHI2_RANK
+        and LABEL_FLAG say how well the spectra are fitted.
+
+    Returns
+    -------
+    str
+        '' where the reduction is the model's.
+    """
+    told = other_reductions(table)
+    if not told or not {"CHI2_RED", "LABEL_FLAG"} <= set(table.colnames):
+        return told
+    flag = np.asarray(table["LABEL_FLAG"], dtype=np.int64)
+    chi2 = np.asarray(table["CHI2_RED"], dtype=np.float64)
+    other = (flag & int(LabelFlag.OTHER_REDUCTION)) != 0
+    if not (other & np.isfinite(chi2)).any():
+        return told
+    told += f" Their reduced chi-square is {np.nanmedian(chi2[other]):.3g} (median)"
+    rank = _numbers(table, "CHI2_RANK")[other]
+    if not np.isfinite(rank).any():
+        return (
+            f"{told}; the model was not cross-validated, so that nothing says what that of its own "
+            "kind of spectra is."
+        )
+    shares = [
+        f"{100 * np.mean((flag[other] & int(bit)) != 0):.3g} % {text}"
+        for bit, text in (
+            (LabelFlag.POOR_CHI2, "are fitted worse than 99 % of these"),
+            (LabelFlag.EXTREME_FACTORS, "have larger factors than 99 %"),
+            (LabelFlag.UNLIKE_TRAINING, "are beyond them all"),
+        )
+    ]
+    return (
+        f"{told}, larger than that of {100 * np.nanmedian(rank):.0f} % of left-out training stars "
+        f"at the same S/N (alike: 50 %); {', '.join(shares)} (alike: 1, 1 and 0 %)."
+    )
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """Column of numbers; NaN where there is none."""
+    if name not in table.colnames:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name], dtype=np.float64)
+
+
+def rounded(table: Table, *, digits: int = 6) -> Table:
+    """Return the table with numbers of few digits, and a comment where it is of a simulation.
+
+    Parameters
+    ----------
+    table
+        With ``SIMULATE`` in its meta data.
+    digits
+        Significant ones.
+    """
+    shown = table.copy()
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name] = [float(f"{value:.{digits}g}") for value in shown[name]]
+            shown[name].unit = table[name].unit
+    if shown.meta.get("SIMULATE"):
+        shown.meta["comments"] = [MARK, *shown.meta.get("comments", [])]
+    return shown
+
+
+def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
+    """Write a table as ECSV, whole or not at all.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    path
+        Of the file.
+    overwrite
+        Replace a file that is there.
+    """
+    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
+
+
+def notes_of_table(table: Table) -> list[str]:
+    """Lines on what a reader of a table must know, each once.
+
+    Simulated spectra, a model of simulated ones, another reduction than the model's, and the
+    table's own comments.
+
+    Parameters
+    ----------
+    table
+        Of a result.
+    """
+    told = [MARK] if table.meta.get("SIMULATE") else []
+    if table.meta.get("SIMMODEL") and not told:
+        told = ["The model was trained on SIMULATED spectra."]
+    told += [reduction_story(table), *table.meta.get("comments", ())]
+    return [line for line in dict.fromkeys(map(str, told)) if line]

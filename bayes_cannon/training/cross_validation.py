@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
@@ -223,12 +224,10 @@ def cross_validate(
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     fit = FitReference(*np.full((3, n), np.nan))
-    tasks = (
-        _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
-        for number in range(folds)
-    )
+    common = _Stars(fold, cannon, spectra, design, ivar, free, seed, priors)
     done = count(1)
-    with as_progress(progress) as tell:
+    with as_progress(progress) as tell, sharing(executor, common) as shared:
+        tasks = (_Fold(number, shared) for number in range(folds))
         tell(0, folds, "cross-validation")
         parts = list(
             in_order(
@@ -256,10 +255,9 @@ def cross_validate(
 
 
 @dataclass(frozen=True, eq=False)
-class _Fold:
-    """What an executor is sent to predict the stars of a fold; see `cross_validate`."""
+class _Stars:
+    """What all folds need; see `cross_validate`."""
 
-    number: int
     fold: NDArray[np.int64]
     cannon: Cannon
     spectra: NormalizedSpectra
@@ -270,21 +268,30 @@ class _Fold:
     priors: TrainingPriors | None
 
 
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """What an executor is sent to predict the stars of a fold."""
+
+    number: int
+    stars: Shared[_Stars]
+
+
 def _do_fold(task: _Fold) -> list[LeftOut]:
     """Fit the stars of the other folds and predict those of this one.
 
     Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
     """
-    rows = np.flatnonzero(task.fold != task.number)
-    flux = survey_arrays(task.spectra)[0]
+    stars = task.stars.value
+    rows = np.flatnonzero(stars.fold != task.number)
+    flux = survey_arrays(stars.spectra)[0]
     with one_blas_thread():
         fit = fit_map(
-            SomeStars(flux, rows), SomeStars(task.ivar, rows), task.design.rows(rows),
-            n_factors=task.cannon.n_factors, free=task.free, priors=task.priors, seed=task.seed,
+            SomeStars(flux, rows), SomeStars(stars.ivar, rows), stars.design.rows(rows),
+            n_factors=stars.cannon.n_factors, free=stars.free, priors=stars.priors, seed=stars.seed,
             tolerance=_TOLERANCE,
         )  # fmt: skip
-        test = np.flatnonzero(task.fold == task.number)
-        return _predict(_with_fit(task.cannon, fit), task.spectra, test)
+        test = np.flatnonzero(stars.fold == task.number)
+        return _predict(_with_fit(stars.cannon, fit), stars.spectra, test)
 
 
 def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:

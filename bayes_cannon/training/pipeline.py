@@ -193,7 +193,7 @@ def _as_training_set(given: Any) -> TrainingSet:
             f"TrainingSet.load(), or the path of its file, not an object of type "
             f"{type(given).__name__}."
         )
-    stars: TrainingSet = given
+    stars: TrainingSet = given.in_memory() if hasattr(given, "in_memory") else given
     return stars
 
 
@@ -227,7 +227,8 @@ def train(
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
     executor
-        Does the folds of the cross-validation side by side, see `cross_validate`.
+        Tries numbers of factors and does the folds of the cross-validation side by side, see
+        `cross_validate`.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -327,7 +328,7 @@ def _train(
     if factors == "auto":
         choice = choose_factors(
             flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
-            progress=progress,
+            executor=executor, progress=progress,
         )  # fmt: skip
         factors = choice.n_factors
         history["factor_grid"] = choice.grid.astype(np.float64)

@@ -94,18 +94,18 @@ def test_figures_are_drawn(search: BinarySearch, folder: Path) -> None:
 
 
 def test_completeness_counts_the_pairs(search: BinarySearch) -> None:
-    ax = plot_completeness(search)
+    ax = plot_completeness(search).axes[0]
     texts = [text.get_text() for text in ax.texts]
     assert sum(int(text.rpartition(" ")[2]) for text in texts) == 24
     assert "simulated" in ax.get_title()
-    far = plot_completeness(search, teff=(300.0, np.inf))
+    far = plot_completeness(search, teff=(300.0, np.inf)).axes[0]
     assert "300 or more K apart" in far.get_title()
     assert sum(int(t.get_text().rpartition(" ")[2]) for t in far.texts) < 24
 
 
 def test_pair_is_drawn_with_both_stars(search: BinarySearch) -> None:
     test = pairs(np.arange(N_TRAINING, N_TRAINING + 5), np.arange(5), 0.4, 25.0)
-    ax = plot_pair(small_cannon(), test, search, str(test.star_id[0]))
+    ax = plot_pair(small_cannon(), test, search, str(test.star_id[0])).axes[0]
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names[:2] == ["observed", "pair"]
     assert names[3].startswith("second star (")
@@ -167,8 +167,16 @@ def test_report_shows_the_candidates(run: Run) -> None:
     facts, _, grid = list(binary_stars(inputs))
     assert dict(facts.facts)["candidates"] == "2"
     assert dict(facts.facts)["sum of P(binary)"] == "1.9"
+    assert dict(facts.facts)["light of the second star"] == "free"
     assert [row[0] for row in grid.rows] == [str(run.star_id[3]), str(run.star_id[1])]
     assert grid.rows[0][1:4] == (0.99, 0.25, -21.5)
+    table = table_of(run)
+    table["VSCATTER"], table.meta["LIGHTIS"] = [0.1, 7.5, 0.2, 0.3], "tied"
+    facts, text, grid = list(binary_stars(load_inputs(give_to_run(run, table))))
+    assert dict(facts.facts)["light of the second star"] == "tied to the labels of both stars"
+    assert "another sign of a pair" in text.text
+    assert grid.columns[-1].title == "velocity scatter of visits (km/s)"
+    assert [row[-1] for row in grid.rows] == [0.3, 7.5]
     (section,) = [s for s in registered_sections() if s.key == "binaries"]
     assert section.optional
     assert load_inputs(run.folder).binaries is not None

@@ -33,6 +33,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.compression import Compressed, compress
 from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
+from bayes_cannon.inference.likelihood.smooth import at_all_draws
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import compressed_term
 
@@ -86,7 +87,13 @@ class Likelihood(ABC):
     name: ClassVar[str]
 
     def depends_on_labels(self, pixels: PixelModel) -> bool:
-        """Whether `compress` depends on the point `x`, so that it is refreshed at each mode."""
+        """Whether `compress` depends on the point `x`, so that it is refreshed at each mode.
+
+        Parameters
+        ----------
+        pixels
+            The trained model.
+        """
         return True
 
     @abstractmethod
@@ -156,7 +163,10 @@ class Likelihood(ABC):
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Log likelihood (n_draws,) as `term` has it, constants aside; k-hat compares the two.
 
-        Parameters are those of `log_likelihood`.
+        Parameters
+        ----------
+        pixels, star, ell
+            As for `log_likelihood`.
         """
         return self.log_likelihood(pixels, star, ell)
 
@@ -177,15 +187,25 @@ class Likelihood(ABC):
         return star
 
     def constant(self, star: OneStar) -> float:
-        """Return what `term` leaves out; it is added to the statistic ``lp``."""
+        """Return what `term` leaves out; it is added to the statistic ``lp``.
+
+        Parameters
+        ----------
+        star
+            At its mode.
+        """
         return 0.0
 
     def chi2(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Chi-square (n_draws,) at standardised labels (n_draws, n_labels).
 
         Of the compressed form, whose degrees of freedom are the star's used pixels. A likelihood
-        of heavy tails gives its outliers little weight there. Parameters are those of
-        `log_likelihood`.
+        of heavy tails gives its outliers little weight there.
+
+        Parameters
+        ----------
+        pixels, star, ell
+            As for `log_likelihood`.
         """
         return np.asarray(star.compressed.chi2(pixels.basis.features(ell)[None])[0])
 
@@ -223,10 +243,19 @@ class Gaussian(Likelihood):
         return compressed_term(basis, labels, place, given)
 
     def log_likelihood(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
-        """With the variance that goes with each of the labels."""
+        """With the variance that goes with each of the labels.
+
+        What that adds to the compressed likelihood is nearly a polynomial (`at_all_draws`).
+        """
         if pixels.coef_cov is None:
             return self.sampled(pixels, star, ell)
-        return full_log_likelihood(pixels, star.flux, star.ivar, ell, star.x[pixels.n_terms :])
+        z = star.x[pixels.n_terms :]
+
+        def added(ell: FloatArray) -> FloatArray:
+            full = full_log_likelihood(pixels, star.flux, star.ivar, ell, z)
+            return np.asarray(full - self.sampled(pixels, star, ell))
+
+        return self.sampled(pixels, star, ell) + at_all_draws(added, ell)
 
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Of the compressed spectrum."""

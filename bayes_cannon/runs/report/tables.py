@@ -24,6 +24,7 @@ from bayes_cannon.inference.flags import (
     is_flagged,
     severity,
 )
+from bayes_cannon.inference.tables import reduction_story
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import (
@@ -41,7 +42,6 @@ from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.star_ids import catalogue_column
-from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "coverage_table",
@@ -70,7 +70,7 @@ def _with_unit(name: str, unit: str) -> str:
 def summary(inputs: ReportInputs) -> Iterator[Item]:
     """How many stars, how well they were sampled, and what was found about them."""
     yield from (Note(note) for note in inputs.notes)
-    if told := other_reductions(inputs.table):
+    if told := reduction_story(inputs.table):
         yield Note(told)
     flag = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
     rhat, ess = (column(inputs.table, n) for n in ("RHAT_MAX", "ESS_MIN"))
@@ -141,7 +141,13 @@ def _flagged(inputs: ReportInputs, flag: NDArray[np.int64]) -> Grid:
 
 
 def cuts_table(inputs: ReportInputs) -> Grid | None:
-    """How many stars each cut removed; None where the dataset does not say."""
+    """How many stars each cut removed; None where the dataset does not say.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     if inputs.dataset is None or not inputs.dataset.cut_steps:
         return None
     rows = [tuple(row) for row in inputs.dataset.cut_table().iterrows()]
@@ -219,7 +225,13 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def coverage_table(check: Check) -> Grid:
-    """How often intervals held the reference."""
+    """How often intervals held the reference.
+
+    Parameters
+    ----------
+    check
+        Calibration against that reference.
+    """
     columns = (
         Column("label", kind="id"), Column("posterior"), Column("against"), Column("stars", "d"),
         Column("sd of pulls", ".2f"),

@@ -279,6 +279,10 @@ def log_marginal(
     ----------
     flux, ivar
         Normalised flux and inverse variance, shape (n_stars, n_pixels).
+    design
+        Of the stars.
+    prior
+        Of the pixels.
     log_scatter
         log s of each pixel, shape (n_pixels,).
     """
