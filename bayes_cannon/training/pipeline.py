@@ -182,18 +182,18 @@ def _enough(n_stars: int, basis: PolynomialBasis, ids: NDArray[np.str_]) -> None
 
 
 def _as_training_set(given: Any) -> TrainingSet:
-    """A training set; read from its file where a path is given."""
-    from bayes_cannon.spectra.dataset import TrainingSet
+    """A training set; opened where a path is given, with spectra that may stay on disk."""
+    from bayes_cannon.spectra.stored import open_dataset
 
     if isinstance(given, str | os.PathLike):
-        return TrainingSet.load(given)
+        return open_dataset(given)
     if not (hasattr(given, "spectra") and hasattr(given, "labels")):
         raise InvalidDataError(
             "a training set is needed, from prepare(), training_set_from_arrays() or "
             f"TrainingSet.load(), or the path of its file, not an object of type "
             f"{type(given).__name__}."
         )
-    stars: TrainingSet = given.in_memory() if hasattr(given, "in_memory") else given
+    stars: TrainingSet = given
     return stars
 
 
@@ -253,6 +253,8 @@ def train(
             n_factors="auto" if n_factors is None else n_factors,
         )
     seed = as_seed(seed)
+    if settings.method == "advi" and hasattr(dataset, "in_memory"):
+        dataset = dataset.in_memory()
     stars = _training_stars(dataset, settings)
     labels = stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)

@@ -465,3 +465,16 @@ def test_advi_wants_the_spectra_in_memory(simple, monkeypatch):
     stored = StoredSet(OnDisk(dataset.spectra, []), dataset.labels, dataset.settings)
     with pytest.raises(InvalidDataError, match="ADVI needs all spectra in memory"):
         train(stored, settings=settings(method="advi"), seed=0)
+
+
+def test_a_stored_set_is_trained_on_from_disk(simple, tmp_path, monkeypatch):
+    """Bit by bit as in memory, some stars being too faint."""
+    dataset, *_ = simple
+    path = dataset.save(tmp_path / "set.zarr")
+    given = settings(n_factors=1, degree=1, latent_labels=False, snr_min=80)
+    expected = train(dataset, settings=given, seed=0)
+    monkeypatch.setattr("bayes_cannon.spectra.stored.StoredSet.in_memory", None)
+    found = train(path, settings=given, seed=0)
+    assert 50 < len(found.training) < 150
+    for name in ("theta", "loadings", "coef_cov", "scatter", "factors"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
