@@ -28,6 +28,10 @@ SECTIONS = (
     "real",
     "zoo",
     "binaries",
+    "profiled",
+    "peers",
+    "workers",
+    "faults",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -37,6 +37,15 @@ def small_cannon() -> Cannon:
     return train(stars().select(np.arange(N_TRAINING)), settings=settings, seed=1)
 
 
+@cache
+def second_cannon() -> Cannon:
+    """Another model of the same labels and pixels, of the fainter half of the same stars."""
+    training = stars().select(np.arange(N_TRAINING))
+    faint = np.argsort(training.labels["LOGG"])[N_TRAINING // 2 :]
+    settings = TrainingSettings(n_factors=0, folds=0)
+    return train(training.select(np.sort(faint)), settings=settings, seed=1)
+
+
 def true_labels(index: np.ndarray) -> np.ndarray:
     """True labels, shape (n_stars, n_labels)."""
     library = load_library()

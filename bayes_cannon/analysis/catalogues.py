@@ -37,7 +37,12 @@ from bayes_cannon.inference.posterior import (
     posterior_names,
 )
 from bayes_cannon.inference.reference import reduced_chi2
-from bayes_cannon.inference.tables import catalogue_name, labels_first, star_column, star_ids
+from bayes_cannon.inference.tables import (
+    catalogue_name,
+    labels_first,
+    star_column,
+    star_ids,
+)
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of

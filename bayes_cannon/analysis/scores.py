@@ -29,8 +29,8 @@ from bayes_cannon.base.cards import Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
-from bayes_cannon.inference.posterior import group_of, posterior_names
-from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.inference.posterior import draws_of, posterior_names
+from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.label_kinds import shown_label
 
@@ -41,8 +41,6 @@ __all__ = [
 
 _BLOCK = 256
 """Stars whose draws are in memory at one time."""
-_STAGE = 200
-"""Keeps the noise of a star's reference apart from the other uses of its seed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,7 +139,7 @@ def score(
     if reference is None:
         raise InvalidDataError("there is no reference to compare with.")
     names = tuple(n for n in units if n in reference.names)
-    draws = group_of(result, group)
+    draws = draws_of(result, group)
     star_id = draws["star"].values.astype(np.str_)
     place = {star: i for i, star in enumerate(reference.star_id.tolist())}
     both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
@@ -190,7 +188,7 @@ def _block(
 
 def _joint(x: FloatArray, values: FloatArray, errors: FloatArray, star: str) -> float:
     """Level of the smallest ellipsoid of draws (n_draws, n_labels) that holds the values."""
-    rng = np.random.default_rng(star_seed(0, star, _STAGE))
+    rng = np.random.default_rng(star_seed(0, star, Stage.JOINT))
     off = x + errors * rng.standard_normal(x.shape) - x.mean(axis=0)
     cov = np.atleast_2d(np.cov(off, rowvar=False))
     here = values - x.mean(axis=0)

@@ -1,3 +1,4 @@
+from .engines.opening import open_engine as open_engine
 from .parallel import available_cores as available_cores
 from .parallel import each_block as each_block
 from .resources import data_path as data_path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,25 @@ class ContentDigest:
             return
         self.text(f"{values.dtype.str}{values.shape}")
         self._sha.update(values.reshape(-1).view(np.uint8).data)
+
+    def blocks(
+        self, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+    ) -> None:
+        """Take in an array of numbers by its parts: the same as `array` of the whole.
+
+        Parameters
+        ----------
+        shape, dtype
+            Of the whole array.
+        blocks
+            Its rows, in their order.
+        """
+        if 0 in shape:
+            self.text(f"{shape}")
+            return
+        self.text(f"{dtype.str}{shape}")
+        for values in blocks:
+            self._sha.update(np.ascontiguousarray(values, dtype).reshape(-1).view(np.uint8).data)
 
     def text(self, text: str) -> None:
         """Take in a text.

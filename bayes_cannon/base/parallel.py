@@ -21,9 +21,11 @@ from functools import cache
 from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any
+from uuid import uuid4
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
+from bayes_cannon.base.engines.shared import WorkerLostError
 from bayes_cannon.errors import BayesCannonError, FitError, InvalidDataError
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "one_blas_thread",
     "one_thread",
     "threads_here",
+    "workers_of",
 ]
 
 
@@ -48,6 +51,7 @@ def available_cores() -> int:
     return max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
+_HERE = uuid4().hex
 _MAX_THREADS = 8
 """Blocks worked on at a time; bounds the memory."""
 _alone: ContextVar[bool] = ContextVar("alone", default=False)
@@ -163,6 +167,11 @@ def as_executor(given: Any) -> Executor | None:
     InvalidDataError
         If it is neither.
     """
+    client: Any = getattr(given, "_client", None)
+    if isinstance(given, Executor) and hasattr(client, "scatter"):  # Dask's own
+        from bayes_cannon.base.engines.cluster import Cluster
+
+        return Cluster(client)
     if given is None or isinstance(given, Executor):
         return given
     hint = "client.get_executor()" if hasattr(given, "get_executor") else "ThreadPoolExecutor(4)"
@@ -172,15 +181,25 @@ def as_executor(given: Any) -> Executor | None:
     )
 
 
-def _workers(executor: Executor) -> int:
-    """Tasks that an executor does at a time; of Dask's, those of its client's workers."""
+def workers_of(executor: Executor) -> int:
+    """Tasks that an executor does at a time; of Dask's, those of its client's workers.
+
+    Parameters
+    ----------
+    executor
+        Any; the number of processors where it does not say.
+    """
     known = getattr(executor, "_max_workers", None)
     if isinstance(known, int):
         return known
-    client = getattr(executor, "_client", None)
-    if client is not None:
-        return max(1, sum(int(n) for n in client.nthreads().values()))
-    return available_cores()
+    known = getattr(executor, "n_workers", None)
+    return known if isinstance(known, int) else available_cores()
+
+
+def _submit(executor: Executor, name: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
+    """Hand a task in; an engine of ours is told whom it concerns."""
+    submit = getattr(executor, "submit_named", None)
+    return executor.submit(work, *args) if submit is None else submit(name, work, *args)
 
 
 def in_order[T, R](
@@ -191,11 +210,12 @@ def in_order[T, R](
     named: Callable[[T], str],
     finished: Callable[[int], None] | None = None,
     stop: StopSign | None = None,
+    ahead: int = 2,
 ) -> Iterator[R]:
     """Results of all tasks, in their order, done side by side by an executor.
 
-    No more tasks are handed out than twice as many as there are workers, so that results do not
-    pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
+    No more tasks are handed out than `ahead` times as many as there are workers, so that results do
+    not pile up in memory. An error, Ctrl-C, or an iterator that is closed cancel what is not begun.
     What workers in other processes log is logged here.
 
     Parameters
@@ -212,6 +232,9 @@ def in_order[T, R](
         Called with the number of a task that is done, in whatever order.
     stop
         Set when the work is given up.
+    ahead
+        Tasks handed out for each worker. 1: a worker may have to wait, and what is given up early
+        costs least.
 
     Raises
     ------
@@ -226,15 +249,15 @@ def in_order[T, R](
                 finished(number)
             yield result
         return
-    todo, ahead = enumerate(tasks), 2 * _workers(executor)
+    todo, most = enumerate(tasks), ahead * workers_of(executor)
     line: deque[tuple[str, Future[tuple[R, list[logging.LogRecord]]]]] = deque()
     running: dict[Future[Any], int] = {}
     try:
         while True:
-            while len(line) < ahead and (item := next(todo, None)) is not None:
+            while len(line) < most and (item := next(todo, None)) is not None:
                 name = named(item[1])
                 with _told(name):
-                    future = executor.submit(_logged, os.getpid(), work, item[1])
+                    future = _submit(executor, name, _logged, _this_process(), work, item[1])
                 line.append((name, future))
                 running[future] = item[0]
             if not line:
@@ -267,6 +290,8 @@ def _told(name: str) -> Iterator[None]:
         raise
     except CancelledError as error:
         raise FitError(f"the executor cancelled the work on {name}.") from error
+    except WorkerLostError as error:
+        raise FitError(f"{error}; the work on {name} is not done.") from error
     except Exception as error:
         reason = " ".join(str(error).split())
         raise FitError(
@@ -274,10 +299,17 @@ def _told(name: str) -> Iterator[None]:
         ) from error
 
 
-def _logged[T, R](home: int, work: Callable[[T], R], task: T) -> tuple[R, list[logging.LogRecord]]:
+def _this_process() -> tuple[int, str]:
+    """Tell this process from others, on other machines too."""
+    return os.getpid(), _HERE
+
+
+def _logged[T, R](
+    home: tuple[int, str], work: Callable[[T], R], task: T
+) -> tuple[R, list[logging.LogRecord]]:
     """Do a task in one thread; return what it logged, where that is another process."""
     with one_thread():
-        if os.getpid() == home:
+        if _this_process() == home:
             return work(task), []
         queue: SimpleQueue[logging.LogRecord] = SimpleQueue()
         logger, handler = logging.getLogger("bayes_cannon"), QueueHandler(queue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal
 
@@ -52,6 +53,7 @@ def run_demo(
     n_factors: int | Literal["auto"] | str = "auto",
     corner: list[str] | None = None,
     seed: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Run every stage into one folder, with a line about each.
@@ -69,6 +71,8 @@ def run_demo(
         Which stars get a corner plot, as for `stars_to_plot`; None for all up to 1000.
     seed
         Of everything.
+    executor
+        Trains, samples and draws, see `infer_run`.
     overwrite
         Replace an earlier demo.
     """
@@ -85,7 +89,7 @@ def run_demo(
     clock.say(f"prepared {dataset.n_stars} stars")
     cannon, run, held_out = _train_and_infer(
         dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, corner=corner,
-        seed=seed,
+        seed=seed, executor=executor,
     )  # fmt: skip
     mystery = _mystery(folder, cannon, seed)
     clock.say("sampled the mystery star")
@@ -100,6 +104,7 @@ def run_real_demo(
     n_factors: int | Literal["auto"] | str = "auto",
     corner: list[str] | None = None,
     seed: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Train on two thirds of the real giants that come with the package, infer the rest.
@@ -113,7 +118,7 @@ def run_real_demo(
         Folder: ``dataset.nc``, ``cannon.nc``, ``run/`` with the report.
     n_stars
         Take so many of the stars, at random; None for all.
-    n_factors, corner, seed, overwrite
+    n_factors, corner, seed, executor, overwrite
         As in `run_demo`.
     """
     folder = Path(out)
@@ -126,7 +131,7 @@ def run_real_demo(
     clock.say(f"read {dataset.n_stars} real giants: Gaia DR3 XP spectra, APOGEE DR17 labels")
     cannon, run, _ = _train_and_infer(
         dataset, folder, clock, train_fraction=_TRAIN_FRACTION, n_factors=n_factors,
-        corner=corner, seed=seed,
+        corner=corner, seed=seed, executor=executor,
     )  # fmt: skip
     _report_real(folder, cannon, run, dataset, clock)
     return folder
@@ -141,13 +146,14 @@ def _train_and_infer(
     n_factors: int | Literal["auto"] | str,
     corner: list[str] | None,
     seed: int,
+    executor: Executor | None,
 ) -> tuple[Cannon, Run, TrainingSet]:
     """Train on part of the stars, infer the labels of the others; also returns the others."""
     training, held_out = dataset.split(train_fraction, seed=seed)
     with watching() as tell:
         cannon = train(
             training, n_factors=n_factors, held_out=held_out.star_id.tolist(), seed=seed,  # type: ignore[arg-type]
-            progress=tell,
+            executor=executor, progress=tell,
         )  # fmt: skip
     cannon.save(folder / "cannon.nc")
     clock.say(f"trained on {training.n_stars} stars with {cannon.n_factors} nuisance factors")
@@ -155,14 +161,16 @@ def _train_and_infer(
         run = infer_run(
             cannon, held_out.spectra, folder / "run", seed=seed, aspcap=held_out.labels,
             inputs={"cannon": [folder / "cannon.nc"], "spectra": [folder / "dataset.nc"]},
-            progress=progress,
+            executor=executor, progress=progress,
         )  # fmt: skip
     clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
-    _draw_corners(run, held_out, stars_to_plot(corner, held_out.spectra), clock)
+    _draw_corners(run, held_out, stars_to_plot(corner, held_out.spectra), executor, clock)
     return cannon, run, held_out
 
 
-def _draw_corners(run: Run, held_out: TrainingSet, stars: list[str], clock: _Clock) -> None:
+def _draw_corners(
+    run: Run, held_out: TrainingSet, stars: list[str], executor: Executor | None, clock: _Clock
+) -> None:
     """Draw the corner plots of these stars, those without a posterior left out."""
     done = np.isfinite([run.table[name] for name in run.names]).all(axis=0)
     files = corner_files(run.star_id.tolist(), run.folder / "figures")
@@ -171,8 +179,8 @@ def _draw_corners(run: Run, held_out: TrainingSet, stars: list[str], clock: _Clo
     chosen = {star: files[star] for star in stars if star in has}
     with watching() as progress:
         draw_corners(
-            run, chosen, aspcap=held_out.labels, snr=snr, processes=min(4, available_cores()),
-            progress=progress,
+            run, chosen, aspcap=held_out.labels, snr=snr, executor=executor,
+            processes=1 if executor else min(4, available_cores()), progress=progress,
         )  # fmt: skip
     if chosen:
         clock.say(f"drew {len(chosen)} corner plots")

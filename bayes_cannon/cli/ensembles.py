@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from bayes_cannon.cli.options import Flagged, Overwrite, Progress, Sampler, Seed, to_go_on
+from bayes_cannon.cli.options import (
+    Flagged,
+    Overwrite,
+    Progress,
+    Sampler,
+    Scheduler,
+    Seed,
+    Workers,
+    to_go_on,
+)
 
 __all__ = [
     "population",
@@ -31,6 +40,8 @@ def repeats(
             help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
         ),
     ] = Sampler.nuts,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -41,15 +52,16 @@ def repeats(
     error that differs from visit to visit. Repeat the same command to continue an interrupted one.
     """
     from bayes_cannon.analysis.repeated.comparison import SEES
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.runs.repeated import run_repeats
 
-    with to_go_on(), watching() as progress:
+    with to_go_on(), open_engine(workers, scheduler) as engine, watching() as progress:
         found = run_repeats(
             cannon, survey, out, all_stars=all_stars, flagged=flagged.value,
-            settings=InferenceSettings(method=method.value), seed=seed, overwrite=overwrite,
-            progress=progress,
+            settings=InferenceSettings(method=method.value), seed=seed, executor=engine,
+            overwrite=overwrite, progress=progress,
         )  # fmt: skip
     OUT.print(str(found))
     OUT.print(SEES)

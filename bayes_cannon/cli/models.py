@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from bayes_cannon.cli.options import (
+    Light,
     Method,
     Missing,
     Overwrite,
     Progress,
     ReadyWindows,
     Sampler,
+    Scheduler,
     Seed,
+    Workers,
     factors_of,
+    to_go_on,
     windows_of,
 )
 
@@ -27,7 +31,7 @@ __all__ = [
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="Dataset file from `prepare`.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.")],
     method: Annotated[
         Method, typer.Option(help="Closed form (map), or variational inference with PyMC (advi).")
@@ -70,6 +74,8 @@ def train(
             "given by --window."
         ),
     ] = ReadyWindows.none,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -79,14 +85,15 @@ def train(
     The other stars are held out for tests. The model file records which stars they are.
     """
     from bayes_cannon.analysis.information import line_windows
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
-    from bayes_cannon.spectra.dataset import TrainingSet
+    from bayes_cannon.spectra.stored import open_dataset
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
 
     check_output(out, overwrite=overwrite)
-    stars = TrainingSet.load(dataset)
+    stars = open_dataset(dataset)
     held_out: list[str] = []
     if train_fraction != 1:
         stars, rest = stars.split(train_fraction, seed=seed)
@@ -102,10 +109,10 @@ def train(
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
         ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
-    with watching() as progress:
+    with open_engine(workers, scheduler) as engine, watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=ranges, held_out=held_out,
-            seed=seed, progress=progress,
+            seed=seed, executor=engine, progress=progress,
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)
     OUT.print(
@@ -116,7 +123,7 @@ def train(
 
 def check(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
-    dataset: Annotated[Path, typer.Argument(help="Dataset file that holds the held-out stars.")],
+    dataset: Annotated[Path, typer.Argument(help="Dataset that holds the held-out stars.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ] = Path("runs/check"),
@@ -132,6 +139,8 @@ def check(
             help="Sample the posterior (nuts), or use the Gaussian at its mode (laplace)."
         ),
     ] = (Sampler.nuts),
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -141,16 +150,18 @@ def check(
     Coverage, PIT and scores are computed against the catalogue labels and, with --truth, against
     the true labels. Exit status 1 means that a coverage is outside its tolerance.
     """
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.cli.console import OUT, print_check, watching
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check
 
-    with watching() as progress:
+    with to_go_on(), open_engine(workers, scheduler) as engine, watching() as progress:
         found = run_check(
             Cannon.load(cannon), dataset, out, run=run, truth=truth,
             settings=InferenceSettings(method=method.value) if run is None else None,
-            seed=seed if run is None else None, overwrite=overwrite, progress=progress,
+            seed=seed if run is None else None, executor=engine, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     print_check(found)
     OUT.print(f"{out}: tables and figures")
@@ -161,11 +172,21 @@ def check(
 def binaries(
     cannon: Annotated[Path, typer.Argument(help="Model file from `train`.")],
     dataset: Annotated[
-        Path, typer.Argument(help="Dataset file that the model was trained on, in part.")
+        Path, typer.Argument(help="Dataset that the model was trained on, in part.")
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder to write tables and figures to.")
     ],
+    light: Annotated[
+        Light,
+        typer.Option(
+            help="Light of the second star: free, or tied to the labels of both (equal masses)."
+        ),
+    ] = Light.free,
+    second_cannon: Annotated[
+        Path | None,
+        typer.Option(help="Model file of second stars, such as dwarfs. Default: CANNON."),
+    ] = None,
     prior_rate: Annotated[
         float, typer.Option(help="Share of pairs among stars, for the probability of each.")
     ] = 0.03,
@@ -202,10 +223,11 @@ def binaries(
     for name in TABLES:
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
+    second = None if second_cannon is None else Cannon.load(second_cannon)
     with watching() as progress:
         search = find_binaries(
-            model, stars, prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds,
-            seed=seed, progress=progress,
+            model, stars, second=second, light=light.value, prior_rate=prior_rate,
+            false_positive_rate=false_positives, folds=folds, seed=seed, progress=progress,
         )  # fmt: skip
     write_binaries(
         search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,

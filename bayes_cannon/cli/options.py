@@ -13,11 +13,19 @@ from bayes_cannon.errors import DownloadError, FitError, InvalidDataError, Label
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
-    from bayes_cannon.spectra.spectra import NormalizedSpectra
+    from bayes_cannon.spectra.stored import AnySpectra
 
 
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random numbers.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Number of processes to work in. Default: threads of this one."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="Address or scheduler file of a running Dask scheduler to work on."),
+]
 
 
 def _show_progress(value: bool) -> bool:
@@ -60,6 +68,13 @@ class Flagged(StrEnum):
 
     exclude = "exclude"
     keep = "keep"
+
+
+class Light(StrEnum):
+    """What is said of the light of a second star."""
+
+    free = "free"
+    tied = "tied"
 
 
 class Sampler(StrEnum):
@@ -223,7 +238,7 @@ Corner = Annotated[
 ]
 
 
-def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[str]:
+def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     """Ids of the stars that get a corner plot.
 
     Parameters
@@ -239,7 +254,7 @@ def stars_to_plot(wanted: list[str] | None, spectra: NormalizedSpectra) -> list[
     InvalidDataError
         If ``none``, ``all`` or a number is given beside something else.
     """
-    usable: list[str] = spectra.star_id[spectra.good.any(axis=1)].tolist()
+    usable: list[str] = spectra.star_id[spectra.usable].tolist()
     if not wanted:
         return usable[:MOST_CORNERS]
     known = set(spectra.star_id.tolist())

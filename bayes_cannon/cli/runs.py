@@ -15,7 +15,9 @@ from bayes_cannon.cli.options import (
     Overwrite,
     Progress,
     Sampler,
+    Scheduler,
     Seed,
+    Workers,
     factors_of,
     stars_to_plot,
     to_go_on,
@@ -49,6 +51,14 @@ def infer(
     ] = (Sampler.nuts),
     draws: Annotated[int, typer.Option(help="Number of draws per chain.")] = 500,
     chains: Annotated[int, typer.Option(help="Number of chains.")] = 4,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="draws|thin:N|moments",
+            help="What to keep of the posteriors: all draws, about N draws of a star, or means, "
+            "covariances and quantiles. Default: draws; of more than 20 000 stars moments.",
+        ),
+    ] = None,
     priors: Annotated[
         Path | None, typer.Option(help="TOML file of priors, with one table per label.")
     ] = None,
@@ -69,6 +79,8 @@ def infer(
     all_stars: Annotated[
         bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
     ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -79,6 +91,7 @@ def infer(
     have no posterior.
     """
     from bayes_cannon.base.cards import count_text
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.parallel import available_cores
     from bayes_cannon.cli.console import OUT, print_labels, watching
     from bayes_cannon.inference.settings import InferenceSettings
@@ -89,7 +102,7 @@ def infer(
 
     # What can be wrong with the options is said before any file is read.
     settings = InferenceSettings(
-        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels
+        method=method.value, draws=draws, chains=chains, min_pixels=min_pixels, keep=keep
     )
     model = Cannon.load(cannon)
     given = priors_of(model, priors)
@@ -98,12 +111,12 @@ def infer(
             model, inputs, visit=visit, all_stars=all_stars, progress=progress
         )
     chosen = stars_to_plot(corner, spectra)
-    with to_go_on(), watching() as progress:
+    with to_go_on(), open_engine(workers, scheduler) as engine, watching() as progress:
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
-            processes=min(4, available_cores()), votable=votable, overwrite=overwrite,
-            progress=progress,
+            processes=1 if engine else min(4, available_cores()), executor=engine,
+            votable=votable, overwrite=overwrite, progress=progress,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -127,7 +140,7 @@ def report(
         Path | None, typer.Option(help="Model file, instead of the one recorded in the run.")
     ] = None,
     dataset: Annotated[
-        Path | None, typer.Option(help="Dataset file, instead of the one recorded in the run.")
+        Path | None, typer.Option(help="Dataset, instead of the one recorded in the run.")
     ] = None,
     survey: Annotated[Path | None, typer.Option(help="Survey folder with the raw spectra.")] = None,
     truth: Annotated[
@@ -212,16 +225,20 @@ def demo(
         str, typer.Option(help="Number of nuisance factors, or auto to choose it.")
     ] = "auto",
     corner: Corner = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
     """Run all stages on a simulated survey or on real giants."""
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.cli.demo import run_demo, run_real_demo
 
     whole_way = run_real_demo if real else run_demo
     folder = out or Path("runs/demo-real" if real else "runs/demo")
-    whole_way(
-        folder, n_stars=n_stars, n_factors=factors_of(factors), corner=corner, seed=seed,
-        overwrite=overwrite,
-    )  # fmt: skip
+    with open_engine(workers, scheduler) as engine:
+        whole_way(
+            folder, n_stars=n_stars, n_factors=factors_of(factors), corner=corner, seed=seed,
+            executor=engine, overwrite=overwrite,
+        )  # fmt: skip

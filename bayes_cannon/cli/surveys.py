@@ -11,15 +11,19 @@ import typer
 from bayes_cannon.cli.options import (
     Overwrite,
     Progress,
+    Scheduler,
     Seed,
+    Workers,
     bits_of,
     check_options,
     numbers_of_text,
     print_cuts,
     to_go_on,
 )
+from bayes_cannon.errors import InvalidDataError
 
 if TYPE_CHECKING:
+    from bayes_cannon.spectra.dataset import TrainingSet
     from bayes_cannon.surveys.readers import SurveyReader
 
 __all__ = [
@@ -189,7 +193,7 @@ def download(
 
     is_mwm = release.lower() in MWM_RELEASES
     only_mwm = {"--sdss-id": sdss_id, "--cone": cone, "--box": box, "--visits": visits}
-    only_old = {"--label": label, "--skyserver-url": skyserver_url}
+    only_old = {"--label": label, "--skyserver-url": skyserver_url, "--no-cuts": not cuts}
     check_options(only_old if is_mwm else only_mwm, release)
     with to_go_on(), downloading() as progress:
         if is_mwm:
@@ -277,7 +281,15 @@ def prepare(
     survey: Annotated[
         Path, typer.Argument(help="Survey folder, in the layout of the SDSS archive.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Dataset file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Dataset to write: a NetCDF file, or a folder that ends with .zarr, whose spectra "
+            "stay on disk.",
+        ),
+    ],
     label: Annotated[
         list[str] | None,
         typer.Option(help="Label to use, such as TEFF. Repeat for several labels."),
@@ -312,21 +324,33 @@ def prepare(
     missing_labels: Annotated[
         bool, typer.Option("--missing-labels", help="Keep stars with missing labels.")
     ] = False,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
     """Read a survey, apply cuts and masks, and normalise the spectra.
 
-    A table shows how many stars each cut removed.
+    A table shows how many stars each cut removed. A dataset that ends with .zarr is written block
+    by block, by several workers if wanted; repeat the same command to continue.
     """
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.preparing import prepare as prepare_dataset
+    from bayes_cannon.surveys.storing import prepare_to
     from bayes_cannon.surveys.survey import open_survey
 
-    check_output(out, overwrite=overwrite)
+    on_disk = out.suffix == ".zarr"
+    if not on_disk:
+        check_output(out, overwrite=overwrite)
+        if workers is not None or scheduler is not None:
+            raise InvalidDataError(
+                f"several workers write a dataset that ends with .zarr; {out.name} is put "
+                "together in the memory of one."
+            )
     names = tuple(label) if label else DEFAULT_LABELS
     opened = open_survey(survey, labels=names)
     limits = {"snr_min": snr_min, "logg_max": logg_max, "teff_max": teff_max, "feh_min": feh_min}
@@ -336,16 +360,20 @@ def prepare(
     continuum = opened.reader.continuum
     if degree is not None:
         continuum = replace(continuum or ContinuumSettings(), degree=degree)
-    with watching() as progress:
-        dataset = prepare_dataset(
-            opened,
-            label_names=names,
-            cuts=replace(opened.reader.cuts, **given),
-            bad_bits=bits_of(bad_bits),
-            continuum=continuum,
-            allow_missing_labels=missing_labels,
-            progress=progress,
-        )
-    dataset.save(out, overwrite=overwrite)
+    how: dict[str, Any] = {
+        "label_names": names, "cuts": replace(opened.reader.cuts, **given),
+        "bad_bits": bits_of(bad_bits), "continuum": continuum,
+        "allow_missing_labels": missing_labels,
+    }  # fmt: skip
+    dataset: TrainingSet
+    if on_disk:
+        with to_go_on(), watching() as progress, open_engine(workers, scheduler) as engine:
+            dataset = prepare_to(
+                out, opened, executor=engine, overwrite=overwrite, progress=progress, **how
+            )
+    else:
+        with watching() as progress:
+            dataset = prepare_dataset(opened, progress=progress, **how)
+        dataset.save(out, overwrite=overwrite)
     print_cuts(dataset)
     OUT.print(f"{out}: {dataset.n_stars} stars, {dataset.spectra.n_pixels} pixels")

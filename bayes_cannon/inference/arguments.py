@@ -23,12 +23,14 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.own_labels import units_told
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, index_name
+from bayes_cannon.spectra.stored import AnySpectra, StoredSpectra
 
 __all__ = [
     "GivenModel",
     "GivenResult",
     "KnownLabels",
     "RunLike",
+    "as_any_spectra",
     "as_draws",
     "as_labels",
     "as_model",
@@ -89,7 +91,7 @@ def as_model(given: GivenModel) -> Cannon:
 
 
 def as_spectra(given: Any) -> NormalizedSpectra:
-    """Normalised spectra; those of a `TrainingSet`.
+    """Normalised spectra; those of a `TrainingSet`. Those on disk are read into memory.
 
     Parameters
     ----------
@@ -101,8 +103,24 @@ def as_spectra(given: Any) -> NormalizedSpectra:
     InvalidDataError
         If there are none.
     """
+    return as_any_spectra(given).in_memory()
+
+
+def as_any_spectra(given: Any) -> AnySpectra:
+    """Normalised spectra, in memory or on disk; those of a `TrainingSet` or a `StoredSet`.
+
+    Parameters
+    ----------
+    given
+        `NormalizedSpectra`, `StoredSpectra`, or what holds them as ``spectra``.
+
+    Raises
+    ------
+    InvalidDataError
+        If there are none.
+    """
     held = getattr(given, "spectra", given)
-    if isinstance(held, NormalizedSpectra):
+    if isinstance(held, NormalizedSpectra | StoredSpectra):
         return held
     if isinstance(held, ObservedSpectra):
         raise InvalidDataError(

@@ -18,7 +18,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.base.parallel import StopSign, one_blas_thread, threads_here
-from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.base.typing import AnyArray, FloatArray
 from bayes_cannon.errors import BayesCannonError, FitError
 from bayes_cannon.inference.checks import (
     Convergence,
@@ -40,11 +40,13 @@ from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
 from bayes_cannon.inference.modes import Laplace, fit_laplace
 from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.inference.results import StarResult, assemble
-from bayes_cannon.inference.sampler import Draws, LabelSampler, star_seed
+from bayes_cannon.inference.sampler import Draws, LabelSampler, Stage, star_seed
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.spectra.spectra import NormalizedSpectra
 
 __all__ = [
+    "notes_of",
     "sample_block",
 ]
 
@@ -328,7 +330,7 @@ def _sample_twice(
     Of the longer chains every `_LONGER`-th draw is kept; divergences count wherever they were.
     """
     nuts, every, status = settings.nuts, 1, StarStatus(0)
-    for stage in range(2):
+    for stage in (Stage.FIRST, Stage.AGAIN):
         found = sampler.sample(
             data, star.laplace.u[0], star.laplace.chol[0], nuts,
             star_seed(seed, star.star_id, stage),
@@ -339,10 +341,31 @@ def _sample_twice(
         problems = checks.problems(settings.rhat_limit, settings.ess_limit)
         if not problems:
             break
-        if stage == 0:
+        if stage == Stage.FIRST:
             status |= StarStatus.SAMPLED_AGAIN
             accept, every = max(0.95, nuts.target_accept), _LONGER
             nuts = replace(
                 nuts, tune=10 * nuts.tune, draws=_LONGER * nuts.draws, target_accept=accept
             )
     return draws, checks, status | problems
+
+
+def notes_of(spectra: NormalizedSpectra, *, with_snr: bool) -> dict[str, AnyArray]:
+    """What is noted of the stars of a block, and their quoted S/N.
+
+    Parameters
+    ----------
+    spectra
+        Of the block.
+    with_snr
+        Whether S/N is known of any star of all blocks.
+
+    Returns
+    -------
+    dict of str to (n_stars,) str
+        '' where unknown.
+    """
+    if not with_snr:
+        return dict(spectra.notes)
+    texts = [f"{snr:.6g}" if np.isfinite(snr) else "" for snr in spectra.snr.tolist()]
+    return {**spectra.notes, "SNR": np.array(texts, dtype=np.str_)}

@@ -19,9 +19,9 @@ from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.posterior import draws_of, group_of, posterior_names
 from bayes_cannon.inference.reference import FitReference, reduced_chi2
-from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.models.error_terms import ErrorTerms
 
 __all__ = [
@@ -29,9 +29,12 @@ __all__ = [
     "calibrated_posterior",
 ]
 
-_STAGE = 100
-"""Keeps a star's calibration apart from the other uses of its seed."""
 _REDRAWS = 50
+
+
+_VARIABLES = frozenset(
+    ("bias", "bias_coef", "covariance", "growth", "growth_edge", "nu", "formal_scale")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,8 @@ class ErrorModel:
         Lower Cholesky factor of Sigma.
     growth : (n_draws, n_terms) float64
         With distance from the training labels, then with the terms of `reference`.
+    growth_edge : (n_draws,) float64
+        Of each label, with how far beyond most training labels it is.
     nu : (n_draws,) float64
     formal_scale : (n_draws, n_labels) float64
         What the formal errors are multiplied by.
@@ -63,6 +68,7 @@ class ErrorModel:
     bias_coef: FloatArray
     chol: FloatArray
     growth: FloatArray
+    growth_edge: FloatArray
     nu: FloatArray
     formal_scale: FloatArray
     reference: FitReference
@@ -83,9 +89,7 @@ class ErrorModel:
         """
         constant = group_of(tree, "constant_data")
         draws = group_of(tree, "posterior")
-        if missing := {"bias", "bias_coef", "covariance", "growth", "nu", "formal_scale"} - {
-            str(n) for n in draws.data_vars
-        }:
+        if missing := _VARIABLES - {str(n) for n in draws.data_vars}:
             raise InvalidDataError(f"the model error lacks {', '.join(sorted(missing))}.")
         flat = {
             str(name): np.asarray(a.values, np.float64).reshape(-1, *a.shape[2:])
@@ -95,7 +99,7 @@ class ErrorModel:
             tuple(str(n) for n in constant["label_name"].values),
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
             np.linalg.cholesky(flat["covariance"]),
-            flat["growth"], flat["nu"], flat["formal_scale"],
+            flat["growth"], flat["growth_edge"], flat["nu"], flat["formal_scale"],
             FitReference.from_dataset(group_of(tree, "differences")),
         )  # fmt: skip
 
@@ -132,19 +136,22 @@ class ErrorModel:
         pick = rng.integers(self.nu.size, size=n)
         half = 0.5 * self.nu[pick]
         tail = 1 / np.sqrt(rng.gamma(half) / half)
-        width = np.minimum(np.exp(self.growth[pick] @ log_growth), self._widest[pick]) * tail
+        widest = self._widest[pick]
+        grown = np.minimum(np.exp(self.growth[pick] @ log_growth), widest.min(axis=1))[:, None]
+        edge = np.exp(self.growth_edge[pick, None] * self.terms.edge(row))
+        width = np.minimum(grown * edge, np.maximum(widest, grown)) * tail[:, None]
         normal = rng.standard_normal((n, labels.size))
-        error = np.einsum("dij,dj->di", self.chol[pick], normal) * width[:, None]
-        stretch = self.formal_scale[pick] * width[:, None]
+        error = np.einsum("dij,dj->di", self.chol[pick], normal) * width
+        stretch = self.formal_scale[pick] * width
         return np.asarray(error + self.mean_error(f)[pick]), stretch
 
     @cached_property
     def _widest(self) -> FloatArray:
-        """Largest growth (n_draws,): to the spread of the training labels.
+        """Largest growth (n_draws, n_labels): to the spread of the training labels.
 
         A star of which the spectrum says nothing is still one of the training stars' kind.
         """
-        spread = (self.terms.scale / np.linalg.norm(self.chol, axis=2)).min(axis=1)
+        spread = self.terms.scale / np.linalg.norm(self.chol, axis=2)
         return np.asarray(np.maximum(spread, 1.0))
 
     def mean_error(self, features: FloatArray) -> FloatArray:
@@ -189,7 +196,7 @@ def calibrated_posterior(
         If the labels are others than the model error's.
     """
     seed = as_seed(seed)
-    posterior, names = group_of(result, "posterior"), posterior_names(result)
+    posterior, names = draws_of(result, "posterior"), posterior_names(result)
     if names != error.names:
         raise InvalidDataError(
             f"the model error is one of {', '.join(error.names)}, the posterior one of "
@@ -203,7 +210,7 @@ def calibrated_posterior(
     for i, star in enumerate(posterior["star"].values.astype(np.str_)):
         draws = formal[i].reshape(-1, len(names)).astype(np.float64)
         if np.isfinite(draws).all():
-            rng = np.random.default_rng(star_seed(seed, str(star), _STAGE))
+            rng = np.random.default_rng(star_seed(seed, str(star), Stage.CALIBRATED))
             out[i] = _convolve(draws, error, bounds, rng, unusual[i]).reshape(formal[i].shape)
     dims = ("chain", "draw", "star")
     variables = {

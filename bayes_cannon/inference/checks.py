@@ -15,6 +15,7 @@ from bayes_cannon.inference.likelihood.compression import Compressed
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood, OneStar
 from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.modes import Laplace
+from bayes_cannon.inference.summaries.convergence import rank_diagnostics
 from bayes_cannon.models.label_priors import LabelPriors
 
 __all__ = [
@@ -91,10 +92,7 @@ def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Conve
     diverging
         Which transitions diverged, shape (n_chains, n_draws).
     """
-    columns = np.moveaxis(labels, -1, 0)
-    rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
-    bulk = array_stats.ess(columns, method="bulk")  # type: ignore[no-untyped-call]
-    tail = array_stats.ess(columns, method="tail", prob=(0.05, 0.95))  # type: ignore[no-untyped-call]
+    rhat, bulk, tail = rank_diagnostics(np.moveaxis(labels, -1, 0))
     return Convergence(
         float(np.max(rhat)), float(np.min(bulk)), float(np.min(tail)), int(np.sum(diverging))
     )

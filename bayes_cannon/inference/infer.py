@@ -8,8 +8,9 @@ What turns the draws of a block of stars into a result: flags and calibrated pos
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,33 +19,37 @@ import numpy as np
 import xarray as xr
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.parallel import StopSign, as_executor, in_order
 from bayes_cannon.base.progress import Progress, as_progress
+from bayes_cannon.base.stores.blocks import blocks_of
 from bayes_cannon.base.typing import AnyArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, NoStarsError
-from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
-from bayes_cannon.inference.block import sample_block
+from bayes_cannon.inference.arguments import GivenModel, as_any_spectra, as_model
+from bayes_cannon.inference.block import notes_of, sample_block
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
-from bayes_cannon.inference.checks import StarStatus
-from bayes_cannon.inference.flags import LabelFlag, LabelReference, add_flags, add_notes
+from bayes_cannon.inference.flags import LabelReference, add_flags, add_notes
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, likelihood_of
-from bayes_cannon.inference.likelihood.pixels import PixelModel, pixels_needed
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.summaries.keeping import chosen_keep, reduce_draws
+from bayes_cannon.inference.summaries.undone import warn_of_undone
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.models.model_priors import GivenPriors, priors_of
 from bayes_cannon.spectra.dataset import catalogue_name
-from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some, require_medium, same_grid
+from bayes_cannon.spectra.spectra import name_some, require_medium, same_grid
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
-from bayes_cannon.surveys.reductions import NOTE, reductions_of_settings, reductions_text
+from bayes_cannon.spectra.stored import AnySpectra
+from bayes_cannon.surveys.reductions import reductions_of_settings, reductions_text
 
 __all__ = [
     "Finishing",
+    "deliver_blocks",
     "finish_block",
     "infer_blocks",
     "infer_labels",
-    "warn_of_undone",
 ]
 
 
@@ -65,7 +70,8 @@ def infer_labels(
     cannon
         The trained model, the path of its file, or a run, whose model is taken.
     spectra
-        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such.
+        `NormalizedSpectra` on the trained model's pixels, or a `TrainingSet` of such; or spectra
+        on disk (`open_dataset`), which are read block by block.
     settings
         See `InferenceSettings`.
     priors
@@ -113,7 +119,7 @@ def infer_labels(
         If stars are left without a posterior, default priors are widened, a prior leaves out
         all training stars, or the model error was learnt with another likelihood.
     """
-    model, given = as_model(cannon), as_spectra(spectra)
+    model, given = as_model(cannon), as_any_spectra(spectra)
     blocks = infer_blocks(
         model, given, settings=settings, priors=priors_of(model, priors), seed=seed,
         executor=executor, progress=progress,
@@ -123,75 +129,9 @@ def infer_labels(
     return result
 
 
-def warn_of_undone(
-    result: xr.DataTree, cannon: Cannon, settings: InferenceSettings
-) -> tuple[int, int]:
-    """Warn of stars without a posterior.
-
-    Parameters
-    ----------
-    result
-        What inference returned.
-    cannon, settings
-        The model and settings that it was made with.
-
-    Returns
-    -------
-    tuple of int
-        How many have too few usable pixels, and how many failed.
-    """
-    stats = result["star_stats"].to_dataset()
-    star_id, status = stats["star"].values.astype(np.str_), stats["status"].values
-    few = (status & int(StarStatus.NO_PIXELS)) != 0
-    failed = (status & int(StarStatus.FAILED)) != 0
-    if few.any():
-        n_pixels = int(np.sum(cannon.used))
-        warnings.warn(
-            f"{few.sum()} of {few.size} stars ({name_some(star_id[few])}) have fewer than "
-            f"{pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the model's "
-            f"{n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or lower "
-            "min_pixels (--min-pixels).",
-            BayesCannonWarning,
-            stacklevel=3,
-        )
-    if failed.any():
-        warnings.warn(
-            f"{failed.sum()} of {failed.size} stars ({name_some(star_id[failed])}) get no "
-            "posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
-            BayesCannonWarning,
-            stacklevel=3,
-        )
-    _warn_of_reductions(stats, cannon)
-    return int(few.sum()), int(failed.sum())
-
-
-def _warn_of_reductions(stats: xr.Dataset, cannon: Cannon) -> None:
-    """Warn of spectra of another version of the pipeline, and say how unlike the training ones."""
-    other = (stats["label_flag"].values & int(LabelFlag.OTHER_REDUCTION)) != 0
-    if not other.any():
-        return
-    names = reductions_text(stats[f"note_{NOTE}"].values[other].tolist())
-    trained = reductions_text(reductions_of_settings(cannon.settings.get("dataset") or {}))
-    ranks = [np.nanmedian(stats[n].values[other]) if np.isfinite(stats[n].values[other]).any()
-             else np.nan for n in ("chi2_rank", "factors_rank")]  # fmt: skip
-    far = (
-        f" Their median rank among left-out training stars is {ranks[0]:.2f} in chi-square and "
-        f"{ranks[1]:.2f} in factors (0.5: alike)."
-        if np.isfinite(ranks[0])
-        else ""
-    )
-    warnings.warn(
-        f"{other.sum()} of {other.size} spectra ({name_some(stats['star'].values[other])}) are of "
-        f"the reduction {names}, the training set of {trained} (flag OTHER_REDUCTION): offsets "
-        f"between the two are in the labels and not in their errors.{far}",
-        BayesCannonWarning,
-        stacklevel=4,
-    )
-
-
 def infer_blocks(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     *,
     settings: InferenceSettings | None = None,
     priors: GivenPriors = None,
@@ -216,19 +156,64 @@ def infer_blocks(
 
     Raises
     ------
-    NoStarsError
-        If there is no star.
-    InvalidDataError
-        If the spectra are not on the trained model's pixels, or an argument is of a wrong kind.
-    FitError
-        If the executor fails; it names stars of the block.
+    NoStarsError, InvalidDataError, FitError
+        As `infer_labels`.
     """
+    settings = _checked(settings)
+    rows = blocks_of(spectra.n_stars, settings.block_size)
+    yield from deliver_blocks(
+        cannon, spectra, rows, _as_it_is, settings=settings, priors=priors, seed=seed,
+        executor=executor, progress=progress,
+    )  # fmt: skip
+
+
+def _checked(settings: InferenceSettings | None) -> InferenceSettings:
     settings = settings or InferenceSettings()
     if not isinstance(settings, InferenceSettings):
         raise InvalidDataError(
             f"settings must be InferenceSettings(...), not an object of type "
             f"{type(settings).__name__}."
         )
+    return settings
+
+
+def _as_it_is(_rows: slice, tree: xr.DataTree, _seconds: float) -> xr.DataTree:
+    return tree
+
+
+def deliver_blocks[R](
+    cannon: Cannon,
+    spectra: AnySpectra,
+    rows: Sequence[slice],
+    deliver: Callable[[slice, xr.DataTree, float], R],
+    *,
+    settings: InferenceSettings | None = None,
+    priors: GivenPriors = None,
+    seed: int | None = None,
+    executor: Executor | None = None,
+    progress: Progress = None,
+) -> Iterator[R]:
+    """As `infer_blocks`, of some blocks, each handed to a function where it was sampled.
+
+    What all blocks need goes to every worker once. Spectra that are on disk are read by the worker
+    that samples them.
+
+    Parameters
+    ----------
+    cannon, spectra, settings, priors, seed, executor, progress
+        See `infer_blocks`.
+    rows
+        Stars of each block.
+    deliver
+        Called with the stars of a block, its result and the seconds it took; what it returns is
+        what comes back. An executor of other processes must be able to pickle it.
+
+    Raises
+    ------
+    NoStarsError, InvalidDataError, FitError
+        As `infer_blocks`.
+    """
+    settings = _checked(settings)
     if spectra.n_stars == 0:
         raise NoStarsError("there is no spectrum to infer labels from.")
     require_medium(spectra, cannon.medium)
@@ -247,77 +232,71 @@ def infer_blocks(
             f"calibrated posteriors of {own.name!r} are as wide as if it erred alike: check them "
             "on stars of known labels.",
             BayesCannonWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     seed = as_seed(seed)
     finishing = Finishing.from_cannon(
-        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name
-    )
+        cannon, seed=seed, simulated=spectra.simulated, id_name=spectra.id_name,
+        keep=chosen_keep(settings.keep, spectra.n_stars),
+    )  # fmt: skip
     settings = replace(settings, likelihood=likelihood_of(settings.likelihood))
     executor = as_executor(executor)
-    blocks = [
-        slice(start, min(start + settings.block_size, spectra.n_stars))
-        for start in range(0, spectra.n_stars, settings.block_size)
-    ]
-    with as_progress(progress) as tell:
-        stop, done = StopSign(), 0
+    with_snr = bool(np.isfinite(spectra.snr).any())
+    common = _Common(pixels, priors, settings, seed, finishing, with_snr)
+    with as_progress(progress) as tell, sharing(executor, common) as shared:
+        stop, done = StopSign(), spectra.n_stars - sum(r.stop - r.start for r in rows)
 
         def step(count: int) -> None:
             tell(done + count, spectra.n_stars, "inference")
 
         def add(number: int) -> None:
             nonlocal done
-            done += blocks[number].stop - blocks[number].start
+            done += rows[number].stop - rows[number].start
             step(0)
 
-        notes = _notes_of(spectra)
-        tasks = (
-            _Block(
-                spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
-                settings, seed, finishing, stop, step if executor is None else None,
-                {name: text[rows] for name, text in notes.items()},
-            )
-            for rows in blocks
-        )  # fmt: skip
+        inside = step if executor is None else None
+        tasks = (_Block(part, spectra.part(part), shared, deliver, stop, inside) for part in rows)
         step(0)
         yield from in_order(executor, _infer_block, tasks, named=_names, finished=add, stop=stop)
 
 
 @dataclass(frozen=True, eq=False)
-class _Block:
-    """What an executor is sent to infer the labels of a block of stars."""
+class _Common:
+    """What all blocks of an inference need."""
 
-    flux: AnyArray
-    ivar: AnyArray
-    star_id: AnyArray
     pixels: PixelModel
     priors: LabelPriors
     settings: InferenceSettings
     seed: int
     finishing: Finishing
+    with_snr: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Block[R]:
+    """What an executor is sent to infer the labels of a block of stars."""
+
+    rows: slice
+    spectra: AnySpectra
+    common: Shared[_Common]
+    deliver: Callable[[slice, xr.DataTree, float], R]
     stop: StopSign
     progress: Callable[[int], None] | None
-    notes: Mapping[str, AnyArray]
 
 
-def _notes_of(spectra: NormalizedSpectra) -> dict[str, AnyArray]:
-    """What is noted of the stars, and their quoted S/N where one is known."""
-    if not np.isfinite(spectra.snr).any():
-        return dict(spectra.notes)
-    texts = [f"{snr:.6g}" if np.isfinite(snr) else "" for snr in spectra.snr.tolist()]
-    return {**spectra.notes, "SNR": np.array(texts, dtype=np.str_)}
+def _names(block: _Block[Any]) -> str:
+    return name_some(block.spectra.star_id)
 
 
-def _names(block: _Block) -> str:
-    return name_some(block.star_id)
-
-
-def _infer_block(given: _Block) -> xr.DataTree:
+def _infer_block[R](given: _Block[R]) -> R:
+    began, common = time.monotonic(), given.common.value
+    spectra = given.spectra.in_memory()
     block = sample_block(
-        given.pixels, given.flux, given.ivar, given.star_id, priors=given.priors,
-        settings=given.settings, seed=given.seed, progress=given.progress, stop=given.stop,
+        common.pixels, spectra.flux, spectra.ivar, spectra.star_id, priors=common.priors,
+        settings=common.settings, seed=common.seed, progress=given.progress, stop=given.stop,
     )  # fmt: skip
-    return finish_block(block, given.finishing, given.notes)
+    tree = finish_block(block, common.finishing, notes_of(spectra, with_snr=common.with_snr))
+    return given.deliver(given.rows, tree, time.monotonic() - began)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,6 +317,8 @@ class Finishing:
         What the column of the stars' names, and the catalogue of the training labels, are called.
     reductions : frozenset of str
         Versions of the pipeline of the training spectra; empty where unknown.
+    keep : str
+        What is kept of the draws, see `bayes_cannon.inference.summaries.keeping`.
     """
 
     reference: LabelReference
@@ -348,11 +329,13 @@ class Finishing:
     id_name: str = DEFAULT_ID
     catalogue: str = "CATALOGUE"
     reductions: frozenset[str] = frozenset()
+    keep: str = "draws"
 
     @classmethod
     def from_cannon(
-        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID
-    ) -> Finishing:
+        cls, cannon: Cannon, *, seed: int, simulated: bool, id_name: str = DEFAULT_ID,
+        keep: str = "draws",
+    ) -> Finishing:  # fmt: skip
         """Take it from a trained model.
 
         Parameters
@@ -365,13 +348,15 @@ class Finishing:
             Whether the spectra are.
         id_name
             Name of the column of star ids.
+        keep
+            What is kept of the draws.
         """
         known = cannon.model_error
         error = None if known is None else ErrorModel.from_tree(known)
         return cls(
             LabelReference.from_cannon(cannon), error, seed, simulated, cannon.simulated, id_name,
             catalogue_name(cannon.settings.get("dataset") or {}),
-            reductions_of_settings(cannon.settings.get("dataset") or {}),
+            reductions_of_settings(cannon.settings.get("dataset") or {}), keep,
         )  # fmt: skip
 
 
@@ -401,4 +386,5 @@ def finish_block(
             tree[name].attrs["id_name"] = finishing.id_name
             tree[name].attrs["catalogue"] = finishing.catalogue
             tree[name].attrs["model_reduction"] = reductions_text(finishing.reductions)
-    return tree
+    nu = None if finishing.error is None else float(np.median(finishing.error.nu))
+    return reduce_draws(tree, finishing.keep, nu)

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 
@@ -16,7 +17,9 @@ __all__ = [
     "DIMS",
     "Moments",
     "catalogue_of",
+    "draws_of",
     "group_of",
+    "holds_moments",
     "id_name_of",
     "is_simulated",
     "model_is_simulated",
@@ -60,6 +63,41 @@ def group_of(result: xr.DataTree, name: str) -> xr.Dataset:
     return result[name].to_dataset()
 
 
+def holds_moments(group: xr.Dataset) -> bool:
+    """Whether a group of posteriors holds their moments in place of draws.
+
+    Parameters
+    ----------
+    group
+        ``posterior`` or ``calibrated_posterior``, see `bayes_cannon.inference.summaries.keeping`.
+    """
+    return {"mean", "cov", "quantiles"} <= set(group.data_vars)
+
+
+def draws_of(result: xr.DataTree, name: str) -> xr.Dataset:
+    """Return a group of draws.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    name
+        Of the group.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is not there, or moments alone were kept of it.
+    """
+    group = group_of(result, name)
+    if holds_moments(group):
+        raise InvalidDataError(
+            f"the {name} holds moments and no draws, which this needs; infer the stars again with "
+            "keep='draws' or 'thin:200' (--keep)."
+        )
+    return group
+
+
 def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
     """Names of the labels in a result: variables of ``posterior`` with dims (chain, draw, star).
 
@@ -77,6 +115,8 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
         If there is no posterior, or none of its variables has these dims.
     """
     posterior = group_of(result, "posterior")
+    if holds_moments(posterior):
+        return tuple(str(n) for n in posterior["label_name"].values)
     names = tuple(str(n) for n, v in posterior.data_vars.items() if set(v.dims) == set(DIMS))
     if not names:
         raise InvalidDataError(
@@ -178,8 +218,8 @@ class Moments:
     ----------
     mean : (n_stars, n_labels) float64
     cov : (n_stars, n_labels, n_labels) float64
-    quantiles : (3, n_stars, n_labels) float64
-        16, 50 and 84 %.
+    quantiles : (n_quantiles, n_stars, n_labels) float64
+        16, 50 and 84 % where no others were asked for.
     """
 
     mean: FloatArray
@@ -192,25 +232,32 @@ class Moments:
         return np.asarray(np.sqrt(np.diagonal(self.cov, axis1=1, axis2=2)))
 
 
-def moments_of(group: xr.Dataset, names: tuple[str, ...]) -> Moments:
+def moments_of(
+    group: xr.Dataset, names: tuple[str, ...], *, quantiles: tuple[float, ...] = (0.16, 0.5, 0.84)
+) -> Moments:
     """Moments of each star's draws, NaN for a star with a draw that is not finite.
 
     Parameters
     ----------
     group
-        Draws with dims chain, draw and star.
+        Draws with dims chain, draw and star, or the moments that were kept of them.
     names
         Labels, in the order wanted.
+    quantiles
+        Levels of `Moments.quantiles`.
 
     Raises
     ------
     InvalidDataError
-        If there is one draw only.
+        If there is one draw only, or a quantile was not kept.
     """
+    if holds_moments(group):
+        return _kept_moments(group, names, quantiles)
+    levels = np.array(quantiles)
     n_stars, n = group.sizes["star"], len(names)
     mean = np.full((n_stars, n), np.nan)
     cov = np.full((n_stars, n, n), np.nan)
-    quantiles = np.full((3, n_stars, n), np.nan)
+    edges = np.full((levels.size, n_stars, n), np.nan)
     for block in _blocks(n_stars):
         part = group[list(names)].isel(star=block).transpose("star", "chain", "draw")
         draws = np.stack([part[name].values for name in names], axis=-1).astype(np.float64)
@@ -222,5 +269,23 @@ def moments_of(group: xr.Dataset, names: tuple[str, ...]) -> Moments:
         mean[place] = draws.mean(axis=1)
         offset = draws - mean[place][:, None]
         cov[place] = offset.swapaxes(1, 2) @ offset / (draws.shape[1] - 1)
-        quantiles[:, place] = np.quantile(draws, [0.16, 0.5, 0.84], axis=1)
-    return Moments(mean, cov, quantiles)
+        edges[:, place] = np.quantile(draws, levels, axis=1)
+    return Moments(mean, cov, edges)
+
+
+def _kept_moments(
+    group: xr.Dataset, names: tuple[str, ...], quantiles: tuple[float, ...]
+) -> Moments:
+    """Moments of some labels, as they were kept."""
+    order = [group["label_name"].values.tolist().index(n) for n in names]
+    known = group["quantile"].values
+    rows = [int(np.argmin(np.abs(known - q))) for q in quantiles]
+    if not np.allclose(known[rows], quantiles):
+        raise InvalidDataError(
+            f"quantiles {', '.join(map(str, quantiles))} were not kept; there are "
+            f"{', '.join(map(str, known.tolist()))}."
+        )
+    kept = {n: group[n].values.astype(np.float64) for n in ("mean", "cov", "quantiles")}
+    cov = unpack(kept["cov"])[:, order][:, :, order]
+    edges = kept["quantiles"][:, rows][:, :, order].swapaxes(0, 1)
+    return Moments(kept["mean"][:, order], cov, edges)

@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum, unique
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +25,7 @@ __all__ = [
     "Draws",
     "LabelSampler",
     "NutsSettings",
+    "Stage",
     "star_seed",
 ]
 
@@ -97,7 +99,23 @@ class Draws:
     statistics: dict[str, NDArray[Any]]
 
 
-def star_seed(seed: int, star_id: str, stage: int = 0) -> np.random.SeedSequence:
+@unique
+class Stage(IntEnum):
+    """What a star's random numbers are for; each use has its own, and this is their one list."""
+
+    FIRST = 0
+    """The chains of its labels."""
+    AGAIN = 1
+    """Its chains where the first did not pass the checks."""
+    CALIBRATED = 100
+    """Its calibrated draws."""
+    JOINT = 200
+    """Errors of the reference, for the level of the joint region that holds it."""
+    PAIR = 300
+    """The chains of two stars."""
+
+
+def star_seed(seed: int, star_id: str, stage: int = Stage.FIRST) -> np.random.SeedSequence:
     """Seed of one star: the same whatever other stars are sampled with it.
 
     Parameters
@@ -107,11 +125,11 @@ def star_seed(seed: int, star_id: str, stage: int = 0) -> np.random.SeedSequence
     star_id
         Id of the star.
     stage
-        Which use of it: 0 the first run, 1 the second, 100 the calibration.
+        What for: a `Stage`.
     """
     digest = hashlib.sha256(star_id.encode("utf-8")).digest()
     words = [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
-    return np.random.SeedSequence([int(seed) & (2**63 - 1), stage, *words])
+    return np.random.SeedSequence([int(seed) & (2**63 - 1), int(stage), *words])
 
 
 @dataclass(frozen=True, eq=False)

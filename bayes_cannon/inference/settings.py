@@ -17,6 +17,7 @@ from bayes_cannon.inference.likelihood.kinds import (
 )
 from bayes_cannon.inference.modes import ModeSettings
 from bayes_cannon.inference.sampler import NutsSettings
+from bayes_cannon.inference.summaries.keeping import checked_keep
 
 __all__ = [
     "InferenceSettings",
@@ -57,6 +58,10 @@ class InferenceSettings:
         Draws on which k-hat is evaluated; 0 leaves it out.
     block_size : int
         Stars per block, which is a task of an executor; bounds the memory.
+    keep : str or None
+        Of the posteriors: ``'draws'``, ``'thin:N'`` (about N draws of a star) or ``'moments'``
+        (see `bayes_cannon.inference.summaries.keeping`); None: draws, and of more than 20 000 stars
+        moments.
     cores : int
         Threads; 0 takes all cores, or one for each task of an executor.
     """
@@ -74,6 +79,7 @@ class InferenceSettings:
     min_pixels: int | None = None
     n_khat: int = 200
     block_size: int = 64
+    keep: str | None = None
     cores: int = 0
 
     def __post_init__(self) -> None:
@@ -81,6 +87,7 @@ class InferenceSettings:
             raise InvalidDataError(f"method must be 'nuts' or 'laplace', not {self.method!r}.")
         if self.min_pixels is not None:
             object.__setattr__(self, "min_pixels", whole_number(self.min_pixels, "min_pixels"))
+        object.__setattr__(self, "keep", checked_keep(self.keep))
         for name in ("draws", "tune", "chains", "n_khat", "block_size", "cores"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name))
         for name in ("target_accept", "rhat_limit", "ess_limit"):

@@ -1,4 +1,4 @@
-"""Tables of stars: which column names them, whose labels stand beside ours, columns as numbers.
+"""Tables of stars: which column names them, whose labels stand beside ours, and their files.
 
 A survey says what its stars' names are called (``APOGEE_ID``, ``SDSS_ID``) and what its catalogue
 of labels is called (ASPCAP); a result keeps both in its attributes ``id_name`` and ``catalogue``,
@@ -7,26 +7,45 @@ a table in its ``meta`` as ``ID`` and ``CATALOG``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon._version import __version__
+from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
+from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
+    "MARK",
+    "MODEL_MARK",
     "catalogue_name",
     "labels_first",
+    "reduction_story",
+    "rounded",
     "row_of_star",
     "star_column",
     "star_ids",
+    "write_ecsv",
+    "write_fits",
 ]
+
+MARK = "SIMULATED spectra: not observations"
+"""What a table of simulated spectra says."""
+MODEL_MARK = "The model was trained on SIMULATED spectra."
+"""What a table of real spectra says whose labels a model of simulated ones found."""
 
 _CATALOGUE = "ASPCAP"
 _NAMELESS = "CATALOGUE"
@@ -163,3 +182,170 @@ def labels_first(table: Table) -> Table:
         digits = label_kind(name, str(table[name].unit or "")).digits + 1
         shown[name].info.format = shown[f"{name}{error}"].info.format = f".{digits}f"
     return shown
+
+
+def reduction_story(table: Table) -> str:
+    """Say that spectra are of another reduction than the model's, and how far they are from it.
+
+    Parameters
+    ----------
+    table
+        Catalogue of a result: its meta data name the reductions, its columns CHI2_RED, CHI2_RANK
+        and LABEL_FLAG say how well the spectra are fitted.
+
+    Returns
+    -------
+    str
+        '' where the reduction is the model's.
+    """
+    told = other_reductions(table)
+    if not told or not {"CHI2_RED", "LABEL_FLAG"} <= set(table.colnames):
+        return told
+    flag = np.asarray(table["LABEL_FLAG"], dtype=np.int64)
+    chi2 = np.asarray(table["CHI2_RED"], dtype=np.float64)
+    other = (flag & int(LabelFlag.OTHER_REDUCTION)) != 0
+    if not (other & np.isfinite(chi2)).any():
+        return told
+    told += f" Their reduced chi-square is {np.nanmedian(chi2[other]):.3g} (median)"
+    rank = _numbers(table, "CHI2_RANK")[other]
+    if not np.isfinite(rank).any():
+        return (
+            f"{told}; the model was not cross-validated, so that nothing says what that of its own "
+            "kind of spectra is."
+        )
+    shares = [
+        f"{100 * np.mean((flag[other] & int(bit)) != 0):.3g} % {text}"
+        for bit, text in (
+            (LabelFlag.POOR_CHI2, "are fitted worse than 99 % of these"),
+            (LabelFlag.EXTREME_FACTORS, "have larger factors than 99 %"),
+            (LabelFlag.UNLIKE_TRAINING, "are beyond them all"),
+        )
+    ]
+    return (
+        f"{told}, larger than that of {100 * np.nanmedian(rank):.0f} % of left-out training stars "
+        f"at the same S/N (alike: 50 %); {', '.join(shares)} (alike: 1, 1 and 0 %)."
+    )
+
+
+def _numbers(table: Table, name: str) -> NDArray[np.float64]:
+    """Column of numbers; NaN where there is none."""
+    if name not in table.colnames:
+        return np.full(len(table), np.nan)
+    return np.asarray(table[name], dtype=np.float64)
+
+
+def rounded(table: Table, *, digits: int = 6) -> Table:
+    """Return the table with numbers of few digits, and a comment where it is of a simulation.
+
+    Parameters
+    ----------
+    table
+        With ``SIMULATE`` in its meta data.
+    digits
+        Significant ones.
+    """
+    shown = table.copy()
+    for name in shown.colnames:
+        if shown[name].dtype.kind == "f":
+            shown[name] = [float(f"{value:.{digits}g}") for value in shown[name]]
+            shown[name].unit = table[name].unit
+    if shown.meta.get("SIMULATE"):
+        shown.meta["comments"] = [MARK, *shown.meta.get("comments", [])]
+    return shown
+
+
+def write_ecsv(table: Table, path: Path, *, overwrite: bool) -> None:
+    """Write a table as ECSV, whole or not at all.
+
+    Parameters
+    ----------
+    table
+        What to write.
+    path
+        Of the file.
+    overwrite
+        Replace a file that is there.
+    """
+    write_atomically(path, lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite)
+
+
+def write_fits(
+    table: Table,
+    path: Path,
+    *,
+    name: str,
+    overwrite: bool,
+    finish: Callable[[fits.BinTableHDU], None] | None = None,
+) -> None:
+    """Write a table as FITS, whole or not at all: the one writer of results.
+
+    Units and descriptions are in ``TUNITn`` and ``TCOMMn``; ``dex``, none of the FITS standard's
+    units, stands behind the description. What `meta` says are cards, its comments HISTORY, and so
+    is what a reader must know: simulated spectra, a model of simulated ones, another reduction than
+    the model's. FITS has ASCII alone: other signs are written as Python escapes them.
+
+    Parameters
+    ----------
+    table
+        What to write; left as it is.
+    path
+        Of the file.
+    name
+        Of the HDU (``EXTNAME``).
+    overwrite
+        Replace a file that is there.
+    finish
+        Says more of the columns in the HDU.
+    """
+
+    def write(part: Path) -> None:
+        _hdus(table, name, finish).writeto(part, checksum=True)
+
+    write_atomically(path, write, overwrite=overwrite)
+
+
+def _hdus(
+    table: Table, name: str, finish: Callable[[fits.BinTableHDU], None] | None
+) -> fits.HDUList:
+    bare, key = table.copy(), id_column(table.colnames, table.meta)
+    bare.meta = {}
+    if key is not None:
+        bare[key] = star_ids(table)
+    for column in bare.colnames:
+        if bare[column].dtype.kind == "U":
+            bare[column] = np.char.encode(bare[column], "ascii", "backslashreplace")
+        bare[column].unit = bare[column].description = bare[column].format = None
+    hdu = fits.table_to_hdu(bare)
+    hdu.name = name
+    for number, column in enumerate(table.colnames, start=1):
+        unit, text = str(table[column].unit or ""), table[column].description or ""
+        if unit == "dex":
+            text = f"{text} [dex]".strip()
+        elif unit:
+            hdu.header.set(f"TUNIT{number}", _ascii(unit), after=f"TFORM{number}")
+        if text:
+            hdu.header[f"TCOMM{number}"] = _ascii(text)
+    for card, value in table.meta.items():
+        if card != "comments":
+            hdu.header[card.upper()[:8]] = _ascii(value) if isinstance(value, str) else value
+    if finish is not None:
+        finish(hdu)
+    hdu.header["ORIGIN"] = f"bayes_cannon {__version__}"
+    hdu.header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    for line in _told(table):
+        hdu.header["HISTORY"] = _ascii(line)
+    return fits.HDUList([fits.PrimaryHDU(), hdu])
+
+
+def _told(table: Table) -> list[str]:
+    """Lines on what a reader of a table must know, each once."""
+    told = [MARK] if table.meta.get("SIMULATE") else []
+    if table.meta.get("SIMMODEL") and not told:
+        told = [MODEL_MARK]
+    told += [reduction_story(table), *table.meta.get("comments", ())]
+    return [line for line in dict.fromkeys(map(str, told)) if line]
+
+
+def _ascii(text: str) -> str:
+    """Text as a header of FITS can hold it."""
+    return text.encode("ascii", "backslashreplace").decode()

@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from bayes_cannon.errors import LabelError
 from bayes_cannon.inference.arguments import as_labels
-from bayes_cannon.inference.posterior import group_of
+from bayes_cannon.inference.posterior import group_of, holds_moments, posterior_names
 from bayes_cannon.spectra.label_kinds import known_unit, label_unit
 from bayes_cannon.spectra.labels import Labels
 
@@ -55,6 +55,10 @@ def units_of_result(result: xr.DataTree, names: Sequence[str]) -> dict[str, str]
         Labels.
     """
     posterior = group_of(result, "posterior")
+    if holds_moments(posterior):
+        noted = np.atleast_1d(posterior.attrs["label_units"]).tolist()
+        known = dict(zip(posterior_names(result), map(str, noted), strict=True))
+        return {n: known.get(n, label_unit(n)) for n in names}
     return {n: str(posterior[n].attrs.get("units", label_unit(n))) for n in names}
 
 

@@ -33,7 +33,7 @@ __all__ = [
 
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,10 @@ __all__ = [
     "ErrorTerms",
 ]
 
+_INNER = (0.05, 0.95)
+"""Quantiles of the training labels beyond which errors may grow, label by label."""
+_LEAST_WIDTH = 0.1
+"""Least width of what lies between them, in standard deviations."""
 _STARS_PER_TERM = 4
 """Terms of the bias are used up to one per this many stars."""
 
@@ -43,6 +47,8 @@ class ErrorTerms:
         Lower triangular; makes the features uncorrelated.
     log_typical : float
         Mean of log(1 + distance**2 / n_labels) / 2.
+    inner : (2, n_labels) float64
+        Standardised labels that 5 and 95 % of the training stars are below.
     """
 
     center: FloatArray
@@ -54,6 +60,7 @@ class ErrorTerms:
     feature_mean: FloatArray
     feature_root: FloatArray
     log_typical: float
+    inner: FloatArray
 
     @classmethod
     def learn(cls, basis: PolynomialBasis, training: Labels, predicted: FloatArray) -> ErrorTerms:
@@ -79,6 +86,7 @@ class ErrorTerms:
         first = cls(
             basis.center, basis.scale, mean, precision, np.inf, degree, np.zeros(degree.size),
             np.eye(degree.size), 0.0,
+            np.nanquantile(basis.standardize(training.values), _INNER, axis=0),
         )  # fmt: skip
         raw = first._monomials(basis.standardize(predicted))
         centred = raw - raw.mean(axis=0)
@@ -86,7 +94,7 @@ class ErrorTerms:
         distance = first.distance(predicted)
         return cls(
             basis.center, basis.scale, mean, precision, float(distance.max()), degree,
-            raw.mean(axis=0), root, float(np.mean(0.5 * np.log1p(distance**2 / k))),
+            raw.mean(axis=0), root, float(np.mean(0.5 * np.log1p(distance**2 / k))), first.inner,
         )  # fmt: skip
 
     def _monomials(self, ell: FloatArray) -> FloatArray:
@@ -109,6 +117,20 @@ class ErrorTerms:
         """
         k = labels.shape[1]
         return np.asarray(0.5 * np.log1p(self.distance(labels) ** 2 / k) - self.log_typical)
+
+    def edge(self, labels: FloatArray) -> FloatArray:
+        """Logarithm of the errors' scale for growth_edge = 1, shape (n, n_labels).
+
+        0 for a label that 5 to 95 % of the training stars are below.
+
+        Parameters
+        ----------
+        labels
+            Shape (n, n_labels), in their units.
+        """
+        ell, (low, high) = (labels - self.center) / self.scale, self.inner
+        excess = np.maximum(np.maximum(low - ell, ell - high), 0.0)
+        return np.asarray(np.log1p(excess / np.maximum(0.5 * (high - low), _LEAST_WIDTH)))
 
     def features(self, labels: FloatArray) -> FloatArray:
         """Features of the bias (n, n_features): those at the edge for labels beyond `reach`."""
@@ -135,6 +157,7 @@ class ErrorTerms:
             "feature_root": (("feature", "feature_2"), self.feature_root),
             "reach": ((), self.reach),
             "log_typical": ((), self.log_typical),
+            "inner": (("bound", "label_name"), self.inner),
         }
         coords = {"label_name": list(names), "label_name_2": list(names)}
         return schema_dataset(variables, coords)
@@ -153,4 +176,5 @@ class ErrorTerms:
             arrays["center"], arrays["scale"], arrays["mean"], arrays["precision"],
             float(arrays["reach"]), arrays["degree_of_feature"].astype(np.int64),
             arrays["feature_mean"], arrays["feature_root"], float(arrays["log_typical"]),
+            arrays["inner"],
         )  # fmt: skip

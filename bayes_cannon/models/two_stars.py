@@ -2,7 +2,7 @@ r"""The labels of two stars in one spectrum, as a PyMC model. Nothing here sampl
 
     labels_1, labels_2   ~ MvNormal(training mean, inflated training covariance)
     abundances_2 - _1    ~ Normal(0, alike)               where the stars are of one cloud
-    light                ~ Uniform(0, light_max)
+    light                ~ Uniform(0, light_max), or tied to the labels, see `log_light_ratio`
     dv                   ~ Uniform(-dv_max, dv_max)
     shift                ~ Normal(0, rest_frame)          of the first star, or of the light of both
     flux                 ~ MvNormal(C' q, D + U U')       the nuisance factors integrated out
@@ -20,7 +20,7 @@ about it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +35,37 @@ from bayes_cannon.models.basis import PolynomialBasis
 __all__ = [
     "PairPriors",
     "build_two_star_model",
+    "light_labels",
+    "log_light_ratio",
+    "log_planck",
     "pair_features",
 ]
+
+
+_HC_K = 14387.77 / 1.6
+"""hc / k over 1.6 µm, K."""
+
+
+def light_labels(names: Sequence[str]) -> tuple[int, int]:
+    """Places of the labels that the light is tied to, TEFF and LOGG.
+
+    Parameters
+    ----------
+    names
+        Of the labels.
+
+    Raises
+    ------
+    InvalidDataError
+        If one is missing.
+    """
+    lacking = [name for name in ("TEFF", "LOGG") if name not in names]
+    if lacking:
+        raise InvalidDataError(
+            f"light can be tied to Teff and log g alone, and the model has no label "
+            f"{', '.join(lacking)} (it has {', '.join(names)}); leave the light free."
+        )
+    return list(names).index("TEFF"), list(names).index("LOGG")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +80,11 @@ class PairPriors:
         Precision of the difference of the two stars' standardised labels.
     light_max, dv_max, rest_frame : float
         Largest share of the light; largest |dv| and the rest frame's error, km/s.
+    second_mean, second_precision
+        As `mean` and `precision`, of a second star of another Cannon; None: the same.
+    light_scatter : float or None
+        Standard deviation of the logarithm of the two stars' light about that of
+        `log_light_ratio`; None leaves the light free.
     """
 
     mean: FloatArray
@@ -59,6 +93,43 @@ class PairPriors:
     light_max: float
     dv_max: float
     rest_frame: float
+    second_mean: FloatArray | None = None
+    second_precision: FloatArray | None = None
+    light_scatter: float | None = None
+
+
+def log_planck(teff: Any) -> Any:
+    """Logarithm of a black body's brightness at 1.6 µm, the middle of H, but for a constant.
+
+    Parameters
+    ----------
+    teff
+        In K: a number or a PyTensor variable.
+    """
+    if isinstance(teff, int | float | np.ndarray | np.number):
+        return -np.log(np.expm1(_HC_K / teff))
+    return -pt.log(pt.expm1(_HC_K / teff))
+
+
+def log_light_ratio(teff: tuple[Any, Any], logg: tuple[Any, Any]) -> Any:
+    """Logarithm of the second star's light over the first's in H, for equal masses.
+
+    R² is proportional to M / g, and a star shines in H as a black body of its Teff does at 1.6 µm:
+    ``ln(F2 / F1) = ln 10 (logg1 - logg2) + ln B(Teff2) - ln B(Teff1)``. Two stars of one age that
+    are both evolved differ by a few per cent in mass.
+
+    Parameters
+    ----------
+    teff, logg
+        Of the two stars, K and dex.
+
+    Examples
+    --------
+    >>> round(float(np.exp(log_light_ratio((4800.0, 4800.0), (2.0, 3.0)))), 3)
+    0.1
+    """
+    planck = log_planck(teff[1]) - log_planck(teff[0])
+    return np.log(10.0) * (logg[0] - logg[1]) + planck
 
 
 def pair_features(v1: Any, v2: Any, light: Any, first: Any, second: Any) -> Any:
@@ -86,6 +157,7 @@ def build_two_star_model(
     data: Mapping[str, FloatArray],
     *,
     kms_per_pixel: float,
+    second: PolynomialBasis | None = None,
 ) -> pm.Model:
     """Build the model of one pair.
 
@@ -98,20 +170,24 @@ def build_two_star_model(
     priors
         Of labels, light and velocities.
     data
-        ``A`` (6 n_terms, 6 n_terms) and ``b`` (6 n_terms,) of the compressed spectrum; ``mode``
-        and ``chol``, mean and lower Cholesky factor of the whitening, shapes (2 n_labels + 3,) and
-        its square: standardised labels of both, logit(light / light_max), dv and shift (km/s).
+        ``A`` (3 t, 3 t) and ``b`` (3 t,) of the compressed spectrum, t the terms of both stars;
+        ``mode`` and ``chol``, mean and lower Cholesky factor of the whitening, shapes
+        (2 n_labels + 3,) and its square: standardised labels of both,
+        logit(light / light_max), dv and shift (km/s).
     kms_per_pixel
         Width of a pixel.
+    second
+        Labels, scaling and terms of the second star; None: those of the first.
 
     Raises
     ------
     InvalidDataError
         If an array has another shape.
     """
-    k, t = basis.n_labels, basis.n_terms
+    other = basis if second is None else second
+    k, t = basis.n_labels, 3 * (basis.n_terms + other.n_terms)
     n = 2 * k + 3
-    shapes = {"A": (6 * t, 6 * t), "b": (6 * t,), "mode": (n,), "chol": (n, n)}
+    shapes = {"A": (t, t), "b": (t,), "mode": (n,), "chol": (n, n)}
     for name, shape in shapes.items():
         if np.shape(data[name]) != shape:
             raise InvalidDataError(f"{name} has shape {np.shape(data[name])}, expected {shape}.")
@@ -126,14 +202,23 @@ def build_two_star_model(
         dv, shift = (
             pm.Deterministic(name, u[2 * k + 1 + i]) for i, name in enumerate(("dv", "shift"))
         )
-        for name, ell in (("labels_1", ell1), ("labels_2", ell2)):
-            pm.Deterministic(name, basis.center + basis.scale * ell, dims="label_name")
-        apart = ell2 - ell1
+        labels = [
+            pm.Deterministic(name, of.center + of.scale * ell, dims="label_name")
+            for name, of, ell in (("labels_1", basis, ell1), ("labels_2", other, ell2))
+        ]
+        apart = (labels[1] - basis.center) / basis.scale - ell1
         density = -0.5 * pt.dot(apart, pt.dot(priors.tie, apart))
-        for ell in (ell1, ell2):
-            off = ell - priors.mean
-            density = density - 0.5 * pt.dot(off, pt.dot(priors.precision, off))
+        same = priors.second_mean is None
+        for ell, mean, precision in (
+            (ell1, priors.mean, priors.precision),
+            (ell2, priors.mean, priors.precision) if same
+            else (ell2, priors.second_mean, priors.second_precision),
+        ):  # fmt: skip
+            off = ell - mean
+            density = density - 0.5 * pt.dot(off, pt.dot(precision, off))
         density = density + pt.log(share) + pt.log1p(-share)
+        if priors.light_scatter is not None:
+            density = density + _tied_light(basis, labels, light, priors.light_scatter)
         at_rest = [-0.5 * (x / priors.rest_frame) ** 2 for x in (shift, shift + light * dv)]
         density = density + at_rest[0] + pt.softplus(at_rest[1] - at_rest[0])
         density = pt.switch(pt.abs(dv) < priors.dv_max, density, -np.inf)
@@ -141,6 +226,14 @@ def build_two_star_model(
         start = given["mode"][2 * k + 1 :]
         first = (shift - start[1]) / kms_per_pixel
         second = (shift + dv - start[1] - start[0]) / kms_per_pixel
-        q = pair_features(basis.symbolic(ell1), basis.symbolic(ell2), light, first, second)
+        q = pair_features(basis.symbolic(ell1), other.symbolic(ell2), light, first, second)
         pm.Potential("log_likelihood", pt.dot(given["b"], q) - 0.5 * pt.dot(q, given["A"] @ q))
     return model
+
+
+def _tied_light(basis: PolynomialBasis, labels: Sequence[Any], light: Any, scatter: float) -> Any:
+    """Log density of the light: its logit is normal about the ratio that the labels say."""
+    t, g = light_labels(basis.names)
+    ratio = log_light_ratio((labels[0][t], labels[1][t]), (labels[0][g], labels[1][g]))
+    logit = pt.log(light) - pt.log1p(-light)
+    return -0.5 * ((logit - ratio) / scatter) ** 2 - pt.log(light) - pt.log1p(-light)

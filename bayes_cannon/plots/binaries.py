@@ -186,7 +186,8 @@ def plot_pair(
     model, given = as_model(cannon), as_spectra(spectra)
     row, place = row_of(given.star_id, star), row_of(search.found.star_id, star)
     flux, ivar = given.flux[row], given.ivar[row]
-    curves = pair_curves(model, flux, ivar, search.found.theta[place], search.settings)
+    theta = search.found.theta[place]
+    curves = pair_curves(model, flux, ivar, theta, search.settings, second=search.second)
     part, good = within(given.wavelength, window), ivar > 0
     ax = new_axes(ax, (12, 5.0))
     w = given.wavelength[part]

@@ -30,7 +30,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.flags import LabelFlag
-from bayes_cannon.inference.posterior import group_of, posterior_names
+from bayes_cannon.inference.posterior import group_of, holds_moments, posterior_names
 from bayes_cannon.inference.tables import catalogue_name
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.plots.common import (
@@ -84,7 +84,7 @@ def plot_corner(
     both are densities of the same area; a formal peak more than four times as high as the
     calibrated one is cut, and the legend says so. Numbers are the median and the 16 to 84 %
     interval (dotted lines), with two digits of the error. Below the star's name stand its S/N and
-    its flags, where they are known.
+    its flags, where they are known. Moments that were kept are drawn from, and the title says so.
 
     Parameters
     ----------
@@ -157,6 +157,7 @@ def _heading(result: xr.DataTree, star: str, snr: float | None, *, wide: bool) -
         flag = int(stats["label_flag"].values[row])
         flags = [str(bit.name) for bit in LabelFlag if flag & bit]
         facts.append(f"flags: {', '.join(flags)}" if flags else "no flags")
+    facts += ["drawn from moments"] * holds_moments(group_of(result, "posterior"))
     title = result_title(f"Labels of {star_text(star)}", result)
     return [title, *textwrap.wrap("; ".join(facts), 90 if wide else 56)]
 

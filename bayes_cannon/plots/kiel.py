@@ -33,7 +33,7 @@ from bayes_cannon.inference.arguments import (
     as_result,
     as_table,
 )
-from bayes_cannon.inference.posterior import group_of
+from bayes_cannon.inference.posterior import posterior_names
 from bayes_cannon.inference.tables import catalogue_name
 from bayes_cannon.inference.units import units_of_result, units_of_table
 from bayes_cannon.plots.common import (
@@ -257,7 +257,7 @@ def _chosen_draws(
         raise InvalidDataError("posteriors of chosen stars need the result of inference.")
     if len(stars) > _MOST_STARS:
         raise InvalidDataError(f"at most {_MOST_STARS} stars can be told apart, not {len(stars)}.")
-    if missing := [n for n in _AXES if n not in group_of(result, "posterior")]:
+    if missing := [n for n in _AXES if n not in posterior_names(result)]:
         raise InvalidDataError(f"the result has no {' and '.join(missing)}.")
     for name, unit in units_of_result(result, _AXES).items():
         _check_unit(name, unit)

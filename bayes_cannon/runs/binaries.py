@@ -8,22 +8,21 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.finding import BinarySearch
 from bayes_cannon.analysis.catalogued.files import write_catalogue
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.storage import check_output, write_atomically
+from bayes_cannon.base.storage import check_output
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.arguments import as_spectra
 from bayes_cannon.inference.binaries.pair_posterior import sample_pair
+from bayes_cannon.inference.tables import MARK, write_ecsv, write_fits
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.binaries import completeness_map, plot_pair, plot_pair_corner
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.runs.corners import corner_files
 from bayes_cannon.runs.results import RUN_TABLE, Run, folder_of, open_run
-from bayes_cannon.runs.tables import MARK, write_ecsv
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.spectra.star_ids import ID_NAMES, row_of
 
@@ -91,7 +90,7 @@ def write_binaries(
             *([MARK] if simulated else []),
             "a dwarf beside a giant has 1 to 3 % of the light in H and is not found",
         ]
-    write_atomically(out / TABLES[0], lambda part: _fits(table, part), overwrite=overwrite)
+    write_fits(table, out / TABLES[0], name="BINARIES", overwrite=overwrite)
     for name, some in zip(TABLES[1:], (table, pairs), strict=True):
         write_ecsv(some, out / name, overwrite=overwrite)
     save_figure(completeness_map(search), out / COMPLETENESS)
@@ -126,7 +125,7 @@ def _sample(
         row, place = row_of(spectra.star_id, star), row_of(search.found.star_id, star)
         result = sample_pair(
             cannon, star, spectra.flux[row], spectra.ivar[row], search.found.theta[place],
-            search.settings, seed=seed,
+            search.settings, second=search.second, seed=seed,
         )  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         result.to_netcdf(path.with_suffix(".nc"), engine="h5netcdf")
@@ -168,26 +167,6 @@ def give_to_run(run: Run | str | os.PathLike[str], binaries: Table) -> Run:
     again = open_run(folder)
     write_catalogue(again.table, folder, overwrite=True)
     return open_run(folder)
-
-
-def _fits(table: Table, path: Path) -> None:
-    """Write a FITS table; ids in ASCII, ``dex`` left to the column's comment."""
-    bare = table.copy()
-    meta, bare.meta = dict(table.meta), {}
-    key = table.colnames[0]
-    bare[key] = np.char.encode(np.asarray(table[key], np.str_), "ascii", "backslashreplace")
-    dex = [name for name in bare.colnames if str(bare[name].unit) == "dex"]
-    for name in dex:
-        bare[name].unit = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = "BINARIES"
-    for name in dex:
-        hdu.header[f"TCOMM{table.colnames.index(name) + 1}"] = "dex"
-    for line in meta.pop("comments", ()):
-        hdu.header["HISTORY"] = line
-    for name, value in meta.items():
-        hdu.header[name] = value
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
 
 
 def read_binaries(path: str | os.PathLike[str]) -> Table:

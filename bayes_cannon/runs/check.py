@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bayes_cannon.base.storage import check_output
 from bayes_cannon.errors import InvalidDataError, NoStarsError, OutputExistsError
 from bayes_cannon.inference.posterior import group_of
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.common import save_figure
@@ -22,9 +24,8 @@ from bayes_cannon.runs.inputs import spectra_to_infer
 from bayes_cannon.runs.results import Run, folder_of, open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
-from bayes_cannon.runs.tables import rounded, write_ecsv
-from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.stored import open_dataset
 from bayes_cannon.surveys.simulation.catalogue import read_truth
 
 __all__ = [
@@ -46,6 +47,7 @@ def run_check(
     truth: Path | None = None,
     settings: InferenceSettings | None = None,
     seed: int | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Check:
@@ -65,8 +67,8 @@ def run_check(
         A run of the held-out stars, or its directory, in place of inferring them here.
     truth
         Table of true labels, see `read_truth`: the reference ``truth``.
-    settings, seed
-        Of the inference.
+    settings, seed, executor
+        Of the inference, see `infer_labels`.
     overwrite
         Replace an earlier check.
     progress
@@ -93,11 +95,11 @@ def run_check(
         assert catalogue is not None
         result = infer_run(
             cannon, spectra, out / "run", settings=settings, seed=seed, aspcap=catalogue,
-            overwrite=overwrite, progress=progress,
+            executor=executor, overwrite=overwrite, progress=progress,
         ).result  # fmt: skip
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
     else:
-        stars = TrainingSet.load(dataset)
+        stars = open_dataset(dataset)
         catalogue, spectra = stars.labels, stars.spectra
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
         opened = run if isinstance(run, Run) else open_run(run)

@@ -23,8 +23,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from bayes_cannon.base.engines.shared import WorkerLostError
+from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
-from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.plots.common import BLACK, BLUE, GREEN, ORANGE
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs.results import Run, folder_of
@@ -124,8 +126,16 @@ def draw_corners(
     folder = folder_of(run)
     with as_progress(progress) as tell:
         todo = [star for star, path in files.items() if not path.exists()]
+        executor = as_executor(executor)
         if executor is not None:
-            _draw_with(executor, folder, files, todo, aspcap, snr, tell)
+            try:
+                _draw_with(executor, folder.resolve(), files, todo, aspcap, snr, tell)
+            except (FileFormatError, WorkerLostError) as error:
+                _log.warning(
+                    "workers could not draw all corner plots (%s); the others are drawn here. "
+                    "Workers of other machines must see %s.",
+                    str(error).rstrip("."), folder.resolve(),
+                )  # fmt: skip
         elif processes > 1 and len(todo) > _FEW:
             try:
                 with _processes(min(processes, len(todo))) as pool:
@@ -170,7 +180,7 @@ def _draw_with(
     batches = [todo[i : i + _BATCH] for i in range(0, len(todo), _BATCH)]
     futures = [
         executor.submit(
-            _draw, run, {s: files[s] for s in batch}, _part_of(aspcap, batch),
+            _draw, run, {s: files[s].resolve() for s in batch}, _part_of(aspcap, batch),
             None if snr is None else {s: snr[s] for s in batch if s in snr},
         )
         for batch in batches

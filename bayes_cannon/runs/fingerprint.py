@@ -12,7 +12,7 @@ from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.stored import AnySpectra
 
 __all__ = [
     "digest_of_labels",
@@ -24,7 +24,7 @@ __all__ = [
 
 def fingerprint(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     settings: InferenceSettings,
     priors: LabelPriors,
     seed: int,
@@ -93,18 +93,21 @@ def digest_of_model(cannon: Cannon) -> str:
     return digest.hex
 
 
-def digest_of_spectra(spectra: NormalizedSpectra) -> str:
-    """Digest of spectra, their stars and their wavelengths.
+def digest_of_spectra(spectra: AnySpectra) -> str:
+    """Digest of spectra, their stars and their wavelengths; the same in memory and on disk.
 
     Parameters
     ----------
     spectra
-        Normalised spectra.
+        Normalised spectra; those on disk are read block by block.
     """
     digest = ContentDigest()
     digest.text(str(spectra.simulated))
-    for array in (spectra.star_id, spectra.wavelength, spectra.flux, spectra.ivar):
-        digest.array(array)
+    digest.array(spectra.star_id)
+    digest.array(spectra.wavelength)
+    shape = (spectra.n_stars, spectra.n_pixels)
+    for name in ("flux", "ivar"):
+        digest.blocks(shape, np.dtype(np.float32), spectra.blocks(name))
     return digest.hex
 
 

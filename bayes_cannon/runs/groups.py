@@ -15,11 +15,11 @@ from bayes_cannon.analysis.groups.fit import group_table, population
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import OutputExistsError
+from bayes_cannon.inference.tables import rounded, write_ecsv, write_fits
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.plots.ensembles.groups import plot_group_corner, plot_group_forest
 from bayes_cannon.runs.results import Run, folder_of, open_run
 from bayes_cannon.runs.summary import write_summary
-from bayes_cannon.runs.tables import rounded, write_ecsv, write_fits
 
 __all__ = [
     "open_population",
@@ -86,7 +86,7 @@ def run_population(
     for name, content in zip(_TABLES, (table, _member_table(found)), strict=True):
         shown = rounded(content)
         write_ecsv(shown, out / f"{name}.ecsv", overwrite=overwrite)
-        write_fits(shown, out / f"{name}.fits", overwrite=overwrite)
+        write_fits(shown, out / f"{name}.fits", name=name.upper(), overwrite=overwrite)
     save_figure(plot_group_forest(found), out / "forest.png")
     for what in ("mean", "scatter"):
         save_figure(plot_group_corner(found, what=what), out / f"corner-{what}.png")

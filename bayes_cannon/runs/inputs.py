@@ -26,6 +26,7 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.stored import AnySpectra, is_stored, open_dataset
 from bayes_cannon.surveys.apogee.survey import APOGEE
 from bayes_cannon.surveys.folders import files_below, is_spectrum
 from bayes_cannon.surveys.mwm.layout import split_telescope
@@ -126,7 +127,7 @@ def spectra_to_infer(
     visit: int | None = None,
     all_stars: bool = False,
     progress: Progress = None,
-) -> tuple[NormalizedSpectra, Labels | None]:
+) -> tuple[AnySpectra, Labels | None]:
     """Spectra to infer labels of, and the catalogue's labels where they are known.
 
     Parameters
@@ -134,7 +135,8 @@ def spectra_to_infer(
     cannon
         The trained model.
     inputs
-        One dataset, of which the stars held out from training are taken; or FITS files, and
+        One dataset, of which the stars held out from training are taken, and which stays on disk
+        where it is a folder in Zarr's layout; or FITS files, and
         folders searched for apStar and asStar files. A file that cannot be used becomes a star
         without good pixels, and a line in the log; files of one star get different names.
     visit
@@ -153,7 +155,7 @@ def spectra_to_infer(
         If nothing is left to infer: no file can be used, or a dataset has no held-out star.
     """
     inputs = [user_path(path) for path in inputs]
-    datasets = [path for path in inputs if path.is_file() and _is_dataset(path)]
+    datasets = [path for path in inputs if _is_dataset(path)]
     if datasets:
         if len(inputs) > 1:
             raise FileFormatError(f"give {datasets[0]} alone: a dataset is inferred by itself.")
@@ -185,14 +187,16 @@ def _reader_of_inputs(inputs: Sequence[Path], reader: SurveyReader) -> SurveyRea
     return reader
 
 
-def _of_dataset(cannon: Cannon, path: Path, *, all_stars: bool) -> tuple[NormalizedSpectra, Labels]:
-    dataset = TrainingSet.load(path)
+def _of_dataset(cannon: Cannon, path: Path, *, all_stars: bool) -> tuple[AnySpectra, Labels]:
+    dataset = open_dataset(path)
     if not all_stars:
         dataset = dataset.select(_held_out(cannon, dataset, path))
     return dataset.spectra, dataset.labels
 
 
 def _is_dataset(path: Path) -> bool:
+    if not path.is_file():
+        return is_stored(path)
     with path.open("rb") as file:
         return file.read(8) == _HDF5_MAGIC
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from bayes_cannon.base.storage import check_output, read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, OutputExistsError
 from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.inference.tables import rounded, write_ecsv, write_fits
 from bayes_cannon.plots.common import save_figure
 from bayes_cannon.plots.ensembles.visits import plot_repeats
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import read_summary, write_summary
-from bayes_cannon.runs.tables import rounded, write_ecsv, write_fits
 from bayes_cannon.surveys.survey import Survey
 from bayes_cannon.surveys.visits import visit_spectra
 
@@ -46,6 +47,7 @@ def run_repeats(
     flagged: Flagged = "exclude",
     settings: InferenceSettings | None = None,
     seed: int | None = None,
+    executor: Executor | None = None,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Repeats:
@@ -67,8 +69,8 @@ def run_repeats(
         Take the stars that the model was trained on too.
     flagged
         ``'exclude'`` leaves visits with a flag of severity BAD out, ``'keep'`` does not.
-    settings, seed
-        Of the inference; the seed also of the fit.
+    settings, seed, executor
+        Of the inference, see `infer_labels`; the seed also of the fit.
     overwrite
         Replace earlier repeats.
     progress
@@ -90,7 +92,7 @@ def run_repeats(
     noted = {"cannon": [cannon]} if isinstance(cannon, str | os.PathLike) else None
     run = infer_run(
         model, visits.spectra, out / "run", settings=settings, seed=seed, inputs=noted,
-        overwrite=overwrite, progress=progress,
+        executor=executor, overwrite=overwrite, progress=progress,
     )  # fmt: skip
     write_ecsv(visits.table, out / "visits.ecsv", overwrite=True)
     found = repeats(run, visits.table, flagged=flagged, seed=int(run.summary["seed"]))
@@ -145,7 +147,7 @@ def write_repeats(
     for name, table in zip(_TABLES, (found.table, found.bins, found.pair_table()), strict=True):
         shown = rounded(table)
         write_ecsv(shown, out / f"{name}.ecsv", overwrite=overwrite)
-        write_fits(shown, out / f"{name}.fits", overwrite=overwrite)
+        write_fits(shown, out / f"{name}.fits", name=name.upper(), overwrite=overwrite)
     write_tree(
         found.fit, out / "fit.nc", format_name=_FORMAT, version=_VERSION, overwrite=overwrite
     )

@@ -21,15 +21,15 @@ from bayes_cannon.analysis.catalogues import CatalogueTable, catalogue
 from bayes_cannon.base.cards import SIMULATED, Carded, count_text
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag, describe_flag, is_flagged
-from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
+from bayes_cannon.inference.posterior import group_of, holds_moments, is_simulated, posterior_names
 from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.fingerprint import digest_of_model
 from bayes_cannon.runs.inputs import find_input, paths_of
-from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some
@@ -66,7 +66,8 @@ class Run(Carded):
     result : xarray.DataTree
         Posteriors, read lazily: groups ``posterior``, ``star_stats``, ``constant_data`` and, where
         the model error was measured, ``calibrated_posterior``; of NUTS, ``sample_stats``. Draws
-        have the dims chain, draw, star.
+        have the dims chain, draw, star. Where moments were kept (``keep``), the posteriors have
+        ``mean``, ``cov``, ``quantiles`` and, the calibrated one, ``center``, ``scale`` and ``nu``.
     """
 
     folder: Path
@@ -256,6 +257,7 @@ class Run(Carded):
             ("folder", str(self.folder)),
             ("labels", ", ".join(self.names)),
             ("errors", "formal and calibrated" if calibrated else "formal only"),
+            ("kept", "moments" if holds_moments(group_of(self.result, "posterior")) else ""),
             ("method", f"{how}, seed {settings['seed']}" if "seed" in settings else how),
             ("stars", ", ".join(found)),
             ("model", ", ".join(model)),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,20 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.catalogued.files import write_catalogue
 from bayes_cannon.analysis.catalogues import catalogue, comparison
 from bayes_cannon.base.columns import as_seed, one_or_more
+from bayes_cannon.base.parallel import workers_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.storage import told_writing
+from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
-from bayes_cannon.inference.arguments import KnownLabels, as_model, as_spectra
+from bayes_cannon.inference.arguments import KnownLabels, as_any_spectra, as_model
 from bayes_cannon.inference.flags import is_flagged
-from bayes_cannon.inference.infer import infer_blocks, warn_of_undone
+from bayes_cannon.inference.infer import deliver_blocks
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
 from bayes_cannon.inference.settings import InferenceSettings
-from bayes_cannon.inference.tables import catalogue_name, star_ids
+from bayes_cannon.inference.summaries.keeping import MANY_STARS, chosen_keep
+from bayes_cannon.inference.summaries.undone import warn_of_undone
+from bayes_cannon.inference.tables import catalogue_name, reduction_story, star_ids
 from bayes_cannon.inference.units import known_labels
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_priors import LabelPriors
@@ -38,15 +41,14 @@ from bayes_cannon.plots.stars import plot_one_to_one
 from bayes_cannon.runs.corners import corner_files, draw_corners, refuse_both
 from bayes_cannon.runs.fingerprint import digest_of_labels, fingerprint
 from bayes_cannon.runs.inputs import describe_inputs
-from bayes_cannon.runs.progress import read_json
 from bayes_cannon.runs.results import Run
 from bayes_cannon.runs.store import RunStore, open_posterior
 from bayes_cannon.runs.summary import plain_values, write_summary
 from bayes_cannon.spectra.dataset import catalogue_name as catalogue_of_settings
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
+from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.spectra.star_ids import catalogue_column
-from bayes_cannon.surveys.reductions import other_reductions
+from bayes_cannon.spectra.stored import AnySpectra
 
 __all__ = [
     "infer_run",
@@ -54,6 +56,8 @@ __all__ = [
 
 
 _log = logging.getLogger(__name__)
+_LARGE_BLOCK = 256
+"""Stars of a block, at least, where moments of many stars are kept."""
 
 
 def infer_run(
@@ -81,7 +85,9 @@ def infer_run(
     ----------
     cannon, spectra, settings, priors, seed
         As for `infer_labels`; without a seed, a run that is there goes on with its own, and a new
-        one draws a fresh seed, which its summary holds.
+        one draws a fresh seed, which its summary holds. Of more than 20 000 stars the catalogue is
+        written as FITS alone and, where ``keep`` says nothing else, moments are kept, in blocks of
+        at least 256; messages say so.
     folder
         Where to write.
     aspcap
@@ -114,7 +120,7 @@ def infer_run(
     FileFormatError
         If the descriptions in a run that is there are damaged.
     """
-    cannon, spectra = as_model(cannon), as_spectra(spectra)
+    cannon, spectra = as_model(cannon), as_any_spectra(spectra)
     units = dict(zip(cannon.basis.names, cannon.basis.units, strict=True))
     catalogued = _catalogue_of(aspcap, cannon)
     aspcap = known_labels(aspcap, units)
@@ -124,6 +130,10 @@ def infer_run(
     spectra.index_of(list(corner))
     refuse_both(executor, processes)
     settings = settings or InferenceSettings()
+    many = spectra.n_stars > MANY_STARS
+    settings = replace(settings, keep=chosen_keep(settings.keep, spectra.n_stars))
+    if many and settings.keep == "moments":  # files of a few hundred bytes waste the disk
+        settings = replace(settings, block_size=max(settings.block_size, _LARGE_BLOCK))
     priors = priors_of(cannon, priors)
     seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
     digests = fingerprint(cannon, spectra, settings, priors, seed)
@@ -139,7 +149,9 @@ def infer_run(
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
         table.meta |= _provenance(cannon, settings, digests)
-        write_catalogue(table, store.folder, votable=votable, overwrite=True)
+        write_catalogue(table, store.folder, votable=votable, text=not many, overwrite=True)
+        if many:
+            _log.warning("%d stars: the catalogue is in catalogue.fits alone.", spectra.n_stars)
         summary = {
             **_counts(table),
             "n_too_few_pixels": few,
@@ -194,7 +206,7 @@ def _seed_of(folder: Path) -> int | None:
 
 def _sample(
     cannon: Cannon,
-    spectra: NormalizedSpectra,
+    spectra: AnySpectra,
     store: RunStore,
     settings: InferenceSettings,
     priors: LabelPriors,
@@ -202,26 +214,17 @@ def _sample(
     executor: Executor | None,
     progress: Tell,
 ) -> None:
-    """Do the blocks that are not done; those that follow each other without starting anew."""
+    """Do the blocks that are not done."""
     pending = store.pending
-    breaks = [i for i in range(1, len(pending)) if pending[i] != pending[i - 1] + 1]
-    for first, last in pairwise([0, *breaks, len(pending)]):
-        numbers = pending[first:last]
-        if not numbers:
-            continue
-        start = store.blocks[numbers[0]].start
-
-        def tell(done: int, _total: int, what: str, start: int = start) -> None:
-            progress(start + done, spectra.n_stars, what)
-
-        parts = infer_blocks(
-            cannon, spectra.rows(slice(start, store.blocks[numbers[-1]].stop)),
-            settings=settings, priors=priors, seed=seed, executor=executor, progress=tell,
-        )  # fmt: skip
-        began = time.monotonic()
-        for number, part in zip(numbers, parts, strict=True):
-            store.write(number, part, seconds=time.monotonic() - began)
-            began = time.monotonic()
+    if not pending:
+        return
+    parts = deliver_blocks(
+        cannon, spectra, [store.blocks[b] for b in pending],
+        store.writer(1 if executor is None else workers_of(executor)),
+        settings=settings, priors=priors, seed=seed, executor=executor, progress=progress,
+    )  # fmt: skip
+    for number, part in zip(pending, parts, strict=True):
+        store.take(number, part)
 
 
 def _counts(table: Table) -> dict[str, Any]:
@@ -247,7 +250,7 @@ def _counts(table: Table) -> dict[str, Any]:
 def _reductions(table: Table) -> dict[str, Any]:
     """Versions of the pipeline of spectra and model, and whether these are the same."""
     found = {"spectra": table.meta.get("REDUCTN", ""), "model": table.meta.get("REDUCMOD", "")}
-    told = other_reductions(table)
+    told = reduction_story(table)
     return {"reduction": found | ({"note": told} if told else {})} if any(found.values()) else {}
 
 

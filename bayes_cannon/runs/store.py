@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Self, cast
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -27,9 +28,7 @@ from numpy.typing import NDArray
 from bayes_cannon.base.locks import LOCK_NAME, lock_folder
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import told_writing
-from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
-from bayes_cannon.runs.progress import (
-    block_files,
+from bayes_cannon.base.stores.blocks import (
     blocks_of,
     common_files,
     damaged_file,
@@ -39,14 +38,21 @@ from bayes_cannon.runs.progress import (
     sums_of,
     write_json,
 )
+from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
+from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
+from bayes_cannon.runs.writing import (
+    SESSION,
+    BlockWriter,
+    Delivered,
+    datasets_of,
+    write_block,
+)
 from bayes_cannon.spectra.spectra import name_some
 
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
-    "ZARR_FORMAT",
     "RunStore",
-    "datasets_of",
     "open_posterior",
 ]
 
@@ -98,7 +104,8 @@ class RunStore:
         self.star_id, self.simulated, self.catalogue = star_id, simulated, catalogue
         self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
-        self._lock = ExitStack()
+        self._session, self._block_size = uuid4().hex, block_size
+        self._lock, self._unseen = ExitStack(), False
 
     @property
     def path(self) -> Path:
@@ -134,6 +141,8 @@ class RunStore:
         traceback: TracebackType | None,
     ) -> None:
         """Let the folder go; one in which nothing was done is removed."""
+        with suppress(OSError):
+            (self._progress / SESSION).unlink(missing_ok=True)
         if not self._layout.exists():
             shutil.rmtree(self.path, ignore_errors=True)
             with suppress(OSError):
@@ -142,6 +151,48 @@ class RunStore:
         self._lock.close()
         with suppress(OSError):
             self.folder.rmdir()
+
+    def writer(self, beside: int = 1) -> BlockWriter:
+        """What workers write their blocks with, as long as the context lasts.
+
+        Parameters
+        ----------
+        beside
+            Blocks that are sampled at a time.
+        """
+        return BlockWriter(self.folder.resolve(), self._session, self._block_size, beside)
+
+    def take(self, block: int, given: Delivered) -> None:
+        """Write a block that a worker could not write itself.
+
+        Parameters
+        ----------
+        block
+            Number of the block.
+        given
+            From `writer`.
+
+        Raises
+        ------
+        OutputExistsError
+            If it cannot be written; blocks that are done stay done.
+
+        Warns
+        -----
+        BayesCannonWarning
+            Once, of workers that do not see the folder.
+        """
+        if given.host and not self._unseen:
+            self._unseen = True
+            warnings.warn(
+                f"the worker on {given.host} does not see {self.folder.resolve()}: its results "
+                "travel to this process, which writes them alone; put the run on storage that all "
+                "machines share.",
+                BayesCannonWarning,
+                stacklevel=3,
+            )
+        if given.tree is not None:
+            self.write(block, given.tree, seconds=given.seconds)
 
     def write(self, block: int, tree: xr.DataTree, *, seconds: float = 0.0) -> None:
         """Write the result of one block, then note it as done with the seconds it took.
@@ -163,18 +214,7 @@ class RunStore:
         with told_writing(self.folder):
             if read_json(self._layout) is None:
                 self._lay_out(tree)
-            region = {"star": self.blocks[block]}
-            for name, dataset in datasets_of(tree).items():
-                if "star" in dataset.dims:
-                    fixed = [v for v in dataset.variables if "star" not in dataset[v].dims]
-                    dataset.drop_vars([*fixed, "star"]).to_zarr(
-                        self.path,
-                        group=name,
-                        region=region,
-                        zarr_format=ZARR_FORMAT,
-                        consolidated=False,
-                    )
-            sums = sums_of(self.path, block_files(self.path, block))
+            sums = write_block(self.path, block, self.blocks[block], tree)
             write_json(self._mark(block), {"seconds": round(seconds, 4), "files": sums})
 
     @property
@@ -215,7 +255,8 @@ class RunStore:
         """Whether a process was cut off before it noted what the run is of."""
         if not self._progress.is_dir():
             return not self._progress.exists()
-        return {p.name for p in self._progress.iterdir()} <= {"run.json", "run.json.part"}
+        names = {p.name for p in self._progress.iterdir()}
+        return all(name.startswith(("run.json", SESSION)) for name in names)
 
     def _looks_like_run(self, entries: set[str]) -> bool:
         hidden = {e for e in entries if e.startswith(".")}
@@ -228,13 +269,14 @@ class RunStore:
             self._clear()
         for pattern in _LEFT:
             for path in self.folder.glob(pattern):
-                path.unlink()
+                path.unlink(missing_ok=True)  # a worker of before may have ended meanwhile
         self._progress.mkdir(exist_ok=True)
         head = self._progress / "run.json"
         if read_json(self._layout) is None:
             write_json(head, self._digests)
         else:
             self._forget_damaged()
+        write_json(self._progress / SESSION, {"session": self._session})
 
     def _forget_damaged(self) -> None:
         """Have blocks done again whose files were damaged or lost since."""
@@ -317,20 +359,6 @@ class RunStore:
 
 FORMAT = "bayes_cannon.run"
 FORMAT_VERSION = 1
-ZARR_FORMAT: Final = 2
-"""Format 3 has no specification of arrays of text."""
-_CODECS = {"blosc", "gzip", "lz4", "shuffle", "vlen-utf8", "zlib", "zstd"}
-
-
-def datasets_of(tree: xr.DataTree) -> dict[str, xr.Dataset]:
-    """Groups of a tree by their names.
-
-    Parameters
-    ----------
-    tree
-        A result.
-    """
-    return {str(name): node.to_dataset() for name, node in tree.children.items()}
 
 
 def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
@@ -357,7 +385,7 @@ def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
     path = folder / "posterior.zarr"
     if not path.exists():
         raise FileFormatError(f"{folder} holds no posterior.zarr; it is not a run.")
-    _refuse_codecs(path)
+    refuse_codecs(path.rglob(".zarray"), "run")
     try:
         tree = xr.open_datatree(path, engine="zarr", consolidated=False)
         groups = {name: _in_order(dataset) for name, dataset in datasets_of(tree).items()}
@@ -374,22 +402,6 @@ def open_posterior(folder: str | os.PathLike[str]) -> xr.DataTree:
     ordered = xr.DataTree.from_dict(groups)
     ordered.attrs.update(tree.attrs)
     return _only_done(ordered, folder)
-
-
-def _refuse_codecs(store: Path) -> None:
-    """Refuse a store that would be decoded by anything but plain compression.
-
-    One of the codecs that Zarr knows unpickles what it reads, which runs the code that it finds.
-    """
-    for head in store.rglob(".zarray"):
-        content = read_json(head) or {}
-        codecs = [content.get("compressor"), *(content.get("filters") or [])]
-        names = {str(c.get("id")) if isinstance(c, dict) else str(c) for c in codecs if c}
-        if strange := sorted(names - _CODECS):
-            raise FileFormatError(
-                f"{head.parent} is encoded by {', '.join(strange)}, which runs of bayes_cannon "
-                "never are; do not use this run."
-            )
 
 
 def _in_order(dataset: xr.Dataset) -> xr.Dataset:

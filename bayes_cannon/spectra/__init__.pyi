@@ -23,5 +23,8 @@ from .problems import StarProblem as StarProblem
 from .running_quantile import divide_by_running_quantile as divide_by_running_quantile
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
+from .stored import StoredSet as StoredSet
+from .stored import StoredSpectra as StoredSpectra
+from .stored import open_dataset as open_dataset
 from .tables import read_spectrum as read_spectrum
 from .tables import training_set_from_table as training_set_from_table

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, catalogue_column
+from bayes_cannon.spectra.star_ids import catalogue_column
 
 __all__ = [
     "CutStep",
@@ -73,9 +72,10 @@ class TrainingSet(Carded):
     problems: tuple[StarProblem, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
     info: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    _kind_of_spectra: ClassVar[type] = NormalizedSpectra
 
     def __post_init__(self) -> None:
-        if not isinstance(self.spectra, NormalizedSpectra):
+        if not isinstance(self.spectra, self._kind_of_spectra):
             raise InvalidDataError(
                 f"a training set needs NormalizedSpectra, not {type(self.spectra).__name__}; "
                 "divide observed spectra by their continuum first (bayes_cannon.normalize)."
@@ -145,7 +145,7 @@ class TrainingSet(Carded):
             ("left out", "; ".join(filter(None, left))),
         ]
 
-    def select(self, stars: ArrayLike) -> TrainingSet:
+    def select(self, stars: ArrayLike) -> Self:
         """Return some of the stars, by integer indices, a boolean mask, or ids.
 
         Parameters
@@ -166,7 +166,7 @@ class TrainingSet(Carded):
             info={name: column[index] for name, column in self.info.items()},
         )
 
-    def split(self, fraction: float, *, seed: int | None = None) -> tuple[TrainingSet, TrainingSet]:
+    def split(self, fraction: float, *, seed: int | None = None) -> tuple[Self, Self]:
         """Split at random into a part with `fraction` of the stars, and the rest.
 
         Which star goes where depends on the ids and the seed, not on the stars' order; each part
@@ -205,6 +205,10 @@ class TrainingSet(Carded):
         whole = replace(self, settings={**self.settings, "split_seed": seed})
         return whole.select(first), whole.select(~first)
 
+    def in_memory(self) -> TrainingSet:
+        """Return the set itself, whose spectra are in memory; see `StoredSet`."""
+        return self
+
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame with a row a star: labels, their errors, S/N, and what else is known.
 
@@ -228,14 +232,16 @@ class TrainingSet(Carded):
         )
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Write as NetCDF, all or nothing; `load` gives back exactly the same.
+        """Write as NetCDF, all or nothing, or in Zarr's layout; `load` gives back exactly the same.
 
         Parameters
         ----------
         path
-            Of the file, ending with ``.nc``.
+            Of the file, ending with ``.nc``; or of a folder, ending with ``.zarr``, of which parts
+            can be read (see `bayes_cannon.spectra.open_dataset`). A folder that was not finished
+            is gone on with.
         overwrite
-            Whether a file that is there is to be replaced.
+            Whether a file or dataset that is there is to be replaced.
 
         Returns
         -------
@@ -246,27 +252,37 @@ class TrainingSet(Carded):
         OutputExistsError
             If `path` exists and `overwrite` is false, or cannot be written.
         """
+        from bayes_cannon.spectra.files.storing import store_set
+        from bayes_cannon.spectra.files.trees import to_tree
+
+        if user_path(path).suffix == ".zarr":
+            return store_set(self, user_path(path), overwrite=overwrite)
         return write_tree(
-            _to_tree(self), path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
+            to_tree(self), path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainingSet:
-        """Read a file written by `save`.
+        """Read what `save` or `prepare_to` wrote, into memory.
 
         Parameters
         ----------
         path
-            Of the file.
+            Of the file or folder.
 
         Raises
         ------
         FileFormatError
-            If the file is missing, damaged, of another kind or of a newer format version.
+            If it is missing, damaged, not finished, of another kind or of a newer format version.
         """
+        from bayes_cannon.spectra.files.trees import from_tree, spectra_in_memory
+        from bayes_cannon.spectra.stored import StoredSet, is_stored
+
+        if is_stored(path):
+            return StoredSet.load(path).in_memory()
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
-            return _from_tree(tree)
+            return from_tree(tree, TrainingSet, spectra_in_memory)
         except Exception as error:  # whatever a strange file leads to
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FileFormatError(f"{path} lacks parts of a training set ({reason}).") from error
@@ -306,92 +322,6 @@ def _info_column(column: Any) -> NDArray[Any]:
     if masked.dtype.kind in "SU":
         return np.asarray(masked.filled(""))
     return np.ma.filled(masked.astype(np.float64), np.nan)
-
-
-def _to_tree(dataset: TrainingSet) -> xr.DataTree:
-    spectra, labels = dataset.spectra, dataset.labels
-    texts = {
-        "settings": dict(dataset.settings),
-        "cut_steps": [asdict(s) for s in dataset.cut_steps],
-        "problems": [asdict(p) for p in dataset.problems],
-        "label_names": labels.names,
-        "label_units": labels.units,
-        "chips": spectra.chips,
-    }
-    angstrom = {"units": "Angstrom", "medium": spectra.medium}
-    whole = xr.Dataset(
-        {
-            "star_id": ("star", spectra.star_id.astype(object)),
-            "wavelength": ("pixel", spectra.wavelength, angstrom),
-            "flux": (("star", "pixel"), spectra.flux),
-            "ivar": (("star", "pixel"), spectra.ivar),
-            "snr": ("star", spectra.snr),
-            "label_values": (("star", "label_name"), labels.values),
-            "label_errors": (("star", "label_name"), labels.errors),
-            # As variables, since attributes end at 64 kB.
-            **{name: ((), json.dumps(value)) for name, value in texts.items()},
-        },
-        attrs={"simulated": int(spectra.simulated), "id_name": spectra.id_name},
-    )
-    info = xr.Dataset(
-        {
-            name: ("star", column.astype(object) if column.dtype.kind == "U" else column)
-            for name, column in dataset.info.items()
-        }
-    )
-    groups = {"/": whole, "/info": info}
-    if spectra.notes:
-        texts_of_stars = {n: ("star", text.astype(object)) for n, text in spectra.notes.items()}
-        groups["/notes"] = xr.Dataset(texts_of_stars)
-    return xr.DataTree.from_dict(groups)
-
-
-def _from_tree(tree: xr.DataTree) -> TrainingSet:
-    whole = tree.to_dataset()
-
-    def text(name: str) -> Any:
-        return json.loads(str(whole[name].values))
-
-    star_id = whole["star_id"].values.astype(np.str_)
-    older = "APOGEE_ID" if "apogee_id" in tree["info"].data_vars else DEFAULT_ID
-    id_name = str(tree.attrs.get("id_name", older))
-    spectra = NormalizedSpectra(
-        star_id=star_id,
-        wavelength=whole["wavelength"].values,
-        flux=whole["flux"].values,
-        ivar=whole["ivar"].values,
-        snr=whole["snr"].values,
-        chips=tuple((int(a), int(b)) for a, b in text("chips")),
-        simulated=bool(tree.attrs["simulated"]),
-        medium=str(whole["wavelength"].attrs.get("medium", "vacuum")),
-        id_name=id_name,
-        notes=_notes_of(tree),
-    )
-    labels = Labels(
-        tuple(text("label_names")),
-        whole["label_values"].values,
-        whole["label_errors"].values,
-        star_id,
-        tuple(text("label_units")),
-        id_name,
-    )
-    columns = {str(name): c.values for name, c in tree["info"].to_dataset().data_vars.items()}
-    return TrainingSet(
-        spectra=spectra,
-        labels=labels,
-        cut_steps=tuple(CutStep(**s) for s in text("cut_steps")),
-        problems=tuple(StarProblem(**p) for p in text("problems")),
-        settings=text("settings"),
-        info={n: c.astype(np.str_) if c.dtype.kind in "OT" else c for n, c in columns.items()},
-    )
-
-
-def _notes_of(tree: xr.DataTree) -> dict[str, NDArray[np.str_]]:
-    """Texts beside the stars' names; files of earlier versions have none."""
-    if "notes" not in tree.children:
-        return {}
-    notes = tree["notes"].to_dataset()
-    return {str(name): text.values.astype(np.str_) for name, text in notes.data_vars.items()}
 
 
 _log = logging.getLogger(__name__)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -62,7 +62,15 @@ def check_medium(medium: str) -> str:
     return str(medium)
 
 
-def require_medium(spectra: _Spectra, medium: str) -> None:
+class _OfMedium(Protocol):
+    """What has wavelengths."""
+
+    @property
+    def medium(self) -> str:
+        """What they are in."""
+
+
+def require_medium(spectra: _OfMedium, medium: str) -> None:
     """Raise `InvalidDataError` where spectra are not in the medium of a trained model.
 
     Parameters
@@ -191,8 +199,41 @@ class _Spectra(Carded):
         """Usable pixels, shape (n_stars, n_pixels)."""
         return self.ivar > 0
 
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Stars that have a usable pixel, shape (n_stars,)."""
+        return self.good.any(axis=1)
+
     def __len__(self) -> int:
         return self.n_stars
+
+    def in_memory(self) -> Self:
+        """Return the spectra themselves, which are in memory."""
+        return self
+
+    def blocks(self, name: str) -> Iterator[NDArray[np.float32]]:
+        """Yield ``flux`` or ``ivar`` of all stars in parts, in their order; here in one.
+
+        Parameters
+        ----------
+        name
+            Which of the two.
+
+        Yields
+        ------
+        (n_stars of the part, n_pixels) float32
+        """
+        yield getattr(self, name)
+
+    def part(self, rows: slice) -> Self:
+        """Return spectra that follow each other, where they are: in memory, or on disk.
+
+        Parameters
+        ----------
+        rows
+            Of the stars.
+        """
+        return self._of_rows(rows)
 
     def _facts(self) -> tuple[str, list[Row]]:
         kind = type(self).__name__

@@ -34,6 +34,7 @@ from .simulation.simulate import observed_faults as observed_faults
 from .simulation.simulate import simulate_survey as simulate_survey
 from .simulation.stars import SimulationSettings as SimulationSettings
 from .simulation.telescope import InstrumentSettings as InstrumentSettings
+from .storing import prepare_to as prepare_to
 from .survey import Survey as Survey
 from .survey import open_survey as open_survey
 from .survey import survey_of as survey_of

@@ -23,6 +23,7 @@ from bayes_cannon.surveys.apogee.names import unique_star_ids
 __all__ = [
     "NOT_LABELS",
     "Catalogue",
+    "text_column",
     "upper_names",
 ]
 
@@ -189,6 +190,21 @@ class Catalogue(Carded):
             raise InvalidDataError(f"a mask of rows must have shape ({len(self)},).")
         index = index_of(self.star_id, rows)
         return replace(self, table=self.table[index], known_ids=self.star_id[index])
+
+
+def text_column(catalogue: Catalogue, name: str) -> NDArray[np.str_]:
+    """A column of text without blanks around it, shape (n_rows,); '' where there is none.
+
+    Parameters
+    ----------
+    catalogue
+        Of a survey.
+    name
+        Of the column.
+    """
+    if name not in catalogue.table.colnames:
+        return np.full(len(catalogue), "", dtype=np.str_)
+    return np.char.strip(np.asarray(catalogue.table[name]).astype(np.str_))
 
 
 def upper_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -95,8 +95,9 @@ def check_sums(path: Path, number: int, header: CardSource, of_header: int, of_d
     whole = card_text(header, "CHECKSUM")
     if whole.strip("0") and sum_of(b"", of_header + of_data) not in (0, _ALL_ONES):
         raise FileFormatError(
-            f"{path} is damaged: header and data of HDU {number} do not add up to what its "
-            f"CHECKSUM says; {AGAIN}."
+            f"{path} is damaged or was changed: header and data of HDU {number} do not add up to "
+            f"what its CHECKSUM says; {AGAIN}, or write it anew with astropy (checksum=True) if "
+            "the change was yours."
         )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from bayes_cannon.base.paths import is_fits_name
 
 __all__ = [
+    "files_at_top",
     "files_below",
     "is_spectrum",
 ]
@@ -27,6 +28,20 @@ def is_spectrum(name: str) -> bool:
         Of a file.
     """
     return name.startswith(("apStar-", "asStar-")) and is_fits_name(name)
+
+
+def files_at_top(folder: Path, wanted: Callable[[str], object]) -> list[Path]:
+    """FITS files in a folder itself, in order of their names: where a survey has its catalogues.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    wanted
+        Says of a file's name whether it is wanted.
+    """
+    found = files_below(folder, lambda name: is_fits_name(name) and wanted(name), depth=0)
+    return [folder / name for (name,) in found if (folder / name).is_file()]
 
 
 def files_below(

@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bayes_cannon.base.columns import names_of, one_or_more
+from bayes_cannon.base.columns import names_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
-from bayes_cannon.base.resources import software_versions
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
-from bayes_cannon.spectra.dataset import CutStep, Setting, TrainingSet, log_steps
-from bayes_cannon.spectra.labels import DEFAULT_LABELS, check_label_names
+from bayes_cannon.spectra.dataset import Setting, TrainingSet
+from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
-from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
+from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.mwm.survey import reader_of_files
-from bayes_cannon.surveys.reading import ReadSpectra, Treatment, Windows, read_treated
-from bayes_cannon.surveys.reductions import (
-    NOTE,
-    reductions_of,
-    reductions_text,
-    require_one_reduction,
-)
-from bayes_cannon.surveys.survey import Survey, open_survey
+from bayes_cannon.surveys.plans import Plan
+from bayes_cannon.surveys.reading import Treatment, Windows, read_treated
+from bayes_cannon.surveys.survey import Survey
 
 __all__ = [
     "prepare",
@@ -51,16 +42,6 @@ class Trained(Protocol):
     @property
     def settings(self) -> Mapping[str, Any]:
         """Settings by part: ``dataset``, ``training``, ``versions``."""
-
-
-_INFO = (
-    "APOGEE_ID", "GAIA_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG",
-    "RESULT_FLAGS", "NVISITS", "VHELIO_AVG", "VSCATTER", "VERR",
-)  # fmt: skip
-_NOTED = (
-    "APOGEE_ID", "GAIA_ID", "RA", "DEC", "TELESCOPE", "FIELD", "NVISITS", "STARFLAG", "ASPCAPFLAG",
-)  # fmt: skip
-"""What tables of results say of a star beside its name, where the catalogue has it."""
 
 
 def prepare(
@@ -108,110 +89,12 @@ def prepare(
     InvalidDataError
         If the windows do not fit the spectra.
     """
-    names = tuple(name.upper() for name in one_or_more(label_names))
-    check_label_names(names)
-    for name, given, kind in (("cuts", cuts, Cuts), ("continuum", continuum, ContinuumSettings)):
-        if given is not None and not isinstance(given, kind):
-            raise InvalidDataError(
-                f"{name} must be a {kind.__name__}, not {type(given).__name__}: "
-                f"{kind.__name__}(...) takes its settings."
-            )
-    if not isinstance(survey, Survey):
-        survey = open_survey(user_path(survey), names)
-    reader = survey.reader
-    cuts = reader.cuts if cuts is None else cuts
-    if allow_missing_labels:
-        cuts = replace(cuts, require_labels=False)
-    treatment = Treatment.make(
-        reader, bad_bits, reader.continuum if continuum is None else continuum,
-        (tuple(reader.windows) or None) if isinstance(windows, str) else windows,
+    plan = Plan.make(
+        survey, label_names=label_names, cuts=cuts, bad_bits=bad_bits, continuum=continuum,
+        windows=windows, allow_missing_labels=allow_missing_labels,
     )  # fmt: skip
-    result = apply_cuts(survey.catalogue, cuts, names)
-    steps = list(result.rows)
-    _require_stars(steps, len(survey))
-    has_file = survey.files != ""
-    star_id = survey.catalogue.star_id
-    problems = _without_file(survey, star_id[result.keep & ~has_file])
-    rows = np.flatnonzero(result.keep & has_file)
-    _add_step(steps, "spectrum found", "the survey holds a file of the star", rows.size)
-    _require_stars(steps, len(survey))
-    said = reductions_of(survey.catalogue)
-    require_one_reduction(said[rows], cuts.reductions)
-    read = read_treated(survey.files[rows].tolist(), star_id[rows], treatment, progress=progress)
-    _add_step(steps, "spectrum readable", "the file holds a spectrum", read.n_readable)
-    _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
-    problems += read.problems
-    spectra, own = _noted(survey, read, rows[read.kept])
-    others = _of_others(spectra, said[rows[read.kept]])
-    if others:
-        own = ~np.isin(spectra.star_id, [problem.star_id for problem in others])
-        text = "the file's spectrum is of the reduction that the catalogue's row is of"
-        _add_step(steps, "same reduction", text, int(own.sum()))
-        spectra, problems = spectra.select(own), problems + others
-    _require_stars(steps, len(survey), problems)
-    kept, masked = rows[read.kept][own], read.masked_chips[own]
-    require_one_reduction(spectra.notes.get(NOTE, np.empty(0, np.str_)), cuts.reductions)
-    warn_masked(star_id[kept], masked)
-    log_steps(steps)
-    return TrainingSet(
-        spectra=spectra,
-        labels=survey.catalogue.labels(names).select(kept),
-        cut_steps=tuple(steps),
-        problems=problems,
-        settings=_settings(survey, cuts, names) | treatment.settings() | _made_by(survey, spectra),
-        info=_info(survey, kept) | {"n_masked_chips": masked.sum(axis=1)},
-    )
-
-
-def _noted(
-    survey: Survey, read: ReadSpectra, rows: NDArray[np.intp]
-) -> tuple[NormalizedSpectra, NDArray[np.bool_]]:
-    """Spectra with the names that the catalogue knows where files do not; and a mask of all."""
-    spectra = read.spectra()
-    notes = dict(spectra.notes)
-    table, own_name = survey.catalogue.table, survey.catalogue.id_name
-    blank = np.full(len(spectra), "", dtype=np.str_)
-    for name in dict.fromkeys((own_name, *_NOTED)):
-        if name not in table.colnames:
-            continue
-        theirs = _texts(table[name][rows])
-        if name == own_name and np.array_equal(theirs, spectra.star_id):
-            continue
-        own = notes.get(name, blank)
-        both = np.where(own != "", own, theirs)
-        notes |= {name: both} if (both != "").any() else {}
-    return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
-
-
-def _texts(column: Any) -> NDArray[np.str_]:
-    """Values of a column as text, numbers with all their digits; '' for what is not known."""
-    values = np.ma.masked_array(column)
-    texts = np.ma.getdata(values).astype(np.str_)
-    missing = np.ma.getmaskarray(values)
-    if values.dtype.kind == "f":
-        missing = missing | ~np.isfinite(np.ma.getdata(values))
-    return np.where(missing, "", np.char.strip(texts))
-
-
-def _of_others(spectra: NormalizedSpectra, said: NDArray[np.str_]) -> tuple[StarProblem, ...]:
-    """Stars whose spectrum is of another reduction than the row of the catalogue."""
-    own = spectra.notes.get(NOTE, np.full(len(spectra), "", dtype=np.str_))
-    return tuple(
-        StarProblem(
-            str(spectra.star_id[row]), "",
-            f"its spectrum is of the reduction {own[row]}, the catalogue's row of {said[row]}: "
-            "labels and spectrum are not of one measurement",
-        )
-        for row in np.flatnonzero((own != said) & (own != "") & (said != "")).tolist()
-    )  # fmt: skip
-
-
-def _made_by(survey: Survey, spectra: NormalizedSpectra) -> dict[str, Setting]:
-    """Names of the catalogue and of the reductions."""
-    made: dict[str, Setting] = {"catalogue": survey.catalogue.name}
-    if text := reductions_text(spectra.notes.get(NOTE, np.empty(0, np.str_)).tolist()):
-        made["reduction"] = text
-    return made
+    read = read_treated(plan.files, plan.star_id, plan.treatment, progress=progress)
+    return plan.training_set(read, TrainingSet)
 
 
 def prepare_spectra(
@@ -318,58 +201,3 @@ def settings_like(like: TrainingSet | Trained | Mapping[str, Setting]) -> Mappin
             f"{type(like).__name__}; load a file first (TrainingSet.load)."
         )
     return like
-
-
-def _without_file(survey: Survey, star_id: NDArray[np.str_]) -> tuple[StarProblem, ...]:
-    why = {p.star_id: p.message for p in survey.problems if p.row is not None}
-    missing = "its spectrum is not in the survey's directory"
-    return tuple(StarProblem(s, "", why.get(s, missing)) for s in star_id.tolist())
-
-
-def _add_step(steps: list[CutStep], name: str, description: str, remaining: int) -> None:
-    removed = steps[-1].remaining - remaining
-    steps.append(CutStep(name=name, description=description, removed=removed, remaining=remaining))
-
-
-def _require_stars(
-    steps: Sequence[CutStep], n_stars: int, problems: Sequence[StarProblem] = ()
-) -> None:
-    """Raise `NoStarsError`, naming what removed the stars, if none is left."""
-    if steps[-1].remaining > 0:
-        return
-    removed = ", ".join(f"{s.name} removed {s.removed}" for s in steps if s.removed)
-    unread = [p for p in problems if p.path]
-    first = f" (first: {unread[0].star_id}, {unread[0].message})" if unread else ""
-    raise NoStarsError(
-        f"none of {n_stars} stars is left: {removed}{first}; loosen the cuts or add spectra."
-    )
-
-
-def _settings(survey: Survey, cuts: Cuts, names: Sequence[str]) -> dict[str, Setting]:
-    """Where the spectra come from, plain values only."""
-    settings: dict[str, Setting] = {
-        "survey": survey.path.name,
-        "release": survey.catalogue.release,
-        "cuts": json.dumps(asdict(cuts)),
-        **software_versions("astropy", "numpy"),
-    }
-    derived = str(survey.catalogue.table.meta.get("DERIVED", ""))
-    made = [d for d in derived.split("; ") if d.partition(" = ")[0] in names]
-    if made:
-        settings["derived_labels"] = f"{'; '.join(made)} (errors in quadrature)"
-    manifest = survey.path / "manifest.ecsv"
-    if manifest.is_file():  # a downloaded survey: addresses, checksums, versions of every file
-        digest = hashlib.sha1(manifest.read_bytes(), usedforsecurity=False)
-        settings["manifest_sha1"] = digest.hexdigest()
-    return settings
-
-
-def _info(survey: Survey, rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    """Columns of the catalogue that are of use later, in small letters."""
-    info: dict[str, NDArray[Any]] = {}
-    for name in dict.fromkeys((survey.catalogue.id_name, *_INFO)):
-        if name in survey.catalogue.table.colnames:
-            column = np.asarray(survey.catalogue.table[name])[rows]
-            kind: Any = np.float64 if column.dtype.kind == "f" else np.int64
-            info[name.lower()] = column.astype(np.str_ if column.dtype.kind in "SUO" else kind)
-    return info

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +133,22 @@ class Treatment:
         reader = reader_named(str(settings.get("reader", _OWN)))
         return cls.make(reader, bad_bits, continuum, windows)
 
+    @property
+    def n_pixels(self) -> int:
+        """Number of pixels that are kept."""
+        return sum(stop - start for start, stop in self.windows)
+
+    def grid(self) -> dict[str, Any]:
+        """Return what all spectra have in common, the windows as their chips."""
+        edges = np.cumsum([0, *(b - a for a, b in self.windows)]).tolist()
+        wavelength = np.asarray(self.reader.wavelength, dtype=np.float64)
+        return {
+            "wavelength": wavelength[_pixels(self.windows)],
+            "chips": tuple(pairwise(edges)),
+            "medium": self.reader.medium,
+            "id_name": self.reader.id_name,
+        }
+
     def settings(self) -> dict[str, Setting]:
         """Return it as plain values, for `TrainingSet.settings`."""
         out: dict[str, Setting] = {
@@ -203,20 +220,20 @@ class ReadSpectra:
 
     def spectra(self) -> NormalizedSpectra:
         """Return the spectra, the windows as their chips."""
-        windows, reader = self.treatment.windows, self.treatment.reader
-        edges = np.cumsum([0, *(b - a for a, b in windows)]).tolist()
         return NormalizedSpectra(
             star_id=self.star_id,
-            wavelength=np.asarray(reader.wavelength, dtype=np.float64)[_pixels(windows)],
             flux=self.flux,
             ivar=self.ivar,
             snr=np.array([s.snr for s in self.stars]),
-            chips=tuple(pairwise(edges)),
             simulated=any(s.simulated for s in self.stars),
-            medium=reader.medium,
-            id_name=reader.id_name,
-            notes=_notes(self.stars),
+            notes=self.notes,
+            **self.treatment.grid(),
         )
+
+    @property
+    def notes(self) -> dict[str, NDArray[np.str_]]:
+        """What is noted of the stars, by column, see `NormalizedSpectra`."""
+        return _notes(self.stars)
 
 
 def read_treated(

@@ -119,7 +119,7 @@ def visit_spectra(
         if not many:
             raise NoStarsError(
                 f"none of the {rows.size} stars that are left of {survey.path} was visited "
-                f"{least} times; the spectra of single visits are needed."
+                f"{least} times; the spectra of single visits are needed{_first(unread)}."
             )
         parts: list[ReadSpectra] = []
         found: list[tuple[str, int, float]] = []
@@ -135,8 +135,7 @@ def visit_spectra(
               if n >= least}  # fmt: skip
     chosen = [i for i in np.lexsort((np.array([f[1] for f in found]), star)) if star[i] in usable]
     if not chosen:
-        first = f"; the first problem: {problems[0].message}" if problems else ""
-        raise NoStarsError(f"no star of {survey.path} has {least} usable visits{first}.")
+        raise NoStarsError(f"no star of {survey.path} has {least} usable visits{_first(problems)}.")
     spectra = _joined([part.spectra() for part in parts if part.kept.size]).select(chosen)
     table = Table(
         {
@@ -150,6 +149,11 @@ def visit_spectra(
     )
     n_single = int(rows.size) - len(many) - len(unread)
     return VisitSpectra(spectra, table, problems, len(survey) - int(keep.sum()), n_single)
+
+
+def _first(problems: Sequence[StarProblem]) -> str:
+    """What was wrong with the first star, for the end of a sentence."""
+    return f"; the first problem: {problems[0].message.rstrip('.')}" if problems else ""
 
 
 def _cuts_of(settings: Mapping[str, Setting]) -> Cuts:
@@ -195,4 +199,8 @@ def _joined(parts: Sequence[NormalizedSpectra]) -> NormalizedSpectra:
         simulated=any(p.simulated for p in parts),
         medium=first.medium,
         id_name=first.id_name,
-    )
+        notes={
+            name: np.concatenate([p.notes[name] for p in parts])
+            for name in first.notes if all(name in p.notes for p in parts)
+        },
+    )  # fmt: skip

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
@@ -47,6 +48,7 @@ from bayes_cannon.training.effective_pixels import (
     look_at_left_out,
 )
 from bayes_cannon.training.map_fit import MapFit, fit_map
+from bayes_cannon.training.pixels.columns import SomeStars, survey_arrays
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -140,7 +142,7 @@ def assign_folds(
     return out
 
 
-def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
+def same_spectra(flux: Any) -> NDArray[np.int64]:
     """Number of every star, shape (n_stars,), that stars with exactly the same flux share.
 
     Parameters
@@ -148,7 +150,11 @@ def same_spectra(flux: NDArray[Any]) -> NDArray[np.int64]:
     flux
         Shape (n_stars, n_pixels).
     """
-    digests = [hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest() for row in flux]
+    digests = [
+        hashlib.blake2b(np.ascontiguousarray(row).tobytes()).digest()
+        for start in range(0, len(flux), 64)
+        for row in flux[start : start + 64]
+    ]
     first = {digest: i for i, digest in reversed(list(enumerate(digests)))}
     return np.array([first[digest] for digest in digests], dtype=np.int64)
 
@@ -159,7 +165,7 @@ def cross_validate(
     spectra: NormalizedSpectra,
     design: Design,
     *,
-    ivar: NDArray[Any] | None = None,
+    ivar: Any = None,
     free: NDArray[np.bool_] | None = None,
     folds: int = 5,
     seed: int | None = None,
@@ -205,7 +211,8 @@ def cross_validate(
     executor, seed = as_executor(executor), as_seed(seed)
     if not np.array_equal(spectra.star_id, cannon.training.star_id):
         raise InvalidDataError("the spectra are not those of the model's training stars, in order.")
-    same = same_spectra(spectra.flux)
+    flux, own_ivar = survey_arrays(spectra)
+    same = same_spectra(flux)
     if np.any(twins := same != np.arange(same.size)):
         _LOG.warning(
             "%d of %d training stars (%s) have exactly the spectrum of another one: they count "
@@ -213,16 +220,14 @@ def cross_validate(
             twins.sum(), twins.size, name_some(spectra.star_id[twins]),
         )  # fmt: skip
     fold = assign_folds(spectra.star_id, folds, seed=seed, same=same)
-    ivar = spectra.ivar if ivar is None else ivar
+    ivar = own_ivar if ivar is None else ivar
     n, k = cannon.training.values.shape
     predicted, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     fit = FitReference(*np.full((3, n), np.nan))
-    tasks = (
-        _Fold(number, fold, cannon, spectra, design, ivar, free, seed, priors)
-        for number in range(folds)
-    )
+    common = _Stars(fold, cannon, spectra, design, ivar, free, seed, priors)
     done = count(1)
-    with as_progress(progress) as tell:
+    with as_progress(progress) as tell, sharing(executor, common) as shared:
+        tasks = (_Fold(number, shared) for number in range(folds))
         tell(0, folds, "cross-validation")
         parts = list(
             in_order(
@@ -250,18 +255,25 @@ def cross_validate(
 
 
 @dataclass(frozen=True, eq=False)
-class _Fold:
-    """What an executor is sent to predict the stars of a fold; see `cross_validate`."""
+class _Stars:
+    """What all folds need; see `cross_validate`."""
 
-    number: int
     fold: NDArray[np.int64]
     cannon: Cannon
     spectra: NormalizedSpectra
     design: Design
-    ivar: NDArray[Any]
+    ivar: Any
     free: NDArray[np.bool_] | None
     seed: int
     priors: TrainingPriors | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """What an executor is sent to predict the stars of a fold."""
+
+    number: int
+    stars: Shared[_Stars]
 
 
 def _do_fold(task: _Fold) -> list[LeftOut]:
@@ -269,15 +281,17 @@ def _do_fold(task: _Fold) -> list[LeftOut]:
 
     Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
     """
-    rows = np.flatnonzero(task.fold != task.number)
+    stars = task.stars.value
+    rows = np.flatnonzero(stars.fold != task.number)
+    flux = survey_arrays(stars.spectra)[0]
     with one_blas_thread():
         fit = fit_map(
-            task.spectra.flux[rows], task.ivar[rows], task.design.rows(rows),
-            n_factors=task.cannon.n_factors, free=task.free, priors=task.priors, seed=task.seed,
+            SomeStars(flux, rows), SomeStars(stars.ivar, rows), stars.design.rows(rows),
+            n_factors=stars.cannon.n_factors, free=stars.free, priors=stars.priors, seed=stars.seed,
             tolerance=_TOLERANCE,
         )  # fmt: skip
-        test = np.flatnonzero(task.fold == task.number)
-        return _predict(_with_fit(task.cannon, fit), task.spectra, test)
+        test = np.flatnonzero(stars.fold == task.number)
+        return _predict(_with_fit(stars.cannon, fit), stars.spectra, test)
 
 
 def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
@@ -298,6 +312,7 @@ def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) 
     wide = zip(model.names, low - 3 * (high - low), high + 3 * (high - low), strict=True)
     priors = LabelPriors.for_labels(model.names, {n: LabelPrior.uniform(a, b) for n, a, b in wide})
     settings, out = ModeSettings(n_starts=2), list[LeftOut]()
+    arrays = survey_arrays(spectra)
 
     def look(rows: NDArray[np.intp], flux: FloatArray, ivar: FloatArray) -> LeftOut:
         found = fit_laplace(pixels, priors, flux, ivar, settings)
@@ -305,7 +320,7 @@ def _predict(model: Cannon, spectra: NormalizedSpectra, test: NDArray[np.intp]) 
 
     for a in range(0, test.size, 64):
         rows = test[a : a + 64]
-        flux, ivar = pixels.take(spectra.flux[rows]), pixels.take(spectra.ivar[rows])
+        flux, ivar = (pixels.take(array[rows]) for array in arrays)
         enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
         rows, flux, ivar = rows[enough], flux[enough], ivar[enough]
         if rows.size == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.engines.shared import Shared, sharing
+from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.training.factors import predictive_density
-from bayes_cannon.training.map_fit import fit_map
+from bayes_cannon.training.map_fit import MapFit, fit_map
+from bayes_cannon.training.pixels.columns import SomeStars
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -63,8 +67,8 @@ class FactorChoice:
 
 
 def choose_factors(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     labels: Design,
     *,
     candidates: Sequence[int] = CANDIDATES,
@@ -73,6 +77,7 @@ def choose_factors(
     priors: TrainingPriors | None = None,
     held_out: float = 0.25,
     seed: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = None,
 ) -> FactorChoice:
     """Fit part of the stars with each number of factors and predict the spectra of the rest.
@@ -93,9 +98,13 @@ def choose_factors(
         Fraction of the stars that is predicted.
     seed
         Of the split and of the fits; None takes a fresh one, which the result holds.
+    executor
+        Tries several numbers side by side, more of them than it turns out to need; the result is
+        the same to the last bit.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     """
+    executor = as_executor(executor)
     seed, n_stars = as_seed(seed), flux.shape[0]
     order = np.random.default_rng(seed).permutation(n_stars)
     n_test = max(1, round(held_out * n_stars))
@@ -104,24 +113,31 @@ def choose_factors(
     rest = labels.rows(test)
     limit = min(len(fit) // _STARS_PER_FACTOR, len(fit) if most is None else most)
     grid = [j for j in candidates if j <= limit] or [0]
-    flux_fit, ivar_fit = flux[fit], ivar[fit]
-    base, densities = None, list[FloatArray]()
+    split = _Split(
+        SomeStars(flux, fit), SomeStars(ivar, fit), part, flux[test], ivar[test], rest, free,
+        priors, seed,
+    )  # fmt: skip
+    densities = list[FloatArray]()
     best, worse = 0, 0
     with as_progress(progress) as tell:
-        for i, j in enumerate(grid):
-            tell(i, len(grid), "choosing the number of factors")
-            found = fit_map(
-                flux_fit, ivar_fit, part, n_factors=j, free=free, priors=priors, seed=seed,
-                tolerance=5e-3, start=base,
+        tell(0, len(grid), "choosing the number of factors")
+        base = None
+        if grid[0] == 0:
+            base, density = _try(split, 0, None)
+            densities.append(density)
+        with sharing(executor, (split, base)) as shared:
+            tasks = (_Try(shared, j) for j in grid[len(densities) :])
+            found = in_order(
+                executor, _try_shared, tasks, ahead=1, named=lambda task: f"{task.n} factors"
             )  # fmt: skip
-            base = found if base is None and j == 0 else base
-            fitted = found.mean, found.cov, found.scatter
-            densities.append(predictive_density(flux[test], ivar[test], rest, *fitted))
-            gain, error = _difference(densities[i], densities[best])
-            worse = 0 if i == 0 or gain > error else worse + 1
-            best = i if gain > 0 else best
-            if worse >= (2 if j <= _FEW else 1):
-                break
+            for i, density in enumerate(found, len(densities)):
+                tell(i, len(grid), "choosing the number of factors")
+                densities.append(density)
+                gain, error = _difference(density, densities[best])
+                worse = 0 if i == 0 or gain > error else worse + 1
+                best = i if gain > 0 else best
+                if worse >= (2 if grid[i] <= _FEW else 1):
+                    break
         differences = np.array([_difference(d, densities[best]) for d in densities])
         predictive = densities[best].mean() + differences[:, 0]
         near = differences[:, 0] + differences[:, 1] >= 0
@@ -130,6 +146,50 @@ def choose_factors(
     return FactorChoice(
         chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising, seed
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Stars that are fitted, and stars that are predicted."""
+
+    flux: SomeStars
+    ivar: SomeStars
+    labels: Design
+    test_flux: NDArray[Any]
+    test_ivar: NDArray[Any]
+    test_labels: Design
+    free: NDArray[np.bool_] | None
+    priors: TrainingPriors | None
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """What an executor is sent to try a number of factors."""
+
+    shared: Shared[tuple[_Split, MapFit | None]]
+    n: int
+
+
+def _try_shared(task: _Try) -> FloatArray:
+    split, base = task.shared.value
+    return _try(split, task.n, base)[1]
+
+
+def _try(split: _Split, n: int, base: MapFit | None) -> tuple[MapFit, FloatArray]:
+    """Fit with `n` factors; log predictive densities of the other stars.
+
+    Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
+    """
+    with one_blas_thread():
+        found = fit_map(
+            split.flux, split.ivar, split.labels, n_factors=n, free=split.free,
+            priors=split.priors, seed=split.seed, tolerance=5e-3, start=base,
+        )  # fmt: skip
+        fitted = found.mean, found.cov, found.scatter
+        return found, predictive_density(
+            split.test_flux, split.test_ivar, split.test_labels, *fitted
+        )
 
 
 def _difference(one: FloatArray, other: FloatArray) -> tuple[float, float]:

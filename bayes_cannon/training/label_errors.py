@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ from bayes_cannon.errors import LabelError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.training.pixels.columns import pixel_blocks
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "label_variance",
     "population_moments",
     "uncertain_design",
+    "widened_ivar",
 ]
 
 _log = logging.getLogger(__name__)
@@ -294,3 +297,47 @@ def label_variance(variance: FloatArray, mean: FloatArray) -> NDArray[np.float32
     weights = packed_weights(mean.shape[1])
     products = (pack_outer(mean) * weights).astype(np.float32)
     return np.asarray(np.maximum(variance.astype(np.float32) @ products.T, 0))
+
+
+class WidenedIvar:
+    """Inverse variances with what comes from uncertain labels taken in, worked out when asked for.
+
+    Parameters
+    ----------
+    ivar
+        Of the spectra, shape (n_stars, n_pixels), or what reads them (`pixels.columns`).
+    variance, mean
+        See `label_variance`.
+    """
+
+    def __init__(self, ivar: Any, variance: FloatArray, mean: FloatArray) -> None:
+        self._ivar, self._variance, self._mean = ivar, variance, mean
+        self.shape, self.dtype = ivar.shape, ivar.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        stars, pixels = key if isinstance(key, tuple) else (key, slice(None))
+        ivar = np.asarray(self._ivar[key])
+        extra = label_variance(self._variance[stars], self._mean[pixels])
+        return np.asarray(ivar / (1 + ivar * extra))
+
+
+def widened_ivar(ivar: Any, variance: FloatArray, mean: FloatArray) -> Any:
+    """Inverse variance of the spectra with the part that comes from uncertain labels taken in.
+
+    Of an array an array; of what is read from disk, what is worked out when it is read.
+
+    Parameters
+    ----------
+    ivar, variance, mean
+        See `WidenedIvar`.
+    """
+    whole = WidenedIvar(ivar, variance, mean)
+    if not isinstance(ivar, np.ndarray):
+        return whole
+    found = np.empty_like(ivar)
+    for block in pixel_blocks(*ivar.shape):
+        found[:, block] = whole[:, block]
+    return found

@@ -33,6 +33,7 @@ from bayes_cannon.training.label_errors import SpectrumLabels
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
+from bayes_cannon.training.pixels.columns import survey_arrays
 
 __all__ = [
     "complete_needed",
@@ -108,9 +109,10 @@ def labels_from_spectra(
     n, k = stars.labels.values.shape
     mean, cov = np.full((n, k), np.nan), np.full((n, k, k), np.nan)
     pixels, priors = PixelModel.from_cannon(model), _wide(model)
+    arrays = survey_arrays(stars.spectra)
     for a in range(0, rows.size, _BLOCK):
         part = rows[a : a + _BLOCK]
-        flux, ivar = pixels.take(stars.spectra.flux[part]), pixels.take(stars.spectra.ivar[part])
+        flux, ivar = (pixels.take(a[part]) for a in arrays)
         enough = np.sum(ivar > 0, axis=1) >= pixels_needed(pixels.n_pixels)
         if enough.any():
             found = _modes(pixels, priors, flux[enough], ivar[enough])

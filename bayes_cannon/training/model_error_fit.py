@@ -126,6 +126,7 @@ def prepare_differences(
         formal / unit[:, None] / unit, (error / unit)[:, :, None] ** 2 * np.eye(k),
         terms.features(predicted), terms.degree, ("distance", *found.fit.growth_terms),
         np.column_stack([terms.log_growth(predicted), _unusual(found.fit)[rows]]),
+        terms.edge(predicted),
     )  # fmt: skip
     return data, terms, unit
 
@@ -163,7 +164,7 @@ def fit_model_error(
     -------
     xarray.DataTree
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
-        ``growth``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
+        ``growth``, ``growth_edge``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
         ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
         from). ArviZ takes it as it is: `az.summary`, `az.plot_trace`, `az.plot_forest`.
 
@@ -267,6 +268,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
             (*lead, "label_name"),
             np.exp(draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values),
         ),
+        "growth_edge": (lead, draws["growth_edge"].values),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip
     coef = np.zeros((*draws["nu_excess"].shape, data.degree.size, k))

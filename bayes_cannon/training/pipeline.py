@@ -34,11 +34,12 @@ from bayes_cannon.training.label_errors import (
     calibrated_design,
     check_label_errors,
     combine_labels,
-    label_variance,
+    widened_ivar,
 )
 from bayes_cannon.training.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
+from bayes_cannon.training.pixels.columns import SomeStars, good_in_any, survey_arrays
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.result import (
     freeze_fit,
@@ -109,20 +110,6 @@ def label_design(
     design, variance = calibrated_design(latent, basis)
     root = np.linalg.cholesky(cov + 1e-12 * np.eye(labels.n_labels))
     return replace(design, slopes=basis.jacobian(latent.mean) @ root), variance
-
-
-def _widened(
-    stars: TrainingSet, design: Design, variance: FloatArray, **options: Any
-) -> NDArray[Any]:
-    """Inverse variance of the spectra with the part that comes from uncertain labels taken in."""
-    spectra = stars.spectra
-    first = fit_map(spectra.flux, spectra.ivar, design, **options)
-    ivar = np.empty_like(spectra.ivar)
-    for a in range(0, len(spectra), 256):
-        rows = slice(a, a + 256)
-        extra = label_variance(variance[rows], first.mean[:, : design.n_coef])
-        ivar[rows] = spectra.ivar[rows] / (1 + spectra.ivar[rows] * extra)
-    return ivar
 
 
 def free_coefficients(
@@ -206,7 +193,7 @@ def _as_training_set(given: Any) -> TrainingSet:
             f"TrainingSet.load(), or the path of its file, not an object of type "
             f"{type(given).__name__}."
         )
-    stars: TrainingSet = given
+    stars: TrainingSet = given.in_memory() if hasattr(given, "in_memory") else given
     return stars
 
 
@@ -240,7 +227,8 @@ def train(
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
     executor
-        Does the folds of the cross-validation side by side, see `cross_validate`.
+        Tries numbers of factors and does the folds of the cross-validation side by side, see
+        `cross_validate`.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -292,7 +280,7 @@ def _most_factors(stars: TrainingSet, settings: TrainingSettings) -> int:
     """Largest possible number of factors; refuses more."""
     n_stars = len(stars.labels)
     fewest = n_stars - -(-n_stars // settings.folds) if _has_folds(stars, settings) else n_stars
-    n_pixels = int((stars.spectra.ivar > 0).any(axis=0).sum())
+    n_pixels = int(good_in_any(survey_arrays(stars.spectra)[1]).sum())
     most = most_factors(fewest, n_pixels, stars.labels.n_labels)
     if settings.n_factors != "auto" and settings.n_factors > most:
         of_fold = f" (of which {fewest} are in the smallest fold)" if fewest < n_stars else ""
@@ -317,6 +305,12 @@ def _train(
     progress: Tell,
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
+    flux, ivar = survey_arrays(spectra)
+    if settings.method == "advi" and not isinstance(flux, np.ndarray):
+        raise InvalidDataError(
+            "ADVI needs all spectra in memory: read them (in_memory()), or train with method = "
+            "'map' (--method map)."
+        )
     inner = replace(settings, method="map", missing="drop", folds=0)
     spectrum = labels_from_spectra(
         stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
@@ -326,15 +320,15 @@ def _train(
         labels, basis, latent_labels=settings.latent_labels, spectrum=spectrum
     )
     free = free_coefficients(basis, spectra.wavelength, windows)
-    ivar = spectra.ivar
     if variance is not None:
-        ivar = _widened(stars, design, variance, free=free, priors=settings.priors, seed=seed)
+        first = fit_map(flux, ivar, design, free=free, priors=settings.priors, seed=seed)
+        ivar = widened_ivar(ivar, variance, first.mean[:, : design.n_coef])
     history: dict[str, FloatArray] = {}
     factors = settings.n_factors
     if factors == "auto":
         choice = choose_factors(
-            spectra.flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
-            progress=progress,
+            flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
+            executor=executor, progress=progress,
         )  # fmt: skip
         factors = choice.n_factors
         history["factor_grid"] = choice.grid.astype(np.float64)
@@ -347,13 +341,13 @@ def _train(
                 choice.grid[-1], len(labels),
             )  # fmt: skip
     fit = fit_map(
-        spectra.flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
+        flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
         seed=seed, progress=progress,
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":
         with numerical_stage("ADVI", "train with method = 'map'"):
-            fit, elbo = _advi(spectra.flux, ivar, design, fit, seed, progress)
+            fit, elbo = _advi(flux, ivar, design, fit, seed, progress)
         history["elbo"] = elbo
     record = record_of(stars, settings, factors, windows, seed, converged=fit.converged)
     cannon = freeze_fit(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
@@ -378,7 +372,7 @@ def _with_model_error(
     cannon: Cannon,
     stars: TrainingSet,
     design: Design,
-    ivar: NDArray[Any],
+    ivar: Any,
     free: NDArray[np.bool_] | None,
     *,
     imputed: bool,
@@ -400,7 +394,7 @@ def _with_model_error(
         # out: with them the errors of the label would come out up to twice too small.
         rows = np.flatnonzero(stars.labels.complete)
         seen = replace(cannon, training=cannon.training.select(rows), factors=cannon.factors[rows])
-        spectra, design, ivar = spectra.select(rows), design.rows(rows), ivar[rows]
+        spectra, design, ivar = spectra.select(rows), design.rows(rows), SomeStars(ivar, rows)
     try:
         found = cross_validate(
             seen, spectra, design, ivar=ivar, free=free, folds=settings.folds, seed=seed,

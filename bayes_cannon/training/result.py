@@ -16,6 +16,7 @@ from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_moments import safe_inverse
 from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.map_fit import MapFit
+from bayes_cannon.training.pixels.columns import pixel_blocks, survey_arrays
 from bayes_cannon.training.settings import TrainingSettings, Windows
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def record_of(
     return {"dataset": dict(stars.settings), "training": training, "versions": versions}
 
 
-def uninformative_labels(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
+def uninformative_labels(cannon: Cannon, ivar: Any) -> list[str]:
     """Labels of which a typical spectrum says less than that the star is like a training star.
 
     Their formal error at the mean of the training labels, factors integrated out, is larger than
@@ -71,8 +72,11 @@ def uninformative_labels(cannon: Cannon, ivar: NDArray[Any]) -> list[str]:
     used = np.flatnonzero(cannon.used)
     if used.size == 0:
         return list(cannon.names)
-    good = np.ma.masked_less_equal(ivar[:, used].astype(np.float64), 0)  # most may be bad
-    typical = np.ma.filled(np.ma.median(good, axis=0), 0.0) * (ivar[:, used] > 0).mean(axis=0)
+    typical = np.empty(used.size)
+    for block in pixel_blocks(len(ivar), used.size):
+        some = np.asarray(ivar[:, used[block]])
+        good = np.ma.masked_less_equal(some.astype(np.float64), 0)  # most may be bad
+        typical[block] = np.ma.filled(np.ma.median(good, axis=0), 0.0) * (some > 0).mean(axis=0)
     weight = typical / (1 + typical * cannon.scatter[used] ** 2)
     slopes = cannon.theta[used] @ cannon.basis.jacobian(np.zeros(cannon.basis.n_labels))
     both = np.concatenate([slopes, cannon.loadings[used]], axis=1)
@@ -154,8 +158,9 @@ def freeze_fit(
     theta = fit.mean[:, : basis.n_terms].copy()
     theta[:, 0] += 1.0
     good = np.zeros(spectra.n_pixels, dtype=np.int64)
-    for a in range(0, len(spectra), 512):
-        good += (spectra.ivar[a : a + 512] > 0).sum(axis=0)
+    ivar = survey_arrays(spectra)[1]
+    for block in pixel_blocks(*ivar.shape):
+        good[block] = (np.asarray(ivar[:, block]) > 0).sum(axis=0)
     needed = max(3, min(2 * basis.n_terms, len(spectra) // 2))
     used = (good >= needed) & fit.fitted
     record["training"]["pixels_left_out"] = pixels_left_out(

@@ -9,14 +9,15 @@ import pytest
 
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
-from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra
+from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra, with_tied_light
 from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.binaries.fast_pass import FastPass
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+from bayes_cannon.models.two_stars import log_light_ratio
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.surveys.simulation.library import load_library
-from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars
+from tests.binary_problem import N_TRAINING, pairs, second_cannon, small_cannon, stars
 from tests.inference.test_binaries import seconds
 
 TEST = np.arange(N_TRAINING, N_TRAINING + 30)
@@ -222,6 +223,37 @@ def test_completeness_is_told(search: BinarySearch) -> None:
     easy = (found["LIGHT"] > 0.2) & (np.abs(found["DV"]) > 15)
     assert found["FOUND"][easy].mean() > 0.8
     assert set(found["STAR_1"]) <= set(small_cannon().training.star_id)
+
+
+def test_second_stars_of_another_model_with_tied_light(dataset: TrainingSet) -> None:
+    second = second_cannon()
+    some = dataset.select(np.r_[np.arange(N_TRAINING), np.arange(len(dataset) - 6, len(dataset))])
+    found = find_binaries(
+        small_cannon(), some, second=second, light="tied", folds=2, n_pairs=40, seed=1
+    )
+    assert found.second is second
+    assert (found.settings.light, found.table.meta["LIGHTIS"]) == ("tied", "tied")
+    assert found.table.meta["SECOND"] == "another model"
+    pairs = found.pairs
+    assert set(pairs["STAR_2"]) <= set(second.training.star_id)
+    ratio = log_light_ratio((pairs["TEFF_1"], pairs["TEFF_2"]), (pairs["LOGG_1"], pairs["LOGG_2"]))
+    off = np.log(pairs["LIGHT"] / (1 - pairs["LIGHT"])) - ratio
+    below = pairs["LIGHT"] < found.settings.light_max
+    assert np.std(off[below]) == pytest.approx(found.settings.light_scatter, rel=0.5)
+    with pytest.raises(InvalidDataError, match="'free' or 'tied'"):
+        find_binaries(small_cannon(), some, light="whatever")
+
+
+def test_fainter_star_of_a_pair_is_the_second() -> None:
+    labels = np.array([[4500.0, 2.0], [4500.0, 2.5], [4500.0, np.nan]])
+    some = Pairs(np.array([0, 1, 0]), np.array([1, 0, 2]), np.full(3, 0.4), np.array([3.0, 3, 3]))
+    given = with_tied_light(
+        some, labels, np.random.default_rng(1), scatter=1e-6, light_max=0.5, swap=True
+    )
+    assert given.first.tolist() == [0, 0, 0]
+    np.testing.assert_allclose(given.light[:2], 1 / (1 + 10**0.5), rtol=1e-4)
+    assert given.dv.tolist() == [3, -3, 3]
+    assert given.light[2] == 0.4  # not known
 
 
 def test_dataset_without_training_stars_is_refused(dataset: TrainingSet) -> None:

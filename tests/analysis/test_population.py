@@ -13,9 +13,9 @@ from scipy import stats
 
 from bayes_cannon.analysis.groups.fit import GroupSettings, fit_group, group_table, population
 from bayes_cannon.analysis.groups.members import choose_members, read_members
-from bayes_cannon.analysis.groups.students import fit_students, without_prior
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.inference.flags import LabelFlag
+from bayes_cannon.inference.summaries.students import fit_students, without_prior
 from bayes_cannon.models.group_model import GroupLabels
 from bayes_cannon.plots.ensembles.groups import plot_group_corner, plot_group_forest
 from bayes_cannon.runs.groups import open_population

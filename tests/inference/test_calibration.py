@@ -32,7 +32,7 @@ COVARIANCE = np.diag([30.0, 0.1, 0.03]) @ np.array(
 
 
 def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covariance=COVARIANCE,
-                formal_scale=1.0, unusual_growth=(0.0, 0.0)):  # fmt: skip
+                formal_scale=1.0, unusual_growth=(0.0, 0.0), growth_edge=0.0):  # fmt: skip
     rng = np.random.default_rng(0)
     basis = PolynomialBasis(names, UNITS, CENTER, SCALE, 2)
     values = CENTER + SCALE * rng.standard_normal((200, 3))
@@ -42,7 +42,8 @@ def error_model(bias=(10.0, 0.0, 0.0), nu=1e4, growth=0.0, names=NAMES, covarian
     return ErrorModel(
         names, terms, np.tile(bias, (n, 1)), np.zeros((n, terms.degree.size, 3)),
         np.tile(np.linalg.cholesky(covariance), (n, 1, 1)),
-        np.tile((growth, *unusual_growth), (n, 1)), np.full(n, nu), np.full((n, 3), formal_scale),
+        np.tile((growth, *unusual_growth), (n, 1)), np.full(n, growth_edge), np.full(n, nu),
+        np.full((n, 3), formal_scale),
         FitReference(np.full(30, 2.0), np.full(30, 5.0), np.full(30, 4.6)),
     )  # fmt: skip
 
@@ -142,6 +143,19 @@ def test_the_error_grows_to_the_edges():
         error.sample(CENTER + s * SCALE, 3000, rng, USUAL)[0].std(axis=0) for s in (0, 3)
     )
     assert np.all(outer > 2 * inner)
+
+
+def test_a_label_at_its_edge_grows_alone_and_no_wider_than_the_training_labels():
+    """Within 8 % of 4000 draws' standard deviations: false alarm 1e-6."""
+    error = error_model(bias=(0, 0, 0), growth_edge=1.0)
+    low, high = error.terms.inner
+    ell = np.array([high[0] + 0.5 * (high[0] - low[0]), 0, 0])
+    star = error.terms.center + error.terms.scale * ell
+    sd = error.sample(star, 4000, np.random.default_rng(1), USUAL)[0].std(axis=0)
+    np.testing.assert_allclose(sd, [60.0, 0.1, 0.03], rtol=0.08)
+    star[0] += 30_000.0
+    far = error.sample(star, 4000, np.random.default_rng(1), USUAL)[0].std(axis=0)
+    np.testing.assert_allclose(far, [error.terms.scale[0], 0.1, 0.03], rtol=0.08)
 
 
 def test_draws_belong_to_seed_and_star():

@@ -11,6 +11,7 @@ from bayes_cannon.base.packing import pack_outer, unpack
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.compression import compress
 from bayes_cannon.inference.likelihood.pixels import PixelModel, extra_variance, full_log_likelihood
+from bayes_cannon.inference.likelihood.smooth import at_all_draws
 from tests.label_problem import make_problem
 
 SEED = 5
@@ -103,6 +104,42 @@ def test_full_likelihood_is_the_dense_one_with_the_variance_of_each_label(n_fact
         for d in range(6)
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=0.01)
+
+
+@pytest.mark.parametrize("spread", [0.1, 1.0])
+def test_full_likelihood_of_many_draws_is_that_of_each(spread):
+    problem, flux, ivar = masked_problem(2, n_train=30)
+    pixels = PixelModel.from_cannon(problem.cannon)
+    ell = spread * np.random.default_rng(SEED).standard_normal((60, 3))
+    given = pixels, flux[0], ivar[0]
+    together = full_log_likelihood(*given, ell, problem.factors[0])
+    alone = [full_log_likelihood(*given, ell[i : i + 1], problem.factors[0])[0] for i in range(60)]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=0.002)
+
+
+def test_smooth_functions_are_evaluated_at_some_draws_and_others_at_all():
+    ell = np.random.default_rng(SEED).standard_normal((200, 3)) * [0.1, 1, 10] + 5
+    calls = []
+
+    def smooth(x):
+        calls.append(len(x))
+        return x[:, 0] ** 3 - x[:, 0] * x[:, 1] * x[:, 2] + 2 * x[:, 2]
+
+    np.testing.assert_allclose(at_all_draws(smooth, ell), smooth(ell), rtol=1e-9)
+    assert calls[0] < 30  # 20 coefficients
+    assert len(calls) == 2  # the second is the test's
+
+    def rough(x):
+        calls.append(len(x))
+        return np.abs(x[:, 1] - 5)
+
+    calls.clear()
+    np.testing.assert_array_equal(at_all_draws(rough, ell), np.abs(ell[:, 1] - 5))
+    assert sum(calls) == 200
+    few = ell[:25]
+    np.testing.assert_array_equal(at_all_draws(rough, few), np.abs(few[:, 1] - 5))
+    still = np.repeat(ell[:1], 200, axis=0)
+    np.testing.assert_array_equal(at_all_draws(rough, still), np.abs(still[:, 1] - 5))
 
 
 def test_what_comes_out_for_a_star_does_not_depend_on_the_others():

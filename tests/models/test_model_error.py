@@ -80,13 +80,13 @@ def normals_problem(seed=0, n=6, k=4):
     rng = np.random.default_rng(seed)
     a = rng.standard_normal((n, k, k))
     V, sigma = 0.2 * a @ a.transpose(0, 2, 1), np.cov(rng.standard_normal((k, 12)))
-    r, scale = rng.standard_normal((n, k)), 0.3 * rng.standard_normal(n)
+    r, scale = rng.standard_normal((n, k)), 0.3 * rng.standard_normal((n, k))
     a = rng.standard_normal((n, k, k))
     return r, V, 0.3 * a @ a.transpose(0, 2, 1), 0.2 * rng.standard_normal(k), sigma, scale
 
 
 def compiled_normals(mode):
-    given = [pt.dmatrix(), pt.dtensor3(), pt.dtensor3(), pt.dvector(), pt.dmatrix(), pt.dvector()]
+    given = [pt.dmatrix(), pt.dtensor3(), pt.dtensor3(), pt.dvector(), pt.dmatrix(), pt.dmatrix()]
     value = NormalsLogLikelihood()(*given)[0]
     ways = [given[i] for i in (0, 3, 4, 5)]
     return pytensor.function(given, [value, *pt.grad(2 * value, ways)], mode=mode)
@@ -97,7 +97,7 @@ def test_sum_of_normals_is_scipys():
     value = compiled_normals(PYTHON)(r, V, F, formal, sigma, scale)[0]
     b = np.diag(np.exp(formal))
     expected = sum(
-        stats.multivariate_normal.logpdf(x, cov=np.exp(2 * s) * (sigma + b @ f @ b) + v)
+        stats.multivariate_normal.logpdf(x, cov=np.exp(s[:, None] + s) * (sigma + b @ f @ b) + v)
         for x, v, f, s in zip(r, V, F, scale, strict=True)
     )
     np.testing.assert_allclose(value, expected, rtol=1e-10)
@@ -149,7 +149,8 @@ def test_density_of_the_model_is_what_it_says():
     model = build_model_error_model(data)
     rng, n = np.random.default_rng(3), 40
     names = ["bias", "bias_scale", "bias_raw", "sd", "factor_diagonal", "factor_lower", "growth",
-             "log_formal_scale", "log_formal_ratio", "nu_excess", "scaled_log_u"]  # fmt: skip
+             "growth_edge", "log_formal_scale", "log_formal_ratio", "nu_excess",
+             "scaled_log_u"]  # fmt: skip
     variables = [model[name] for name in names]
     dims = [model.named_vars_to_dims.get(name, ()) for name in names]
     shapes = [tuple(len(model.coords[d]) for d in some) for some in dims]
@@ -169,7 +170,9 @@ def test_density_of_the_model_is_what_it_says():
     place = np.searchsorted(np.unique(data.degree), data.degree)
     coef = point["bias_raw"] * point["bias_scale"][place][:, None]
     r = data.difference - point["bias"] - data.features @ coef
-    widths = np.exp(2 * data.log_growth @ point["growth"]) / u
+    grown = (data.log_growth @ point["growth"])[:, None] + point["growth_edge"] * data.edge
+    widths = np.exp(grown[:, :, None] + grown[:, None]) / u[:, None, None]
+    assert (data.edge > 0).any()
     formal = np.diag(np.exp(point["log_formal_scale"] + point["log_formal_ratio"]))
     covs = [
         widths[i] * (root @ root.T + formal @ data.formal_cov[i] @ formal) + data.catalogue_cov[i]
@@ -283,6 +286,11 @@ def test_terms_survive_a_dataset_and_stop_at_the_edge():
     way = np.array([[300.0, 0.3, -0.2]])
     far, farther = (terms.features(center + s * way) for s in (20, 40))
     np.testing.assert_allclose(far, farther, rtol=1e-6)
+    np.testing.assert_array_equal(terms.edge(center), 0)
+    low, high = BASIS.unstandardize(terms.inner)
+    np.testing.assert_allclose(terms.edge(np.array([low, high])), 0, atol=1e-12)
+    beyond = np.array([[high[0] + (high[0] - low[0]) / 2, *center[0, 1:]]])
+    np.testing.assert_allclose(terms.edge(beyond), [[np.log(2), 0, 0]])
     assert terms.log_growth(center + 40 * way) > terms.log_growth(center + 20 * way) + 0.6
 
 

@@ -167,8 +167,16 @@ def test_report_shows_the_candidates(run: Run) -> None:
     facts, _, grid = list(binary_stars(inputs))
     assert dict(facts.facts)["candidates"] == "2"
     assert dict(facts.facts)["sum of P(binary)"] == "1.9"
+    assert dict(facts.facts)["light of the second star"] == "free"
     assert [row[0] for row in grid.rows] == [str(run.star_id[3]), str(run.star_id[1])]
     assert grid.rows[0][1:4] == (0.99, 0.25, -21.5)
+    table = table_of(run)
+    table["VSCATTER"], table.meta["LIGHTIS"] = [0.1, 7.5, 0.2, 0.3], "tied"
+    facts, text, grid = list(binary_stars(load_inputs(give_to_run(run, table))))
+    assert dict(facts.facts)["light of the second star"] == "tied to the labels of both stars"
+    assert "another sign of a pair" in text.text
+    assert grid.columns[-1].title == "velocity scatter of visits (km/s)"
+    assert [row[-1] for row in grid.rows] == [0.3, 7.5]
     (section,) = [s for s in registered_sections() if s.key == "binaries"]
     assert section.optional
     assert load_inputs(run.folder).binaries is not None

@@ -1,5 +1,9 @@
 """A survey in SDSS-V's layout all the way: the same labels as in DR17's, and other reductions."""
 
+import contextlib
+import gzip
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +13,13 @@ from astropy.io import fits
 from astropy.table import Table
 
 import bayes_cannon as bc
-from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, OutputExistsError
+from bayes_cannon.cli.commands import main
+from bayes_cannon.errors import (
+    BayesCannonWarning,
+    InvalidDataError,
+    NoStarsError,
+    OutputExistsError,
+)
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.inputs import spectra_to_infer
@@ -17,7 +27,10 @@ from bayes_cannon.runs.report.registry import registered_sections
 from bayes_cannon.runs.report.report import write_report
 from bayes_cannon.surveys.simulation.catalogue import read_truth
 from bayes_cannon.surveys.simulation.stars import SimulationSettings
+from bayes_cannon.surveys.visits import visit_spectra
 from bayes_cannon.training.settings import TrainingSettings
+from tests.archive_server import Cut, Garbled
+from tests.mwm_server import CATALOGUE, VERSION, MwmServer
 
 LAPLACE = InferenceSettings(method="laplace", draws=50, chains=2, n_khat=0)
 LABELS = ("TEFF", "LOGG", "FE_H")
@@ -89,8 +102,9 @@ def test_files_say_that_they_are_simulated_and_are_equal_for_equal_arguments(
     surveys, tmp_path
 ) -> None:
     paths = sorted(surveys["mwm"].rglob("*.fits"))
-    assert len(paths) == 1 + 40 + 10 + 1  # the catalogue, stars and decoys, the mystery star
-    for path in (paths[0], paths[-1]):
+    # The catalogue; stars and decoys, and the mystery star, each with a file of visits.
+    assert len(paths) == 1 + 2 * (40 + 10 + 1)
+    for path in (paths[0], paths[1], paths[-1]):
         with fits.open(path, checksum=True) as hdus:
             assert all(hdu.header["SIMULATE"] for hdu in hdus)
             assert all("SIMULATED" in str(hdu.header["HISTORY"]) for hdu in hdus)
@@ -98,8 +112,9 @@ def test_files_say_that_they_are_simulated_and_are_equal_for_equal_arguments(
     again = bc.surveys.simulate_survey(
         tmp_path / "again", n_stars=2, seed=1, settings=few, layout="mwm"
     )
-    first = "spectra/star/00/00/mwmStar-0.6.0-900000000.fits"
-    assert (again / first).read_bytes() == (surveys["mwm"] / first).read_bytes()
+    for kind, product in (("star", "mwmStar"), ("visit", "mwmVisit")):
+        first = f"spectra/{kind}/00/00/{product}-0.6.0-900000000.fits"
+        assert (again / first).read_bytes() == (surveys["mwm"] / first).read_bytes()
     with pytest.raises(OutputExistsError, match="exists; choose another folder"):
         bc.surveys.simulate_survey(again, n_stars=2, seed=1, layout="mwm")
     bc.surveys.simulate_survey(
@@ -181,12 +196,119 @@ def test_a_run_on_another_reduction_says_so_everywhere(
     with fits.open(tmp_path / "run/catalogue.fits") as hdus:
         assert hdus[1].header["REDUCTN"] == names[given]
         assert hdus[1].header["REDUCMOD"] == names[trained]
-        assert "another reduction" in str(hdus[1].header["HISTORY"]).replace("\n", "")
+        history = "".join(hdus[1].header["HISTORY"])
+        assert "another reduction" in history
+        assert "Their reduced chi-square is" in history
     assert made.summary["flags"]["OTHER_REDUCTION"] == 5
     assert "another reduction" in made.summary["reduction"]["note"]
     page = page_of(tmp_path / "run", "spectrum", cannon=cannons[trained])
     assert "Spectra of another reduction" in page
+    assert "Their reduced chi-square is" in page
     assert f"Observed spectrum of {'9000000' if given == 'mwm' else '2S'}" in page
+
+
+def test_visits_of_sdss5_are_those_of_dr17(surveys, datasets) -> None:
+    old, new = (visit_spectra(surveys[k], like=datasets[k]) for k in LAYOUTS)
+    assert len(new.table) == len(old.table) > 5
+    assert not new.problems
+    apogee = dict(zip(new.spectra.star_id, new.spectra.notes["APOGEE_ID"], strict=True))
+    order = {(a, v): i for i, (a, v) in enumerate(old.table.iterrows("STAR", "VISIT"))}
+    rows = [order[apogee[i], v] for i, v in new.table.iterrows("SDSS_ID", "VISIT")]
+    for name in ("flux", "ivar"):
+        np.testing.assert_array_equal(
+            getattr(new.spectra, name), getattr(old.spectra, name)[rows], name
+        )
+    np.testing.assert_allclose(new.table["MJD"], old.table["MJD"][rows], atol=1e-6)
+
+
+def test_stars_without_files_of_visits_say_how_to_get_them(surveys, datasets, tmp_path) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(surveys["mwm"], bare, ignore=shutil.ignore_patterns("mwmVisit*"))
+    with pytest.raises(NoStarsError, match=r"has no file of visits .* download --visits brings it"):
+        visit_spectra(bare, like=datasets["mwm"])
+
+
+def test_damaged_files_cost_their_stars_alone_and_are_told(surveys, datasets, tmp_path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(surveys["mwm"], copy, ignore=shutil.ignore_patterns("mwmVisit*"))
+    paths = {p.stem.rpartition("-")[2]: p for p in copy.rglob("mwmStar-*.fits")}
+    of_data, of_header, cut = datasets["mwm"].star_id[:3].tolist()
+    for star, old, new in ((of_data, b"\0\0\0\0", b"\0\0\0\1"), (of_header, b"J_MAG", b"J_MAX")):
+        content = paths[star].read_bytes()
+        place = content.rfind(old) if star == of_data else content.find(old)
+        paths[star].write_bytes(content[:place] + new + content[place + len(new) :])
+    paths[cut].write_bytes(paths[cut].read_bytes()[:100_000])
+    found = bc.prepare(copy, label_names=LABELS)
+    assert found.star_id.tolist() == datasets["mwm"].star_id[3:].tolist()
+    why = {problem.star_id: problem.message for problem in found.problems}
+    assert "DATASUM says" in why[of_data]
+    assert "CHECKSUM says" in why[of_header]
+    assert "cut short" in why[cut]
+    assert all("download it again" in text for text in why.values())
+    (step,) = [s for s in found.cut_steps if s.name == "spectrum readable"]
+    assert step.removed == 3
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """What a command prints, which must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["bayes-cannon", *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            main()
+    told, wrong = capsys.readouterr()
+    assert "error:" not in wrong, wrong
+    return told
+
+
+def test_from_a_hostile_archive_to_the_report_by_commands(
+    surveys, datasets, cannons, tmp_path, capsys, monkeypatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "BAYES_CANNON_SAS_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BAYES_CANNON_CACHE", str(tmp_path / "cache"))
+    base = tmp_path / "archive" / "dr19" / VERSION
+    shutil.copytree(surveys["mwm"] / "spectra", base / "spectra")
+    (base / "summary").mkdir()
+    (catalogue,) = surveys["mwm"].glob("astraAllStarASPCAP-*.fits")
+    (base / "summary" / CATALOGUE).write_bytes(gzip.compress(catalogue.read_bytes(), 1))
+    out = tmp_path / "survey"
+    with MwmServer(tmp_path / "archive") as server:
+        server.script("mwmStar-0.6.0-900000001.fits", Cut(5000))
+        server.script("mwmVisit-0.6.0-900000002.fits", Garbled())
+        told = command(
+            capsys, "download", out, "--release", "dr19", "--cone", "0,0,180", "--visits",
+            "--catalogue-source", "allstar-file", "--sas-url", server.sas_url,
+        )  # fmt: skip
+    assert "100 spectra wanted: 100 fetched" in told
+    command(capsys, "prepare", out, "-o", tmp_path / "set.nc", *label_options())
+    brought = bc.TrainingSet.load(tmp_path / "set.nc")
+    place = {star: row for row, star in enumerate(datasets["mwm"].star_id.tolist())}
+    rows = [place[star] for star in brought.star_id.tolist()]
+    assert len(rows) == 40
+    np.testing.assert_array_equal(brought.spectra.flux, datasets["mwm"].spectra.flux[rows])
+    # The model of these thirty stars is there already.
+    model, run, repeats = tmp_path / "cannon.nc", tmp_path / "run", tmp_path / "repeats"
+    cannons["mwm"].save(model)
+    told = command(
+        capsys, "infer", model, tmp_path / "set.nc", "-o", run, "--method", "laplace",
+        "--corner", "none",
+    )  # fmt: skip
+    assert "10 stars, 0 without a posterior" in told
+    assert "OTHER_REDUCTION" not in told
+    told = command(
+        capsys, "repeats", model, out, "-o", repeats, "--method", "laplace", "--all-stars",
+        "--flagged", "keep",
+    )  # fmt: skip
+    table = Table.read(repeats / "pairs.fits")
+    assert len(table) > 3
+    command(capsys, "report", run, "--repeats", repeats, "--survey", out)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "ASPCAP DR19" in page
+    assert "Repeated visits" in page
+
+
+def label_options() -> list[str]:
+    return [word for name in LABELS for word in ("--label", name)]
 
 
 def test_two_reductions_put_together_by_hand_are_not_trained_on(datasets) -> None:

@@ -21,6 +21,7 @@ from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs import infer_run, open_run
 from bayes_cannon.training import cross_validate
+from bayes_cannon.training.factor_choice import choose_factors
 from bayes_cannon.training.pipeline import label_design
 from tests.label_problem import make_problem
 from tests.line_survey import LineSurvey
@@ -116,6 +117,22 @@ def test_cross_validation_is_the_same(processes):
             for array in ("predicted", "cov", "fold"):
                 np.testing.assert_array_equal(getattr(found, array), getattr(serial, array))
     assert told["serial"] == told["threads"] == told["processes"] == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_choice_of_factors_is_the_same(processes):
+    stars = SURVEY.training_set(60)
+    design = label_design(stars.labels, SURVEY.model(60).basis)[0]
+    serial, found = (
+        choose_factors(
+            stars.spectra.flux, stars.spectra.ivar, design, candidates=(0, 1, 2, 4, 8), seed=1,
+            executor=executor,
+        )
+        for executor in (None, processes)
+    )  # fmt: skip
+    assert found.n_factors == serial.n_factors
+    assert found.rising == serial.rising
+    for array in ("grid", "predictive", "error"):
+        np.testing.assert_array_equal(getattr(found, array), getattr(serial, array))
 
 
 def test_progress_counts_stars_as_blocks_are_done(problem):

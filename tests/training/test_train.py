@@ -401,3 +401,67 @@ def test_a_label_whose_errors_exceed_its_spread_does_not_break_the_factors(n_fac
     assert cannon.used.all()
     assert cannon.hyper.usable
     assert np.abs(cannon.factors).max() < 10
+
+
+class OnDisk:
+    """Spectra of which only blocks are given, as those of a stored dataset."""
+
+    def __init__(self, spectra, read):
+        self._spectra, self.read = spectra, read
+
+    def __getattr__(self, name):
+        assert name not in ("flux", "ivar", "good"), "all of it was asked for"
+        return getattr(self._spectra, name)
+
+    def __len__(self):
+        return len(self._spectra)
+
+    def select(self, stars):
+        return OnDisk(self._spectra.select(stars), self.read)
+
+    def columns(self, pixels):
+        assert len(self) * (pixels.stop - pixels.start) < self._spectra.flux.size or len(self) < 80
+        self.read.append((len(self), pixels))
+        return self._spectra.flux[:, pixels].copy(), self._spectra.ivar[:, pixels].copy()
+
+
+class StoredSet:
+    """A training set of such spectra."""
+
+    def __init__(self, spectra, labels, settings):
+        self.spectra, self.labels, self.settings = spectra, labels, settings
+
+    def select(self, stars):
+        return StoredSet(self.spectra.select(stars), self.labels.select(stars), self.settings)
+
+
+@pytest.mark.parametrize("n_factors", [2, "auto"])
+def test_spectra_on_disk_give_the_model_of_those_in_memory(monkeypatch, n_factors):
+    """To 1e-6; missing labels, a pixel without a good value and cross-validation included."""
+    monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+    dataset, *_ = make_set(degree=1, n_factors=2)
+    dataset.labels.values[5, 1] = np.nan
+    dataset.spectra.ivar[:, 33] = 0
+    read = []
+    stored = StoredSet(OnDisk(dataset.spectra, read), dataset.labels, dataset.settings)
+    given = TrainingSettings(n_factors=n_factors, degree=1, folds=2, missing="impute")
+    monkeypatch.setattr("bayes_cannon.training.pipeline.fit_model_error", lambda *_, **__: None)
+    found, expected = (train(stars, settings=given, seed=1) for stars in (stored, dataset))
+    assert {pixels for n, pixels in read if n == 150} == {
+        slice(0, 32),
+        slice(32, 64),
+        slice(64, 80),
+    }
+    assert found.settings == expected.settings
+    for name in ("theta", "loadings", "coef_cov", "scatter", "factors", "kappa", "used"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-9, err_msg=name
+        )
+
+
+def test_advi_wants_the_spectra_in_memory(simple, monkeypatch):
+    monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+    dataset, *_ = simple
+    stored = StoredSet(OnDisk(dataset.spectra, []), dataset.labels, dataset.settings)
+    with pytest.raises(InvalidDataError, match="ADVI needs all spectra in memory"):
+        train(stored, settings=settings(method="advi"), seed=0)

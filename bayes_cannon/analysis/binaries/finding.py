@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.binaries.evidence import Evidence, learn_evidence
-from bayes_cannon.analysis.binaries.pairs import draw_pairs, sum_spectra
+from bayes_cannon.analysis.binaries.pairs import Stock, draw_pairs, sum_spectra, with_tied_light
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.binaries.fast_pass import FastPass, fast_pass, rest_frame_error
+from bayes_cannon.inference.binaries.pair_priors import PairPrior
 from bayes_cannon.inference.binaries.search import BinarySettings
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.two_stars import light_labels
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.spectra import NormalizedSpectra, same_grid
 from bayes_cannon.training.cross_validation import assign_folds, same_spectra
@@ -63,6 +65,8 @@ class BinarySearch:
         With the rest frame's error as measured.
     prior_rate, false_positive_rate, threshold : float
         As asked for, and the score from which a star is a candidate.
+    second : Cannon or None
+        The model of second stars, where it is another one.
     """
 
     table: Table
@@ -74,6 +78,7 @@ class BinarySearch:
     prior_rate: float
     false_positive_rate: float
     threshold: float
+    second: Cannon | None = None
 
     @property
     def candidates(self) -> NDArray[np.str_]:
@@ -88,6 +93,8 @@ def find_binaries(
     spectra: Any,
     *,
     training: TrainingSet | None = None,
+    second: GivenModel | None = None,
+    light: Literal["free", "tied"] | None = None,
     settings: BinarySettings | None = None,
     prior_rate: float = 0.03,
     false_positive_rate: float = 0.01,
@@ -110,6 +117,13 @@ def find_binaries(
         are judged by models that were fitted without them.
     training
         Spectra and labels of the training stars; left out, those among `spectra`.
+    second
+        A model that second stars are of, of dwarfs and subgiants say, with the same labels, pixels
+        and continuum; left out, that of the first stars. Sums then have second stars as this model
+        predicts them for its training stars.
+    light
+        ``'free'``, or ``'tied'`` to the labels of both stars, see `BinarySettings`; of sums
+        too. Left out, as `settings` say.
     settings
         Of the search. The rest frame's error is measured on the training stars where left out.
     prior_rate
@@ -128,13 +142,21 @@ def find_binaries(
     Raises
     ------
     InvalidDataError
-        If a rate is not between 0 and 1, or the spectra are not on the model's pixels.
+        If a rate is not between 0 and 1, the spectra are not on the model's pixels, or `second`
+        is not alike.
     NoStarsError
         If training stars are missing, of which the null is made.
     FitError
         If they are too few.
     """
     model, given, seed = as_model(cannon), as_spectra(spectra), as_seed(seed)
+    other = None if second is None else as_model(second)
+    asked = settings or BinarySettings()
+    if light is not None:
+        asked = replace(asked, light=light)
+    # What does not go together is refused before anything is fitted.
+    both = TwoStarModel.from_cannon(model, dv_max=asked.dv_max, inflate=asked.inflate, second=other)
+    PairPrior.make(both, asked)
     for name, rate in (("prior_rate", prior_rate), ("false_positive_rate", false_positive_rate)):
         if not 0 < rate < 1:
             raise InvalidDataError(f"{name} = {rate} must lie between 0 and 1.")
@@ -148,12 +170,13 @@ def find_binaries(
     if settings is None:
         few = slice(0, _FRAMES)
         frame = rest_frame_error(model, stars.spectra.flux[few], stars.spectra.ivar[few])
-        settings = BinarySettings(rest_frame=frame)
+        asked = replace(asked, rest_frame=frame)
+    settings = asked
     wanted = 2 * stars.n_stars if n_pairs is None else n_pairs
     with as_progress(progress) as tell:
-        null, injected, pairs = _calibrate(model, stars, settings, folds, wanted, seed, tell)
+        null, injected, pairs = _calibrate(model, other, stars, settings, folds, wanted, seed, tell)
         evidence = learn_evidence(null, injected)
-        found = _search(model, given, null, settings, tell)
+        found = _search(model, other, given, null, settings, tell)
     threshold = evidence.threshold(false_positive_rate)
     pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
     pairs["FOUND"] = pairs["SCORE"] >= threshold
@@ -165,10 +188,12 @@ def find_binaries(
         "SEED": seed, "PRIORRAT": prior_rate, "FPR": false_positive_rate, "THRESH": threshold,
         "RESTFRAM": settings.rest_frame, "DVMAX": settings.dv_max, "NNULL": len(null.star_id),
         "NPAIRS": len(pairs), "SHARE": evidence.share, "SIMULATE": bool(given.simulated),
+        "LIGHTIS": settings.light, "SECOND": "own" if other is None else "another model",
     }  # fmt: skip
     return BinarySearch(
-        table, found, evidence, pairs, null, settings, prior_rate, false_positive_rate, threshold
-    )
+        table, found, evidence, pairs, null, settings, prior_rate, false_positive_rate, threshold,
+        other,
+    )  # fmt: skip
 
 
 def _training_stars(cannon: Cannon, given: Any) -> TrainingSet:
@@ -189,34 +214,48 @@ def _training_stars(cannon: Cannon, given: Any) -> TrainingSet:
 
 
 def _calibrate(
-    cannon: Cannon, stars: TrainingSet, settings: BinarySettings, folds: int, n_pairs: int,
-    seed: int, tell: Tell,
+    cannon: Cannon, second: Cannon | None, stars: TrainingSet, settings: BinarySettings,
+    folds: int, n_pairs: int, seed: int, tell: Tell,
 ) -> tuple[FastPass, FastPass, Table]:  # fmt: skip
     """Fast pass of every training star and of pairs of them, by models without them."""
     spectra, rng = stars.spectra, np.random.default_rng([seed, 1])
     fold = assign_folds(stars.star_id, folds, seed=seed, same=same_spectra(spectra.flux))
     null, injected, tables = list[FastPass](), list[FastPass](), list[Table]()
+    every = Stock.make(stars, second)
     for number in range(folds):
         tell(number, folds, "single stars and pairs")
         left = np.flatnonzero(fold == number)
         model = _without(cannon, stars.select(np.flatnonzero(fold != number)), seed)
         null.append(
             fast_pass(
-                model, spectra.star_id[left], spectra.flux[left], spectra.ivar[left], settings
+                model,
+                spectra.star_id[left],
+                spectra.flux[left],
+                spectra.ivar[left],
+                settings,
+                second=second,
             )
         )
-        arrays = TwoStarModel.from_cannon(model, dv_max=settings.dv_max, inflate=settings.inflate)
-        values = cannon.basis.standardize(stars.labels.values)
+        arrays = TwoStarModel.from_cannon(
+            model, dv_max=settings.dv_max, inflate=settings.inflate, second=second
+        )
+        values = cannon.basis.standardize(every.labels)
         tied = arrays.abundances & (settings.alike is not None)
         share = (number + 1) * n_pairs // folds - number * n_pairs // folds
         pairs = draw_pairs(
             share, left, values[:, tied], rng, light_max=settings.light_max,
-            dv_max=settings.dv_max if arrays.resolved else 0.0,
+            dv_max=settings.dv_max if arrays.resolved else 0.0, seconds=every.seconds,
         )  # fmt: skip
-        flux, ivar = sum_spectra(arrays, spectra.flux, spectra.ivar, pairs, rng)
+        if settings.light == "tied":
+            places = light_labels(cannon.names)
+            pairs = with_tied_light(
+                pairs, every.labels[:, places], rng, scatter=settings.light_scatter,
+                light_max=settings.light_max, swap=second is None,
+            )  # fmt: skip
+        flux, ivar = sum_spectra(arrays, every.flux, every.ivar, pairs, rng)
         names = np.array([f"pair-{number}-{i}" for i in range(share)])
-        injected.append(fast_pass(model, names, flux, ivar, settings))
-        tables.append(pairs.table(cannon.names, stars.labels.values, stars.star_id))
+        injected.append(fast_pass(model, names, flux, ivar, settings, second=second))
+        tables.append(pairs.table(cannon.names, every.labels, every.star_id))
     tell(folds, folds, "single stars and pairs")
     return _joined(null), _joined(injected), vstack(tables)
 
@@ -240,14 +279,15 @@ def _joined(parts: list[FastPass]) -> FastPass:
 
 
 def _search(
-    cannon: Cannon, spectra: NormalizedSpectra, null: FastPass, settings: BinarySettings, tell: Tell
-) -> FastPass:
+    cannon: Cannon, second: Cannon | None, spectra: NormalizedSpectra, null: FastPass,
+    settings: BinarySettings, tell: Tell,
+) -> FastPass:  # fmt: skip
     """Fast pass of all stars; of training stars what the models without them found."""
     place = {star: i for i, star in enumerate(null.star_id.tolist())}
     known = np.array([place.get(star, -1) for star in spectra.star_id.tolist()])
     new = np.flatnonzero(known < 0)
     fresh = fast_pass(
-        cannon, spectra.star_id[new], spectra.flux[new], spectra.ivar[new], settings,
+        cannon, spectra.star_id[new], spectra.flux[new], spectra.ivar[new], settings, second=second,
         progress=lambda done: tell(done, new.size, "looking for binaries"),
     )  # fmt: skip
     rows = known.copy()

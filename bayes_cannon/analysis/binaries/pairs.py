@@ -8,20 +8,28 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.two_stars import log_light_ratio
+from bayes_cannon.spectra.dataset import TrainingSet
 
 __all__ = [
     "Pairs",
+    "Stock",
     "draw_pairs",
     "sum_spectra",
+    "with_tied_light",
 ]
 
 _DV_SPREAD = 20.0
 _FAINTEST = 0.05
 _NEIGHBOURS = 8
+_NOISELESS = 1e10
+"""Inverse variance of spectra that a model predicts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +74,53 @@ class Pairs:
         return table
 
 
+@dataclass(frozen=True, eq=False)
+class Stock:
+    """Spectra that pairs are made of.
+
+    Attributes
+    ----------
+    star_id : (n,) str
+    labels : (n, n_labels) float64
+    flux, ivar : (n, n_pixels)
+    seconds : (n_seconds,) int or None
+        Rows that second stars are of; None: those of the first.
+    """
+
+    star_id: NDArray[np.str_]
+    labels: FloatArray
+    flux: NDArray[Any]
+    ivar: NDArray[Any]
+    seconds: NDArray[np.intp] | None
+
+    @classmethod
+    def make(cls, stars: TrainingSet, second: Cannon | None) -> Stock:
+        """Training stars, and behind them stars as a model of second stars predicts them.
+
+        Parameters
+        ----------
+        stars
+            The training stars.
+        second
+            The other model, if there is one.
+        """
+        spectra, labels = stars.spectra, stars.labels.values
+        if second is None:
+            return cls(stars.star_id, labels, spectra.flux, spectra.ivar, None)
+        known = np.isfinite(second.training.values).all(axis=1)
+        theirs = second.training.values[known]
+        flux = second.predict(theirs).flux
+        ivar = np.broadcast_to(np.where(second.used, _NOISELESS, 0.0), flux.shape)
+        return cls(
+            np.concatenate([stars.star_id, second.training.star_id[known]]),
+            np.concatenate([labels, theirs]), np.concatenate([spectra.flux, flux]),
+            np.concatenate([spectra.ivar, ivar]), len(labels) + np.arange(len(theirs)),
+        )  # fmt: skip
+
+
 def draw_pairs(
     n: int, rows: NDArray[np.intp], abundances: FloatArray, rng: np.random.Generator, *,
-    light_max: float, dv_max: float,
+    light_max: float, dv_max: float, seconds: NDArray[np.intp] | None = None,
 ) -> Pairs:  # fmt: skip
     """Draw pairs of stars of nearly the same abundances.
 
@@ -87,17 +139,55 @@ def draw_pairs(
         Source of random numbers.
     light_max, dv_max
         Largest share of the light and largest |dv| (km/s; 0: none).
+    seconds
+        Stars to choose second stars from; None: `rows`.
     """
+    seconds = rows if seconds is None else seconds
     first = np.concatenate([rng.permutation(rows) for _ in range(-(-n // rows.size))])[:n]
     second = np.empty_like(first)
     for i, row in enumerate(first):
-        others = rows[rows != row]
+        others = seconds[seconds != row]
         distance = np.linalg.norm(abundances[others] - abundances[row], axis=1)
         near = others[np.argsort(np.nan_to_num(distance, nan=np.inf), kind="stable")]
         second[i] = rng.choice(near[:_NEIGHBOURS] if abundances.shape[1] else near)
     light = rng.uniform(min(_FAINTEST, light_max / 2), light_max, n)
     dv = np.clip(_DV_SPREAD * rng.standard_normal(n), -dv_max, dv_max)
     return Pairs(first, second, light, dv)
+
+
+def with_tied_light(
+    pairs: Pairs, labels: FloatArray, rng: np.random.Generator, *, scatter: float,
+    light_max: float, swap: bool,
+) -> Pairs:  # fmt: skip
+    """Give pairs the light that follows from their labels; the fainter star is the second.
+
+    A pair whose labels are not known keeps its light.
+
+    Parameters
+    ----------
+    pairs
+        Whose light is drawn anew.
+    labels
+        Teff (K) and log g (dex) of all stars, shape (n_stars, 2).
+    rng
+        Source of random numbers.
+    scatter
+        Of the logarithm of the ratio of the light, about `log_light_ratio`.
+    light_max
+        Largest share of the light.
+    swap
+        Whether a second star may become the first.
+    """
+    (t1, g1), (t2, g2) = labels[pairs.first].T, labels[pairs.second].T
+    ratio = log_light_ratio((t1, t2), (g1, g2)) + scatter * rng.standard_normal(len(pairs))
+    known = np.isfinite(ratio)
+    turn = known & (ratio > 0) & swap
+    light = expit(np.where(turn, -ratio, ratio))
+    light = np.where(known, np.minimum(light, light_max), pairs.light)
+    return Pairs(
+        np.where(turn, pairs.second, pairs.first), np.where(turn, pairs.first, pairs.second),
+        light, np.where(turn, -pairs.dv, pairs.dv),
+    )  # fmt: skip
 
 
 def sum_spectra(

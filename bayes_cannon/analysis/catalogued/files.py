@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,18 @@ from bayes_cannon._version import __version__
 from bayes_cannon.analysis.catalogued.columns import display_of, null_of, ucd_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
-from bayes_cannon.inference.tables import star_column, star_ids
-from bayes_cannon.surveys.reductions import other_reductions
+from bayes_cannon.inference.tables import (
+    MARK,
+    MODEL_MARK,
+    star_column,
+    write_ecsv,
+    write_fits,
+)
 
 __all__ = [
     "write_catalogue",
     "write_votable",
 ]
-
-_MARK = "SIMULATED spectra: not observations"
-_MODEL_MARK = "The model was trained on SIMULATED spectra."
 
 
 def write_catalogue(
@@ -36,6 +36,7 @@ def write_catalogue(
     folder: str | os.PathLike[str],
     *,
     votable: bool = False,
+    text: bool = True,
     overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
@@ -48,6 +49,8 @@ def write_catalogue(
         Where to write; made if need be.
     votable
         Write ``catalogue.vot``, too; one that is there is written anew in any case.
+    text
+        Write ``catalogue.ecsv``, which takes twice the room of the other.
     overwrite
         Replace the files that are there.
 
@@ -61,18 +64,19 @@ def write_catalogue(
     OutputExistsError
         If one of them exists and `overwrite` is false, or the folder cannot be written.
     """
-    kinds: dict[str, Callable[[Path], None]] = {
-        "fits": partial(_write_fits, table),
-        "ecsv": partial(table.write, format="ascii.ecsv"),
-    }
-    if votable or (overwrite and (user_path(folder) / "catalogue.vot").exists()):
-        kinds["vot"] = partial(_write_votable, table)
-    paths = tuple(user_path(folder) / f"catalogue.{kind}" for kind in kinds)
-    for path in paths:
+    out = user_path(folder)
+    votable = votable or (overwrite and (out / "catalogue.vot").exists())
+    wanted = {"fits": True, "ecsv": text, "vot": votable}
+    paths = {kind: out / f"catalogue.{kind}" for kind, some in wanted.items() if some}
+    for path in paths.values():
         check_output(path, overwrite=overwrite)
-    for path, write in zip(paths, kinds.values(), strict=True):
-        write_atomically(path, write, overwrite=overwrite)
-    return paths
+    describe = partial(_describe, table)
+    write_fits(table, paths["fits"], name="CATALOGUE", overwrite=overwrite, finish=describe)
+    if text:
+        write_ecsv(table, paths["ecsv"], overwrite=overwrite)
+    if votable:
+        write_atomically(paths["vot"], partial(_write_votable, table), overwrite=overwrite)
+    return tuple(paths.values())
 
 
 def write_votable(table: Table, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -107,45 +111,15 @@ def _labels_of(table: Table) -> list[str]:
     return [name for name in str(table.meta.get("LABELS", "")).split(",") if name]
 
 
-def _write_fits(table: Table, path: Path) -> None:
-    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description.
-
-    FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
-    """
-    bare = table.copy()
-    key, labels = star_column(table), _labels_of(table)
-    bare[key] = np.char.encode(star_ids(table), "ascii", "backslashreplace")
-    bare.meta = {}
-    for name, column in bare.columns.items():
-        if column.dtype.kind == "U" and name != key:
-            bare[name] = np.char.encode(np.asarray(column), "ascii", "backslashreplace")
-        bare[name].unit = bare[name].description = bare[name].format = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = "CATALOGUE"
+def _describe(table: Table, hdu: fits.BinTableHDU) -> None:
+    """Give the columns of a catalogue their formats, null values and UCDs."""
+    labels, key = _labels_of(table), star_column(table)
     for number, name in enumerate(table.colnames, start=1):
-        unit, text = table[name].unit, table[name].description or ""
-        if unit is not None and str(unit) == "dex":
-            text = f"{text} [dex]"
-        elif unit is not None and str(unit):
-            hdu.header.set(f"TUNIT{number}", _ascii(str(unit)), after=f"TFORM{number}")
-        if display := display_of(name, labels, str(unit or "")):
+        if display := display_of(name, labels, str(table[name].unit or "")):
             hdu.header[f"TDISP{number}"] = display
         if (null := null_of(name)) is not None:
             hdu.columns[number - 1].null = null
         hdu.header[f"TUCD{number}"] = ucd_of(name, labels, key)
-        hdu.header[f"TCOMM{number}"] = _ascii(text)
-    for card, value in table.meta.items():
-        hdu.header[card] = _ascii(value) if isinstance(value, str) else value
-    hdu.header["ORIGIN"] = f"bayes_cannon {__version__}"
-    hdu.header["DATE"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    if table.meta.get("SIMULATE"):
-        hdu.header["HISTORY"] = _MARK
-    elif table.meta.get("SIMMODEL"):
-        hdu.header["HISTORY"] = _MODEL_MARK
-    if told := other_reductions(table):
-        hdu.header["HISTORY"] = told
-    hdus = fits.HDUList([fits.PrimaryHDU(), hdu])
-    hdus.writeto(path, overwrite=True, checksum=True)
 
 
 def _write_votable(table: Table, path: Path) -> None:
@@ -182,7 +156,7 @@ def _write_votable(table: Table, path: Path) -> None:
             field.ref = "ICRS"
     facts = {**table.meta, "ORIGIN": f"bayes_cannon {__version__}"}
     if table.meta.get("SIMULATE") or table.meta.get("SIMMODEL"):
-        facts["NOTE"] = _MARK if table.meta.get("SIMULATE") else _MODEL_MARK
+        facts["NOTE"] = MARK if table.meta.get("SIMULATE") else MODEL_MARK
     for name, value in facts.items():
         made.infos.append(Info(name=name, value=_text_of(value)))
     document.to_xml(str(path))
@@ -191,8 +165,3 @@ def _write_votable(table: Table, path: Path) -> None:
 def _text_of(value: Any) -> str:
     """Value of a card as text of XML; true and false as Python has them."""
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _ascii(text: str) -> str:
-    """Text as a header of FITS can hold it."""
-    return text.encode("ascii", "backslashreplace").decode()

@@ -12,13 +12,14 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.groups.students import fit_students, without_prior
 from bayes_cannon.base.columns import names_of
+from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.paths import is_fits_name, user_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.flags import BAD, describe_flag
-from bayes_cannon.inference.posterior import group_of, id_name_of, moments_of
+from bayes_cannon.inference.posterior import group_of, holds_moments, id_name_of, moments_of
+from bayes_cannon.inference.summaries.students import Students, fit_students, without_prior
 from bayes_cannon.models.group_model import GroupLabels
 from bayes_cannon.spectra.own_labels import columns_of, take_ids
 from bayes_cannon.spectra.spectra import name_some
@@ -158,10 +159,12 @@ def choose_members(
     posterior = group_of(result, "posterior")
     known = posterior["star"].values.astype(np.str_)
     rows = _rows_of_names(known, listed)
-    names = [str(n) for n, v in posterior.data_vars.items() if "star" in v.dims]
     finite = np.ones(known.size, np.bool_)
-    for name in names:
-        finite &= np.isfinite(posterior[name].isel(chain=0, draw=0).values)
+    if holds_moments(posterior):
+        finite &= np.isfinite(posterior["mean"].values).all(axis=1)
+    else:
+        for name in [str(n) for n, v in posterior.data_vars.items() if "star" in v.dims]:
+            finite &= np.isfinite(posterior[name].isel(chain=0, draw=0).values)
     stats = group_of(result, "star_stats") if "star_stats" in result.children else xr.Dataset()
     flags = np.zeros(known.size, np.int64)
     if "label_flag" in stats:
@@ -236,9 +239,7 @@ def labels_of_members(
     rows = members.rows[members.used]
     calibrated = "calibrated_posterior" in result.children
     group = group_of(result, "calibrated_posterior" if calibrated else "posterior")
-    part = group[list(names)].isel(star=rows).transpose("star", "chain", "draw")
-    draws = np.stack([part[n].values for n in names], axis=-1).astype(np.float64)
-    found = fit_students(draws.reshape(rows.size, -1, len(names)))
+    found = _students(group.isel(star=rows), names)
     center, scale = found.center, found.scale
     constant = group_of(result, "constant_data") if "constant_data" in result.children else None
     if constant is not None and "prior_sd" in constant:
@@ -254,3 +255,22 @@ def labels_of_members(
     stars = members.star_id[members.used]
     sd = np.sqrt(np.diagonal(scale, axis1=1, axis2=2) * found.nu / (found.nu - 2))
     return GroupLabels(names, stars, center, scale, found.nu), np.asarray(sd)
+
+
+_NORMAL = 200.0
+"""Degrees of freedom of a formal posterior of which moments were kept."""
+
+
+def _students(group: xr.Dataset, names: tuple[str, ...]) -> Students:
+    """Student t's of the stars of a group: fitted to draws, or as they were kept."""
+    if not holds_moments(group):
+        part = group[list(names)].transpose("star", "chain", "draw")
+        draws = np.stack([part[n].values for n in names], axis=-1).astype(np.float64)
+        return fit_students(draws.reshape(part.sizes["star"], -1, len(names)))
+    if "scale" not in group:
+        moments = moments_of(group, names)
+        return Students(moments.mean, moments.cov * (_NORMAL - 2) / _NORMAL, _NORMAL)
+    order = [group["label_name"].values.tolist().index(n) for n in names]
+    scale = unpack(group["scale"].values.astype(np.float64))[:, order][:, :, order]
+    center = group["center"].values.astype(np.float64)[:, order]
+    return Students(center, scale, float(group.attrs["nu"]))

@@ -46,6 +46,8 @@ def pair_curves(
     ivar: NDArray[Any],
     theta: FloatArray,
     settings: BinarySettings,
+    *,
+    second: Cannon | None = None,
 ) -> PairCurves:
     """Spectra of a pair that the fast pass found.
 
@@ -57,16 +59,16 @@ def pair_curves(
         Of the star, shape (n_pixels,); ivar 0: not used.
     theta
         Its row of `FastPass.theta`.
-    settings
+    settings, second
         Of the search.
     """
-    search = Search.prepare(cannon, settings)
+    search = Search.prepare(cannon, settings, second)
     model, k = search.model, search.model.n_labels
     weights = np.where(model.usable, ivar, 0.0).astype(np.float64)
     star = Star.make(search, np.asarray(flux, np.float64), weights, cannon.scatter**2)
     light, dv, shift, broad = theta[2 * k :]
     total = star.with_factors(model.pair(theta, weights).flux)
     first = model.single(theta[:k], shift, broad).flux
-    second = model.single(theta[k : 2 * k], shift + dv, broad).flux
-    total, first, second = (np.where(model.usable, x, np.nan) for x in (total, first, second))
-    return PairCurves(total, first, second, float(light))
+    other = model.companion(theta[k : 2 * k], shift + dv, broad).flux
+    total, first, other = (np.where(model.usable, x, np.nan) for x in (total, first, other))
+    return PairCurves(total, first, other, float(light))

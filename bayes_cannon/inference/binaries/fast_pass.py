@@ -55,6 +55,8 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _REGULAR = 3.0  # standardised labels and factors beyond which weights are not evaluated
 _BLOCK = 64
+_DARKEST = 1e-3
+"""Least light of a second star where it is tied to the labels."""
 _OF_ONE_STAR = (np.linalg.LinAlgError, ArithmeticError, ValueError)
 _ANY_FRAME, _BEST_FRAME = 2.0, 0.05  # km/s
 
@@ -136,6 +138,7 @@ def fast_pass(
     ivar: NDArray[Any],
     settings: BinarySettings | None = None,
     *,
+    second: Cannon | None = None,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FastPass:
@@ -151,6 +154,8 @@ def fast_pass(
         All pixels of the model, shape (n_stars, n_pixels); ivar 0: not used.
     settings
         Of the search.
+    second
+        The model of second stars, of dwarfs and subgiants say; None: the same one.
     threads
         Stars at a time; None: as many as there are cores.
     progress
@@ -160,7 +165,7 @@ def fast_pass(
     -------
     FastPass
     """
-    search = Search.prepare(cannon, settings or BinarySettings())
+    search = Search.prepare(cannon, settings or BinarySettings(), second)
     n, k = len(star_id), search.model.n_labels
     shapes = {"single": k, "primary": k, "secondary": k, "single_sd": k, "primary_sd": k,
               "secondary_sd": k, "theta": 2 * k + 4}  # fmt: skip
@@ -289,7 +294,8 @@ def _fit_star(work: tuple[Star, FloatArray]) -> dict[str, Any]:
     one, k, settings = fit_single(star, ell), ell.size, star.search.settings
     low, high = bounds_of(star.search)
     dv = settings.dv_max if star.search.model.resolved else 0.0
-    lower = np.r_[np.full(2 * k, -FAR), 0.0, -dv, low]
+    darkest = 0.0 if star.search.prior.light is None else _DARKEST
+    lower = np.r_[np.full(2 * k, -FAR), darkest, -dv, low]
     upper = np.r_[np.full(2 * k, FAR), settings.light_max, dv, high]
     pairs = [
         minimise(lambda t: pair_point(star, t), start, lower, upper)
@@ -314,7 +320,7 @@ def _other_pair(pairs: list[Point], best: Point, k: int) -> dict[str, float]:
 
 def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any]:
     search, k = star.search, star.search.model.n_labels
-    model, basis = search.model, search.model.pixels.basis
+    model, basis, other = search.model, search.model.first.basis, search.model.second.basis
     sds = [_deviations(one, k + 2), _deviations(two, 2 * k + 4)]
     single = star.with_factors(model.single(one.theta[:k], one.theta[k], one.theta[k + 1]).flux)
     pair = star.with_factors(model.pair(two.theta, star.ivar).flux)
@@ -324,10 +330,10 @@ def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any
     return {
         "single": basis.unstandardize(one.theta[:k]),
         "primary": basis.unstandardize(two.theta[:k]),
-        "secondary": basis.unstandardize(two.theta[k : 2 * k]),
+        "secondary": other.unstandardize(two.theta[k : 2 * k]),
         "single_sd": sds[0][:k] * basis.scale,
         "primary_sd": sds[1][:k] * basis.scale,
-        "secondary_sd": sds[1][k : 2 * k] * basis.scale,
+        "secondary_sd": sds[1][k : 2 * k] * other.scale,
         "light": two.theta[2 * k],
         "dv": two.theta[2 * k + 1],
         "light_sd": sds[1][2 * k],

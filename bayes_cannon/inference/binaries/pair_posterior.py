@@ -16,7 +16,7 @@ from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.binaries.fast_pass import whitened_stars
 from bayes_cannon.inference.binaries.search import BinarySettings, Search, Star, pair_point
 from bayes_cannon.inference.binaries.shifting import filtered, taps
-from bayes_cannon.inference.sampler import NutsSettings, star_seed
+from bayes_cannon.inference.sampler import NutsSettings, Stage, star_seed
 from bayes_cannon.models.two_stars import PairPriors, build_two_star_model
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def compress_pair(star: Star, theta: FloatArray) -> dict[str, FloatArray]:
     model, k = star.search.model, star.search.model.n_labels
     light, dv, shift, broad = theta[2 * k :]
     parts = []
-    for velocity in (shift, shift + dv):
+    for velocity, kind in ((shift, model.first), (shift + dv, model.second)):
         first, kernel = taps(velocity / model.kms_per_pixel, broad)
         # Half of the second derivative is the slope with respect to the broadening's variance.
         rows = (kernel[0], kernel[1], 2 * kernel[2])
-        parts += [filtered(model.splines, row, first, model.edges) for row in rows]
+        parts += [filtered(kind.splines, row, first, model.edges) for row in rows]
     columns = np.concatenate(parts)
     pair, one = model.pair(theta, star.ivar).flux, model.single(theta[:k], shift, broad).flux
-    two = model.single(theta[k : 2 * k], shift + dv, broad).flux
+    two = model.companion(theta[k : 2 * k], shift + dv, broad).flux
     plain = (1 - light) * one + light * two
     norm = np.where(model.usable & (np.abs(pair) > 1e-3), plain / np.where(pair == 0, 1, pair), 1.0)
     columns = columns * (star.root / norm)
@@ -73,6 +73,7 @@ def sample_pair(
     theta: FloatArray,
     settings: BinarySettings,
     *,
+    second: Cannon | None = None,
     nuts: NutsSettings | None = None,
     seed: int | None = None,
 ) -> xr.DataTree:
@@ -88,8 +89,8 @@ def sample_pair(
         Its spectrum, shape (n_pixels,); ivar 0: not used.
     theta
         Its row of `FastPass.theta`.
-    settings
-        Of the search, the rest frame's error with it.
+    settings, second
+        Of the search, the rest frame's error with it, and its model of second stars.
     nuts
         Lengths of the chains.
     seed
@@ -111,7 +112,7 @@ def sample_pair(
     import nutpie
 
     seed = as_seed(seed)
-    nuts, search = nuts or NutsSettings(tune=400), Search.prepare(cannon, settings)
+    nuts, search = nuts or NutsSettings(tune=400), Search.prepare(cannon, settings, second)
     if not search.model.resolved:
         raise InvalidDataError("a pair can be sampled only where its velocities can be measured.")
     with one_blas_thread():
@@ -120,22 +121,26 @@ def sample_pair(
             raise InvalidDataError(f"{star_id} has too few usable pixels.")
         star = stars[0][0]
         data = compress_pair(star, theta) | _whitening(star, theta)
+    one, two = search.model.first, search.model.second
     priors = PairPriors(
-        search.model.prior_mean, search.model.prior_precision, search.tie, settings.light_max,
-        settings.dv_max, settings.rest_frame,
+        one.prior_mean, one.prior_precision, search.prior.tie, settings.light_max,
+        settings.dv_max, settings.rest_frame, two.prior_mean, two.prior_precision,
+        settings.light_scatter if settings.light == "tied" else None,
     )  # fmt: skip
-    basis = cannon.basis
-    key = (basis.names, basis.degree, *(x.tobytes() for x in (basis.center, basis.scale)),
-           *(np.asarray(x).tobytes() for x in vars(priors).values()))  # fmt: skip
+    basis, other = one.basis, two.basis
+    key = (basis.names, basis.degree, other.degree,
+           *(x.tobytes() for b in (basis, other) for x in (b.center, b.scale)),
+           *(repr(x).encode() if x is None else np.asarray(x).tobytes()
+             for x in vars(priors).values()))  # fmt: skip
     with _lock:
         if key not in _compiled:
             model = build_two_star_model(
-                basis, priors, data, kms_per_pixel=search.model.kms_per_pixel
+                basis, priors, data, kms_per_pixel=search.model.kms_per_pixel, second=other
             )
             _compiled.clear()  # that of another model
             _compiled[key] = nutpie.compile_pymc_model(model, backend="numba")
         compiled = _compiled[key]
-    number = int(star_seed(seed, star_id, 200).generate_state(1, np.uint64)[0] >> 1)
+    number = int(star_seed(seed, star_id, Stage.PAIR).generate_state(1, np.uint64)[0] >> 1)
     try:
         result = nutpie.sample(
             compiled.with_data(**data), draws=nuts.draws, tune=nuts.tune, chains=nuts.chains,

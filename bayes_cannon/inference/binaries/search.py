@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.inference.binaries.pair_priors import PairPrior
 from bayes_cannon.inference.binaries.shifting import MOST_BROAD, filtered, taps
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 
@@ -59,6 +61,12 @@ class BinarySettings:
         standard deviations multiplied by this.
     n_starts : int
         Places from which the pair is fitted.
+    light : 'free' or 'tied'
+        Whether the second star's share of the light is free, or follows from the labels of both:
+        stars of equal mass that shine as black bodies (`log_light_ratio`).
+    light_scatter : float
+        Standard deviation of the logarithm of the ratio of the light about that, where it is tied:
+        masses that differ, atmospheres that are no black bodies.
 
     Raises
     ------
@@ -72,9 +80,11 @@ class BinarySettings:
     rest_frame: float = 0.5
     inflate: float = 1.5
     n_starts: int = 3
+    light: Literal["free", "tied"] = "free"
+    light_scatter: float = 0.15
 
     def __post_init__(self) -> None:
-        positive = ("dv_max", "rest_frame", "inflate", "n_starts")
+        positive = ("dv_max", "rest_frame", "inflate", "n_starts", "light_scatter")
         wrong = [name for name in positive if not 0 < getattr(self, name) < np.inf]
         wrong += [] if 0 < self.light_max <= 0.9 else ["light_max"]
         wrong += [] if self.alike is None or 0 < self.alike < np.inf else ["alike"]
@@ -83,6 +93,8 @@ class BinarySettings:
                 f"{', '.join(wrong)}: settings of a search for binaries must be positive and "
                 "finite, and light_max at most 0.9."
             )
+        if self.light not in ("free", "tied"):
+            raise InvalidDataError(f"light must be 'free' or 'tied', got {self.light!r}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +108,12 @@ class Search:
     reference: FloatArray
     shifted: NDArray[np.float32]
     squares: NDArray[np.float32]
-    tie: FloatArray
+    prior: PairPrior
 
     @classmethod
-    def prepare(cls, cannon: Cannon, settings: BinarySettings) -> Search:
+    def prepare(
+        cls, cannon: Cannon, settings: BinarySettings, second: Cannon | None = None
+    ) -> Search:
         """Arrange the model and shift the templates.
 
         Parameters
@@ -108,28 +122,29 @@ class Search:
             The trained model.
         settings
             Of the search.
+        second
+            The model of second stars; None: the same one.
         """
-        model = TwoStarModel.from_cannon(cannon, dv_max=settings.dv_max, inflate=settings.inflate)
-        basis = cannon.basis
-        ell = basis.standardize(cannon.training.values)
-        templates = _spread_out(ell[np.isfinite(ell).all(axis=1)], _TEMPLATES)
+        model = TwoStarModel.from_cannon(
+            cannon, dv_max=settings.dv_max, inflate=settings.inflate, second=second
+        )
+        first, other = model.first, model.second
+        templates = _spread_out(other.training, _TEMPLATES)
         steps = int(settings.dv_max // _STEP_KMS) if model.resolved else 0
         velocities = _STEP_KMS * np.arange(-steps, steps + 1, dtype=np.float64)
-        reference = basis.features(model.prior_mean) @ model.splines
-        rows = basis.features(templates) @ model.splines
-        first, kernel = taps(0.0)
-        centre = filtered(reference[None], kernel[0], first, model.edges)[0]
+        reference = first.basis.features(first.prior_mean) @ first.splines
+        rows = other.basis.features(templates) @ other.splines
+        start, kernel = taps(0.0)
+        centre = filtered(reference[None], kernel[0], start, model.edges)[0]
         shifted = []
         for velocity in velocities:
-            first, kernel = taps(velocity / model.kms_per_pixel)
-            shifted.append(filtered(rows, kernel[0], first, model.edges) - centre)
+            start, kernel = taps(velocity / model.kms_per_pixel)
+            shifted.append(filtered(rows, kernel[0], start, model.edges) - centre)
         stack = np.stack(shifted, axis=1).reshape(-1, centre.size)
         stack[:, ~model.usable] = 0.0
-        tie = np.zeros((basis.n_labels, basis.n_labels))
-        if settings.alike is not None:
-            tie = np.diag(np.where(model.abundances, (basis.scale / settings.alike) ** 2, 0.0))
         d = np.ascontiguousarray(stack, dtype=np.float32)
-        return cls(model, settings, templates, velocities, centre, d, d**2, tie)
+        prior = PairPrior.make(model, settings)
+        return cls(model, settings, templates, velocities, centre, d, d**2, prior)
 
 
 def _spread_out(ell: FloatArray, n: int) -> FloatArray:
@@ -205,9 +220,11 @@ def single_point(star: Star, theta: FloatArray) -> Point:
     model, k = star.search.model, star.search.model.n_labels
     seen = model.single(theta[:k], theta[k], theta[k + 1])
     precision = np.zeros((k + 2, k + 2))
-    precision[:k, :k] = model.prior_precision
+    precision[:k, :k] = model.first.prior_precision
     precision[k, k] = star.search.settings.rest_frame**-2
-    return _point(star, theta, seen.flux, seen.slopes, precision, np.r_[model.prior_mean, 0, 0])
+    off = theta - np.r_[model.first.prior_mean, 0, 0]
+    pull = precision @ off
+    return _point(star, theta, seen.flux, seen.slopes, (float(off @ pull), -pull, precision))
 
 
 def pair_point(star: Star, theta: FloatArray) -> Point:
@@ -220,35 +237,19 @@ def pair_point(star: Star, theta: FloatArray) -> Point:
     theta
         Parameters as `TwoStarModel.pair` takes them.
     """
-    model, k, tie = star.search.model, star.search.model.n_labels, star.search.tie
-    seen = model.pair(theta, star.ivar)
-    precision = np.zeros((2 * k + 4, 2 * k + 4))
-    precision[:k, :k] = precision[k : 2 * k, k : 2 * k] = model.prior_precision + tie
-    precision[:k, k : 2 * k] = precision[k : 2 * k, :k] = -tie
-    w, dv, shift = theta[2 * k : 2 * k + 3]
-    # The first star is at rest, or the light of both: whichever is nearer.
-    at_rest = np.array([0.0, 0.0, 1.0])
-    off, mean = shift, np.r_[model.prior_mean, model.prior_mean, np.zeros(4)]
-    if abs(shift + w * dv) < abs(shift):
-        at_rest, off = np.array([dv, w, 1.0]), shift + w * dv
-    inner = slice(2 * k, 2 * k + 3)
-    precision[inner, inner] += np.outer(at_rest, at_rest) * star.search.settings.rest_frame**-2
-    mean[inner] = theta[inner] - at_rest * off / (at_rest @ at_rest)
-    return _point(star, theta, seen.flux, seen.slopes, precision, mean)
+    seen = star.search.model.pair(theta, star.ivar)
+    return _point(star, theta, seen.flux, seen.slopes, star.search.prior.at(theta))
 
 
 def _point(
-    star: Star, theta: FloatArray, flux: FloatArray, slopes: FloatArray, precision: FloatArray,
-    mean: FloatArray,
+    star: Star, theta: FloatArray, flux: FloatArray, slopes: FloatArray,
+    prior: tuple[float, FloatArray, FloatArray],
 ) -> Point:  # fmt: skip
     r = star.root * (star.flux - flux)
     J = slopes * star.root
     q, QJ = star.Q @ r, J @ star.Q.T
-    chi2, off = float(r @ r - q @ q), theta - mean
-    return Point(
-        theta, chi2 + float(off @ precision @ off), chi2, J @ r - QJ @ q - precision @ off,
-        J @ J.T - QJ @ QJ.T + precision,
-    )  # fmt: skip
+    chi2, (value, pull, curvature) = float(r @ r - q @ q), prior
+    return Point(theta, chi2 + value, chi2, J @ r - QJ @ q + pull, J @ J.T - QJ @ QJ.T + curvature)
 
 
 def minimise(
@@ -350,7 +351,11 @@ def starts_of(star: Star, one: Point) -> list[FloatArray]:
     u = u - solved @ one.slope
     curve = dd - np.sum(qd**2, axis=1) - np.sum(gd * solved, axis=1)
     curve = np.maximum(curve, 1e-6 * dd + 1e-12)
-    w = np.clip(u / curve, 0.0, settings.light_max)
+    w = u / curve
+    if search.prior.light is not None:
+        ratio = expit(search.prior.log_ratio(one.theta[:k], search.templates))
+        w = np.repeat(ratio, len(search.velocities))
+    w = np.clip(w, 0.0, settings.light_max)
     gain = (2 * w * u - w**2 * curve).reshape(len(search.templates), -1)
     w = w.reshape(gain.shape)
     starts, taken = [], list[float]()
@@ -360,7 +365,8 @@ def starts_of(star: Star, one: Point) -> list[FloatArray]:
         if any(abs(velocity - other) < 12 for other in taken):
             continue
         taken.append(velocity)
-        light = float(np.clip(w[t, v], 0.05, 0.8 * settings.light_max))
+        faintest = 0.01 if search.prior.light is not None else 0.05
+        light = float(np.clip(w[t, v], faintest, 0.8 * settings.light_max))
         starts.append(_start(search, one, search.templates[t], light, velocity))
         if len(starts) == settings.n_starts:
             break
@@ -372,6 +378,6 @@ def _start(
 ) -> FloatArray:
     """Start of a pair; the template takes the abundances of the star where they are tied."""
     k = search.model.n_labels
-    tied = search.model.abundances & (np.diag(search.tie) > 0)
-    second = np.where(tied, one.theta[:k], template)
+    tied = search.model.abundances & (np.diag(search.prior.tie) > 0)
+    second = np.where(tied, search.prior.in_second(one.theta[:k]), template)
     return np.concatenate([one.theta[:k], second, [light, velocity], one.theta[k:]])

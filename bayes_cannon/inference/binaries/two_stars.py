@@ -29,9 +29,11 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
 from bayes_cannon.inference.likelihood.pixels import PixelModel
+from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
 from bayes_cannon.spectra.continuum import ContinuumSettings, match_pixels
 from bayes_cannon.spectra.label_kinds import label_kind
+from bayes_cannon.spectra.spectra import same_grid
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SPEED_OF_LIGHT",
     "Evaluated",
+    "StarKind",
     "TwoStarModel",
 ]
 
@@ -67,6 +70,60 @@ class Evaluated:
 
 
 @dataclass(frozen=True, eq=False)
+class StarKind:
+    """Spectra of one kind of star, those of a Cannon.
+
+    Attributes
+    ----------
+    basis : PolynomialBasis
+    splines : (n_terms, n_all_pixels) float64
+        Spline coefficients of the terms.
+    prior_mean, prior_precision : (n_labels,), (n_labels, n_labels) float64
+        Of standardised labels, from the training stars.
+    training : (n_stars, n_labels) float64
+        Standardised labels of the training stars that have all of them.
+    """
+
+    basis: PolynomialBasis
+    splines: FloatArray
+    prior_mean: FloatArray
+    prior_precision: FloatArray
+    training: FloatArray
+
+    @classmethod
+    def from_cannon(cls, cannon: Cannon, inflate: float) -> StarKind:
+        """Arrange the arrays of a trained model.
+
+        Parameters
+        ----------
+        cannon
+            The trained model.
+        inflate
+            As of `TwoStarModel.from_cannon`.
+        """
+        theta, used = cannon.theta.T.copy(), np.asarray(cannon.used, dtype=bool)
+        for start, stop in cannon.chips:
+            _bridge(theta, used, start, stop)
+        ell = cannon.basis.standardize(cannon.training.values)
+        mean, cov = label_moments(ell)
+        return cls(
+            cannon.basis, spline_coefficients(theta, cannon.chips), mean,
+            safe_inverse(cov * inflate**2), ell[np.isfinite(ell).all(axis=1)],
+        )  # fmt: skip
+
+    def rows(self, ell: FloatArray) -> FloatArray:
+        """Spline coefficients of the flux and of its derivatives, (1 + n_labels, n_all_pixels).
+
+        Parameters
+        ----------
+        ell
+            Standardised labels, shape (n_labels,).
+        """
+        terms = np.vstack([self.basis.features(ell)[None], self.basis.jacobian(ell).T])
+        return np.asarray(terms @ self.splines)
+
+
+@dataclass(frozen=True, eq=False)
 class TwoStarModel:
     """Arrays of a Cannon arranged for spectra of two stars.
 
@@ -76,8 +133,8 @@ class TwoStarModel:
         All pixels of the Cannon are columns here; `usable` says which are used.
     usable : (n_all_pixels,) bool
         Used pixels that no shift reaches over the end of a chip.
-    splines : (n_terms, n_all_pixels) float64
-        Spline coefficients of the terms.
+    first, second : StarKind
+        What single stars are, and what the second star of a pair is.
     loadings : (n_factors, n_all_pixels) float64
     inverse_kappa : (n_all_pixels,) float64
     edges : (n_chips, 2) int64
@@ -87,27 +144,26 @@ class TwoStarModel:
     continuum : tuple of (pixels, basis) for each chip
         Continuum pixels and polynomials at all pixels of the chip; empty where the spectra were
         not divided by a fitted continuum.
-    prior_mean, prior_precision : (n_labels,), (n_labels, n_labels) float64
-        Of standardised labels, from the training stars.
     abundances : (n_labels,) bool
         Labels that the stars of a pair share.
     """
 
     pixels: PixelModel
     usable: NDArray[np.bool_]
-    splines: FloatArray
+    first: StarKind
+    second: StarKind
     loadings: FloatArray
     inverse_kappa: FloatArray
     edges: NDArray[np.int64]
     kms_per_pixel: float
     resolved: bool
     continuum: tuple[tuple[NDArray[np.intp], FloatArray], ...]
-    prior_mean: FloatArray
-    prior_precision: FloatArray
     abundances: NDArray[np.bool_]
 
     @classmethod
-    def from_cannon(cls, cannon: Cannon, *, dv_max: float, inflate: float) -> TwoStarModel:
+    def from_cannon(
+        cls, cannon: Cannon, *, dv_max: float, inflate: float, second: Cannon | None = None
+    ) -> TwoStarModel:
         """Arrange the arrays of a trained model.
 
         Parameters
@@ -118,43 +174,46 @@ class TwoStarModel:
             Largest |dv| in km/s.
         inflate
             What the spread of the training labels is multiplied by in the prior of labels.
+        second
+            The model of second stars, of dwarfs and subgiants say; None: the same one.
 
         Raises
         ------
         InvalidDataError
-            If shifts matter but the wavelengths of a chip are not evenly spaced in velocity.
+            If shifts matter but the wavelengths of a chip are not evenly spaced in velocity, or
+            the second model has other labels, pixels or continua than the first.
         """
         pixels = PixelModel.from_cannon(cannon)
         used = np.asarray(cannon.used, dtype=bool)
         width, resolved = _velocity_scale(cannon, dv_max)
         usable = used.copy()
+        if second is not None:
+            _require_alike(cannon, second)
+            usable &= np.asarray(second.used, dtype=bool)
         reach = int(np.ceil(dv_max / width)) + 2 if resolved else 0
-        theta = cannon.theta.T.copy()
         for start, stop in cannon.chips:
             usable[start : min(start + reach, stop)] = False
             usable[max(stop - reach, start) : stop] = False
-            _bridge(theta, used, start, stop)
         if not usable.any():
             raise InvalidDataError(
                 f"shifts of up to {dv_max:g} km/s leave no pixel of the model's chips; lower the "
                 "largest velocity difference."
             )
-        ell = cannon.basis.standardize(cannon.training.values)
-        mean, cov = label_moments(ell)
+        first = StarKind.from_cannon(cannon, inflate)
         return cls(
-            pixels=pixels, usable=usable, splines=spline_coefficients(theta, cannon.chips),
+            pixels=pixels, usable=usable, first=first,
+            second=first if second is None else StarKind.from_cannon(second, inflate),
             loadings=np.where(used, cannon.loadings.T, 0.0),
             inverse_kappa=1 / cannon.kappa_of_pixels,
             edges=np.array(cannon.chips, dtype=np.int64).reshape(-1, 2),
             kms_per_pixel=width, resolved=resolved, continuum=_continuum(cannon),
-            prior_mean=mean, prior_precision=safe_inverse(cov * inflate**2),
             abundances=np.array([_is_abundance(name) for name in cannon.names]),
         )  # fmt: skip
 
     @property
     def n_labels(self) -> int:
         """Number of labels of one star."""
-        return int(self.prior_mean.size)
+        return int(self.first.prior_mean.size)
 
     @property
     def n_parameters(self) -> int:
@@ -181,17 +240,20 @@ class TwoStarModel:
         shift, broad
             km/s and pixels squared.
         """
-        return self._seen(self._rows(ell), shift, broad)
+        return self._seen(self.first.rows(ell), shift, broad)
 
-    def _rows(self, ell: FloatArray) -> FloatArray:
-        """Spline coefficients of the flux and of its derivatives, (1 + n_labels, n_all_pixels)."""
-        basis = self.pixels.basis
-        return np.asarray(
-            np.vstack([basis.features(ell)[None], basis.jacobian(ell).T]) @ self.splines
-        )
+    def companion(self, ell: FloatArray, shift: float, broad: float) -> Evaluated:
+        """As `single`, of the second star of a pair.
+
+        Parameters
+        ----------
+        ell, shift, broad
+            As of `single`.
+        """
+        return self._seen(self.second.rows(ell), shift, broad)
 
     def _seen(self, rows: FloatArray, shift: float, broad: float) -> Evaluated:
-        """Shift (km/s) and broaden (pixels squared) what `_rows` returned."""
+        """Shift (km/s) and broaden (pixels squared) what `StarKind.rows` returned."""
         scale = 1 / self.kms_per_pixel
         first, kernel = taps(shift * scale, broad)
         seen = filtered(rows, kernel[0], first, self.edges)
@@ -211,7 +273,7 @@ class TwoStarModel:
         """
         k = self.n_labels
         w, dv, shift, broad = theta[2 * k :]
-        second = self._rows(theta[k : 2 * k])
+        second = self.second.rows(theta[k : 2 * k])
         one, two = self.single(theta[:k], shift, broad), self._seen(second, shift + dv, broad)
         slopes = np.empty((self.n_parameters, self.usable.size))
         slopes[:k] = (1 - w) * one.slopes[:k]
@@ -258,6 +320,24 @@ class TwoStarModel:
             right = at.T @ (weight[:, None] * rows[:, place].T)
             out[:, start:stop] = (curves @ np.linalg.solve(gram, right)).T
         return out
+
+
+def _require_alike(cannon: Cannon, second: Cannon) -> None:
+    """Raise where spectra of two models cannot be added."""
+    made = [dict(c.settings.get("dataset", {})) for c in (cannon, second)]
+    continua = [[m.get(f"continuum_{key}") for key in ("degree", "pixels")] for m in made]
+    differ = {
+        "labels": cannon.names != second.names or cannon.basis.units != second.basis.units,
+        "wavelengths": not same_grid(cannon.wavelength, second.wavelength)
+        or tuple(cannon.chips) != tuple(second.chips) or cannon.medium != second.medium,
+        "continua": continua[0] != continua[1],
+    }  # fmt: skip
+    if wrong := [name for name, other in differ.items() if other]:
+        raise InvalidDataError(
+            f"the second model has other {' and '.join(wrong)} than the first (labels "
+            f"{', '.join(second.names)}; {second.n_pixels} pixels against {cannon.n_pixels}); "
+            "prepare and train both with the same labels, pixels and continuum."
+        )
 
 
 def _is_abundance(name: str) -> bool:

@@ -33,6 +33,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.compression import Compressed, compress
 from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
+from bayes_cannon.inference.likelihood.smooth import at_all_draws
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import compressed_term
 
@@ -242,10 +243,19 @@ class Gaussian(Likelihood):
         return compressed_term(basis, labels, place, given)
 
     def log_likelihood(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
-        """With the variance that goes with each of the labels."""
+        """With the variance that goes with each of the labels.
+
+        What that adds to the compressed likelihood is nearly a polynomial (`at_all_draws`).
+        """
         if pixels.coef_cov is None:
             return self.sampled(pixels, star, ell)
-        return full_log_likelihood(pixels, star.flux, star.ivar, ell, star.x[pixels.n_terms :])
+        z = star.x[pixels.n_terms :]
+
+        def added(ell: FloatArray) -> FloatArray:
+            full = full_log_likelihood(pixels, star.flux, star.ivar, ell, z)
+            return np.asarray(full - self.sampled(pixels, star, ell))
+
+        return self.sampled(pixels, star, ell) + at_all_draws(added, ell)
 
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Of the compressed spectrum."""

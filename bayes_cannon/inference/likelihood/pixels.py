@@ -35,6 +35,8 @@ _TILE = {4: 8, 8: 16}
 Linear algebra libraries sum in an order that depends on a row's place in its panel; with so few
 rows all panels are alike (on processors with AVX2 that takes no more than 8 rows of float32).
 """
+_SECOND = 0.005
+"""Bound of what a log likelihood lacks of the second order in the weights."""
 _PIXELS = 1024
 """Pixels at a time where draws times pixels would not fit a processor's cache."""
 
@@ -125,7 +127,7 @@ class PixelModel:
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes are sent: the products are a multiple of the rest."""
-        derived = ("products", "factor_products", "monomials")
+        derived = ("products", "coef32", "factor_products", "factor_cov", "monomials")
         return {name: value for name, value in vars(self).items() if name not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -147,11 +149,40 @@ class PixelModel:
         return int(self.coef.shape[0])
 
     @cached_property
+    def coef32(self) -> NDArray[np.float32]:
+        """`coef` as float32."""
+        return self.coef.astype(np.float32)
+
+    @cached_property
     def factor_products(self) -> NDArray[np.float32]:
         """Columns of `products` that belong to pairs of factors, as float32."""
         rows, columns = np.tril_indices(self.coef.shape[1])
         pairs = (rows >= self.n_terms) & (columns >= self.n_terms)
         return self.products[:, pairs].astype(np.float32)
+
+    @cached_property
+    def factor_cov(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Covariances with the loadings, in order of the products of factors that take them.
+
+        Returns
+        -------
+        mixed : (n_factors, n_terms * n_pixels) float32
+            Of each factor's loading and the terms' coefficients.
+        between : (n_factors (n_factors + 1) / 2, n_pixels) float32
+            Of pairs of loadings, packed.
+
+        Raises
+        ------
+        InvalidDataError
+            If the coefficients' uncertainty was left out.
+        """
+        if self.coef_cov is None:
+            raise InvalidDataError("these pixels leave the coefficients' uncertainty out.")
+        k = self.n_terms
+        starts = [packed_size(k + n) for n in range(self.n_factors)]
+        mixed = np.stack([self.coef_cov[start : start + k].ravel() for start in starts])
+        between = [self.coef_cov[start + k : start + k + n + 1] for n, start in enumerate(starts)]
+        return mixed, np.concatenate(between)
 
     @cached_property
     def monomials(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
@@ -276,18 +307,97 @@ def full_log_likelihood(
     k, j = pixels.n_terms, pixels.n_factors
     v = pixels.basis.features(ell)
     residual = flux - pixels.coef[:, :k] @ v.mean(axis=0)
-    total = np.zeros((len(v), 2 + j + packed_size(j)))
+    variance = _Variance.of(pixels, v, z)
+    weights = np.empty((len(v), pixels.n_pixels), dtype=np.float32)
+    total = np.zeros((len(v), 2 + j))
     for start in range(0, pixels.n_pixels, _PIXELS):
         some = slice(start, start + _PIXELS)
-        total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z)
+        part = _pixel_sums(pixels, some, residual[some], ivar[some], v, variance)
+        weights[:, some] = part[0]
+        total += part[1]
     power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
     chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * LOG_2PI
-    if j == 0:
-        return np.asarray(0.5 * (log_w - chi2))
-    right, inner = total[:, 2 : 2 + j], unpack(total[:, 2 + j :]) + np.eye(j)
-    solved = np.linalg.solve(inner, right[:, :, None])[:, :, 0]
-    chi2 = chi2 - np.einsum("dj,dj->d", right, solved)
-    return np.asarray(0.5 * (log_w - chi2 - np.linalg.slogdet(inner)[1]))
+    if j:
+        square, log_det = _factor_terms(pixels, weights, total[:, 2:], v)
+        chi2, log_w = chi2 - square, log_w - log_det
+    return np.asarray(0.5 * (log_w - chi2))
+
+
+def _factor_terms(
+    pixels: PixelModel, weights: NDArray[np.float32], right: FloatArray, v: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return right' M^-1 right and log det M of ``M = 1 + U' w U`` for every draw.
+
+    Most of what the weights change with the labels lies in the span of the features, in which M is
+    summed up; the rest is taken to first order, where the second order is below `_SECOND`.
+    """
+    k = pixels.n_terms
+    if len(v) > 2 * k:
+        span = np.linalg.qr(v)[0]
+        coarse = span.T.astype(np.float32) @ weights
+        rest = weights - span.astype(np.float32) @ coarse
+        square, log_det, factors, inverse = _solve(pixels, span, coarse, right)
+        loadings = pixels.coef32[:, k:]
+        leverage = np.einsum("pj,pj->p", loadings @ inverse.astype(np.float32), loadings)
+        fitted = factors.astype(np.float32) @ loadings.T
+        np.square(fitted, out=fitted)
+        size = np.abs(rest)
+        trace = (size @ leverage).max()
+        if trace * max(trace, np.einsum("dp,dp->d", size, fitted).max()) < _SECOND:
+            return square - np.einsum("dp,dp->d", rest, fitted), log_det + rest @ leverage
+    return _solve(pixels, np.eye(len(v)), weights, right)[:2]
+
+
+def _solve(
+    pixels: PixelModel, span: FloatArray, weights: NDArray[np.float32], right: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Solve M z = right for weights ``span @ weights``; also the inverse of the mean M."""
+    inner = unpack(span @ (weights @ pixels.factor_products)) + np.eye(pixels.n_factors)
+    root = np.linalg.cholesky(inner)
+    solved = np.linalg.solve(root, right[:, :, None])
+    log_det = 2 * np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
+    factors = np.linalg.solve(np.swapaxes(root, 1, 2), solved)[:, :, 0]
+    inverse = np.linalg.inv(inner.mean(axis=0))
+    return np.sum(solved[:, :, 0] ** 2, axis=1), log_det, factors, np.asarray(inverse)
+
+
+@dataclass(frozen=True, eq=False)
+class _Variance:
+    """Variance besides photon noise as a polynomial of the labels, factors fixed.
+
+    Attributes
+    ----------
+    monomials : (n_draws, n_monomials) float32 or None
+        None where the coefficients' uncertainty is left out.
+    sums : (n_monomials, n_pixels) float32
+        What each is multiplied by; without uncertainty the squares of the scatter, one row.
+    """
+
+    monomials: NDArray[np.float32] | None
+    sums: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, pixels: PixelModel, v: FloatArray, z: FloatArray) -> _Variance:
+        """Take it at features v (n_draws, n_terms) and factors z (n_factors,)."""
+        scatter2 = pixels.scatter2.astype(np.float32)
+        if pixels.coef_cov is None:
+            return cls(None, scatter2[None])
+        pairs, place, by_monomial = pixels.monomials
+        sums = by_monomial.copy()
+        if z.size:
+            mixed, between = pixels.factor_cov
+            sums[place] += (z.astype(np.float32) @ mixed).reshape(len(place), -1)
+            sums[0] += pack_outer(z).astype(np.float32) @ between
+        sums[0] += scatter2
+        rows, columns = np.tril_indices(v.shape[1])
+        return cls((v[:, rows[pairs]] * v[:, columns[pairs]]).astype(np.float32), sums)
+
+    def at(self, some: slice, n_draws: int) -> NDArray[np.float32]:
+        """Of some pixels, shape (n_draws, n_some)."""
+        if self.monomials is None:
+            return np.tile(self.sums[:, some], (n_draws, 1))
+        extra = self.monomials @ self.sums[:, some]
+        return np.asarray(np.maximum(extra, 0, out=extra))
 
 
 def _pixel_sums(
@@ -296,14 +406,14 @@ def _pixel_sums(
     residual: FloatArray,
     ivar: NDArray[Any],
     v: FloatArray,
-    z: FloatArray,
-) -> FloatArray:
-    """Sums over some pixels for every draw: chi-square, log weights, U'w r and packed U'w U."""
-    coef = pixels.coef[some].astype(np.float32)
+    variance: _Variance,
+) -> tuple[NDArray[np.float32], FloatArray]:
+    """Weights of some pixels for every draw, and sums: chi-square, log weights and U'w r."""
+    coef = pixels.coef32[some]
     k, good = pixels.n_terms, ivar > 0
     ivar = ivar.astype(np.float32)
     # Variances in units of the photon noise's, of which the logarithms' sum is small.
-    share = _extra_variance(pixels, some, v, z)
+    share = variance.at(some, len(v))
     share *= ivar
     share += 1
     if pixels.kappa is None:
@@ -317,25 +427,5 @@ def _pixel_sums(
     r += residual.astype(np.float32)
     wr = w * r
     chi2 = np.einsum("dp,dp->d", wr, r)
-    factors = [wr @ coef[:, k:], w @ pixels.factor_products[some]]
-    return np.concatenate([chi2[:, None], log_w[:, None], *factors], axis=1, dtype=np.float64)
-
-
-def _extra_variance(
-    pixels: PixelModel, some: slice, v: FloatArray, z: FloatArray
-) -> NDArray[np.float32]:
-    """Variance besides photon noise (n_draws, n_some) at features v (n_draws, n_terms)."""
-    k, scatter2 = pixels.n_terms, pixels.scatter2[some].astype(np.float32)
-    if pixels.coef_cov is None:
-        return np.tile(scatter2, (len(v), 1))
-    pairs, place, by_monomial = pixels.monomials
-    cov = pixels.coef_cov[:, some]
-    by_monomial = by_monomial[:, some].copy()
-    mixed = np.zeros((k, scatter2.size), dtype=np.float32)
-    for n, value in enumerate(z):
-        start = packed_size(k + n)
-        mixed += np.float32(value) * cov[start : start + k]
-    by_monomial[place] += mixed
-    by_monomial[0] += pack_outer(np.r_[np.zeros(k), z]).astype(np.float32) @ cov + scatter2
-    extra = pack_outer(v)[:, pairs].astype(np.float32) @ by_monomial
-    return np.asarray(np.maximum(extra, 0, out=extra))
+    sums = [chi2[:, None], log_w[:, None], wr @ coef[:, k:]]
+    return w, np.concatenate(sums, axis=1, dtype=np.float64)

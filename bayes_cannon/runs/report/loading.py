@@ -24,6 +24,7 @@ from bayes_cannon.runs.results import Run, folder_of, noted_digest, open_run
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.stored import is_stored
 from bayes_cannon.surveys.apogee.apstar import read_apstar
 from bayes_cannon.surveys.apogee.names import is_spectrum_file, name_from_path, unique_star_ids
 from bayes_cannon.surveys.apogee.survey import APOGEE
@@ -174,7 +175,7 @@ def _find_spectra(
 ) -> tuple[TrainingSet | None, NormalizedSpectra | None, list[Path]]:
     """Dataset, spectra of the run's stars, and the paths that they came from."""
     if given is not None:
-        dataset = given if isinstance(given, TrainingSet) else TrainingSet.load(given)
+        dataset = given.in_memory() if isinstance(given, TrainingSet) else TrainingSet.load(given)
         source = [] if isinstance(given, TrainingSet) else [user_path(given)]
         spectra = _of_stars(found, dataset.spectra)
         what = "the dataset that was given"
@@ -186,17 +187,21 @@ def _find_spectra(
     paths = _noted(found, "spectra")
     absent = _absent(found, "spectra", "the dataset", "--dataset FILE")
     found.missing["dataset"] = found.missing["spectra"] = absent
-    if len(paths) == 1 and paths[0].is_file() and paths[0].suffix not in (".fits", ".gz"):
+    if len(paths) == 1 and _may_be_dataset(paths[0]):
         return _noted_dataset(found, paths[0])
     if not paths or cannon is None:
         return None, None, paths
     found.missing["dataset"] = "the stars of this run came from FITS files, not from a dataset."
     try:
-        spectra = spectra_to_infer(cannon, paths)[0]
+        spectra = spectra_to_infer(cannon, paths)[0].in_memory()
     except BayesCannonError as error:
         found.missing["spectra"] = str(error)
         return None, None, paths
     return None, _checked(found, spectra, "the FITS files of the run"), paths
+
+
+def _may_be_dataset(path: Path) -> bool:
+    return is_stored(path) or (path.is_file() and path.suffix not in (".fits", ".gz"))
 
 
 def _noted_dataset(
@@ -260,7 +265,7 @@ def _find_files(
         if reader == APOGEE.name:
             return _files_of_survey(survey, dataset)
         return _files_of_reader(found, survey, dataset, reader)
-    there = spectra_files(source) if source else []
+    there = spectra_files(source) if source and dataset is None else []
     paths = [path for path in there if split_telescope(path)[0].is_file()]
     if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)

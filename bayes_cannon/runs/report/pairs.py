@@ -21,6 +21,18 @@ __all__ = [
 ]
 
 _MOST_ROWS = 50
+_OF_VISITS = {
+    "NVISITS": Column("visits", ".0f"),
+    "VSCATTER": Column("velocity scatter of visits (km/s)", ".2f"),
+    "VERR": Column("its mean velocity's error (km/s)", ".2f"),
+}
+"""Radial velocities of the visits in the catalogue, independent of the spectrum's shape."""
+_LIGHT = {"free": "free", "tied": "tied to the labels of both stars"}
+_SECOND = {"another model": "another model"}
+_VISITED = (
+    " Velocities of several visits that scatter by much more than their errors are another sign of "
+    "a pair, of which the search does not know."
+)
 _VISIT_COLUMNS = (
     Column("label", kind="id"), Column("formal error", ".3g"), Column("error seen", ".3g"),
     Column("calibrated error", ".3g"), Column("scale", ".2f"), Column("±", ".2f"),
@@ -49,10 +61,13 @@ def binary_stars(inputs: ReportInputs) -> Iterator[Item]:
         ("expected of single stars alone", f"{rate * len(table):.1f}"),
         ("sum of P(binary)", f"{np.nansum(p):.1f}"),
         ("prior rate of pairs", f"{100 * float(table.meta.get('PRIORRAT', np.nan)):g} %"),
+        ("light of the second star", _LIGHT[str(table.meta.get("LIGHTIS", "free"))]),
+        ("second stars are of", _SECOND.get(str(table.meta.get("SECOND")), "the same model")),
     ])  # fmt: skip
     yield Text(
         "The rate among single stars was measured on the training stars, each fitted by a model "
         "without it. A dwarf beside a giant has 1 to 3 % of the light in H and is not found."
+        + (_VISITED if "VSCATTER" in table.colnames else "")
     )
     rows = np.flatnonzero(candidate)
     rows = rows[np.argsort(-np.asarray(table["SCORE"], dtype=np.float64)[rows], kind="stable")]
@@ -63,6 +78,10 @@ def binary_stars(inputs: ReportInputs) -> Iterator[Item]:
         *(Column(f"{n}, star 2", ".5g") for n in names),
     ]  # fmt: skip
     wanted = ["P_BINARY", "LIGHT", "DV", *(f"{n}_{i}" for i in (1, 2) for n in names)]
+    for name, column in _OF_VISITS.items():
+        if name in table.colnames:
+            wanted.append(name)
+            columns.append(column)
     shown = [
         (str(table[key][row]), *(float(table[name][row]) for name in wanted))
         for row in rows[:_MOST_ROWS]

@@ -24,6 +24,7 @@ from bayes_cannon.inference.flags import (
     is_flagged,
     severity,
 )
+from bayes_cannon.inference.tables import reduction_story
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.runs.report.inputs import ReportInputs, column
 from bayes_cannon.runs.report.page import (
@@ -41,7 +42,6 @@ from bayes_cannon.runs.report.parts import Chosen, Item, chosen_stars
 from bayes_cannon.runs.report.registry import section
 from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.star_ids import catalogue_column
-from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "coverage_table",
@@ -70,7 +70,7 @@ def _with_unit(name: str, unit: str) -> str:
 def summary(inputs: ReportInputs) -> Iterator[Item]:
     """How many stars, how well they were sampled, and what was found about them."""
     yield from (Note(note) for note in inputs.notes)
-    if told := other_reductions(inputs.table):
+    if told := reduction_story(inputs.table):
         yield Note(told)
     flag = np.asarray(inputs.table["LABEL_FLAG"], dtype=np.int64)
     rhat, ess = (column(inputs.table, n) for n in ("RHAT_MAX", "ESS_MIN"))

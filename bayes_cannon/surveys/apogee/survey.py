@@ -18,7 +18,6 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
-from bayes_cannon.base.paths import is_fits_name
 from bayes_cannon.errors import FileFormatError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.problems import StarProblem
@@ -35,8 +34,8 @@ from bayes_cannon.surveys.apogee.names import (
     name_from_path,
     read_name,
 )
-from bayes_cannon.surveys.catalogue import Catalogue
-from bayes_cannon.surveys.folders import files_below, is_spectrum
+from bayes_cannon.surveys.catalogue import Catalogue, text_column
+from bayes_cannon.surveys.folders import files_at_top, files_below, is_spectrum
 from bayes_cannon.surveys.readers import StarSpectrum, SurveyReader
 from bayes_cannon.surveys.survey import Survey
 
@@ -183,23 +182,14 @@ class ApogeeReader(SurveyReader):
 
 
 def _catalogues(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("allStar*") if _is_catalogue(p))
-
-
-def _is_catalogue(path: Path) -> bool:
-    """Whether a file is a catalogue of SDSS-IV: that of SDSS-V is ``allStar-1.3-apo25m.fits``."""
-    return path.is_file() and is_fits_name(path.name) and not _OF_SDSS5.match(path.name)
-
-
-def _column(catalogue: Catalogue, name: str) -> NDArray[np.str_]:
-    """Text column, stripped; empty strings where the catalogue does not have it."""
-    if name not in catalogue.table.colnames:
-        return np.full(len(catalogue), "", dtype=np.str_)
-    return np.char.strip(np.asarray(catalogue.table[name]).astype(np.str_))
+    """Catalogues of SDSS-IV at the top of a folder: those of SDSS-V have a telescope's name."""
+    return files_at_top(
+        folder, lambda name: name.startswith("allStar") and not _OF_SDSS5.match(name)
+    )
 
 
 def _row_keys(catalogue: Catalogue) -> list[Key]:
-    columns = [_column(catalogue, n).tolist() for n in ("TELESCOPE", "FIELD", "APOGEE_ID")]
+    columns = [text_column(catalogue, n).tolist() for n in ("TELESCOPE", "FIELD", "APOGEE_ID")]
     return list(zip(*columns, strict=True))
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "find_release",
     "join_url",
     "manifest_url",
+    "named_release",
     "parse_manifest",
     "sas_root",
     "skyserver_root",
@@ -161,13 +162,32 @@ def find_release(name: str) -> Release:
     DownloadError
         If there is none of that name.
     """
-    try:
-        return RELEASES[name.lower()]
-    except KeyError:
+    return named_release(name, RELEASES, "of SDSS-IV; dr19 and dr20 are of SDSS-V (download_mwm)")
+
+
+def named_release[T](name: str, releases: Mapping[str, T], known: str) -> T:
+    """Return one of several releases by its name in any case.
+
+    Parameters
+    ----------
+    name
+        Of the release.
+    releases
+        By name, in small letters.
+    known
+        What they are of, for the message.
+
+    Raises
+    ------
+    DownloadError
+        If there is none of that name.
+    """
+    found = releases.get(name.strip().lower())
+    if found is None:
         raise DownloadError(
-            f"unknown release {name!r}; there are {', '.join(sorted(RELEASES))}, and dr19, dr20 "
-            "of SDSS-V (download_mwm)."
-        ) from None
+            f"unknown release {name!r}; there are {', '.join(sorted(releases))} {known}."
+        )
+    return found
 
 
 def _root(url: str | None, variable: str, default: str) -> str:

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bayes_cannon.errors import DownloadError, FileFormatError
-from bayes_cannon.surveys.archive.addresses import join_url
+from bayes_cannon.errors import FileFormatError
+from bayes_cannon.surveys.archive.addresses import join_url, named_release
 from bayes_cannon.surveys.archive.integrity import whole_hdus
 from bayes_cannon.surveys.mwm.layout import star_folder
 
@@ -78,12 +78,7 @@ def find_mwm_release(name: str) -> MwmRelease:
     DownloadError
         If there is none of that name.
     """
-    try:
-        return MWM_RELEASES[name.lower()]
-    except KeyError:
-        raise DownloadError(
-            f"unknown release {name!r} of SDSS-V; there are {', '.join(MWM_RELEASES)}."
-        ) from None
+    return named_release(name, MWM_RELEASES, "of SDSS-V; dr16 and dr17 are of SDSS-IV")
 
 
 def mwm_parts(release: MwmRelease, sdss_id: int, kind: str = "star") -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from bayes_cannon.surveys.readers import StarSpectrum
 __all__ = [
     "REPLACED",
     "MwmSpectrum",
+    "read_mwm_visits",
     "read_mwmstar",
     "read_mwmvisit",
     "sdss5_bits",
@@ -214,6 +215,29 @@ def read_mwmvisit(
     return _spectrum(source, header, table, row, sdss5_bits(bad_bits))
 
 
+def read_mwm_visits(path: str | os.PathLike[str]) -> tuple[float, ...]:
+    """Dates of the visits in the mwmVisit file of a star, in the order of their numbers.
+
+    Parameters
+    ----------
+    path
+        As for `read_mwmvisit`.
+
+    Returns
+    -------
+    tuple of float
+        MJD, NaN where unknown.
+
+    Raises
+    ------
+    FileFormatError
+        As `read_mwmvisit`.
+    """
+    _, choices, _ = _rows(path, None, "Visit")
+    dates = [table.number_of("mjd", row) for table, row in choices]
+    return tuple(date if date > 0 else np.nan for date in dates)
+
+
 def _require_rest_frame(path: Path, table: SmallTable, row: int, visit: int) -> None:
     """Raise where a visit was left out of the stack: its spectrum is not shifted to rest."""
     if table.value("in_stack", row) == "F":
@@ -240,7 +264,12 @@ def _rows(
         )
     name = read_mwm_name(given.name)
     if kind == "Visit" and name is not None and name.kind == "Star":
-        given = visit_file(given)
+        star, given = given, visit_file(given)
+        if not given.is_file():
+            raise FileFormatError(
+                f"{star} has no file of visits ({given.name}) beside it or in the archive's "
+                "folders; bayes-cannon download --visits brings it."
+            )
     header, tables = read_tables(given)
     found = apogee_tables(given, tables)
     _require_kind(given, found, kind)

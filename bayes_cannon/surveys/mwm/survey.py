@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
-from bayes_cannon.base.paths import is_fits_name
 from bayes_cannon.errors import FileFormatError, InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.surveys.apogee.apstar import read_visits
 from bayes_cannon.surveys.apogee.bits import resolve_bits
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.apogee.layout import ASPCAP_WINDOWS, CHIPS_8575, WAVELENGTH
 from bayes_cannon.surveys.apogee.names import name_from_path
 from bayes_cannon.surveys.apogee.survey import APOGEE
-from bayes_cannon.surveys.catalogue import Catalogue
+from bayes_cannon.surveys.catalogue import Catalogue, text_column
 from bayes_cannon.surveys.fits import open_fits
-from bayes_cannon.surveys.folders import files_below
+from bayes_cannon.surveys.folders import files_at_top, files_below
 from bayes_cannon.surveys.mwm.apstar import is_sdss5_apstar, read_sdss5_apstar
 from bayes_cannon.surveys.mwm.catalogue import (
     FLAG_BAD_BITS,
@@ -31,7 +30,13 @@ from bayes_cannon.surveys.mwm.catalogue import (
     read_drp_allstar,
 )
 from bayes_cannon.surveys.mwm.layout import read_mwm_name, split_telescope, with_telescope
-from bayes_cannon.surveys.mwm.spectra import REPLACED, read_mwmstar, read_mwmvisit, sdss5_bits
+from bayes_cannon.surveys.mwm.spectra import (
+    REPLACED,
+    read_mwm_visits,
+    read_mwmstar,
+    read_mwmvisit,
+    sdss5_bits,
+)
 from bayes_cannon.surveys.readers import StarSpectrum, SurveyReader
 from bayes_cannon.surveys.survey import Survey
 
@@ -93,7 +98,7 @@ class MwmReader(_Sdss5Reader):
         folder
             That may be one.
         """
-        if not _catalogues(folder, _ASTRA):
+        if not files_at_top(folder, _ASTRA.fullmatch):
             return "has no catalogue astraAllStarASPCAP-*.fits[.gz] at its top."
         if not _any_below(folder, _is_mwmstar):
             return "has no mwmStar-*.fits files."
@@ -154,6 +159,21 @@ class MwmReader(_Sdss5Reader):
             return read_mwmstar(path, bad_bits=bad_bits).star_spectrum
         return read_mwmvisit(path, visit, bad_bits=bad_bits).star_spectrum
 
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits in the mwmVisit file of a star.
+
+        Parameters
+        ----------
+        path
+            Of the mwmStar file.
+
+        Raises
+        ------
+        FileFormatError
+            As `read_mwm_visits`.
+        """
+        return read_mwm_visits(path)
+
     def is_spectrum(self, name: str) -> bool:
         """Whether a file's name is that of an mwmStar file.
 
@@ -197,7 +217,7 @@ class Sdss5ApStarReader(_Sdss5Reader):
         folder
             That may be one.
         """
-        if not _catalogues(folder, _DRP):
+        if not files_at_top(folder, _DRP.fullmatch):
             return "has no list of stars allStar-<apred>-<telescope>.fits of SDSS-V at its top."
         if not _any_below(folder, is_sdss5_apstar):
             return "has no files apStar-<apred>-<telescope>-*.fits."
@@ -225,7 +245,7 @@ class Sdss5ApStarReader(_Sdss5Reader):
         if why := self.sniff(folder):
             raise SurveyError(f"{folder} {why}")
         found = {p[-1]: "/".join(p) for p in files_below(folder, is_sdss5_apstar)}
-        astra = _catalogues(folder, _ASTRA)
+        astra = files_at_top(folder, _ASTRA.fullmatch)
         path = _only(folder, _DRP)
         catalogue = read_drp_allstar(path, () if astra else labels)
         if astra:
@@ -255,6 +275,21 @@ class Sdss5ApStarReader(_Sdss5Reader):
             As `read_sdss5_apstar`.
         """
         return read_sdss5_apstar(path, visit=visit, bad_bits=bad_bits).star_spectrum
+
+    def visits(self, path: Path) -> tuple[float, ...]:
+        """Dates (MJD) of the visits that an apStar file holds.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+
+        Raises
+        ------
+        FileFormatError
+            As `read_visits`.
+        """
+        return read_visits(path)
 
     def is_spectrum(self, name: str) -> bool:
         """Whether a file's name is that of an apStar file of SDSS-V.
@@ -312,16 +347,8 @@ def _is_mwmstar(name: str) -> bool:
     return found is not None and found.kind == "Star"
 
 
-def _catalogues(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """Catalogues of a kind at the top of a folder."""
-    return sorted(
-        p for p in folder.iterdir()
-        if pattern.fullmatch(p.name) and is_fits_name(p.name) and p.is_file()
-    )  # fmt: skip
-
-
 def _only(folder: Path, pattern: re.Pattern[str]) -> Path:
-    paths = _catalogues(folder, pattern)
+    paths = files_at_top(folder, pattern.fullmatch)
     if len(paths) > 1:
         raise SurveyError(
             f"{folder} has several catalogues ({name_some([p.name for p in paths])}), whose labels "
@@ -390,14 +417,8 @@ def _keys(catalogue: Catalogue, names: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _file_names(catalogue: Catalogue) -> list[str]:
     """Name of each row's file: of the column FILE, else the last part of URI."""
-    blank = np.full(len(catalogue), "", dtype=np.str_)
-    columns: list[NDArray[np.str_]] = [
-        np.asarray(catalogue.table[n]).astype(np.str_) if n in catalogue.table.colnames else blank
-        for n in ("FILE", "URI")
-    ]
-    return [
-        (f or u).rsplit("/", 1)[-1] for f, u in zip(*(c.tolist() for c in columns), strict=True)
-    ]
+    columns = (text_column(catalogue, name).tolist() for name in ("FILE", "URI"))
+    return [(f or u).rsplit("/", 1)[-1] for f, u in zip(*columns, strict=True)]
 
 
 def _survey(

@@ -1,4 +1,4 @@
-"""A simulated survey in the layout of SDSS-V: mwmStar files and astra's catalogue.
+"""A simulated survey in the layout of SDSS-V: mwmStar and mwmVisit files, astra's catalogue.
 
 Stars, noise and labels are those of the survey in DR17's layout; only how they are written differs.
 SDSS_IDs (from 900 000 000) and Gaia's names (from 9e18) are invented, beyond all real ones.
@@ -96,7 +96,7 @@ def write_mwm_spectra(
     settings: InstrumentSettings,
     tell: Tell,
 ) -> list[Measured]:
-    """Observe all stars and write an mwmStar file for each SDSS_ID.
+    """Observe all stars and write an mwmStar and an mwmVisit file for each SDSS_ID.
 
     Parameters
     ----------
@@ -121,26 +121,28 @@ def write_mwm_spectra(
         of_star[number].append(k)
     measured: dict[int, Measured] = {}
     for number, members in of_star.items():
-        rows: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for k in members:
             star = given.stars[k]
             seen = observe_star(star, library, settings)
             measured[k] = seen.measured
-            rows[star.telescope == "lco25m"].append(_row(star, number, seen))
+            place = "LCO" if star.telescope == "lco25m" else "APO"
+            rows[f"mwmStar {place}"].append(_row(star, number, seen))
+            rows[f"mwmVisit {place}"] += _visit_rows(star, number, seen)
             tell(len(measured), len(given.stars), "simulating spectra")
         first = given.stars[members[0]]
-        place = (
-            Path("mystery")
-            if first.kind == "mystery"
-            else Path("spectra", "star", star_folder(number))
-        )
-        (folder / place).mkdir(parents=True, exist_ok=True)
-        path = folder / place / f"mwmStar-0.6.0-{number}.fits"
-        path.write_bytes(_file(first, number, rows[False], rows[True]))
+        for product, kind in (("mwmStar", "star"), ("mwmVisit", "visit")):
+            path = Path("spectra", kind, star_folder(number))
+            path = folder / (Path("mystery") if first.kind == "mystery" else path)
+            path.mkdir(parents=True, exist_ok=True)
+            apo, lco = rows[f"{product} APO"], rows[f"{product} LCO"]
+            content = _file(product, first, number, apo, lco)
+            (path / f"{product}-0.6.0-{number}.fits").write_bytes(content)
     return [measured[k] for k in range(len(given.stars))]
 
 
 def _file(
+    product: str,
     star: SimulatedStar,
     number: int,
     apo: Sequence[Mapping[str, Any]],
@@ -160,29 +162,26 @@ def _file(
     ]
     # The layout fixes the cards, so that faults go into the history.
     history += [f"{name} = {value}: {text}" for name, value, text in fault_cards(star.faults)]
-    parts = [make_hdu("mwmStar", 0, cards=cards, history=history), _empty(1), _empty(2)]
+    parts = [make_hdu(product, 0, cards=cards, history=history)]
+    parts += [_empty(product, 1), _empty(product, 2)]
     for hdu, rows in ((3, apo), (4, lco)):
-        parts.append(_table(hdu, rows) if rows else _empty(hdu))
+        parts.append(_table(product, hdu, rows) if rows else _empty(product, hdu))
     return b"".join(parts)
 
 
-def _table(hdu: int, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    return make_hdu("mwmStar", hdu, rows, _VERSIONS, fitted=True, history=[MARK])
+def _table(product: str, hdu: int, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    return make_hdu(product, hdu, rows, _VERSIONS, fitted=True, history=[MARK])
 
 
 @cache
-def _empty(hdu: int) -> bytes:
-    """A table without rows, the same in all files."""
-    return _table(hdu, [])
+def _empty(product: str, hdu: int) -> bytes:
+    """A table without rows, the same in all files of a product."""
+    return _table(product, hdu, [])
 
 
 def _row(star: SimulatedStar, number: int, seen: Observed) -> dict[str, Any]:
     """A row of a table of mwmStar: row 0 of an apStar file, in float32."""
     visits, measured = star.visits, seen.measured
-    flux, err = _replaced(seen.flux[0], seen.err[0], seen.mask[0])
-    ivar = np.zeros_like(err)
-    known = np.isfinite(err) & (err > 0)
-    ivar[known] = 1 / err[known] ** 2
     return {
         "spectrum_pk_id": number, "release": "sdss5", "filetype": "apstar", "v_astra": "0.6.0",
         "sdss_id": number, "apred": _APRED, "obj": star.apogee_id, "telescope": star.telescope,
@@ -191,9 +190,36 @@ def _row(star: SimulatedStar, number: int, seen: Observed) -> dict[str, Any]:
         "n_good_rvs": len(visits), "snr": measured.snr, "mean_fiber": float(visits.fiber.mean()),
         "spectrum_flags": star.star_flag, "v_rad": measured.vhelio, "e_v_rad": measured.verr,
         "std_v_rad": measured.vscatter, "n_components": 1, "doppler_flags": 0, "nmf_flags": 0,
-        "wavelength": WAVELENGTH, "flux": flux, "ivar": ivar, "pixel_flags": seen.mask[0],
-        "continuum": np.nan, "nmf_rectified_model_flux": np.nan,
+        "wavelength": WAVELENGTH, "nmf_rectified_model_flux": np.nan, **_pixels(seen, 0),
     }  # fmt: skip
+
+
+def _visit_rows(star: SimulatedStar, number: int, seen: Observed) -> list[dict[str, Any]]:
+    """Rows of a table of mwmVisit; the only visit to a star is its combination."""
+    visits, n = star.visits, len(star.visits)
+    return [
+        {
+            "spectrum_pk_id": number, "release": "sdss5", "filetype": "apstar", "v_astra": "0.6.0",
+            "sdss_id": number, "apred": _APRED, "obj": star.apogee_id, "telescope": star.telescope,
+            "plate": str(visits.plate[k]), "fiber": int(visits.fiber[k]),
+            "mjd": int(visits.mjd[k]), "jd": float(visits.mjd[k]) + 2400000.5,
+            "field": star.field_name[:6], "snr": float(visits.snr[k]),
+            "v_rad": float(visits.vhelio[k]), "v_rel": float(visits.vhelio[k] - visits.bc[k]),
+            "e_v_rel": float(visits.verr[k]), "bc": float(visits.bc[k]), "n_components": 1,
+            "spectrum_flags": star.star_flag, "doppler_flags": 0, "nmf_flags": 0, "valid": 1,
+            "on_target": 1, "assigned": 1, **_pixels(seen, k + 2 if n > 1 else 0),
+        }
+        for k in range(n)
+    ]  # fmt: skip
+
+
+def _pixels(seen: Observed, row: int) -> dict[str, Any]:
+    """Columns with a value for each pixel, of a row of an apStar file."""
+    flux, err = _replaced(seen.flux[row], seen.err[row], seen.mask[row])
+    ivar = np.zeros_like(err)
+    known = np.isfinite(err) & (err > 0)
+    ivar[known] = 1 / err[known] ** 2
+    return {"flux": flux, "ivar": ivar, "pixel_flags": seen.mask[row], "continuum": np.nan}
 
 
 def _replaced(

@@ -1,9 +1,9 @@
 """Fluxes of a survey by blocks of pixels: arrays in memory, mapped from disk, or read from it.
 
 Training needs of the fluxes and inverse variances of all stars, ``a`` of shape (n_stars,
-n_pixels), their shape and ``a[:, pixels]``: any object that has these will do. Pixels are worked on
-in blocks whose size is that of the survey alone, so that results do not depend on where the
-numbers come from.
+n_pixels), their shape, ``a[:, pixels]`` and, to predict single stars, ``a[stars]``: any object that
+has these will do. Pixels are worked on in blocks whose size is that of the survey alone, so that
+results do not depend on where the numbers come from.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 __all__ = [
     "ColumnsOf",
     "SomePixels",
+    "SomeStars",
+    "good_in_any",
     "of_stars",
     "pixel_blocks",
+    "survey_arrays",
 ]
 
 _BLOCK_BYTES = 128e6
@@ -59,6 +62,32 @@ class SomePixels:
         return np.ascontiguousarray(np.asarray(self._array[:, pixels])[stars])
 
 
+class SomeStars:
+    """Some of the stars of an array, which is not copied.
+
+    Parameters
+    ----------
+    array
+        Of shape (n_stars, n_pixels).
+    stars
+        Numbers of those wanted.
+    """
+
+    def __init__(self, array: Any, stars: NDArray[np.intp]) -> None:
+        self._array, self._stars = array, stars
+        self.shape = (stars.size, array.shape[1])
+        self.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        if not isinstance(key, tuple):
+            return np.asarray(self._array[self._stars[key]])
+        stars, pixels = key
+        return np.asarray(self._array[:, pixels])[self._stars[stars]]
+
+
 class ColumnsOf:
     """Flux or inverse variance of spectra on disk, read when it is asked for.
 
@@ -85,8 +114,8 @@ class ColumnsOf:
         Parameters
         ----------
         spectra
-            Have ``n_stars``, ``n_pixels`` and ``columns(pixels)``, which reads flux and inverse
-            variance of a slice of pixels.
+            Have ``n_stars``, ``n_pixels``, ``columns(pixels)``, which reads flux and inverse
+            variance of a slice of pixels, and ``select(stars)``.
         """
         reader = _Reader(spectra)
         return cls(reader, 0), cls(reader, 1)
@@ -94,7 +123,9 @@ class ColumnsOf:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, key: tuple[slice, Any]) -> NDArray[Any]:
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        if not isinstance(key, tuple):
+            return np.asarray(self._reader.stars(key)[self._which])
         stars, wanted = key
         pixels = np.arange(self.shape[1])[wanted]
         parts = []
@@ -114,6 +145,16 @@ class _Reader:
         self.size = _block_size(self.shape[0])
         self._spectra, self._lock = spectra, threading.Lock()
         self._kept: dict[int, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What has been read stays here."""
+        return _Reader, (self._spectra,)
+
+    def stars(self, wanted: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """All pixels of some stars."""
+        found: tuple[NDArray[np.float32], NDArray[np.float32]]
+        found = self._spectra.select(wanted).columns(slice(0, self.shape[1]))
+        return found
 
     def __call__(self, block: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with self._lock:
@@ -166,3 +207,28 @@ def of_stars(array: Any, stars: slice) -> NDArray[Any]:
         return array[stars]
     blocks = pixel_blocks(*array.shape)
     return np.concatenate([np.asarray(array[:, b])[stars] for b in blocks], axis=1)
+
+
+def survey_arrays(spectra: Any) -> tuple[Any, Any]:
+    """Flux and inverse variance of spectra in memory, or what reads them of spectra on disk.
+
+    Parameters
+    ----------
+    spectra
+        `NormalizedSpectra`, or what has ``columns``, see `ColumnsOf`.
+    """
+    if hasattr(spectra, "columns"):
+        return ColumnsOf.pair(spectra)
+    return spectra.flux, spectra.ivar
+
+
+def good_in_any(ivar: Any) -> NDArray[np.bool_]:
+    """Pixels with a good value in some star, shape (n_pixels,).
+
+    Parameters
+    ----------
+    ivar
+        Shape (n_stars, n_pixels).
+    """
+    blocks = pixel_blocks(*ivar.shape)
+    return np.concatenate([(np.asarray(ivar[:, b]) > 0).any(axis=0) for b in blocks])

@@ -12,6 +12,7 @@ from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
     "Students",
+    "fit_at",
     "fit_students",
     "without_prior",
 ]
@@ -56,9 +57,7 @@ def fit_students(draws: FloatArray) -> Students:
     unit = np.where(unit > 0, unit, 1.0)
     middle = np.median(thin, axis=1)
     x = (thin - middle[:, None]) / unit
-    k = x.shape[-1]
-    center, scale = x.mean(axis=1), np.einsum("sdi,sdj->sij", x, x) / x.shape[1]
-    scale += 1e-12 * np.eye(k)
+    center, scale = _start(x)
     best, best_value = None, -np.inf
     for nu in _NUS[::-1]:
         center, scale, value = _em(x, center, scale, nu)
@@ -67,6 +66,30 @@ def fit_students(draws: FloatArray) -> Students:
         best, best_value = Students(center, scale, nu), value
     assert best is not None
     return Students(middle + best.center * unit, best.scale * unit[:, None] * unit, best.nu)
+
+
+def fit_at(draws: FloatArray, nu: float) -> Students:
+    """Fit a t of given degrees of freedom to the draws of each star, whatever the others are.
+
+    Parameters
+    ----------
+    draws : (n_stars, n_draws, n_labels) float64
+        Finite.
+    nu
+        Degrees of freedom.
+    """
+    draws = draws[:, :: max(1, -(-draws.shape[1] // _MOST_DRAWS))]
+    middle, unit = np.median(draws, axis=1), draws.std(axis=1)
+    unit = np.where(unit > 0, unit, 1.0)
+    x = (draws - middle[:, None]) / unit[:, None]
+    center, scale, _ = _em(x, *_start(x), nu)
+    return Students(middle + center * unit, scale * unit[:, :, None] * unit[:, None], nu)
+
+
+def _start(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Mean and second moments, from which EM sets out."""
+    second = np.swapaxes(x, 1, 2) @ x / x.shape[1]
+    return x.mean(axis=1), np.asarray(second + 1e-12 * np.eye(x.shape[-1]))
 
 
 def _em(
@@ -78,13 +101,13 @@ def _em(
     for _ in range(_STEPS):
         inverse = np.linalg.inv(scale)
         off = x - center[:, None]
-        square = np.einsum("sdi,sij,sdj->sd", off, inverse, off, optimize=True)
+        square = np.einsum("sdi,sdi->sd", off @ inverse, off)
         log_det = np.linalg.slogdet(scale)[1]
         value = float(np.sum(-0.5 * n * log_det - 0.5 * (nu + k) * np.log1p(square / nu).sum(1)))
         weight = (nu + k) / (nu + square)
         center = np.einsum("sd,sdi->si", weight, x) / weight.sum(axis=1)[:, None]
         off = x - center[:, None]
-        scale = np.einsum("sd,sdi,sdj->sij", weight, off, off, optimize=True) / n
+        scale = np.swapaxes(weight[:, :, None] * off, 1, 2) @ off / n
         scale += 1e-12 * np.eye(k)
     norm = gammaln(0.5 * (nu + k)) - gammaln(0.5 * nu) - 0.5 * k * np.log(nu * np.pi)
     return center, scale, value + x.shape[0] * n * float(norm)

@@ -1,9 +1,9 @@
-"""What a run notes of its progress: which blocks of stars are done, and sums of their files.
+"""What is noted of work on blocks of stars: which blocks are done, and sums of their files.
 
-``RUN/progress/layout`` has the number of stars, the size of the blocks and the sums of the files
-that belong to no block; ``RUN/progress/000000`` and so on, one a block that is done, the seconds
-that it took and the sums of its chunks. A sum is the size of a file and its CRC-32: a file that was
-damaged or lost later does not pass for one that is done.
+A run and a dataset on disk have a folder ``progress``: in a file of its own the number of stars,
+the size of the blocks and the sums of the files that belong to no block; in ``000000`` and so on,
+one a block that is done, the seconds that it took and the sums of its chunks. A sum is the size of
+a file and its CRC-32: a file that was damaged or lost later does not pass for one that is done.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 __all__ = [
     "block_files",
@@ -57,7 +59,7 @@ def mark_name(block: int) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file of the run's progress holds; None where it is absent or damaged.
+    """What a file of the progress holds; None where it is absent or damaged.
 
     Parameters
     ----------
@@ -87,7 +89,7 @@ def seconds_of(mark: Path) -> float | None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of the run's progress, all or nothing.
+    """Write a file of the progress, all or nothing.
 
     Parameters
     ----------
@@ -96,7 +98,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     content
         What to write.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")  # two may write the same at once
     try:
         with part.open("w") as file:
             json.dump(content, file)
@@ -108,16 +110,16 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
             part.unlink()
 
 
-def _arrays(store: Path) -> Iterable[tuple[Path, list[str]]]:
+def _arrays(store: Path, along: str) -> Iterable[tuple[Path, list[str]]]:
     """Folder and dims of each array of a Zarr store that is chunked by blocks of stars."""
     for head in store.glob("*/*/.zarray"):
         attrs = read_json(head.with_name(".zattrs")) or {}
         dims = attrs.get("_ARRAY_DIMENSIONS", [])
-        if "star" in dims and head.parent.name != "star":
+        if along in dims and head.parent.name != along:
             yield head.parent, list(dims)
 
 
-def block_files(store: Path, block: int) -> list[Path]:
+def block_files(store: Path, block: int, along: str = "star") -> list[Path]:
     """Chunks of one block; one that holds nothing but fill values has no file.
 
     Parameters
@@ -126,11 +128,18 @@ def block_files(store: Path, block: int) -> list[Path]:
         Path of the Zarr store.
     block
         Number of the block.
+    along
+        The dim that the blocks follow.
     """
-    chunks = [
-        folder / ".".join(str(block) if dim == "star" else "0" for dim in dims)
-        for folder, dims in _arrays(store)
-    ]
+    chunks: list[Path] = []
+    for folder, dims in _arrays(store, along):
+        head = read_json(folder / ".zarray") or {}
+        counts = [-(-n // size) for n, size in zip(head["shape"], head["chunks"], strict=True)]
+        numbers = (
+            [block] if dim == along else range(count)
+            for dim, count in zip(dims, counts, strict=True)
+        )
+        chunks += [folder / ".".join(map(str, place)) for place in product(*numbers)]
     return [path for path in chunks if path.is_file()]
 
 
@@ -142,7 +151,7 @@ def common_files(store: Path) -> list[Path]:
     store
         Path of the Zarr store.
     """
-    chunked = {folder for folder, _ in _arrays(store)}
+    chunked = {folder for folder, _ in _arrays(store, "star")}
     return [
         path
         for path in store.rglob("*")

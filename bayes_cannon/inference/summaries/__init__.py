@@ -1,0 +1,1 @@
+"""What is kept of the draws of a star: diagnostics, moments, a Student t."""

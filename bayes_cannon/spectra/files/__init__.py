@@ -1,0 +1,1 @@
+"""Files of training sets: their groups and arrays."""

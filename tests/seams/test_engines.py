@@ -1,0 +1,212 @@
+"""A run is the same to the last bit, whichever engine samples it and whoever is lost meanwhile."""
+
+import dataclasses
+import os
+import signal
+
+import psutil
+import pytest
+import xarray as xr
+
+from bayes_cannon.base.engines import cluster as clusters
+from bayes_cannon.base.engines.cluster import Cluster
+from bayes_cannon.base.engines.opening import open_engine
+from bayes_cannon.errors import (
+    BayesCannonWarning,
+    FitError,
+    InvalidDataError,
+    OutputExistsError,
+)
+from bayes_cannon.inference.settings import InferenceSettings
+from bayes_cannon.runs.results import open_run
+from bayes_cannon.runs.run import infer_run
+from bayes_cannon.runs.writing import SESSION, BlockWriter
+from tests.run_problem import CANNON, QUICK, make_spectra
+
+SPECTRA = make_spectra(bad=())
+NUTS = InferenceSettings(draws=60, tune=60, chains=2, block_size=2, ess_limit=1.0, rhat_limit=9.0)
+SEED = 5
+
+
+@pytest.fixture(scope="module")
+def dask():
+    """Two worker processes, and the address of their scheduler."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as started:
+        yield started.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def pool():
+    """Two processes of ours."""
+    with open_engine(2) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run that one process makes."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return infer_run(CANNON, SPECTRA, folder, settings=NUTS, seed=SEED)
+
+
+def written_by_workers(folder, monkeypatch, engine, settings=NUTS):
+    """A run, and the blocks that this process wrote itself."""
+    from bayes_cannon.runs.store import RunStore
+
+    own, honest = [], RunStore.write
+
+    def write(self, block, tree, *, seconds=0.0):
+        own.append(block)
+        honest(self, block, tree, seconds=seconds)
+
+    monkeypatch.setattr(RunStore, "write", write)
+    run = infer_run(CANNON, SPECTRA, folder, settings=settings, seed=SEED, executor=engine)
+    return run, own
+
+
+def assert_same(one, other):
+    one, other = open_run(one.folder).result, open_run(other.folder).result
+    assert set(one.children) == set(other.children)
+    for name in one.children:
+        xr.testing.assert_identical(one[name].to_dataset(), other[name].to_dataset())
+
+
+def test_processes_make_the_same_run(alone, pool, tmp_path, monkeypatch):
+    run, own = written_by_workers(tmp_path / "run", monkeypatch, pool)
+    assert_same(alone, run)
+    assert 0 in own
+    assert len(own) <= 4, "those that were done before the first one laid out the arrays"
+    names = {path.name for path in (run.folder / "progress").iterdir()}
+    assert names == {"run.json", "layout", "corner", *(f"{i:06d}" for i in range(6))}
+
+
+def test_dask_makes_the_same_run(alone, dask, tmp_path, monkeypatch):
+    with open_engine(scheduler=dask) as engine:
+        run, own = written_by_workers(tmp_path / "run", monkeypatch, engine)
+    assert_same(alone, run)
+    assert 0 in own
+    assert len(own) <= 4
+
+
+ONE = dataclasses.replace(QUICK, block_size=1)
+
+
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory):
+    """The run of many small blocks that one process makes."""
+    folder = tmp_path_factory.mktemp("by_one") / "run"
+    return infer_run(CANNON, SPECTRA, folder, settings=ONE, seed=SEED)
+
+
+def after_three(act):
+    """Progress that acts once, when three stars are done."""
+    acted = []
+
+    def tell(done, _total, what):
+        if what == "inference" and done >= 3 and not acted:
+            acted.append(done)
+            act()
+
+    return tell
+
+
+def test_a_killed_process_costs_nothing(by_one, pool, tmp_path):
+    kill = after_three(lambda: os.kill(pool.processes[0], signal.SIGKILL))
+    run = infer_run(
+        CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=pool, progress=kill
+    )
+    assert_same(by_one, run)
+
+
+def test_a_killed_dask_worker_costs_nothing(by_one, dask, tmp_path):
+    with open_engine(scheduler=dask) as engine:
+        pid = next(iter(engine._client.run(os.getpid).values()))
+        kill = after_three(lambda: os.kill(pid, signal.SIGKILL))
+        run = infer_run(
+            CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
+            progress=kill,
+        )  # fmt: skip
+    assert_same(by_one, run)
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="limits of other processes")
+def test_a_full_disk_at_one_worker_is_told_and_the_run_goes_on(by_one, pool, tmp_path):
+    def limit(size):
+        for pid in pool.processes[:1]:
+            psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, psutil.RLIM_INFINITY))
+
+    options = {"settings": ONE, "seed": SEED}
+    with pytest.raises(OutputExistsError, match="make space, then run the same command again"):
+        infer_run(
+            CANNON, SPECTRA, tmp_path / "run", **options, executor=pool,
+            progress=after_three(lambda: limit(0)),
+        )  # fmt: skip
+    limit(psutil.RLIM_INFINITY)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "progress").glob("0*")}
+    assert before
+    run = infer_run(CANNON, SPECTRA, tmp_path / "run", **options, executor=pool)
+    assert run.summary["n_from_earlier"] == len(before)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert_same(by_one, run)
+
+
+def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(by_one, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as started:
+        client = distributed.Client(started.scheduler_address, set_as_default=False)
+        engine = Cluster(client, address=started.scheduler_address, patience=0.1)
+        with pytest.raises(FitError, match=r"Dask scheduler .* is not done"):
+            infer_run(
+                CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
+                progress=after_three(started.close),
+            )  # fmt: skip
+        engine.shutdown()
+    run = infer_run(CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED)
+    assert run.summary["n_from_earlier"] >= 2
+    assert_same(by_one, run)
+
+
+def test_a_scheduler_that_is_not_there_is_told(dask, monkeypatch):
+    monkeypatch.setattr(clusters, "_CONNECT", 0.5)
+    with (
+        pytest.raises(InvalidDataError, match=r"no Dask scheduler answers at tcp://127.0.0.1:9"),
+        open_engine(scheduler="tcp://127.0.0.1:9"),
+    ):
+        pass
+    monkeypatch.setattr(clusters, "_CONNECT", 10.0)
+    monkeypatch.setattr(clusters, "__version__", "0.0.0")
+    with (
+        pytest.raises(InvalidDataError, match=r"must have bayes_cannon 0\.0\.0, and has \d"),
+        open_engine(scheduler=dask),
+    ):
+        pass
+
+
+def test_workers_that_do_not_see_the_run_hand_their_blocks_over(tmp_path, monkeypatch):
+    honest = BlockWriter.__call__
+
+    def elsewhere(self, rows, tree, seconds):
+        return honest(dataclasses.replace(self, folder=tmp_path / "nothing"), rows, tree, seconds)
+
+    monkeypatch.setattr(BlockWriter, "__call__", elsewhere)
+    with pytest.warns(BayesCannonWarning, match="does not see .*run: its results travel") as told:
+        run = infer_run(CANNON, SPECTRA, tmp_path / "run", settings=QUICK, seed=SEED)
+    assert len(told) == 1
+    monkeypatch.undo()
+    assert_same(infer_run(CANNON, SPECTRA, tmp_path / "b", settings=QUICK, seed=SEED), run)
+
+
+def test_a_worker_of_another_session_writes_nothing(tmp_path):
+    run = infer_run(CANNON, SPECTRA, tmp_path / "run", settings=QUICK, seed=SEED)
+    progress = run.folder / "progress"
+    (progress / SESSION).write_text('{"session": "of another process"}')
+    tree = run.result.isel(star=slice(0, 4))
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()}
+    given = BlockWriter(run.folder, "mine", 4)(slice(0, 4), tree, 1.0)
+    assert given.tree is tree
+    assert {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file()} == before
