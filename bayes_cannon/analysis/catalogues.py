@@ -69,6 +69,11 @@ _FITS: Mapping[str, tuple[str, str]] = MappingProxyType(
     }
 )
 """Column: variable of ``star_stats``, and what it is; only where the result has it."""
+_TERMS: Mapping[str, tuple[str, str, str]] = MappingProxyType({
+    "SHIFT": ("shift", "km/s", "rest frame of the spectrum is off by, to the red"),
+    "SHIFT_ERR": ("shift_sd", "km/s", "formal standard deviation of SHIFT"),
+})  # fmt: skip
+"""Column: variable of ``star_stats``, unit, and what it is; only of models with known terms."""
 _FLAGS = ("label_flag", "status")
 """Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
 
@@ -149,10 +154,11 @@ def catalogue(
         (or with the name of another catalogue, also ``meta["CATALOG"]``);
         ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``CHI2_RED`` (chi-square at the mode
         per independent pixel), ``N_PIXELS``, ``CHI2_RANK`` (NaN where the model was not
-        cross-validated), ``LABEL_FLAG``, ``NAME_FLAG`` (`GridEdge`); ``LABEL_COV``, the
-        covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
-        covariances are those of the calibrated posterior where there is one, else of the formal
-        one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
+        cross-validated), ``SHIFT`` and ``SHIFT_ERR`` (km/s, by which the rest frame is off, of
+        models with the known term ``shift``), ``LABEL_FLAG``, ``NAME_FLAG`` (`GridEdge`);
+        ``LABEL_COV``, the covariance of the labels, shape (n_stars, n_labels, n_labels). Means,
+        quantiles and covariances are those of the calibrated posterior where there is one, else of
+        the formal one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
 
     Raises
     ------
@@ -260,6 +266,11 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
     for column, (name, text) in _FITS.items():
         if name in stats:
             table[column] = stats[name].values
+            table[column].description = text
+    for column, (name, unit, text) in _TERMS.items():
+        if name in stats and column not in table.colnames:
+            table[column] = stats[name].values
+            table[column].unit = unit
             table[column].description = text
     table["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
     meanings = str(stats[flag].attrs.get("flag_meanings", "")).split()

@@ -16,6 +16,7 @@ from bayes_cannon.cli.options import (
     Sampler,
     Seed,
     factors_of,
+    terms_of,
     windows_of,
 )
 
@@ -70,6 +71,13 @@ def train(
             "given by --window."
         ),
     ] = ReadyWindows.none,
+    terms: Annotated[
+        str,
+        typer.Option(
+            help="Known terms beside the factors, with commas (shift,ghost,continuum,broadening), "
+            "none, or auto: by predictive density, where the number of factors is chosen, too."
+        ),
+    ] = "auto",
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -98,6 +106,7 @@ def train(
         snr_min=snr_min,
         latent_labels=latent_labels,
         missing=missing.value,
+        terms=terms_of(terms),  # type: ignore[arg-type]
     )
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
@@ -112,6 +121,8 @@ def train(
         f"{out}: {len(cannon.training)} stars, {cannon.n_pixels} pixels, "
         f"{cannon.basis.n_terms} terms, {cannon.n_factors} factors; {len(held_out)} held out"
     )
+    if cannon.terms:
+        OUT.print(f"known terms, rms over stars: {cannon.known_terms}")
 
 
 def check(

@@ -38,6 +38,7 @@ from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
+from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 from bayes_cannon.training.effective_pixels import (
@@ -269,15 +270,16 @@ def _do_fold(task: _Fold) -> list[LeftOut]:
 
     Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
     """
-    rows = np.flatnonzero(task.fold != task.number)
+    rows, cannon = np.flatnonzero(task.fold != task.number), task.cannon
+    terms = KnownTerms.on(cannon.terms, cannon.wavelength, cannon.chips) if cannon.terms else None
     with one_blas_thread():
         fit = fit_map(
             task.spectra.flux[rows], task.ivar[rows], task.design.rows(rows),
-            n_factors=task.cannon.n_factors, free=task.free, priors=task.priors, seed=task.seed,
-            tolerance=_TOLERANCE,
+            n_factors=cannon.n_factors, free=task.free, priors=task.priors, seed=task.seed,
+            tolerance=_TOLERANCE, terms=terms,
         )  # fmt: skip
         test = np.flatnonzero(task.fold == task.number)
-        return _predict(_with_fit(task.cannon, fit), task.spectra, test)
+        return _predict(_with_fit(cannon, fit), task.spectra, test)
 
 
 def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
@@ -288,6 +290,7 @@ def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
     return replace(
         cannon, theta=theta, loadings=fit.mean[:, k:], coef_cov=fit.cov, scatter=fit.scatter,
         hyper=fit.hyper, used=cannon.used & fit.fitted, kappa=np.ones(len(cannon.chips)),
+        term_scale=cannon.term_scale if fit.terms is None else fit.terms.scale,
     )  # fmt: skip
 
 

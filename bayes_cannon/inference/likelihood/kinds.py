@@ -59,7 +59,7 @@ class OneStar:
     compressed : Compressed
         What `Likelihood.compress` made of it at the mode, arrays of length 1.
     x : (n_coef,) float64
-        Features and factors at the mode.
+        Features and factors at the mode, and amplitudes of known terms.
     slope : (n_terms,) float64 or None
         What `Likelihood.corrected` adds to the log likelihood that is sampled, times the features.
     """
@@ -202,8 +202,8 @@ class Gaussian(Likelihood):
     name: ClassVar[str] = "gaussian"
 
     def depends_on_labels(self, pixels: PixelModel) -> bool:
-        """Whether the coefficients' uncertainty is in."""
-        return pixels.coef_cov is not None
+        """Whether the coefficients' uncertainty or known terms are in."""
+        return pixels.coef_cov is not None or pixels.templates is not None
 
     def compress(
         self, pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
@@ -224,7 +224,7 @@ class Gaussian(Likelihood):
 
     def log_likelihood(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """With the variance that goes with each of the labels."""
-        if pixels.coef_cov is None:
+        if pixels.coef_cov is None and pixels.templates is None:
             return self.sampled(pixels, star, ell)
         return full_log_likelihood(pixels, star.flux, star.ivar, ell, star.x[pixels.n_terms :])
 

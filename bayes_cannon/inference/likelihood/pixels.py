@@ -13,6 +13,7 @@ from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, u
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.spectra.distortions import Templates
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -75,6 +76,8 @@ class PixelModel:
         Square of the intrinsic scatter.
     kappa : (n_pixels,) float64 or None
         Pixels per independent one, by which log likelihoods are divided; None: 1.
+    templates : Templates or None
+        Of the known terms, which follow the labels; None where there are none.
     """
 
     basis: PolynomialBasis
@@ -84,6 +87,7 @@ class PixelModel:
     coef_cov: NDArray[np.float32] | None
     scatter2: FloatArray
     kappa: FloatArray | None = None
+    templates: Templates | None = None
 
     @classmethod
     def from_cannon(cls, cannon: Cannon, *, coefficient_uncertainty: bool = True) -> PixelModel:
@@ -121,7 +125,10 @@ class PixelModel:
             )
         kappa = cannon.kappa_of_pixels[used]
         tempered = kappa if np.any(kappa != 1) else None
-        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2, tempered)
+        terms = cannon.known_terms
+        templates = None if terms is None else terms.only(used).templates(cannon.theta[used])
+        products = pack_outer(coef)
+        return cls(cannon.basis, used, coef, products, cov, scatter2, tempered, templates)
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes are sent: the products are a multiple of the rest."""
@@ -142,9 +149,30 @@ class PixelModel:
         return int(self.coef.shape[1]) - self.n_terms
 
     @property
+    def n_hidden(self) -> int:
+        """Number of nuisance factors and amplitudes of known terms, which follow them."""
+        return self.n_factors + (0 if self.templates is None else len(self.templates.columns))
+
+    @property
     def n_pixels(self) -> int:
         """Number of used pixels."""
         return int(self.coef.shape[0])
+
+    def flux(self, x: FloatArray) -> FloatArray:
+        """Model spectra, shape (n, n_pixels).
+
+        Parameters
+        ----------
+        x
+            Features, factors, and amplitudes of known terms in units of their scales, shape
+            (n, n_coef) or (n, n_coef + n_columns).
+        """
+        n_coef = self.coef.shape[1]
+        flux = x[:, :n_coef] @ self.coef.T
+        if self.templates is not None:
+            scaled = self.templates.scaled(x[:, : self.n_terms])
+            flux += np.einsum("nt,ntp->np", x[:, n_coef:], scaled)
+        return np.asarray(flux)
 
     @cached_property
     def factor_products(self) -> NDArray[np.float32]:
@@ -236,7 +264,7 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
     Parameters
     ----------
     x
-        Features, then factors, shape (n, n_coef).
+        Features, then factors, shape (n, n_coef); amplitudes of known terms may follow.
 
     Returns
     -------
@@ -244,6 +272,7 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
     """
     if pixels.coef_cov is None:
         return np.broadcast_to(pixels.scatter2, (x.shape[0], pixels.n_pixels))
+    x = x[:, : pixels.coef.shape[1]]
     variance = times(pack_outer(x).astype(np.float32), pixels.coef_cov)
     return np.asarray(np.maximum(variance, 0.0) + pixels.scatter2)
 
@@ -265,19 +294,24 @@ def full_log_likelihood(
     ell
         Standardised labels, shape (n_draws, n_labels).
     z
-        Factors of the star, shape (n_factors,).
+        Factors of the star, shape (n_factors,); amplitudes of known terms may follow.
+
+    Templates of known terms are those of the mean features.
 
     Returns
     -------
     (n_draws,) float64
     """
-    k, j = pixels.n_terms, pixels.n_factors
+    k, j = pixels.n_terms, pixels.n_hidden
     v = pixels.basis.features(ell)
+    z = z[: pixels.n_factors]
+    hidden = _hidden(pixels, v.mean(axis=0))
     residual = flux - pixels.coef[:, :k] @ v.mean(axis=0)
     total = np.zeros((len(v), 2 + j + packed_size(j)))
     for start in range(0, pixels.n_pixels, _PIXELS):
         some = slice(start, start + _PIXELS)
-        total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z)
+        part = None if hidden is None else hidden[some]
+        total += _pixel_sums(pixels, some, residual[some], ivar[some], v, z, part)
     power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
     chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * LOG_2PI
     if j == 0:
@@ -288,6 +322,15 @@ def full_log_likelihood(
     return np.asarray(0.5 * (log_w - chi2 - np.linalg.slogdet(inner)[1]))
 
 
+def _hidden(pixels: PixelModel, v: FloatArray) -> NDArray[np.float32] | None:
+    """Loadings and templates at features v (n_terms,), side by side; None without templates."""
+    if pixels.templates is None:
+        return None
+    templates = pixels.templates.scaled(v[None])[0].T
+    both = np.concatenate([pixels.coef[:, pixels.n_terms :], templates], axis=1)
+    return both.astype(np.float32)
+
+
 def _pixel_sums(
     pixels: PixelModel,
     some: slice,
@@ -295,6 +338,7 @@ def _pixel_sums(
     ivar: NDArray[Any],
     v: FloatArray,
     z: FloatArray,
+    hidden: NDArray[np.float32] | None,
 ) -> FloatArray:
     """Sums over some pixels for every draw: chi-square, log weights, U'w r and packed U'w U."""
     coef = pixels.coef[some].astype(np.float32)
@@ -315,7 +359,10 @@ def _pixel_sums(
     r += residual.astype(np.float32)
     wr = w * r
     chi2 = np.einsum("dp,dp->d", wr, r)
-    factors = [wr @ coef[:, k:], w @ pixels.factor_products[some]]
+    if hidden is None:
+        factors = [wr @ coef[:, k:], w @ pixels.factor_products[some]]
+    else:
+        factors = [wr @ hidden, w @ pack_outer(hidden)]
     return np.concatenate([chi2[:, None], log_w[:, None], *factors], axis=1, dtype=np.float64)
 
 
