@@ -28,6 +28,7 @@ SECTIONS = (
     "real",
     "zoo",
     "binaries",
+    "terms",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

@@ -264,8 +264,8 @@ class Cannon(Carded):
         terms = packed_size(self.basis.n_terms)
         variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
         extra = self.scatter**2 + np.sum(self.loadings**2, axis=1)
-        if (terms := self.known_terms) is not None:
-            templates = terms.templates(self.theta, self.used)
+        if (known := self.known_terms) is not None:
+            templates = known.templates(self.theta, self.used)
             flat = templates.scaled(v.reshape(-1, v.shape[-1]))
             extra = extra + np.sum(flat**2, axis=1).reshape(flux.shape)
         coef_sd = np.sqrt(np.maximum(variance, 0.0))

@@ -285,7 +285,7 @@ def _training(facts: _Facts) -> Iterator[str]:
     elif factors is None:
         facts.missing.append("number of nuisance factors")
     if terms := made.get("chosen_terms"):
-        text += f", and terms of known form for {_listed([_KNOWN_TERMS[name] for name in terms])}"
+        text += f", and terms of known form ({_listed(list(terms))})"
     yield f"{text}."
     if made.get("n_stars") is None:
         facts.missing.append("number of training stars")
@@ -436,14 +436,6 @@ def _software(facts: _Facts) -> Iterator[str]:
     arviz = f"ArviZ {versions.get('arviz', '')}".strip()
     told += [f"{arviz} {facts.cite('Kumar2019')}", f"astropy {facts.cite('Astropy2022')}"]
     yield f"This work used {_listed(told)}."
-
-
-_KNOWN_TERMS = {
-    "shift": "errors of the rest frame",
-    "ghost": "stray light",
-    "continuum": "the rest of the continuum",
-    "broadening": "the broadening of lines",
-}
 
 
 def _listed(words: list[str]) -> str:

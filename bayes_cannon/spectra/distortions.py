@@ -314,6 +314,22 @@ class KnownTerms:
                     slope[own], bend[own] = -spline(x, 1), 0.5 * spline(x, 2)
         return Templates(self.columns, theta, slope, bend, self.shapes, self.scale)
 
+    def operators(self) -> list[tuple[FloatArray, FloatArray]]:
+        """Of each column, G(f) = M f + constant: shapes (n_pixels, n_pixels) and (n_pixels,).
+
+        In units of the amplitudes; large, for few pixels.
+        """
+        found = replace(self, scale=np.ones(self.scale.size)).templates(np.eye(self.velocity.size))
+        out = []
+        for c, column in enumerate(self.columns):
+            if column.chip < 0:
+                matrix = found.slope if column.name == "shift" else found.bend
+                out.append((matrix, np.zeros(len(matrix))))
+            else:
+                sign = -1 if column.name == "ghost" else 1
+                out.append((np.diag(sign * self.shapes[c]), (1 - sign) / 2 * self.shapes[c]))
+        return out
+
     @cached_property
     def shapes(self) -> FloatArray:
         """Polynomial of each column along its chip, shape (n_columns, n_pixels)."""

@@ -8,6 +8,8 @@ from numpy.testing import assert_allclose
 from scipy.stats import multivariate_normal
 
 from bayes_cannon.analysis.catalogues import catalogue
+from bayes_cannon.analysis.residuals import residual_blocks
+from bayes_cannon.analysis.sbc.labels import simulate_stars, training_range_priors
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.infer import infer_labels
@@ -16,9 +18,12 @@ from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likeli
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_model import build_full_pixel_model
+from bayes_cannon.models.training_model import build_factor_model
 from bayes_cannon.spectra.arrays import training_set_from_arrays
 from bayes_cannon.spectra.distortions import KNOWN_TERMS, KnownTerms, known_term_names
+from bayes_cannon.training import advi, cross_validation
 from bayes_cannon.training.factor_choice import choose_terms
+from bayes_cannon.training.map_fit import fit_map
 from bayes_cannon.training.pipeline import train
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.settings import TrainingSettings
@@ -267,7 +272,7 @@ def _factor(point, slope):
     return at - values[0] * step / (values[1] - values[0])
 
 
-def test_kept_in_the_file_and_cross_validated(cannon, stars, tmp_path):
+def test_kept_in_the_file(cannon, tmp_path):
     cannon.save(tmp_path / "model.nc")
     again = Cannon.load(tmp_path / "model.nc")
     assert again.terms == cannon.terms
@@ -289,3 +294,102 @@ def test_terms_option_of_the_command_line():
     assert terms_of("shift, ghost") == ("shift", "ghost")
     with pytest.raises(FitError, match="--terms takes names"):
         terms_of("wobble")
+
+
+def test_pymc_training_model_is_most_probable_where_the_fit_is(cannon, stars):
+    """The scale and the amplitudes of the closed form, on some of the pixels and stars."""
+    some, pixels = np.arange(40), np.arange(60)
+    training, basis = stars.training, cannon.basis
+    wavelength = training.spectra.wavelength[pixels]
+    terms = KnownTerms.on(("shift",), wavelength, ((0, 60),))
+    ivar = training.spectra.ivar[np.ix_(some, pixels)]
+    flux = training.spectra.flux[np.ix_(some, pixels)]
+    fit = fit_map(flux, ivar, Design.exact(basis(training.labels.values[some])), n_factors=1,
+                  seed=1, terms=terms)  # fmt: skip
+    k = basis.n_terms
+    model = build_factor_model(
+        flux, ivar, basis(training.labels.values[some]), 1, hyper=fit.hyper, terms=terms
+    )
+    theta = fit.mean[:, :k] + (np.arange(k) == 0)
+    point = model.initial_point() | {
+        "theta": theta, "loading": fit.mean[:, k:], "log_s": fit.log_scatter,
+        "z": fit.factors.mean, "a": fit.amplitudes.mean,
+        "term_scale_log__": np.log(fit.terms.scale),
+    }  # fmt: skip
+    logp = model.compile_logp(mode="FAST_COMPILE")
+    slope = model.compile_dlogp(vars=[model["a"]], mode="FAST_COMPILE")
+    sd = np.sqrt(fit.amplitudes.cov[:, 0, 0])
+    assert np.all(np.abs(slope(point)) * sd < 0.4)
+    here = logp(point)
+    for a in (0.7, 1.4):
+        scaled = {"a": fit.amplitudes.mean * a, "term_scale_log__": np.log(fit.terms.scale)}
+        assert logp(point | scaled) < here
+    true = stars.shift[some]
+    assert np.corrcoef(fit.amplitudes.mean[:, 0], true)[0, 1] > 0.9
+
+
+def test_each_fold_of_the_cross_validation_learns_its_scale(cannon, stars, monkeypatch):
+    training = stars.training.select(np.arange(0, N_TRAIN, 2))
+    design = Design.exact(cannon.basis(training.labels.values))
+    small = dataclasses.replace(
+        cannon, training=training.labels, factors=cannon.factors[::2], term_scale=np.array([9.0])
+    )
+    models, predict = [], cross_validation._predict
+    monkeypatch.setattr(
+        cross_validation, "_predict", lambda model, *a: models.append(model) or predict(model, *a)
+    )
+    found = cross_validation.cross_validate(small, training.spectra, design, folds=2, seed=1)
+    assert found.complete.all()
+    assert_allclose([model.term_scale[0] for model in models], 0.5, rtol=0.3)
+
+
+def test_advi_is_given_the_spectra_without_the_terms(cannon, stars, monkeypatch):
+    given = []
+
+    def stop(flux, *_, **__):
+        given.append(flux)
+        raise FitError("far enough")
+
+    monkeypatch.setattr(advi, "fit_advi", stop)
+    with pytest.raises(FitError, match="far enough"):
+        fitted(stars, method="advi")
+    amplitude = stars.shift[:N_TRAIN]
+    slopes = [np.std(amplitude @ (flux - flux.mean(axis=0))) for flux in
+              (given[0], stars.training.spectra.flux)]  # fmt: skip
+    assert slopes[0] < 0.5 * slopes[1]
+
+
+def test_stars_drawn_from_the_model_are_covered(cannon, stars):
+    """Labels and shifts of stars with amplitudes of the learnt scale (as simulation-based
+    calibration draws them)."""
+    rng = np.random.default_rng(SEED)
+    ivar = np.full((1, cannon.n_pixels), SNR**2)
+    n = 200
+    drawn, true = simulate_stars(cannon, ivar, n, training_range_priors(cannon), rng)
+    stats = infer_labels(cannon, drawn, settings=LAPLACE, seed=1)["star_stats"]
+    cov = stats["laplace_cov"].values
+    pull = (stats["map_labels"].values - true) / np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+    assert np.all(np.abs(np.mean(np.abs(pull) < 1, axis=0) - 0.683) < 3 * 0.033)
+    assert_allclose(np.std(stats["shift"].values), cannon.term_scale[0], rtol=0.15)
+
+
+def test_model_says_its_terms(cannon, stars):
+    """In its text, in what a paper says, and in the width of its spectra."""
+    assert "known terms" in str(cannon)
+    assert cannon.settings["training"]["chosen_terms"] == ["shift"]
+    still = dataclasses.replace(cannon, terms=(), term_scale=np.zeros(0))
+    labels = stars.labels[:2]
+    wider = cannon.predict(labels).sd ** 2 - still.predict(labels).sd ** 2
+    templates = cannon.known_terms.templates(cannon.theta).scaled(cannon.basis(labels))
+    assert_allclose(wider, templates[:, 0] ** 2, atol=1e-9)
+
+
+def test_residuals_are_without_the_terms(cannon, stars):
+    spectra, labels = stars.rest.spectra, stars.labels[N_TRAIN:]
+    after = {}
+    for name, model in (
+        ("with", cannon), ("without", dataclasses.replace(cannon, terms=(), term_scale=np.zeros(0)))
+    ):  # fmt: skip
+        block = next(residual_blocks(spectra.flux, spectra.ivar, labels, model))
+        after[name] = float(np.std(block.after))
+    assert after["with"] < 0.9 * after["without"]
