@@ -75,7 +75,7 @@ def train(
         str,
         typer.Option(
             help="Known terms beside the factors, with commas (shift,ghost,continuum,broadening), "
-            "none, or auto: by predictive density, where the number of factors is chosen, too."
+            "none, or auto: shift, if predictive density says so where it chooses the factors, too."
         ),
     ] = "auto",
     seed: Seed = 1,

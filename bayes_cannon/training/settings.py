@@ -51,8 +51,8 @@ class TrainingSettings:
         Of the hyperparameters.
     terms : "auto" or tuple of str
         Known terms beside the factors (`bayes_cannon.spectra.distortions.KNOWN_TERMS`), each with a
-        scale that is learnt. ``"auto"`` chooses by predictive density (`factor_choice`) where the
-        number of factors is chosen, too, and takes none where that is given.
+        scale that is learnt. ``"auto"`` takes ``"shift"`` if predictive density says so
+        (`factor_choice`) where the number of factors is chosen, too, and none where that is given.
     folds : int
         Of the cross-validation from which the model error is learnt, by NUTS (see
         `cross_validation`, `model_error`); 0 leaves it out, and results have no calibrated
