@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.analysis.catalogues import catalogue, write_catalogue
+from bayes_cannon.analysis.catalogued.files import write_catalogue
+from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.base.packing import pack
 from bayes_cannon.inference.flags import flag_attributes
 from bayes_cannon.models.basis import PolynomialBasis

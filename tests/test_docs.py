@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache, reduce
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from astropy.table import Table
 
 import bayes_cannon as bc
+from bayes_cannon.analysis.catalogued.columns import FACTS, ucd_of
 from bayes_cannon.inference.flags import ADVICE, MEANINGS, LabelFlag
 from bayes_cannon.models.label_priors import LabelPrior, read_priors
 from tests.browser import Browser, browser_is_needed, find_browser
@@ -160,19 +162,41 @@ def test_links_to_files_in_one_folder_make_a_survey(tmp_path, monkeypatch):
     assert (again.files != "").tolist() == (survey.files != "").tolist()
 
 
+def named_as_on_the_page(name: str, labels: tuple[str, ...]) -> str:
+    either = "|".join(labels)
+    return re.sub(
+        rf"^({either})(_({either}))?(?=_|$)", lambda m: "NAME_NAME" if m[3] else "NAME", name
+    )
+
+
 def test_page_of_files_has_every_column_of_the_catalogue(tmp_path):
     page = (DOCS / "reference/files.md").read_text("utf-8")
     part = page[page.index("## Columns") : page.index("## Groups")]
-    told = set(re.findall(r"^\| `(\w+)`", part, flags=re.M))
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \| (.+) \|$", part, flags=re.M)
+    told = {name: ucd for name, _, ucd in rows}
     spectra = make_spectra(6)
+    every = {
+        name: np.full(6, "1")
+        for name, facts in FACTS.items()
+        if facts.display or facts.kind == "text"
+    }
+    of_survey = {name: every[name] for name in list(FACTS)[1 : list(FACTS).index("REDUCTION")]}
+    spectra = replace(spectra, notes={**of_survey, spectra.id_name: spectra.star_id})
     aspcap = labels_of(spectra)
     with pytest.warns(bc.errors.BayesCannonWarning, match="fewer than"):
-        run = bc.infer_run(CANNON, spectra, tmp_path / "run", settings=QUICK, seed=1, aspcap=aspcap)
+        run = bc.infer_run(
+            CANNON, spectra, tmp_path / "run", settings=QUICK, seed=1, aspcap=aspcap, votable=True
+        )
     table = run.table
-    found = {re.sub(rf"^({'|'.join(run.names)})(?=_|$)", "NAME", name) for name in table.colnames}
-    found = {name.replace(table.meta["CATALOG"], "ASPCAP") for name in found}
-    found = {"APOGEE_ID" if name == table.meta["ID"] else name for name in found}
-    assert found == told
+    found = {named_as_on_the_page(name, run.names): name for name in table.colnames}
+    found = {name.replace(table.meta["CATALOG"], "ASPCAP"): own for name, own in found.items()}
+    assert set(found) == set(told) - {"REDUCTION"}
+    assert set(told) <= set(found) | set(FACTS)
+    for name, own in found.items():
+        said = re.findall(r"`([^`]+)`", told[name])
+        ucd = ucd_of(own, run.names, table.meta["ID"])
+        assert all(text.strip(";") in ucd for text in said), name
+        assert "NAME" in name or [ucd] == said, name
     cards = set(re.findall(r"`([A-Z]+)`", part[part.index("Cards") :]))
     assert set(table.meta) <= cards | {"CATALOGUE"}
     assert {path.name for path in run.folder.iterdir()} <= set(re.findall(r"[\w.]+", page))

@@ -1,5 +1,7 @@
 """The house keeps its form: sizes of modules and wings, and what no module may need."""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,3 +50,63 @@ def test_every_module_can_be_imported_where_there_is_no_posix():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.split()) >= len(MODULES) - 2
+
+
+NOT_DOCUMENTED_BY_ARGUMENT = {"perform", "connection_pattern", "pullback"}
+"""Of PyTensor's operations, whose arguments are PyTensor's."""
+
+
+def public(tree: ast.Module):
+    """Public functions and methods of a module with the bases of their class, and its classes."""
+    for node in tree.body:
+        if getattr(node, "name", "_").startswith("_"):
+            continue
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node, ()
+        elif isinstance(node, ast.ClassDef):
+            yield node.name, node, ()
+            bases = tuple(ast.unparse(base) for base in node.bases)
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    yield f"{node.name}.{method.name}", method, bases
+
+
+def exported(path: Path) -> set[str]:
+    """Names that the stub of a module's wing exports from it."""
+    wing = HOUSE / path.relative_to(HOUSE).parts[0]
+    stub = wing / "__init__.pyi"
+    if not stub.is_file():
+        return set()
+    module = ".".join(path.relative_to(wing).with_suffix("").parts)
+    return set(re.findall(rf"^from \.{re.escape(module)} import (\w+) as", stub.read_text(), re.M))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if "cli" not in path.parts and path.name != "__main__.py"],
+    ids=lambda p: str(p.relative_to(HOUSE)),
+)
+def test_public_functions_say_what_their_arguments_are(path):
+    lacking = []
+    names = exported(path)
+    for name, node, bases in public(ast.parse(path.read_text(encoding="utf-8"))):
+        doc = ast.get_docstring(node) or ""
+        if not doc:
+            lacking.append((name, "docstring"))
+        if isinstance(node, ast.ClassDef):
+            fields = [n for n in node.body if isinstance(n, ast.AnnAssign)
+                      and "ClassVar" not in ast.unparse(n.annotation)
+                      and not n.target.id.startswith("_")]  # fmt: skip
+            if name in names and fields and not re.search(r"^(Attributes|Parameters)$", doc, re.M):
+                lacking.append((name, "Attributes"))
+            continue
+        decorators = " ".join(map(ast.unparse, node.decorator_list))
+        inherited = "override" in decorators or "Likelihood" in bases
+        if inherited or "section(" in decorators or node.name in NOT_DOCUMENTED_BY_ARGUMENT:
+            continue
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        told = [a.arg for a in arguments if a.arg not in ("self", "cls")]
+        lacking += [(name, a) for a in told if not re.search(rf"\b{a}\b", doc)]
+        if name in names and len(told) > 1 and not re.search(r"^Parameters$", doc, re.M):
+            lacking.append((name, "Parameters"))
+    assert lacking == []

@@ -5,10 +5,11 @@ from .binaries.finding import BinarySearch as BinarySearch
 from .binaries.finding import find_binaries as find_binaries
 from .calibration import check_calibration as check_calibration
 from .calibration import coverage as coverage
+from .catalogued.files import write_catalogue as write_catalogue
+from .catalogued.files import write_votable as write_votable
 from .catalogues import CatalogueTable as CatalogueTable
 from .catalogues import catalogue as catalogue
 from .catalogues import comparison as comparison
-from .catalogues import write_catalogue as write_catalogue
 from .diagnostics import Diagnostics as Diagnostics
 from .diagnostics import diagnose as diagnose
 from .gradients import gradient_extrema as gradient_extrema

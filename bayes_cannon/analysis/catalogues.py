@@ -8,23 +8,20 @@ checked on every star.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
+from itertools import combinations
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.analysis.catalogued.columns import FACTS, name_of_correlation, typed
 from bayes_cannon.base.columns import plain_numbers
-from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
@@ -44,36 +41,33 @@ from bayes_cannon.inference.tables import catalogue_name, labels_first, star_col
 from bayes_cannon.inference.units import known_labels, units_of_result, units_of_table
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.star_ids import catalogue_column, rows_of
-from bayes_cannon.surveys.reductions import NOTE, other_reductions, reductions_text
+from bayes_cannon.surveys.reductions import NOTE, reductions_text
 
 __all__ = [
     "CatalogueTable",
     "catalogue",
     "comparison",
-    "write_catalogue",
 ]
 
 
-_CHECKS: Mapping[str, tuple[tuple[str, ...], str]] = MappingProxyType({
-    "RHAT_MAX": (("rhat_max",), "largest R-hat of the labels"),
-    "ESS_MIN": (("ess_bulk_min", "ess_tail_min"),
-                "smallest effective sample size of the labels, bulk or tail"),
-    "DIVERGENCES": (("divergences",), "divergent transitions after warm-up, -1: not sampled"),
-    "CHI2_P": (("chi2_p",), "posterior predictive p-value of chi-square, were the model exact"),
+_CHECKS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "RHAT_MAX": ("rhat_max",),
+    "ESS_MIN": ("ess_bulk_min", "ess_tail_min"),
+    "DIVERGENCES": ("divergences",),
+    "CHI2_P": ("chi2_p",),
 })  # fmt: skip
-"""Column: variables of the group ``star_stats`` (the smallest is taken), and what it is."""
-_FITS: Mapping[str, tuple[str, str]] = MappingProxyType(
+"""Column: variables of the group ``star_stats``; the smallest is taken."""
+_FITS: Mapping[str, str] = MappingProxyType(
     {
-        "N_PIXELS": ("used_pixels", "pixels used"),
-        "CHI2_RANK": ("chi2_rank", "part of left-out training stars of its S/N fitted better"),
+        "N_PIXELS": "used_pixels",
+        "CHI2_RANK": "chi2_rank",
+        "KHAT": "khat",
+        "MAHALANOBIS": "mahalanobis",
     }
 )
-"""Column: variable of ``star_stats``, and what it is; only where the result has it."""
-_TERMS: Mapping[str, tuple[str, str, str]] = MappingProxyType({
-    "SHIFT": ("shift", "km/s", "rest frame of the spectrum is off by, to the red"),
-    "SHIFT_ERR": ("shift_sd", "km/s", "formal standard deviation of SHIFT"),
-})  # fmt: skip
-"""Column: variable of ``star_stats``, unit, and what it is; only of models with known terms."""
+"""Column: variable of ``star_stats``; only where the result has it."""
+_TERMS: Mapping[str, str] = MappingProxyType({"SHIFT": "shift", "SHIFT_ERR": "shift_sd"})
+"""The same, of models with known terms."""
 _FLAGS = ("label_flag", "status")
 """Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
 
@@ -144,21 +138,25 @@ def catalogue(
     -------
     CatalogueTable
         An `astropy.table.Table`. Names of the stars in a column named as the survey does
-        (``APOGEE_ID``, ``SDSS_ID``; also ``meta["ID"]``), beside it other names of SDSS-V's stars
-        (``APOGEE_ID``, ``GAIA_ID``) and, where the spectra are not all of the reduction that the
-        model was trained on, ``REDUCTION`` (``meta["REDUCTN"]``, ``meta["REDUCMOD"]``); for each
-        label ``NAME`` (posterior
+        (``APOGEE_ID``, ``SDSS_ID``), or ``STAR_ID`` with the survey's names beside it where these
+        had to be made unique (``meta["ID"]`` says which); what the survey says of the star:
+        ``APOGEE_ID``, ``GAIA_ID``, ``RA``, ``DEC``, ``TELESCOPE``, ``FIELD``, ``NVISITS``, ``SNR``,
+        ``STARFLAG``, ``ASPCAPFLAG``, each where it is known, and, where the spectra are not all of
+        the reduction that the model was trained on, ``REDUCTION`` (``meta["REDUCTN"]``,
+        ``meta["REDUCMOD"]``); for each label ``NAME`` (posterior
         mean), ``NAME_ERR`` (calibrated standard deviation, NaN where the model error was not
         measured), ``NAME_FORMAL_ERR``,
         ``NAME_Q16``, ``NAME_Q50``, ``NAME_Q84``, ``NAME_ASPCAP``, ``NAME_ASPCAP_ERR``
         (or with the name of another catalogue, also ``meta["CATALOG"]``);
-        ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``CHI2_RED`` (chi-square at the mode
-        per independent pixel), ``N_PIXELS``, ``CHI2_RANK`` (NaN where the model was not
-        cross-validated), ``SHIFT`` and ``SHIFT_ERR`` (km/s, by which the rest frame is off, of
-        models with the known term ``shift``), ``LABEL_FLAG``, ``NAME_FLAG`` (`GridEdge`);
-        ``LABEL_COV``, the covariance of the labels, shape (n_stars, n_labels, n_labels). Means,
-        quantiles and covariances are those of the calibrated posterior where there is one, else of
-        the formal one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
+        ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``CHI2``, ``CHI2_RED`` (at the mode,
+        per independent pixel), ``KHAT``, ``MAHALANOBIS``, ``N_PIXELS``, ``CHI2_RANK`` (NaN where
+        the model was not cross-validated), ``SHIFT`` and ``SHIFT_ERR`` (km/s, by which the rest
+        frame is off, of models with the known term ``shift``), ``LABEL_FLAG``, ``NAME_FLAG``
+        (`GridEdge`); correlations
+        such as ``TEFF_LOGG_CORR``; ``LABEL_COV``, the
+        covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
+        covariances are those of the calibrated posterior where there is one, else of the formal
+        one: ``meta["KIND"]`` says which. A star that failed has NaN and its flag.
 
     Raises
     ------
@@ -180,12 +178,17 @@ def catalogue(
     units = units_of_result(result, names)
     theirs = _aligned(star_id, names, known_labels(aspcap, units))
 
-    key, their_name = id_name_of(result), name or catalogue_name(aspcap, result)
+    notes = notes_of(result)
+    own, their_name = id_name_of(result), name or catalogue_name(aspcap, result)
+    # Names that were made unique stand apart from those that the survey knows.
+    surveys = notes.get(own, star_id)
+    made = bool(((surveys != star_id) & (surveys != "")).any())
+    key = "STAR_ID" if made else own
     their = catalogue_column(their_name)
     table = CatalogueTable()
     table[key] = star_id
-    table[key].description = "name of the star"
-    reductions = _add_notes(table, result)
+    table[key].description = FACTS["STAR_ID"].text if made else "name of the star"
+    reductions = _add_notes(table, result, notes)
     for i, (label, unit) in enumerate(units.items()):
         theirs_there = {
             f"{label}_{their}": (theirs.values[:, i], f"value of the catalogue {their_name}"),
@@ -196,11 +199,11 @@ def catalogue(
             f"{label}_ERR": (error[:, i], "calibrated standard deviation, model error included"),
             f"{label}_FORMAL_ERR": (
                 formal.sd[:, i],
-                "formal standard deviation, of the model alone",
+                "formal standard deviation, without the model error",
             ),
-            f"{label}_Q16": (main.quantiles[0, :, i], f"16 % quantile of the {kind} posterior"),
+            f"{label}_Q16": (main.quantiles[0, :, i], f"quantile 0.16 of the {kind} posterior"),
             f"{label}_Q50": (main.quantiles[1, :, i], f"median of the {kind} posterior"),
-            f"{label}_Q84": (main.quantiles[2, :, i], f"84 % quantile of the {kind} posterior"),
+            f"{label}_Q84": (main.quantiles[2, :, i], f"quantile 0.84 of the {kind} posterior"),
         }
         clash = [c for c in theirs_there if c in columns]
         columns |= theirs_there
@@ -214,8 +217,7 @@ def catalogue(
             table[column].unit = unit
             table[column].description = text
     _add_checks(table, group_of(result, "star_stats"))
-    table["LABEL_COV"] = main.cov
-    table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
+    _add_covariances(table, names, main.cov, kind)
     marks = {"SIMULATE": is_simulated(result), "SIMMODEL": model_is_simulated(result)}
     table.meta.update(
         ID=key,
@@ -229,53 +231,51 @@ def catalogue(
     return table
 
 
-_NOTES = {
-    "APOGEE_ID": "name of the star in SDSS-IV, of 2MASS kind",
-    "GAIA_ID": "source_id of Gaia DR3",
-    NOTE: "version of the survey's pipeline that made the spectrum",
-}
-
-
-def _add_notes(table: Table, result: xr.DataTree) -> dict[str, str]:
-    """Columns of other names and of the reduction; meta data of the latter."""
-    notes, trained = notes_of(result), model_reduction_of(result)
+def _add_notes(table: Table, result: xr.DataTree, notes: Mapping[str, Any]) -> dict[str, str]:
+    """Columns of what the survey says of the stars, in a fixed order; meta data of reductions."""
+    trained = model_reduction_of(result)
     seen = reductions_text(notes.get(NOTE, np.empty(0, np.str_)).tolist())
-    for name, texts in notes.items():
+    order = list(FACTS)
+    for name in sorted(notes, key=lambda n: order.index(n) if n in FACTS else len(FACTS)):
         if name in table.colnames or (name == NOTE and seen in ("", trained) and "+" not in seen):
             continue
-        table[name] = texts
-        table[name].description = _NOTES.get(name, "noted by the reader of the survey")
+        table[name] = typed(name, notes[name])
+        _describe(table, name, "noted by the reader of the survey")
     meta = {"REDUCTN": seen, "REDUCMOD": trained}
     return {name: text for name, text in meta.items() if text}
 
 
+def _describe(table: Table, name: str, otherwise: str = "") -> None:
+    """Give a column its description and unit."""
+    facts = FACTS.get(name)
+    table[name].description = facts.text if facts else otherwise
+    table[name].unit = (facts.unit or None) if facts else None
+
+
 def _add_checks(table: Table, stats: xr.Dataset) -> None:
     flag = next((name for name in _FLAGS if name in stats), _FLAGS[-1])
-    wanted = {name for names, _ in _CHECKS.values() for name in names} | {flag}
+    wanted = {name for names in _CHECKS.values() for name in names} | {flag}
     if missing := sorted(wanted - {str(n) for n in stats.data_vars}):
         raise InvalidDataError(f"the group star_stats lacks {', '.join(missing)}.")
-    for column, (variables, text) in _CHECKS.items():
-        values = np.min([stats[name].values for name in variables], axis=0)
-        if column == "DIVERGENCES":
-            values = np.where(np.isfinite(values), values, -1).astype(np.int64)
-        table[column] = values
-        table[column].description = text
+    columns: dict[str, NDArray[Any]] = {
+        name: np.min([stats[v].values for v in variables], axis=0)
+        for name, variables in _CHECKS.items()
+    }
+    divergences = columns["DIVERGENCES"]
+    sampled = np.isfinite(divergences)
+    columns["DIVERGENCES"] = np.where(sampled, divergences, -1).astype(np.int64)
     if {"chi2", "independent_pixels"} <= set(stats.data_vars):
-        table["CHI2_RED"] = reduced_chi2(stats)
-        table["CHI2_RED"].description = "chi-square at the mode per independent pixel"
-    for column, (name, text) in _FITS.items():
-        if name in stats:
-            table[column] = stats[name].values
-            table[column].description = text
-    for column, (name, unit, text) in _TERMS.items():
-        if name in stats and column not in table.colnames:
-            table[column] = stats[name].values
-            table[column].unit = unit
-            table[column].description = text
-    table["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
+        columns["CHI2"] = stats["chi2"].values
+        columns["CHI2_RED"] = reduced_chi2(stats)
+    columns |= {name: stats[v].values for name, v in _FITS.items() if v in stats}
+    terms = {name: stats[v].values for name, v in _TERMS.items() if v in stats}
+    columns |= {name: values for name, values in terms.items() if name not in table.colnames}
+    columns["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
+    for name, values in columns.items():
+        table[name] = values
+        _describe(table, name)
     meanings = str(stats[flag].attrs.get("flag_meanings", "")).split()
     masks = np.atleast_1d(stats[flag].attrs.get("flag_masks", []))
-    table["LABEL_FLAG"].description = "bit mask of what was found, 0: nothing"
     if len(meanings) == len(masks):
         table.meta["FLAGS"] = ",".join(
             f"{int(bit)}={name}" for bit, name in zip(masks, meanings, strict=True)
@@ -292,75 +292,19 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
         table.meta["EDGEFLAG"] = ",".join(f"{int(bit)}={bit.name}" for bit in GridEdge)
 
 
-def write_catalogue(
-    table: Table, folder: str | os.PathLike[str], *, overwrite: bool = False
-) -> tuple[Path, Path]:
-    """Write ``catalogue.fits`` and ``catalogue.ecsv`` into a folder, each whole or not at all.
-
-    Parameters
-    ----------
-    table
-        From `catalogue`.
-    folder
-        Where to write; made if need be.
-    overwrite
-        Replace the files that are there.
-
-    Returns
-    -------
-    tuple of Path
-        The two files.
-
-    Raises
-    ------
-    OutputExistsError
-        If one of them exists and `overwrite` is false, or the folder cannot be written.
-    """
-    paths = (user_path(folder) / "catalogue.fits", user_path(folder) / "catalogue.ecsv")
-    for path in paths:
-        check_output(path, overwrite=overwrite)
-    write_atomically(paths[0], lambda part: _write_fits(table, part), overwrite=overwrite)
-    write_atomically(
-        paths[1], lambda part: table.write(part, format="ascii.ecsv"), overwrite=overwrite
-    )
-    return paths
-
-
-def _write_fits(table: Table, path: Path) -> None:
-    """Write a FITS table; ``dex``, none of the FITS standard's units, goes into the description.
-
-    FITS has ASCII alone: other signs of a star's name are written as Python escapes them.
-    """
-    bare = table.copy()
-    key = star_column(table)
-    bare[key] = np.char.encode(star_ids(table), "ascii", "backslashreplace")
-    bare.meta = {}
-    for column in bare.columns.values():
-        column.unit = None
-        column.description = None
-    hdu = fits.table_to_hdu(bare)
-    hdu.name = "CATALOGUE"
-    for number, name in enumerate(table.colnames, start=1):
-        unit, text = table[name].unit, table[name].description or ""
-        if unit is not None and str(unit) == "dex":
-            text = f"{text} [dex]"
-        elif unit is not None and str(unit):
-            hdu.header.set(f"TUNIT{number}", _ascii(str(unit)), after=f"TFORM{number}")
-        hdu.header[f"TCOMM{number}"] = _ascii(text)
-    for key, value in table.meta.items():
-        hdu.header[key] = _ascii(value) if isinstance(value, str) else value
-    if table.meta.get("SIMULATE"):
-        hdu.header["HISTORY"] = "SIMULATED spectra: not observations"
-    elif table.meta.get("SIMMODEL"):
-        hdu.header["HISTORY"] = "The model was trained on SIMULATED spectra."
-    if told := other_reductions(table):
-        hdu.header["HISTORY"] = told
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
-
-
-def _ascii(text: str) -> str:
-    """Text as a header of FITS can hold it."""
-    return text.encode("ascii", "backslashreplace").decode()
+def _add_covariances(table: Table, names: tuple[str, ...], cov: FloatArray, kind: str) -> None:
+    """Correlations in columns of their own, for tools without array cells, and the covariance."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sd = np.sqrt(np.diagonal(cov, axis1=1, axis2=2))
+        correlation = cov / (sd[:, :, None] * sd[:, None, :])
+    for (i, first), (j, second) in combinations(enumerate(names), 2):
+        column = name_of_correlation(first, second)
+        if column in table.colnames:
+            continue
+        table[column] = correlation[:, i, j]
+        table[column].description = f"correlation of {first} and {second} in the {kind} posterior"
+    table["LABEL_COV"] = cov
+    table["LABEL_COV"].description = f"{kind} covariance of {', '.join(names)} in their units"
 
 
 def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:

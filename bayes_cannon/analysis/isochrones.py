@@ -190,6 +190,10 @@ class Isochrone:
 class IsochroneSet(Carded):
     """Isochrones of several ages and compositions.
 
+    Attributes
+    ----------
+    isochrones : tuple of Isochrone
+
     Raises
     ------
     InvalidDataError

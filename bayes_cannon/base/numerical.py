@@ -1,6 +1,6 @@
 """Numerical failures as errors of the package, with the stage in which they happened.
 
-Intervals of quantities that cannot be negative.
+Intervals of quantities that cannot be negative; slopes that outliers do not turn.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import linregress, median_abs_deviation
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
@@ -17,6 +18,7 @@ from bayes_cannon.errors import FitError
 __all__ = [
     "interval_from_zero",
     "numerical_stage",
+    "slope_of",
 ]
 
 _GRID = 400
@@ -87,3 +89,36 @@ def interval_from_zero(draws: ArrayLike, level: float) -> tuple[float, float]:
     mass = np.cumsum(density[order]) / density.sum()
     inside = order[: int(np.searchsorted(mass, level)) + 1]
     return float(grid[inside.min()]), float(grid[inside.max()])
+
+
+_OUTLIERS = 5.0
+"""Robust standard deviations beyond which a difference does not count for a slope."""
+
+
+def slope_of(x: ArrayLike, difference: ArrayLike) -> tuple[float, float]:
+    """Slope of a line through differences and its standard error; NaN where there is none.
+
+    Parameters
+    ----------
+    x, difference : (n,) float
+        Finite. Differences beyond five robust standard deviations of their median do not count.
+
+    Returns
+    -------
+    slope, error : float
+
+    Examples
+    --------
+    >>> slope, error = slope_of(range(6), [0, 0.1, 0.2, 0.3, 0.4, 99.0])
+    >>> round(slope, 3), error < 1e-6
+    (0.1, True)
+    """
+    at, off = np.asarray(x, dtype=np.float64), np.asarray(difference, dtype=np.float64)
+    if at.size < 3:
+        return float("nan"), float("nan")
+    spread = median_abs_deviation(off, scale="normal")
+    near = np.abs(off - np.median(off)) <= _OUTLIERS * spread
+    if near.sum() < 3 or np.ptp(at[near]) == 0:
+        return float("nan"), float("nan")
+    fit = linregress(at[near], off[near])
+    return float(fit.slope), float(fit.stderr)

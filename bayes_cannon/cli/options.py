@@ -95,7 +95,7 @@ def bits_of(text: str) -> int | str:
     Parameters
     ----------
     text
-        ``default``, ``lab``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
+        ``default``, ``lenient``, ``pipeline``, or a number, decimal or with a prefix (``0x…``).
 
     Raises
     ------
@@ -108,7 +108,7 @@ def bits_of(text: str) -> int | str:
         return int(text, 0)
     except ValueError as error:
         raise InvalidDataError(
-            f"--bad-bits takes default, lab, pipeline or a number, not {text!r}."
+            f"--bad-bits takes default, lenient, pipeline or a number, not {text!r}."
         ) from error
 
 

@@ -63,6 +63,9 @@ def infer(
         typer.Option(help="Number of the visit to use, from 1. Default: the combined spectrum."),
     ] = None,
     corner: Corner = None,
+    votable: Annotated[
+        bool, typer.Option("--votable", help="Write the catalogue as a VOTable, too.")
+    ] = False,
     all_stars: Annotated[
         bool, typer.Option("--all-stars", help="Include the training stars of a dataset.")
     ] = False,
@@ -99,7 +102,8 @@ def infer(
         run = infer_run(
             model, spectra, out, settings=settings, priors=given, seed=seed, aspcap=labels,
             corner=chosen, inputs={"cannon": [cannon], "spectra": inputs},
-            processes=min(4, available_cores()), overwrite=overwrite, progress=progress,
+            processes=min(4, available_cores()), votable=votable, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
     s = run.summary
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
@@ -142,6 +146,9 @@ def report(
         bool,
         typer.Option("--published", help="Show accuracies that others published beside ours."),
     ] = False,
+    pdf: Annotated[
+        bool, typer.Option("--pdf", help="Write every figure as PDF, too, for a paper.")
+    ] = False,
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
@@ -157,7 +164,8 @@ def report(
     with watching() as progress:
         made = write_report(
             run, cannon=cannon, dataset=dataset, survey=survey, truth=truth, mystery=mystery,
-            repeats=repeats, out=out, overwrite=overwrite, published=published, progress=progress,
+            repeats=repeats, out=out, overwrite=overwrite, published=published, pdf=pdf,
+            progress=progress,
         )  # fmt: skip
     for why in dict.fromkeys(made.missing.values()):
         lacking = ", ".join(key for key, reason in made.missing.items() if reason == why)

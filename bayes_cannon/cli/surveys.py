@@ -306,7 +306,8 @@ def prepare(
         typer.Option(help=f"Degree of the continuum polynomial, 2 to 5. {_OF_READER}4."),
     ] = None,
     bad_bits: Annotated[
-        str, typer.Option(help="Bits that mark bad pixels: default, lab, pipeline, or a number.")
+        str,
+        typer.Option(help="Bits that mark bad pixels: default, lenient, pipeline, or a number."),
     ] = "default",
     missing_labels: Annotated[
         bool, typer.Option("--missing-labels", help="Keep stars with missing labels.")

@@ -47,7 +47,7 @@ class ErrorModel:
         Physical units, as are all.
     bias_coef : (n_draws, n_features, n_labels) float64
     chol : (n_draws, n_labels, n_labels) float64
-        Lower Cholesky factor of Sigma, scaled from the folds' models to the final one.
+        Lower Cholesky factor of Sigma.
     growth : (n_draws, n_terms) float64
         With distance from the training labels, then with the terms of `reference`.
     nu : (n_draws,) float64
@@ -94,7 +94,7 @@ class ErrorModel:
         return cls(
             tuple(str(n) for n in constant["label_name"].values),
             ErrorTerms.from_dataset(constant), flat["bias"], flat["bias_coef"],
-            np.linalg.cholesky(flat["covariance"]) * float(constant["final_to_fold"]),
+            np.linalg.cholesky(flat["covariance"]),
             flat["growth"], flat["nu"], flat["formal_scale"],
             FitReference.from_dataset(group_of(tree, "differences")),
         )  # fmt: skip

@@ -181,7 +181,7 @@ def is_flagged(flag: ArrayLike) -> NDArray[np.bool_]:
 
 
 def severity(flag: int) -> str:
-    """``'BAD'``, ``'WARN'`` or ``''`` of a LABEL_FLAG.
+    """``'BAD'``, ``'WARN'`` or ``''``: the severity of a LABEL_FLAG, `flag`.
 
     >>> severity(0), severity(LabelFlag.LAPLACE), severity(LabelFlag.PRIOR_EDGE), severity(512)
     ('', '', 'WARN', 'BAD')
@@ -192,7 +192,7 @@ def severity(flag: int) -> str:
 
 
 def describe_flag(flag: int) -> list[str]:
-    """Meanings of the bits that are set.
+    """Meanings of the bits that are set in `flag`, a text each.
 
     >>> describe_flag(2048 + 64)
     ['R-hat above its limit', "mean within 2 standard deviations of a prior's bound"]
@@ -232,7 +232,7 @@ class LabelReference:
 
     @classmethod
     def from_cannon(cls, cannon: Cannon) -> LabelReference:
-        """Take it from a trained model."""
+        """Take it from `cannon`, a trained model."""
         basis = cannon.basis
         ell = basis.standardize(cannon.training.values)
         found = cls(

@@ -210,6 +210,10 @@ def infer_blocks(
     settings, priors, seed, executor, progress
         See `infer_labels`.
 
+    Returns
+    -------
+    iterator of xarray.DataTree
+
     Raises
     ------
     NoStarsError
@@ -266,11 +270,12 @@ def infer_blocks(
             done += blocks[number].stop - blocks[number].start
             step(0)
 
+        notes = _notes_of(spectra)
         tasks = (
             _Block(
                 spectra.flux[rows], spectra.ivar[rows], spectra.star_id[rows], pixels, priors,
                 settings, seed, finishing, stop, step if executor is None else None,
-                {name: text[rows] for name, text in spectra.notes.items()},
+                {name: text[rows] for name, text in notes.items()},
             )
             for rows in blocks
         )  # fmt: skip
@@ -293,6 +298,14 @@ class _Block:
     stop: StopSign
     progress: Callable[[int], None] | None
     notes: Mapping[str, AnyArray]
+
+
+def _notes_of(spectra: NormalizedSpectra) -> dict[str, AnyArray]:
+    """What is noted of the stars, and their quoted S/N where one is known."""
+    if not np.isfinite(spectra.snr).any():
+        return dict(spectra.notes)
+    texts = [f"{snr:.6g}" if np.isfinite(snr) else "" for snr in spectra.snr.tolist()]
+    return {**spectra.notes, "SNR": np.array(texts, dtype=np.str_)}
 
 
 def _names(block: _Block) -> str:

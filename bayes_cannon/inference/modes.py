@@ -127,6 +127,10 @@ def fit_laplace(
         Of the search.
     likelihood
         Of the pixels.
+
+    Returns
+    -------
+    tuple of Laplace and Compressed
     """
     settings = settings or ModeSettings()
     basis, n = pixels.basis, len(flux)

@@ -128,14 +128,30 @@ def catalogue_of(result: xr.DataTree) -> str:
 
 
 def notes_of(result: xr.DataTree) -> dict[str, NDArray[np.str_]]:
-    """What is noted of the stars of a result beside their names, by column; empty without."""
+    """What is noted of the stars of a result beside their names, by column; empty without.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+
+    Returns
+    -------
+    dict of (n_stars,) str
+    """
     stats = result["star_stats"].to_dataset() if "star_stats" in result.children else xr.Dataset()
     found = {str(n): v for n, v in stats.data_vars.items() if str(n).startswith("note_")}
     return {n.removeprefix("note_"): v.values.astype(np.str_) for n, v in found.items()}
 
 
 def model_reduction_of(result: xr.DataTree) -> str:
-    """Versions of the pipeline of the training spectra, such as ``'dr17'``; '' where unknown."""
+    """Versions of the pipeline of the training spectra, such as ``'dr17'``; '' where unknown.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+    """
     return str(result["posterior"].attrs.get("model_reduction", ""))
 
 

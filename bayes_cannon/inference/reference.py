@@ -103,7 +103,13 @@ class FitReference:
 
     @classmethod
     def from_dataset(cls, known: xr.Dataset) -> FitReference:
-        """Inverse of `to_variables`."""
+        """Inverse of `to_variables`.
+
+        Parameters
+        ----------
+        known
+            Dataset with those variables.
+        """
         return cls(*(np.asarray(known[n].values, dtype=np.float64) for n in _NAMES))
 
     @property

@@ -143,7 +143,7 @@ def labels_first(table: Table) -> Table:
     Returns
     -------
     astropy.table.Table
-        The star, its labels, their errors and flags, then the rest; without columns of arrays.
+        The star, its labels, their errors and flags, then the rest but arrays and correlations.
     """
     plain = Table(table, copy=False)
     names = [n for n in str(table.meta.get("LABELS", "")).split(",") if n in table.colnames]
@@ -154,6 +154,7 @@ def labels_first(table: Table) -> Table:
     if not names or not {*first, "LABEL_COV"} <= set(table.colnames):
         return plain
     rest = [n for n in table.colnames if n not in first and table[n].ndim == 1]
+    rest = [n for n in rest if not n.endswith("_CORR")]
     shown = plain[[*first, *rest]]
     for name in shown.colnames:
         if shown[name].dtype.kind == "f":

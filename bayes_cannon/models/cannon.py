@@ -292,7 +292,7 @@ class Cannon(Carded):
         return unpack(self.coef_cov[pixel].astype(np.float64))
 
     def with_model_error(self, model_error: xr.DataTree) -> Cannon:
-        """Return the same model with the result of its cross-validation."""
+        """Return the same model with `model_error`, the result of its cross-validation."""
         return replace(self, model_error=model_error)
 
     def label_values(self, labels: Any) -> FloatArray:

@@ -100,7 +100,13 @@ class ErrorTerms:
         return np.asarray(np.sqrt(np.einsum("ni,ij,nj->n", off, self.precision, off)))
 
     def log_growth(self, labels: FloatArray) -> FloatArray:
-        """Logarithm of the error's scale for growth = 1, shape (n,); 0 for a typical star."""
+        """Logarithm of the error's scale for growth = 1, shape (n,); 0 for a typical star.
+
+        Parameters
+        ----------
+        labels
+            Shape (n, n_labels), in their units.
+        """
         k = labels.shape[1]
         return np.asarray(0.5 * np.log1p(self.distance(labels) ** 2 / k) - self.log_typical)
 

@@ -92,7 +92,7 @@ class Hyperparameters:
     mu_s, omega_s : float
         Mean and standard deviation over pixels of log s.
     redundancy : float
-        Pixels per independent one (`factors.pixels_per_independent_one`), to which the prior of
+        Pixels per independent one (`redundancy.pixels_per_independent_one`), to which the prior of
         the correlations was adapted.
     """
 

@@ -94,7 +94,7 @@ class LabelPrior:
 
     @classmethod
     def normal(cls, mean: float, sd: float) -> LabelPrior:
-        """Return the normal prior."""
+        """Return the normal prior of this `mean` and `sd`, without bounds."""
         return cls(mean=mean, sd=sd)
 
     @classmethod
@@ -178,7 +178,7 @@ def as_prior(given: Any, name: str) -> LabelPrior:
 
 
 def known_range(name: str) -> tuple[float, float] | None:
-    """Usual range of a label of a known kind (`LabelKind.prior`); None for any other.
+    """Usual range of the label `name` if its kind is known (`LabelKind.prior`), else None.
 
     Teff 0 to 10000 K, log g 0 to 10, velocities from 0 to 50 or 500 km/s; an abundance, that is a
     ratio of an element, of all metals or of the alpha elements to hydrogen, iron or all metals,
@@ -191,7 +191,7 @@ def known_range(name: str) -> tuple[float, float] | None:
 
 
 def default_prior(name: str) -> LabelPrior:
-    """Uniform prior of a label over its usual range, see `known_range`.
+    """Uniform prior of the label `name` over its usual range, see `known_range`.
 
     A label of an unknown kind gets -2 to 2; `bayes_cannon.models.model_priors` knows the training
     stars and does better.
@@ -341,7 +341,7 @@ class LabelPriors:
             return np.asarray(np.where(has_lower & has_upper, below - above, half))
 
     def constrain(self, u: ArrayLike) -> FloatArray:
-        """Labels (..., n_labels) in physical units; inverse of `unconstrain`."""
+        """Labels (..., n_labels) in physical units at u, shape alike; inverse of `unconstrain`."""
         return self.at(u).labels
 
     def at(self, u: ArrayLike) -> UnconstrainedPoint:
@@ -375,7 +375,7 @@ _DISTRIBUTIONS = {
 
 
 def read_priors(path: str | os.PathLike[str]) -> dict[str, LabelPrior]:
-    """Read priors from a TOML file: one table per label.
+    """Read priors, by label, from the TOML file `path`: one table per label.
 
     For example::
 

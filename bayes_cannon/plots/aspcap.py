@@ -95,7 +95,7 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
         for k, text in _error_names(comparison).items()
     ]
     _legend(figure, axes, len(comparison.names), handles)
-    text = f"Three errors of {len(comparison.stars)} stars (lines: medians)"
+    text = f"Uncertainties of {len(comparison.stars)} stars against S/N (lines: medians)"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 

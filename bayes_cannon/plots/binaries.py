@@ -20,6 +20,7 @@ from bayes_cannon.plots.common import (
     GREEN,
     GREY,
     ORANGE,
+    figure_of,
     label_text,
     new_axes,
     new_figure,
@@ -49,7 +50,7 @@ def plot_completeness(
     *,
     teff: tuple[float, float] | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Share of pairs that are found, by the second star's light and the velocity difference.
 
     Of sums of two training stars' spectra. Cells without a pair are empty.
@@ -60,6 +61,8 @@ def plot_completeness(
         What `find_binaries` returned.
     teff
         Range of the difference of the two stars' Teff, K; None: all.
+    ax
+        Where to draw; a new figure where left out.
     """
     pairs = search.pairs
     light, speed = np.asarray(pairs["LIGHT"]), np.abs(np.asarray(pairs["DV"]))
@@ -91,7 +94,7 @@ def plot_completeness(
     figure = ax.get_figure()
     if figure is not None:
         figure.colorbar(mesh, ax=ax, label="found (%)")
-    return ax
+    return figure_of(ax)
 
 
 def completeness_map(search: BinarySearch, split: float = 300.0) -> Figure:
@@ -114,13 +117,15 @@ def completeness_map(search: BinarySearch, split: float = 300.0) -> Figure:
     return figure
 
 
-def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Axes:
+def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Figure:
     """Distribution of the score of left-out single stars, of pairs, and of the stars searched.
 
     Parameters
     ----------
     search
         What `find_binaries` returned.
+    ax
+        Where to draw; a new figure where left out.
     """
     evidence = search.evidence
     ax = new_axes(ax, (5.5, 4.4))
@@ -144,7 +149,7 @@ def plot_scores_of_pairs(search: BinarySearch, *, ax: Axes | None = None) -> Axe
     ax.set(xlabel="score (larger: more like a pair)", ylabel="density", yscale="log")
     ax.set_title(table_title("Score of single stars and pairs", search.table), fontsize=10)
     ax.legend(fontsize=8)
-    return ax
+    return figure_of(ax)
 
 
 def plot_pair(
@@ -155,7 +160,7 @@ def plot_pair(
     *,
     window: tuple[float, float] | None = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Spectrum of a star with the best pair, and below it the two stars it is the sum of.
 
     Parameters
@@ -170,6 +175,8 @@ def plot_pair(
         Its id.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -202,7 +209,7 @@ def plot_pair(
     )
     ax.set_title(title_of(text, simulated=given.simulated, model_simulated=model.simulated))
     ax.legend(loc="lower right", ncols=4, fontsize=8)
-    return ax
+    return figure_of(ax)
 
 
 def plot_pair_corner(result: xr.DataTree, *, names: tuple[str, ...] | None = None) -> Figure:

@@ -38,6 +38,7 @@ __all__ = [
     "PURPLE",
     "SKY",
     "corner_grid",
+    "figure_of",
     "for_paper",
     "label_text",
     "mark_lines",
@@ -85,6 +86,13 @@ def new_figure(size: tuple[float, float]) -> Figure:
         Width and height, inches.
     """
     return plt.figure(figsize=size, layout="constrained")
+
+
+def figure_of(drawn: Figure | Axes) -> Figure:
+    """Figure that was `drawn`, or whose axes were: what every function of the wing returns."""
+    owner = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
+    assert owner is not None
+    return owner
 
 
 def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> str:
@@ -393,8 +401,7 @@ def for_paper(figure: Figure | Axes, *, columns: int | None = None) -> Figure:
     InvalidDataError
         If `columns` is another number.
     """
-    owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
-    assert owner is not None
+    owner = figure_of(figure)
     if columns is None:
         columns = 1 if sum(ax.get_visible() for ax in owner.axes) <= 2 else 2
     if columns not in (1, 2):
@@ -433,8 +440,7 @@ def save_figure(
     style
         ``"paper"``: as wide as the columns of a journal, see `for_paper`.
     """
-    owner = figure.get_figure(root=True) if isinstance(figure, Axes) else figure
-    assert owner is not None
+    owner = figure_of(figure)
     if style == "paper":
         for_paper(owner)
     target = user_path(path)

@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bayes_cannon.analysis.information import OTHERS, OWN
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.plots.common import BLACK, GREY, new_axes, title_of
+from bayes_cannon.plots.common import BLACK, GREY, figure_of, new_axes, title_of
 from bayes_cannon.spectra.label_kinds import label_tex
 
 __all__ = [
@@ -35,7 +36,7 @@ def plot_information(
     *,
     share: Literal["FILTER", "INFORMATION"] = "FILTER",
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Share of each group of lines in each label, in per cent: a row a label, a column a group.
 
     Groups are the species of the line list, in order of their largest share, and pixels near no
@@ -84,7 +85,7 @@ def plot_information(
     ax.set_xlabel(f"{_SAYS[share]}{near}")
     simulated = bool(information.meta.get("simulated", False))
     ax.set_title(title_of(_TITLES[share], simulated=simulated), fontsize=11)
-    return ax
+    return figure_of(ax)
 
 
 def _ordered(labels: list[str], shares: dict[tuple[str, str], float]) -> list[str]:

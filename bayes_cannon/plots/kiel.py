@@ -40,6 +40,7 @@ from bayes_cannon.plots.common import (
     BLACK,
     GREEN,
     GREY,
+    figure_of,
     label_text,
     new_axes,
     result_title,
@@ -88,7 +89,7 @@ def plot_kiel(
     result: GivenResult | None = None,
     stars: str | Sequence[str] = (),
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Fitted Teff and log g coloured by [Fe/H], MIST isochrones, and posteriors of chosen stars.
 
     Both axes run backwards, as in a colour-magnitude diagram. Error bars are one standard
@@ -110,6 +111,8 @@ def plot_kiel(
     result, stars
         What `infer_labels` returned, and the ids of stars whose posteriors are drawn, at most 26;
         with a run in place of the table, the result may be left out.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -152,7 +155,7 @@ def plot_kiel(
     text = f"Kiel diagram, {int(known.sum())} stars"
     ax.set_title(table_title(text, table))
     ax.legend(handles=handles, loc="upper left", fontsize=9, framealpha=0.9)
-    return ax
+    return figure_of(ax)
 
 
 def plot_kiel_stars(

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import offset_copy
@@ -26,6 +27,7 @@ from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
     GREY,
+    figure_of,
     mark_lines,
     new_axes,
     title_of,
@@ -57,7 +59,7 @@ def plot_sequence(
     window: Window = (16000.0, 16200.0),
     n_lines: int = 25,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Model spectra along a sequence, one above the other, with the lines named.
 
     Spectra of labels that the model was not trained for are dashed, and say so: there the
@@ -74,6 +76,8 @@ def plot_sequence(
         Wavelengths shown, Å; None: all.
     n_lines
         Most lines named: the deepest in the spectra shown.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -116,7 +120,7 @@ def plot_sequence(
     lines = _deepest(w, np.where(used, flux, np.nan), n_lines, cannon.medium)
     mark_lines(ax, list(lines[cannon.medium]), list(lines["name"]))
     _explain(ax, cannon, sequence, named=len(lines) > 0)
-    return ax
+    return figure_of(ax)
 
 
 def plot_metallicity(
@@ -126,7 +130,7 @@ def plot_metallicity(
     labels: ArrayLike | None = None,
     window: Window = (16000.0, 16200.0),
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Model spectra for [Fe/H] from −1 to 0.5, all else the same; see `plot_sequence`.
 
     Parameters
@@ -139,6 +143,8 @@ def plot_metallicity(
         The other labels; the median of the training stars where left out.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -156,7 +162,7 @@ def plot_giant_branch(
     isochrone: Isochrone | None = None,
     window: Window = (16000.0, 16200.0),
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Model spectra up the giant branch of an isochrone, log g from 3.5 to 0.5.
 
     For the ridge line of the training stars instead, give `plot_sequence` a `ridge_sequence`.
@@ -171,6 +177,8 @@ def plot_giant_branch(
         Left out, the packaged one nearest to 6 Gyr and to [Fe/H] = 0.
     window
         Wavelengths shown, Å; None: all.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------

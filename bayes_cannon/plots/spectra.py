@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,6 +24,7 @@ from bayes_cannon.plots.common import (
     ORANGE,
     PURPLE,
     SKY,
+    figure_of,
     new_axes,
     star_text,
     title_of,
@@ -79,7 +81,7 @@ def plot_spectrum(
     *,
     window: Window = None,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """One spectrum, a colour per chip; its flagged pixels and the gaps between chips are shaded.
 
     Parameters
@@ -90,6 +92,8 @@ def plot_spectrum(
         Its id.
     window
         Wavelengths shown, Å.
+    ax
+        Where to draw; a new figure where left out.
 
     Raises
     ------
@@ -131,7 +135,7 @@ def plot_spectrum(
     snr = f", S/N {spectra.snr[row]:.0f} per pixel" if np.isfinite(spectra.snr[row]) else ""
     ax.set_title(title_of(f"{star_text(star)}{snr}", simulated=spectra.simulated))
     ax.legend(handles=handles, loc="lower right", ncols=len(handles), framealpha=0.9)
-    return ax
+    return figure_of(ax)
 
 
 def plot_continuum(
@@ -141,6 +145,7 @@ def plot_continuum(
     star: str,
     *,
     settings: ContinuumSettings | None = None,
+    windows: Sequence[tuple[int, int]] | None = None,
 ) -> Figure:
     """Raw spectrum with continuum pixels and the fit of each chip; below, the normalised one.
 
@@ -152,6 +157,8 @@ def plot_continuum(
         Its id.
     settings
         Those of the fit: they name the continuum pixels.
+    windows
+        Ranges (start, stop) of pixels that are used later; the others are shaded.
 
     Raises
     ------
@@ -180,6 +187,11 @@ def plot_continuum(
     bottom.axhline(1, color=ORANGE, lw=1, ls="--", label="continuum")
     bottom.set(xlabel=wavelength_label(raw.medium), ylabel="normalised flux", ylim=_limits(y))
     bottom.set(xlim=(w[0], w[-1]))
+    edges = [] if windows is None else [0, *(e for window in windows for e in window), w.size]
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        low, high = w[min(start, w.size - 1)], w[min(stop, w.size - 1)]
+        bottom.axvspan(low, high, color=GREY, alpha=0.15, lw=0,
+                       label="not used" if start == 0 else None)  # fmt: skip
     bottom.legend(loc="lower left", ncols=2, framealpha=0.9)
     figure.suptitle(title_of(f"Continuum of {star_text(star)}", simulated=raw.simulated))
     return figure

@@ -12,12 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from scipy.stats import linregress, median_abs_deviation
+from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.base.columns import one_or_more, plain_numbers
-from bayes_cannon.base.rounding import error_digits
+from bayes_cannon.base.numerical import slope_of
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
@@ -29,6 +30,7 @@ from bayes_cannon.plots.common import (
     GREY,
     ORANGE,
     PURPLE,
+    figure_of,
     label_text,
     new_axes,
     table_title,
@@ -228,12 +230,9 @@ def _write_numbers(ax: Axes, difference: FloatArray, name: str, unit: str) -> No
 def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
     """Write the number of stars, and the slope of the differences."""
     text = f"n = {x.size}"
-    off = np.abs(difference - np.median(difference))
-    near = off <= 5 * median_abs_deviation(difference, scale="normal")
-    if near.sum() > 2 and np.ptp(x[near]) > 0:
-        fit = linregress(x[near], difference[near])
-        digits = max(error_digits(fit.stderr), 1)
-        text += f", slope {fit.slope:+.{digits}f} ± {fit.stderr:.{digits}f}".replace("-", "−")
+    slope, error = slope_of(x, difference)
+    if np.isfinite(slope):
+        text += f", slope {value_with_error(slope, error)}"
     ax.text(0.03, 0.95, text, transform=ax.transAxes, va="top", fontsize=9,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1})  # fmt: skip
 
@@ -257,7 +256,7 @@ def plot_kiel_offsets(
     isochrones: IsochroneSet | None = None,
     log10_age: float = SIX_GYR,
     ax: Axes | None = None,
-) -> Axes:
+) -> Figure:
     """Teff of every star less that of the giant branch of its own [Fe/H] and log g.
 
     The isochrones of one age are interpolated in [Fe/H]; beyond their range there is no point. The
@@ -309,4 +308,4 @@ def plot_kiel_offsets(
     ax.set(xlabel=label_text("LOGG"), ylabel=r"$T_\mathrm{eff}$ − isochrone (K)")
     ax.set_title(table_title(f"Offsets from MIST giant branches of {age:.2g} Gyr", table))
     ax.legend(loc="best", fontsize=9)
-    return ax
+    return figure_of(ax)

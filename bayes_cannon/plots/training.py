@@ -1,7 +1,4 @@
-"""Figures of a trained model: scatter, loadings, and how the fit went.
-
-Figures of `bayes_cannon.diagnostics`: chi-squares, correlated residuals, leverage.
-"""
+"""Figures of a trained model, of how its fit went, and of `bayes_cannon.diagnostics`."""
 
 from __future__ import annotations
 
@@ -26,6 +23,7 @@ from bayes_cannon.plots.common import (
     BLUE,
     GREY,
     ORANGE,
+    figure_of,
     mark_lines,
     name_inside,
     new_axes,
@@ -54,8 +52,7 @@ _BROAD = 101
 _SLOW = "mostly a slow wave: continuum or edges of chips"
 _PEAK = 5.0
 """Robust standard deviations from which on a peak is named."""
-_NAMES_ABOVE = 74
-"""Points that the names of lines take above an axes."""
+_NAMES_ABOVE = 74  # points that the names of lines take above an axes
 _BEYOND = 50.0
 """Å outside the list of lines in which a peak is still worth a question mark."""
 
@@ -74,7 +71,7 @@ def _peaks(wavelength: FloatArray, values: FloatArray, n: int, medium: str) -> T
 
 def plot_scatter(
     cannon: GivenModel, *, n_lines: int = 25, window: Window = None, ax: Axes | None = None
-) -> Axes:
+) -> Figure:
     """Intrinsic scatter s against wavelength, with the lines that explain its highest peaks.
 
     Parameters
@@ -86,6 +83,8 @@ def plot_scatter(
         `bayes_cannon.analysis.lines` has no line.
     window
         Wavelengths shown, Å.
+    ax
+        Where to draw; a new figure where left out.
     """
     cannon = as_model(cannon)
     ax = new_axes(ax, (12, 4.8))
@@ -106,10 +105,10 @@ def plot_scatter(
     if len(unknown):
         height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
         ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
-    title = title_of("Intrinsic scatter that labels and factors leave", simulated=cannon.simulated)
+    title = title_of("Intrinsic scatter per pixel", simulated=cannon.simulated)
     ax.set_title(title, pad=_NAMES_ABOVE if len(peaks) else None)
     ax.legend(loc="upper left", ncols=3, framealpha=0.9)
-    return ax
+    return figure_of(ax)
 
 
 def _high_pass(values: FloatArray, used: NDArray[np.bool_]) -> FloatArray:
@@ -196,7 +195,7 @@ def _history(history: Mapping[str, FloatArray], name: str, what: str) -> FloatAr
     return np.asarray(history[name], dtype=np.float64)
 
 
-def plot_factor_choice(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
+def plot_factor_choice(cannon: GivenModel, *, ax: Axes | None = None) -> Figure:
     """Predictive density of held-out spectra against the number of factors; the chosen one marked.
 
     Shown is the difference from the best; the title says if that is the largest number tried.
@@ -236,10 +235,10 @@ def plot_factor_choice(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
     at_end = "; the largest number tried is the best" if density[-1] == density.max() else ""
     ax.set_title(title_of(f"Choice of the number of factors{at_end}", simulated=cannon.simulated))
     ax.legend(loc="lower right")
-    return ax
+    return figure_of(ax)
 
 
-def plot_bound(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
+def plot_bound(cannon: GivenModel, *, ax: Axes | None = None) -> Figure:
     """Bound on the log density (exact labels) after every round of the fit; see `MapFit`.
 
     Parameters
@@ -267,10 +266,10 @@ def plot_bound(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
         ax.set_ylim(3 * float(rise.min()), max(30.0, 3 * float(rise.max())))
     ax.set_title(title_of("Rise of the log density during training", simulated=cannon.simulated))
     ax.legend(loc="lower right")
-    return ax
+    return figure_of(ax)
 
 
-def plot_elbo(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
+def plot_elbo(cannon: GivenModel, *, ax: Axes | None = None) -> Figure:
     """ELBO of every chunk of pixels against the step, relative to where the chunk ended.
 
     Parameters
@@ -300,7 +299,7 @@ def plot_elbo(cannon: GivenModel, *, ax: Axes | None = None) -> Axes:
     ax.set(xlabel="step", ylabel="ELBO minus its final level (nat)")
     ax.set_title(title_of(f"Convergence of ADVI, {len(smooth)} chunks", simulated=cannon.simulated))
     ax.legend(loc="lower right")
-    return ax
+    return figure_of(ax)
 
 
 def _running_median(values: FloatArray, width: int = 25) -> FloatArray:
@@ -310,7 +309,7 @@ def _running_median(values: FloatArray, width: int = 25) -> FloatArray:
     return np.asarray(np.median(view, axis=1))
 
 
-def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axes:
+def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Figure:
     """Reduced chi-square of every pixel against wavelength; expected near 1.
 
     Parameters
@@ -331,10 +330,12 @@ def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Axe
     n = diagnostics.quality.star_id.size
     ax.set_title(title_of(f"Fit of every pixel, {n} stars", simulated=diagnostics.simulated))
     ax.legend(loc="lower right", ncols=3)
-    return ax
+    return figure_of(ax)
 
 
-def plot_chi2_stars(diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | None = None) -> Axes:
+def plot_chi2_stars(
+    diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | None = None
+) -> Figure:
     """Reduced chi-square of the stars, best to worst, the worst with their ids.
 
     Parameters
@@ -367,7 +368,7 @@ def plot_chi2_stars(diagnostics: Diagnostics, *, n_named: int = 5, ax: Axes | No
     ax.set(xlabel="stars, from the best fit to the worst", ylabel="reduced chi-square over pixels")
     ax.set_title(title_of("Fit of every star", simulated=diagnostics.simulated))
     ax.legend(loc="upper left")
-    return ax
+    return figure_of(ax)
 
 
 def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
@@ -408,7 +409,7 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
     return figure
 
 
-def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None = None) -> Axes:
+def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None = None) -> Figure:
     """Leverage of every star against its reduced chi-square; the highest with their ids.
 
     Parameters
@@ -446,4 +447,4 @@ def plot_leverage(diagnostics: Diagnostics, *, n_named: int = 3, ax: Axes | None
     ax.set_ylim(None, 12 * float(np.nanmax(quality.leverage, initial=1e-6)))
     ax.set_title(title_of("Stars that decide the fit", simulated=diagnostics.simulated))
     ax.legend(loc="upper left")
-    return ax
+    return figure_of(ax)

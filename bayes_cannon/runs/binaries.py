@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.finding import BinarySearch
-from bayes_cannon.analysis.catalogues import write_catalogue
+from bayes_cannon.analysis.catalogued.files import write_catalogue
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
 from bayes_cannon.errors import FileFormatError, InvalidDataError

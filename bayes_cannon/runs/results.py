@@ -46,7 +46,9 @@ __all__ = [
 RUN_TABLE = "binaries.ecsv"
 """Table of a search for binaries that was given to a run, in its folder."""
 
-_OF_FITS = re.compile(r"EXTNAME|EXTVER|HISTORY|COMMENT|comments|TCOMM\d+")
+_OF_FITS = re.compile(
+    r"EXTNAME|EXTVER|HISTORY|COMMENT|comments|ORIGIN|DATE|CHECKSUM|DATASUM|(TCOMM|TUCD|TDISP)\d+"
+)
 """Keys of a header that are not the table's own."""
 _SUFFIXES = ("", "_ERR", "_FORMAL_ERR", "_Q16", "_Q50", "_Q84")
 

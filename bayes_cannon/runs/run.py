@@ -16,7 +16,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.analysis.catalogued.files import write_catalogue
+from bayes_cannon.analysis.catalogues import catalogue, comparison
 from bayes_cannon.base.columns import as_seed, one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, Tell, as_progress
@@ -68,6 +69,7 @@ def infer_run(
     inputs: Mapping[str, Sequence[str | os.PathLike[str]]] | None = None,
     processes: int = 1,
     executor: Executor | None = None,
+    votable: bool = False,
     overwrite: bool = False,
     progress: Progress = None,
 ) -> Run:
@@ -91,6 +93,8 @@ def infer_run(
     processes, executor
         Processes that draw corner plots (see `draw_corners`), or an executor, which samples stars
         too (see `infer_labels`).
+    votable
+        Write the catalogue as a VOTable, too: ``catalogue.vot``.
     overwrite
         Replace a run that is there.
     progress
@@ -122,9 +126,9 @@ def infer_run(
     settings = settings or InferenceSettings()
     priors = priors_of(cannon, priors)
     seed = as_seed(_seed_of(folder) if seed is None and not overwrite else seed)
+    digests = fingerprint(cannon, spectra, settings, priors, seed)
     store = RunStore(
-        folder, spectra.star_id, block_size=settings.block_size,
-        digests=fingerprint(cannon, spectra, settings, priors, seed),
+        folder, spectra.star_id, block_size=settings.block_size, digests=digests,
         simulated=spectra.simulated, catalogue=catalogued, overwrite=overwrite,
     )  # fmt: skip
     with told_writing(store.folder), store, as_progress(progress) as tell:
@@ -134,7 +138,8 @@ def infer_run(
         result = open_posterior(store.folder)
         few, failed = warn_of_undone(result, cannon, settings)
         table = catalogue(result, aspcap=aspcap)
-        write_catalogue(table, store.folder, overwrite=True)
+        table.meta |= _provenance(cannon, settings, digests)
+        write_catalogue(table, store.folder, votable=votable, overwrite=True)
         summary = {
             **_counts(table),
             "n_too_few_pixels": few,
@@ -161,6 +166,18 @@ def infer_run(
             summary["inputs"] = describe_inputs(store.folder, inputs)
         summary = write_summary(store.folder, summary)
     return Run.made(store.folder, result, table, summary, cannon)
+
+
+def _provenance(
+    cannon: Cannon, settings: InferenceSettings, digests: Mapping[str, str]
+) -> dict[str, str]:
+    """Where a catalogue comes from: cards of its header."""
+    release = str((cannon.settings.get("dataset") or {}).get("release", ""))
+    said = {
+        "VERSION": digests["version"], "METHOD": settings.method, "SEED": digests["seed"],
+        "MODELDIG": digests["model"], "SPECDIG": digests["spectra"], "RELEASE": release,
+    }  # fmt: skip
+    return {name: text for name, text in said.items() if text}
 
 
 def _catalogue_of(aspcap: KnownLabels | None, cannon: Cannon) -> str:

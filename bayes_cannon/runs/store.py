@@ -52,7 +52,7 @@ __all__ = [
 
 
 _OURS = {"posterior.zarr", "progress", "figures", "summary.json", "catalogue.fits",
-         "catalogue.ecsv", "report.html", LOCK_NAME}  # fmt: skip
+         "catalogue.ecsv", "catalogue.vot", "report.html", LOCK_NAME}  # fmt: skip
 _LEFT = ("*.part", "progress/*.part", "figures/.*.part.*", "posterior.zarr/**/*.partial")
 
 
@@ -293,6 +293,8 @@ class RunStore:
             )  # fmt: skip
             if "star" in dataset.dims:
                 self._stretch(name, dataset.attrs)
+        # The descriptions do not change from here on; together they are read without a warning.
+        zarr.consolidate_metadata(self.path, zarr_format=ZARR_FORMAT)
         sums = sums_of(self.path, common_files(self.path))
         write_json(self._layout, {"n_stars": len(self.star_id), "block_size": chunk, "files": sums})
 

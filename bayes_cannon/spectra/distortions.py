@@ -117,7 +117,13 @@ class Templates:
     scale: FloatArray
 
     def scaled(self, v: FloatArray) -> FloatArray:
-        """Templates in units of the scales, shape (n_stars, n_columns, n_pixels); see `at`."""
+        """Templates in units of the scales, shape (n_stars, n_columns, n_pixels); see `at`.
+
+        Parameters
+        ----------
+        v
+            Features of the stars, shape (n_stars, n_terms).
+        """
         return np.asarray(self.at(v) * self.scale[:, None])
 
     def at(self, v: FloatArray) -> FloatArray:

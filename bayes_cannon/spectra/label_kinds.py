@@ -401,7 +401,7 @@ def known_unit(name: str) -> str | None:
 
 
 def label_tex(name: str) -> str:
-    """Name of a label for figures, e.g. ``'[Mg/Fe]'``; without its unit.
+    """Text of the label `name` for figures, e.g. ``'[Mg/Fe]'``; without its unit.
 
     >>> label_tex("MG_FE"), label_tex("M_H")
     ('[Mg/Fe]', '[M/H]')

@@ -101,5 +101,5 @@ def check_sums(path: Path, number: int, header: CardSource, of_header: int, of_d
 
 
 def block_end(stop: int) -> int:
-    """End of the blocks of 2880 bytes that data up to a byte fill."""
+    """End of the blocks of 2880 bytes that data up to the byte `stop` fill."""
     return -(-stop // BLOCK) * BLOCK

@@ -57,8 +57,10 @@ _INFO = (
     "APOGEE_ID", "GAIA_ID", "TELESCOPE", "FIELD", "RELEASE", "STARFLAG", "ASPCAPFLAG",
     "RESULT_FLAGS", "NVISITS", "VHELIO_AVG", "VSCATTER", "VERR",
 )  # fmt: skip
-_NAMES = ("APOGEE_ID", "GAIA_ID")
-"""Other names of stars, which tables have beside the one that the survey goes by."""
+_NOTED = (
+    "APOGEE_ID", "GAIA_ID", "RA", "DEC", "TELESCOPE", "FIELD", "NVISITS", "STARFLAG", "ASPCAPFLAG",
+)  # fmt: skip
+"""What tables of results say of a star beside its name, where the catalogue has it."""
 
 
 def prepare(
@@ -167,14 +169,28 @@ def _noted(
     """Spectra with the names that the catalogue knows where files do not; and a mask of all."""
     spectra = read.spectra()
     notes = dict(spectra.notes)
+    table, own_name = survey.catalogue.table, survey.catalogue.id_name
     blank = np.full(len(spectra), "", dtype=np.str_)
-    for name in _NAMES:
-        if name != survey.catalogue.id_name and name in survey.catalogue.table.colnames:
-            theirs = np.asarray(survey.catalogue.table[name])[rows].astype(np.str_)
-            own = notes.get(name, blank)
-            both = np.where(own != "", own, theirs)
-            notes |= {name: both} if (both != "").any() else {}
+    for name in dict.fromkeys((own_name, *_NOTED)):
+        if name not in table.colnames:
+            continue
+        theirs = _texts(table[name][rows])
+        if name == own_name and np.array_equal(theirs, spectra.star_id):
+            continue
+        own = notes.get(name, blank)
+        both = np.where(own != "", own, theirs)
+        notes |= {name: both} if (both != "").any() else {}
     return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
+
+
+def _texts(column: Any) -> NDArray[np.str_]:
+    """Values of a column as text, numbers with all their digits; '' for what is not known."""
+    values = np.ma.masked_array(column)
+    texts = np.ma.getdata(values).astype(np.str_)
+    missing = np.ma.getmaskarray(values)
+    if values.dtype.kind == "f":
+        missing = missing | ~np.isfinite(np.ma.getdata(values))
+    return np.where(missing, "", np.char.strip(texts))
 
 
 def _of_others(spectra: NormalizedSpectra, said: NDArray[np.str_]) -> tuple[StarProblem, ...]:
@@ -250,6 +266,9 @@ def prepare_spectra(
         first = f"; the first: {read.problems[0].message}" if read.problems else "."
         raise NoStarsError(f"none of {len(files)} files holds a usable spectrum{first}")
     spectra = read.spectra()
+    own = np.array([star.star_id for star in read.stars], dtype=np.str_)
+    if names is None and not np.array_equal(own, spectra.star_id):
+        spectra = replace(spectra, notes={**spectra.notes, spectra.id_name: own})
     warn_masked(spectra.star_id, read.masked_chips)
     return spectra, read.problems
 

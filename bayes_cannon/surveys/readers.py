@@ -205,7 +205,7 @@ class SurveyReader(Protocol):
         ...
 
     def visits(self, path: Path) -> tuple[float, ...]:
-        """Dates (MJD) of the visits in a file, NaN where unknown; none by default."""
+        """Dates (MJD) of the visits in the file `path`, NaN where unknown; none by default."""
         return ()
 
     def mask_bits(self, given: str | int) -> int:

@@ -190,6 +190,14 @@ def look_at_left_out(
 
     Parameters
     ----------
+    pixels
+        The model that has not seen them.
+    chips
+        Ranges (start, stop) of pixels.
+    priors
+        Of the labels.
+    rows
+        Indices of the stars in the training set, shape (n_stars,).
     flux, ivar
         Used pixels only, shape (n_stars, n_pixels).
     laplace, data

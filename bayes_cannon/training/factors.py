@@ -12,7 +12,9 @@ How many pixels repeat one another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,16 +25,15 @@ from bayes_cannon.base.parallel import each_block
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.spectra.distortions import Templates
 from bayes_cannon.training.pixels.amplitudes import KnownPart, stars_at_a_time
+from bayes_cannon.training.pixels.columns import pixel_blocks
 from bayes_cannon.training.pixels.fit import Design
 
 __all__ = [
     "StarFactors",
     "align_factors",
-    "enough_stars",
     "initial_factors",
     "join_design",
     "most_factors",
-    "pixels_per_independent_one",
     "standardised",
     "star_factors",
 ]
@@ -82,7 +83,13 @@ class StarFactors:
         return StarFactors(mean, matrix @ self.cov @ matrix.T)
 
     def part(self, columns: slice) -> StarFactors:
-        """Return some of the factors, the others integrated out."""
+        """Return some of the factors, the others integrated out.
+
+        Parameters
+        ----------
+        columns
+            Which.
+        """
         return StarFactors(self.mean[:, columns], self.cov[:, columns, columns])
 
 
@@ -120,35 +127,51 @@ def join_design(labels: Design, factors: StarFactors) -> Design:
 
 
 def initial_factors(
-    residual: NDArray[Any], weight: NDArray[Any], n_factors: int, rng: np.random.Generator
+    whitened: Callable[[slice], NDArray[np.float32]],
+    n_stars: int,
+    n_pixels: int,
+    n_factors: int,
+    rng: np.random.Generator,
 ) -> StarFactors:
     """Leading left singular vectors of the weighted residuals, by randomised subspace iteration.
 
     Parameters
     ----------
-    residual, weight
-        Flux minus model and inverse variance (scatter included), shape (n_stars, n_pixels).
+    whitened
+        Flux minus model over error (scatter included) of a block of pixels, shape
+        (n_stars, n_pixels of the block), float32.
+    n_stars, n_pixels
+        Of the survey.
     n_factors
         How many.
     rng
         Of the random start.
     """
-    whitened = residual * np.sqrt(weight)
-    n_stars = residual.shape[0]
-    probe = rng.standard_normal((residual.shape[1], min(n_factors + 10, n_stars)))
-    basis = np.linalg.qr(whitened @ probe.astype(whitened.dtype))[0]
+    size = min(n_factors + 10, n_stars)
+    probe = rng.standard_normal((n_pixels, size)).astype(np.float32)
+    found = np.zeros((n_stars, size))
+    for block in pixel_blocks(n_stars, n_pixels):
+        found += whitened(block) @ probe[block]
+    basis = np.linalg.qr(found)[0].astype(np.float32)
     for _ in range(4):
-        basis = np.linalg.qr(whitened @ (whitened.T @ basis))[0]
-    projected = basis.T @ whitened
-    left, _, _ = np.linalg.svd((projected @ projected.T).astype(np.float64))
+        found[:] = 0
+        for block in pixel_blocks(n_stars, n_pixels):
+            part = whitened(block)
+            found += part @ (part.T @ basis)
+        basis = np.linalg.qr(found)[0].astype(np.float32)
+    square = np.zeros((size, size))
+    for block in pixel_blocks(n_stars, n_pixels):
+        projected = basis.T @ whitened(block)
+        square += projected @ projected.T
+    left, _, _ = np.linalg.svd(square)
     mean = (basis.astype(np.float64) @ left[:, :n_factors]) * np.sqrt(n_stars)
     cov = np.broadcast_to(1e-3 * np.eye(n_factors), (n_stars, n_factors, n_factors)).copy()
     return StarFactors(mean, cov)
 
 
 def star_factors(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     labels: Design,
     mean: FloatArray,
     cov: NDArray[Any],
@@ -162,6 +185,7 @@ def star_factors(
     Parameters
     ----------
     flux, ivar : (n_stars, n_pixels)
+        Arrays, or the like of them (`pixels.columns`): they are read block by block of pixels.
     labels : Design
         Features of the labels.
     mean : (n_pixels, n_coef) float64
@@ -181,36 +205,87 @@ def star_factors(
     square = (pack_outer(mean[:, k:]) + cov[:, in_loading]).astype(np.float32)
     cross = np.ascontiguousarray(cov[:, in_cross], dtype=np.float32)
     products = np.concatenate([square, cross], axis=1)
-    label_products = None if labels.slopes is None else _label_products(mean, cov, k)
+    if labels.slopes is not None:
+        products = np.concatenate([products, _label_products(mean, cov, k)], axis=1)
     s2 = (scatter**2).astype(np.float32)
-    n_stars, size = flux.shape[0], j + (0 if templates is None else len(templates.columns))
-    z_mean, z_cov = np.empty((n_stars, size)), np.empty((n_stars, size, size))
+    if templates is not None:
+        return _with_templates(flux, ivar, labels, mean, products, s2, templates)
+    v = labels.mean.astype(np.float32)
+    n_stars, n_pixels = flux.shape
+    sums, right = np.zeros((n_stars, products.shape[1])), np.zeros((n_stars, j))
+    score = np.zeros((n_stars, k))
+    for block in pixel_blocks(n_stars, n_pixels):
+        some_flux, some_ivar = np.asarray(flux[:, block]), np.asarray(ivar[:, block])
 
-    def work(rows_: slice) -> None:
-        v = labels.mean[rows_].astype(np.float32)
-        w = np.asarray(ivar[rows_], dtype=np.float32)
-        w = w / (1 + w * s2)
-        residual = np.asarray(flux[rows_], dtype=np.float32) - 1 - v @ theta.T
-        sums = (w @ products).astype(np.float64)
-        precision = unpack(sums[:, : packed_size(j)]) + np.eye(j)
-        mixed = sums[:, packed_size(j) :].reshape(len(sums), j, k)
-        right = ((w * residual) @ loading).astype(np.float64)
-        right -= np.einsum("njk,nk->nj", mixed, labels.mean[rows_])
-        known = None
-        if templates is not None:
-            known = KnownPart.of(templates, labels.mean[rows_], w, residual)
-            precision, right = known.joined(precision, right, loading)
-        if label_products is not None:
-            score = ((w * residual) @ theta).astype(np.float64)
-            sums = (w @ label_products).astype(np.float64)
-            across = sums[:, 2 * packed_size(k) :].reshape(len(sums), j, k) + mixed
-            if known is not None:
-                across = np.concatenate([across, known.times(theta)], axis=1)
-            precision, right = _without_label_errors(
-                precision, right, across, sums, score, labels.rows(rows_)
+        def add(
+            rows_: slice, block: slice = block, flux: Any = some_flux, ivar: Any = some_ivar
+        ) -> None:
+            w = np.asarray(ivar[rows_], dtype=np.float32)
+            w = w / (1 + w * s2[block])
+            residual = np.asarray(flux[rows_], dtype=np.float32) - 1 - v[rows_] @ theta[block].T
+            residual *= w
+            sums[rows_] += w @ products[block]
+            right[rows_] += residual @ loading[block]
+            if labels.slopes is not None:
+                score[rows_] += residual @ theta[block]
+
+        each_block(partial(add, block=block, flux=some_flux, ivar=some_ivar), _BLOCK, n_stars)
+    z_mean, z_cov = np.empty((n_stars, j)), np.empty((n_stars, j, j))
+    own, all_ = packed_size(j), packed_size(j) + j * k
+
+    def solve(rows_: slice) -> None:
+        precision = unpack(sums[rows_, :own]) + np.eye(j)
+        mixed = sums[rows_, own:all_].reshape(-1, j, k)
+        side = right[rows_] - np.einsum("njk,nk->nj", mixed, labels.mean[rows_])
+        if labels.slopes is not None:
+            across = sums[rows_, all_ + 2 * packed_size(k) :].reshape(-1, j, k) + mixed
+            precision, side = _without_label_errors(
+                precision, side, across, sums[rows_, all_:], score[rows_], labels.rows(rows_)
             )
         z_cov[rows_] = _inverse(precision)
-        z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], right)
+        z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], side)
+
+    each_block(solve, _BLOCK, n_stars)
+    return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
+
+
+def _with_templates(
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    labels: Design,
+    mean: FloatArray,
+    products: NDArray[np.float32],
+    s2: NDArray[np.float32],
+    templates: Templates,
+) -> StarFactors:
+    """`star_factors` with the amplitudes of known terms after the factors; in memory."""
+    k, n_stars = labels.n_coef, len(labels.mean)
+    j = mean.shape[1] - k
+    theta, loading = mean[:, :k].astype(np.float32), mean[:, k:].astype(np.float32)
+    size = j + len(templates.columns)
+    z_mean, z_cov = np.empty((n_stars, size)), np.empty((n_stars, size, size))
+    own, all_ = packed_size(j), packed_size(j) + j * k
+
+    def work(rows: slice) -> None:
+        v = labels.mean[rows]
+        w = np.asarray(ivar[rows], dtype=np.float32)
+        w = w / (1 + w * s2)
+        residual = np.asarray(flux[rows], dtype=np.float32) - 1 - v.astype(np.float32) @ theta.T
+        sums = (w @ products).astype(np.float64)
+        mixed = sums[:, own:all_].reshape(len(sums), j, k)
+        right = ((w * residual) @ loading).astype(np.float64)
+        right -= np.einsum("njk,nk->nj", mixed, v)
+        known = KnownPart.of(templates, v, w, residual)
+        precision, right = known.joined(unpack(sums[:, :own]) + np.eye(j), right, loading)
+        if labels.slopes is not None:
+            score = ((w * residual) @ theta).astype(np.float64)
+            across = sums[:, all_ + 2 * packed_size(k) :].reshape(len(sums), j, k) + mixed
+            across = np.concatenate([across, known.times(theta)], axis=1)
+            precision, right = _without_label_errors(
+                precision, right, across, sums[:, all_:], score, labels.rows(rows)
+            )
+        z_cov[rows] = _inverse(precision)
+        z_mean[rows] = np.einsum("nij,nj->ni", z_cov[rows], right)
 
     each_block(work, stars_at_a_time(templates, _BLOCK), n_stars)
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
@@ -342,70 +417,3 @@ def align_factors(
     sign = np.sign(np.sum((loading @ rotation) ** 3, axis=0))
     rotation = rotation * np.where(sign == 0, 1.0, sign)
     return factors.transformed(rotation.T), rotation.T
-
-
-_STARS = 250
-
-
-def enough_stars(n_stars: int) -> slice:
-    """Some of the stars, as many as `pixels_per_independent_one` needs.
-
-    Parameters
-    ----------
-    n_stars
-        How many there are.
-
-    Returns
-    -------
-    slice
-        Every n-th star.
-    """
-    return slice(None, None, max(1, n_stars // _STARS))
-
-
-def pixels_per_independent_one(
-    residual: NDArray[Any], weight: NDArray[Any], *, n_features: int, n_factors: int = 0
-) -> float:
-    r"""Number of pixels over the number of independent ones with the same spread of residuals.
-
-    Whatever moves many pixels together and is not among the labels leaves residuals that go
-    together. By chance it goes along with the labels a little, and then changes the coefficients
-    of all those pixels in the same way: they must not count as so many witnesses.
-
-    The eigenvalues of the stars' products over p independent pixels of unit variance scatter about
-    their mean by ``var / mean**2 = (number of eigenvalues) / p`` (those of a Wishart matrix).
-
-    Parameters
-    ----------
-    residual, weight
-        Flux minus model and inverse variance (scatter included), shape (n_stars, n_pixels).
-    n_features
-        Coefficients per pixel that were fitted to the residuals.
-    n_factors
-        Nuisance factors to come, which will explain as many of the strongest patterns.
-
-    Returns
-    -------
-    float
-        At least 1; the number of pixels where there are too few stars to tell.
-    """
-    n_pixels = residual.shape[1]
-    white = residual * np.sqrt(weight)
-    gram = _of_unit_stars((white @ white.T).astype(np.float64))
-    if 0 < n_factors < len(gram):
-        strongest = np.linalg.eigh(gram)[1][:, -n_factors:]
-        rest = np.eye(len(gram)) - strongest @ strongest.T
-        gram = _of_unit_stars(rest @ gram @ rest)
-    values = np.linalg.eigvalsh(gram)[n_features + n_factors :]
-    if len(values) < 2:
-        return float(n_pixels)
-    independent = len(values) * values.mean() ** 2 / max(values.var(), 1e-300)
-    return float(np.clip(n_pixels / independent, 1.0, n_pixels))
-
-
-def _of_unit_stars(gram: FloatArray) -> FloatArray:
-    """Products of the stars that have any, scaled to one for each star with itself."""
-    square = np.diag(gram)
-    some = square > 1e-12 * max(square.max(initial=0.0), 1e-300)
-    size = np.sqrt(square[some])
-    return np.asarray(gram[np.ix_(some, some)] / np.outer(size, size))

@@ -22,14 +22,14 @@ from bayes_cannon.spectra.distortions import KnownTerms, Templates
 from bayes_cannon.training.factors import (
     StarFactors,
     align_factors,
-    enough_stars,
     initial_factors,
     join_design,
-    pixels_per_independent_one,
     standardised,
     star_factors,
 )
+from bayes_cannon.training.pixels.columns import of_stars, pixel_blocks
 from bayes_cannon.training.pixels.fit import Design, PixelFit
+from bayes_cannon.training.pixels.redundancy import enough_stars, pixels_per_independent_one
 from bayes_cannon.training.pixels.scatter import first_scatter
 from bayes_cannon.training.pixels.survey import (
     Problem,
@@ -123,7 +123,7 @@ class MapFit:
 
 def _without_factors_but_terms(problem: Problem, terms: KnownTerms) -> MapFit:
     """Coefficients and known terms in turn."""
-    known, fit = TermState(problem, terms), _fit_without_factors(problem)
+    known, fit = TermState.of(problem, terms), _fit_without_factors(problem)
     for _ in range(_TERM_ROUNDS):
         known, clean, _ = known.learnt(fit.mean, fit.cov, fit.scatter)
         fit = _fit_without_factors(clean)
@@ -152,16 +152,16 @@ def _first_redundancy(problem: Problem, log_scatter: FloatArray) -> float:
     """Pixels per independent one in what a plain regression on the features leaves."""
     stars = enough_stars(len(problem.flux))
     x = problem.labels.mean[stars].astype(np.float32)
-    ivar = problem.ivar[stars]
-    residual = np.where(ivar > 0, problem.flux[stars] - 1, 0).astype(np.float32)
+    ivar = of_stars(problem.ivar, stars)
+    residual = np.where(ivar > 0, of_stars(problem.flux, stars) - 1, 0).astype(np.float32)
     residual -= x @ (np.linalg.pinv(x.astype(np.float64)).astype(np.float32) @ residual)
     weight = ivar / (1 + ivar * np.exp(2 * log_scatter).astype(np.float32))
     return pixels_per_independent_one(residual, weight, n_features=x.shape[1])
 
 
 def fit_map(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     labels: Design,
     *,
     n_factors: int = 0,
@@ -178,7 +178,9 @@ def fit_map(
     Parameters
     ----------
     flux, ivar
-        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels).
+        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels): arrays, in
+        memory or mapped from disk, or what can be asked for ``a[:, pixels]`` alike
+        (`bayes_cannon.training.pixels.columns`). No copy is made but of one block of pixels.
     labels
         Features of the labels.
     n_factors
@@ -213,7 +215,7 @@ def fit_map(
     problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
     if start is not None and n_factors == 0:
         raise InvalidDataError("a fit without factors begins from nothing: leave start out.")
-    seed, fitted = as_seed(seed), _can_be_fitted(flux, ivar)
+    seed, (seen, fitted) = as_seed(seed), _can_be_fitted(flux, ivar)
     if start is not None:
         fitted &= start.fitted
     with as_progress(progress) as tell:
@@ -241,7 +243,6 @@ def fit_map(
                 begin = replace(begin, terms=replace(terms, scale=begin.terms.scale))
             begin = replace(begin, seed=seed)
             return begin if pixels is None else _on_all_pixels(begin, fitted, free)
-    seen = (ivar > 0).any(axis=0)
     if not seen.any():
         raise FitError(
             f"none of {seen.size} pixels has a good value in any of {len(flux)} training stars; "
@@ -253,12 +254,19 @@ def fit_map(
     )
 
 
-def _can_be_fitted(flux: NDArray[Any], ivar: NDArray[Any]) -> NDArray[np.bool_]:
-    """Pixels with a good value in some star, and none that is beyond any normalised flux."""
-    fitted = (ivar > 0).any(axis=0)
-    wild = np.flatnonzero(~(np.abs(flux).max(axis=0) < _LARGEST_FLUX))
-    fitted[wild] &= ~((ivar[:, wild] > 0) & ~(np.abs(flux[:, wild]) < _LARGEST_FLUX)).any(axis=0)
-    return np.asarray(fitted)
+def _can_be_fitted(flux: Any, ivar: Any) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Pixels with a good value in some star, and those of them without one that is wild.
+
+    Wild is what is beyond any normalised flux.
+    """
+    seen = np.empty(flux.shape[1], dtype=bool)
+    fitted = np.empty_like(seen)
+    for block in pixel_blocks(*flux.shape):
+        some = np.asarray(flux[:, block])
+        good = np.asarray(ivar[:, block]) > 0
+        seen[block] = good.any(axis=0)
+        fitted[block] = seen[block] & ~(good & ~(np.abs(some) < _LARGEST_FLUX)).any(axis=0)
+    return seen, fitted
 
 
 def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
@@ -329,13 +337,36 @@ def _bound(
     return total + hyper.log_prior(problem.priors, problem.labels.n_coef)
 
 
-def _residuals(problem: Problem, fit: MapFit) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Residuals of the features alone and their weights, float32 (n_stars, n_pixels)."""
+def _residuals(
+    problem: Problem, fit: MapFit, pixels: slice, stars: slice = slice(None)
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Residuals of the features alone and their weights, of some pixels of some stars."""
     k = problem.labels.n_coef
-    v = problem.labels.mean.astype(np.float32)
-    residual = problem.flux - 1 - v @ fit.mean[:, :k].T.astype(np.float32)
-    weight = problem.ivar / (1 + problem.ivar * (fit.scatter**2).astype(np.float32))
+    v = problem.labels.mean[stars].astype(np.float32)
+    flux, ivar = (np.asarray(a[:, pixels])[stars] for a in (problem.flux, problem.ivar))
+    residual = flux - 1 - v @ fit.mean[pixels, :k].T.astype(np.float32)
+    weight = ivar / (1 + ivar * (fit.scatter[pixels] ** 2).astype(np.float32))
     return np.asarray(residual, np.float32), np.asarray(weight, np.float32)
+
+
+def _first_factors(
+    problem: Problem, start: MapFit, n_factors: int, seed: int
+) -> tuple[StarFactors, float]:
+    """Of the residuals without factors; and pixels per independent one beside them."""
+
+    def whitened(pixels: slice) -> NDArray[np.float32]:
+        residual, weight = _residuals(problem, start, pixels)
+        return residual * np.sqrt(weight)
+
+    rng = np.random.default_rng(seed)
+    n_stars, n_pixels = problem.flux.shape
+    factors = initial_factors(whitened, n_stars, n_pixels, n_factors, rng)
+    some = enough_stars(n_stars)
+    parts = [_residuals(problem, start, b, some) for b in pixel_blocks(n_stars, n_pixels)]
+    residual, weight = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+    return factors, pixels_per_independent_one(
+        residual, weight, n_features=problem.labels.n_coef, n_factors=n_factors
+    )
 
 
 def _expanded(
@@ -365,20 +396,14 @@ def _fit_with_factors(
     terms: KnownTerms | None = None,
 ) -> MapFit:
     k = problem.labels.n_coef
-    known = None if terms is None else TermState(problem, terms)
+    known = None if terms is None else TermState.of(problem, terms)
     if known is not None:
         begin = start.mean[:, :k], start.cov[:, : packed_size(k)], start.scatter
         known, problem, _ = known.learnt(*begin)
-    residual, weight = _residuals(problem, start)
-    factors = initial_factors(residual, weight, n_factors, np.random.default_rng(seed))
-    some = enough_stars(len(residual))
-    redundancy = pixels_per_independent_one(
-        residual[some], weight[some], n_features=k, n_factors=n_factors
-    )
+    factors, redundancy = _first_factors(problem, start, n_factors, seed)
     problem = problem.for_redundancy(redundancy)
     if known is not None:
         known = replace(known, problem=known.problem.for_redundancy(redundancy))
-    del residual, weight
     covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
     covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2
     hyper = replace(start.hyper, covariance=covariance)

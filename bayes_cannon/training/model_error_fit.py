@@ -13,6 +13,7 @@ from arviz_stats.base.array import array_stats
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.compiled.any_length import AnyLengthModel
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
@@ -38,17 +39,9 @@ __all__ = [
 
 
 _LOG = logging.getLogger(__name__)
-_LEARNING_POWER = 0.4
-"""Standard deviations of model errors fall as the number of training stars to this power.
 
-Measured on the library survey from 240 to 300 training stars (three seeds): 0.3 with 6 factors, 0.5
-with 30.
-"""
-
-
-_COMPILED: dict[Any, Any] = {}
-"""Compiled in this process, by numbers of labels and stars and by features: data are swapped."""
-_MAX_COMPILED = 8
+_COMPILED: dict[Any, AnyLengthModel] = {}
+"""Compiled in this process, by number of labels and by features: data are swapped."""
 _LOCK = threading.Lock()
 
 
@@ -194,9 +187,7 @@ def fit_model_error(
     groups = {
         "posterior": posterior,
         "sample_stats": stats[list(kept)].reset_coords(drop=True).rename(kept),
-        "constant_data": terms.to_dataset(basis.names).assign(
-            final_to_fold=(1 - 1 / (1 + int(found.fold.max()))) ** _LEARNING_POWER,
-        ),
+        "constant_data": terms.to_dataset(basis.names),
         "differences": _differences(found),
     }
     for name in ("posterior", "sample_stats"):
@@ -208,19 +199,12 @@ def fit_model_error(
 
 
 def _compiled(data: Differences) -> Any:
-    """Compile the model with these data (some seconds), or swap the data of an earlier one."""
-    import nutpie
-
-    key = (
-        len(data.names), data.star_id.size, tuple(data.degree.tolist()), data.growth_terms,
-    )  # fmt: skip
+    """Compile the model (some seconds), or take an earlier one; with these data."""
+    key = (len(data.names), tuple(data.degree.tolist()), data.growth_terms)
     with _LOCK:
         if key not in _COMPILED:
-            while len(_COMPILED) >= _MAX_COMPILED:
-                del _COMPILED[next(iter(_COMPILED))]
-            model = build_model_error_model(data)
-            _COMPILED[key] = nutpie.compile_pymc_model(model, backend="numba")
-        return _COMPILED[key].with_data(**model_data(data))
+            _COMPILED[key] = AnyLengthModel.compile(build_model_error_model(data))
+    return _COMPILED[key].with_data(model_data(data), data.star_id.size)
 
 
 def _sample(
@@ -260,8 +244,8 @@ def _sample(
 
 def _worst_rhat(trace: xr.DataTree) -> float:
     worst = 1.0
-    for name, draws in trace["posterior"].data_vars.items():
-        if name != "scaled_log_u" and draws.sizes["chain"] > 1 and draws.size:
+    for draws in trace["posterior"].data_vars.values():
+        if draws.sizes["chain"] > 1 and draws.size:
             columns = np.moveaxis(draws.values.reshape(*draws.shape[:2], -1), -1, 0)
             rhat = array_stats.rhat(columns)  # type: ignore[no-untyped-call]
             worst = max(worst, float(np.max(rhat)))

@@ -202,8 +202,10 @@ def notebooks() -> dict[str, str | bytes]:
             if one["cell_type"] == "markdown":
                 parts.append(source)
                 continue
-            if source and not hidden:
-                parts.append(f"```python\n{source}\n```")
+            if source:
+                code = f"```python\n{source}\n```"
+                folded = f"````{{dropdown}} Settings of this notebook\n{code}\n````"
+                parts.append(folded if hidden else code)
             for k, output in enumerate(one.get("outputs", ())):
                 parts += shown(output, out, f"{path.stem}-{number}-{k}.png")
         foot = (

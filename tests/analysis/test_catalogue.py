@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import xarray as xr
 from astropy.io import fits
+from astropy.io.votable import parse as parse_votable
+from astropy.io.votable.ucd import parse_ucd
 from astropy.table import Table
 from scipy.stats import norm
 
-from bayes_cannon.analysis.catalogues import catalogue, comparison, write_catalogue
+from bayes_cannon.analysis.catalogued.files import write_catalogue, write_votable
+from bayes_cannon.analysis.catalogues import catalogue, comparison
 from bayes_cannon.analysis.tables import PUBLISHED
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
 from bayes_cannon.spectra.labels import Labels
@@ -67,7 +70,8 @@ def test_columns_are_those_promised() -> None:
     for name in NAMES:
         expected += [name, f"{name}_ERR", f"{name}_FORMAL_ERR"]
         expected += [f"{name}_{q}" for q in ("Q16", "Q50", "Q84", "ASPCAP", "ASPCAP_ERR")]
-    expected += ["RHAT_MAX", "ESS_MIN", "DIVERGENCES", "CHI2_P", "LABEL_FLAG", "LABEL_COV"]
+    expected += ["RHAT_MAX", "ESS_MIN", "DIVERGENCES", "CHI2_P", "LABEL_FLAG"]
+    expected += ["TEFF_LOGG_CORR", "TEFF_MG_FE_CORR", "LOGG_MG_FE_CORR", "LABEL_COV"]
     assert table.colnames == expected
     assert all(table[name].description for name in table.colnames)
     assert str(table["TEFF_Q84"].unit) == "K"
@@ -91,6 +95,8 @@ def test_numbers_are_moments_of_the_draws() -> None:
         assert table["LABEL_COV"][1, i, i] == pytest.approx(wide.var(ddof=1), rel=1e-10)
     pair = np.stack([result["calibrated_posterior"][n].values[..., 1].ravel() for n in NAMES[:2]])
     assert table["LABEL_COV"][1, 0, 1] == pytest.approx(np.cov(pair.astype(float))[0, 1], rel=1e-6)
+    correlation = np.corrcoef(pair.astype(float))[0, 1]
+    assert table["TEFF_LOGG_CORR"][1] == pytest.approx(correlation, abs=1e-6)
     assert table["ESS_MIN"][0] == 700
     assert table["ESS_MIN"][1] == 300
     assert table["DIVERGENCES"][1] == 3
@@ -149,7 +155,7 @@ def test_files_hold_the_table(tmp_path: Path, *, simulated: bool) -> None:
         assert read.colnames == table.colnames
         assert list(np.asarray(read["APOGEE_ID"], dtype=str)) == list(IDS)
         for name in table.colnames[1:]:
-            values = np.ma.filled(np.ma.asarray(read[name], dtype=float), np.nan)
+            values = np.asarray(np.ma.getdata(read[name]), dtype=float)
             np.testing.assert_array_equal(values, np.asarray(table[name], dtype=float))
         assert bool(read.meta["SIMULATE"]) is simulated
         assert str(read["TEFF"].unit) == "K"
@@ -159,6 +165,98 @@ def test_files_hold_the_table(tmp_path: Path, *, simulated: bool) -> None:
     assert header["TCOMM10"].endswith("[dex]")
     assert ("SIMULATED" in str(header.get("HISTORY", ""))) is simulated
     assert str(table["LOGG"].unit) == "dex"  # writing leaves the table as it was
+
+
+def noted_result() -> xr.DataTree:
+    """Result of stars of which the survey says more than their names; the second is seen twice."""
+    result = make_result()
+    result["posterior"].attrs["id_name"] = "APOGEE_ID"
+    notes = {
+        "APOGEE_ID": [*IDS[:1], IDS[0], *IDS[2:]], "GAIA_ID": ["5860080419780127104", "", "7", "8"],
+        "RA": ["10.123456789", "", "0.5", "359.0"], "DEC": ["-5.25", "", "0.0", "89.5"],
+        "TELESCOPE": ["apo25m"] * 4, "FIELD": ["M15", "M15", "060+00", ""],
+        "NVISITS": ["3", "", "1", "12"], "STARFLAG": ["0", "", str(1 << 30), "4"],
+        "SNR": ["75.25", "", "120", "80"], "COLOUR": ["red", "", "", "blue"],
+    }  # fmt: skip
+    stats = result["star_stats"].to_dataset()
+    noted = {f"note_{name}": ("star", np.array(texts)) for name, texts in notes.items()}
+    result["star_stats"] = stats.assign(noted)
+    return result
+
+
+def test_what_the_survey_says_of_a_star_stands_beside_its_name(tmp_path: Path) -> None:
+    table = catalogue(noted_result())
+    head = ["STAR_ID", "APOGEE_ID", "GAIA_ID", "RA", "DEC", "TELESCOPE", "FIELD", "NVISITS", "SNR"]
+    assert table.colnames[: len(head) + 2] == [*head, "STARFLAG", "COLOUR"]
+    assert table.meta["ID"] == "STAR_ID"
+    assert list(table["STAR_ID"]) == list(IDS)
+    assert list(table["APOGEE_ID"])[:2] == [IDS[0], IDS[0]]
+    np.testing.assert_array_equal(table["RA"], [10.123456789, np.nan, 0.5, 359])
+    np.testing.assert_array_equal(table["NVISITS"], [3, -1, 1, 12])
+    assert str(table["RA"].unit) == "deg"
+    assert all(table[name].description for name in table.colnames)
+    fits_file, ecsv = write_catalogue(table, tmp_path)
+    for read in (Table.read(fits_file), Table.read(ecsv)):
+        assert float(read["RA"][0]) == 10.123456789
+        assert str(read["GAIA_ID"][0]).strip() == "5860080419780127104"
+    assert list(Table.read(fits_file)["NVISITS"].mask) == [False, True, False, False]
+
+
+def test_columns_of_the_fits_file_have_ucds_formats_and_null_values(tmp_path: Path) -> None:
+    table = catalogue(noted_result(), aspcap=aspcap())
+    table.meta |= {"SEED": "1"}
+    path = write_catalogue(table, tmp_path)[0]
+    with fits.open(path, checksum=True) as file, warnings.catch_warnings():
+        warnings.simplefilter("error")  # a checksum that is wrong is a warning
+        header = file[1].header
+        columns = {c.name: k for k, c in enumerate(file[1].columns, start=1)}
+    assert {"CHECKSUM", "DATASUM", "DATE", "ORIGIN", "SEED"} <= set(header)
+    ucds = {name: header[f"TUCD{k}"] for name, k in columns.items()}
+    for ucd in ucds.values():
+        parse_ucd(ucd, check_controlled_vocabulary=True, has_colon=False)
+    assert ucds["STAR_ID"] == "meta.id;meta.main"
+    assert ucds["APOGEE_ID"] == "meta.id"
+    assert ucds["RA"] == "pos.eq.ra;meta.main"
+    assert ucds["TEFF"] == ucds["TEFF_ASPCAP"] == "phys.temperature.effective"
+    assert ucds["LOGG_ERR"] == ucds["LOGG_ASPCAP_ERR"] == "stat.error;phys.gravity"
+    assert ucds["MG_FE_Q16"] == "phys.abund;stat.min"
+    shown = {name: header.get(f"TDISP{k}") for name, k in columns.items()}
+    assert (shown["TEFF"], shown["LOGG"], shown["RA"]) == ("F10.1", "F10.4", "F11.6")
+    numbers = [name for name, k in columns.items() if not header[f"TFORM{k}"].endswith("A")]
+    assert [name for name in numbers if not shown[name]] == ["LABEL_COV"]
+    nulls = [name for name, k in columns.items() if f"TNULL{k}" in header]
+    assert nulls == ["NVISITS", "STARFLAG", "DIVERGENCES"]
+
+
+def test_votable_is_valid_and_holds_the_table(tmp_path: Path) -> None:
+    table = catalogue(noted_result(), aspcap=aspcap())
+    paths = write_catalogue(table, tmp_path, votable=True)
+    assert [path.name for path in paths] == ["catalogue.fits", "catalogue.ecsv", "catalogue.vot"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = parse_votable(paths[2], verify="exception").get_first_table()
+    fields = {field.name: field for field in found.fields}
+    assert list(fields) == table.colnames
+    assert fields["RA"].unit.to_string() == "deg"
+    assert (fields["RA"].ucd, fields["RA"].ref) == ("pos.eq.ra;meta.main", "ICRS")
+    assert fields["LOGG"].unit is not None
+    assert str(fields["LOGG"].unit).strip("'") == "dex"
+    assert all(field.description and field.ucd for field in fields.values())
+    assert fields["NVISITS"].values.null == -1
+    read = found.to_table()
+    assert list(read["NVISITS"].mask) == [False, True, False, False]
+    np.testing.assert_array_equal(np.ma.getdata(read["RA"]), table["RA"])
+    for name in ("TEFF", "LOGG_ERR", "LABEL_COV", "TEFF_LOGG_CORR"):
+        values = np.ma.filled(np.ma.asarray(read[name]), np.nan)
+        np.testing.assert_array_equal(values, table[name])
+    assert [str(star) for star in read["STAR_ID"]] == list(IDS)
+    infos = {info.name: info.value for info in found.infos}
+    assert infos["LABELS"] == "TEFF,LOGG,MG_FE"
+    # Read again as a table, it can be compared and written again.
+    again = Table.read(paths[2])
+    assert write_votable(again, tmp_path / "again.vot").is_file()
+    with pytest.raises(OutputExistsError, match=r"again\.vot"):
+        write_votable(again, tmp_path / "again.vot")
 
 
 def test_a_real_star_says_that_its_model_is_of_simulated_ones(tmp_path: Path) -> None:

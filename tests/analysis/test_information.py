@@ -185,14 +185,14 @@ def test_windows_that_cannot_be(labels, options, error, message):
 def test_figure_has_a_number_for_each_share(cannon):
     table = line_information(cannon)
     for share in ("FILTER", "INFORMATION"):
-        ax = plot_information(table, share=share)
+        ax = plot_information(table, share=share).axes[0]
         said = [text.get_text() for text in ax.texts]
         mine = shares(table, "MG_FE", share)
         assert f"{round(100 * mine[OWN])}" in said
         assert len(said) == len(cannon.names) * len(set(table["GROUP"]) | {OWN})
         assert "SIMULATED" in ax.get_title().upper()
     _, ax = plt.subplots()
-    assert plot_information(table, ax=ax) is ax
+    assert plot_information(table, ax=ax) is ax.figure
     with pytest.raises(InvalidDataError, match="share must be 'FILTER' or 'INFORMATION'"):
         plot_information(table, share="ALL")
     with pytest.raises(InvalidDataError, match="that of line_information"):

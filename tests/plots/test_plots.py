@@ -1,5 +1,6 @@
 """Tests of the figures: what they say and the numbers they draw, not their pixels."""
 
+import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -160,7 +161,7 @@ def texts(ax: Axes) -> list[str]:
 
 
 def test_spectrum_draws_good_pixels_and_shades_the_others(spectra: NormalizedSpectra) -> None:
-    ax = plots.plot_spectrum(spectra, STAR)
+    ax = plots.plot_spectrum(spectra, STAR).axes[0]
     good = spectra.good[3]
     x, y = curve(ax, "pixels 400-800")
     np.testing.assert_array_equal(x, spectra.wavelength[400:][good[400:]])
@@ -182,7 +183,7 @@ def test_spectrum_in_given_axes_and_window(spectra: NormalizedSpectra) -> None:
     mine = plt.figure().add_subplot()
     ax = plots.plot_spectrum(
         replace(spectra, simulated=False), STAR, window=(16060, 16070), ax=mine
-    )
+    ).axes[0]
     assert ax is mine
     low, high = ax.get_xlim()
     assert 16060 <= low < high <= 16070
@@ -270,7 +271,7 @@ def test_model_figure_wants_the_models_pixels(
 
 
 def test_scatter_names_its_peak(cannon: Cannon) -> None:
-    ax = plots.plot_scatter(cannon, n_lines=3)
+    ax = plots.plot_scatter(cannon, n_lines=3).axes[0]
     x, y = curve(ax, "intrinsic scatter")
     np.testing.assert_array_equal(x, cannon.wavelength[cannon.used])
     np.testing.assert_array_equal(y, cannon.scatter[cannon.used])
@@ -281,7 +282,7 @@ def test_scatter_names_its_peak(cannon: Cannon) -> None:
     assert len(marked) + len(unknown) == 3
     assert "?" not in texts(ax)
     assert ax.get_title().endswith("(simulated)")
-    assert not plots.plot_scatter(cannon, n_lines=0).texts
+    assert not plots.plot_scatter(cannon, n_lines=0).axes[0].texts
 
 
 def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
@@ -303,7 +304,7 @@ def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
 
 def test_spectra_beyond_the_list_of_lines_are_drawn_without_marks_for_lines(cannon: Cannon) -> None:
     optical = replace(cannon, wavelength=cannon.wavelength / 3)
-    ax = plots.plot_scatter(optical, n_lines=25)
+    ax = plots.plot_scatter(optical, n_lines=25).axes[0]
     assert not ax.texts
     assert "no line known" not in ax.get_title()
     figure = plots.plot_loadings(optical)
@@ -357,7 +358,7 @@ def test_only_narrow_peaks_of_a_loading_are_named_on_their_side(cannon: Cannon) 
 
 
 def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
-    ax = plots.plot_factor_choice(cannon)
+    ax = plots.plot_factor_choice(cannon).axes[0]
     x, y = ax.containers[0][0].get_data()
     np.testing.assert_array_equal(x, [0, 1, 2, 4])
     np.testing.assert_array_equal(y, [-100, -20, 0, -1])
@@ -365,7 +366,7 @@ def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
     rising = cannon.history | {"predictive": np.array([100.0, 180, 190, 200])}
     assert (
         "the largest number tried is the best"
-        in plots.plot_factor_choice(replace(cannon, history=rising)).get_title()
+        in plots.plot_factor_choice(replace(cannon, history=rising)).axes[0].get_title()
     )
     assert curve(ax, "chosen: 2 factors")[0][0] == 2
     with pytest.raises(InvalidDataError, match="'factor_grid': the number of factors was given"):
@@ -373,7 +374,7 @@ def test_choice_of_factors_marks_the_chosen(cannon: Cannon) -> None:
 
 
 def test_bound_is_drawn_relative_to_its_end(cannon: Cannon) -> None:
-    ax = plots.plot_bound(cannon)
+    ax = plots.plot_bound(cannon).axes[0]
     bound = cannon.history["bound"]
     np.testing.assert_allclose(curve(ax, "bound after each round")[1], bound - bound[-1])
     assert ax.get_ylabel().endswith("(nat)")
@@ -382,7 +383,7 @@ def test_bound_is_drawn_relative_to_its_end(cannon: Cannon) -> None:
 
 
 def test_elbo_leaves_padding_out(cannon: Cannon) -> None:
-    ax = plots.plot_elbo(cannon)
+    ax = plots.plot_elbo(cannon).axes[0]
     first, second = (np.asarray(line.get_ydata(), float) for line in ax.lines[:2])
     np.testing.assert_array_equal(first, [-49, -4, 0, 0])
     np.testing.assert_array_equal(second, [-78, -7, 0, 0, 0])
@@ -395,7 +396,7 @@ def test_elbo_leaves_padding_out(cannon: Cannon) -> None:
 
 
 def test_chi_square_of_pixels(diagnostics: Diagnostics) -> None:
-    ax = plots.plot_chi2_pixels(diagnostics)
+    ax = plots.plot_chi2_pixels(diagnostics).axes[0]
     chi2 = diagnostics.quality.chi2_pixel
     np.testing.assert_array_equal(curve(ax, "pixels")[1], chi2[np.isfinite(chi2)])
     legend = [t.get_text() for t in ax.get_legend().get_texts()]
@@ -404,12 +405,12 @@ def test_chi_square_of_pixels(diagnostics: Diagnostics) -> None:
 
 
 def test_chi_square_of_stars_names_the_worst(diagnostics: Diagnostics) -> None:
-    ax = plots.plot_chi2_stars(diagnostics, n_named=2)
+    ax = plots.plot_chi2_stars(diagnostics, n_named=2).axes[0]
     drawn = np.concatenate([np.asarray(c.get_offsets())[:, 1] for c in ax.collections])
     np.testing.assert_allclose(np.sort(drawn), np.sort(diagnostics.quality.chi2_star))
     worst = diagnostics.quality.worst_stars(2)
     assert all(star in texts(ax)[0] for star, _ in worst)
-    assert not plots.plot_chi2_stars(diagnostics, n_named=0).texts
+    assert not plots.plot_chi2_stars(diagnostics, n_named=0).axes[0].texts
 
 
 def test_residual_correlation_before_and_after(diagnostics: Diagnostics, cannon: Cannon) -> None:
@@ -428,7 +429,7 @@ def test_residual_correlation_before_and_after(diagnostics: Diagnostics, cannon:
 
 
 def test_leverage_names_the_highest(diagnostics: Diagnostics) -> None:
-    ax = plots.plot_leverage(diagnostics, n_named=1)
+    ax = plots.plot_leverage(diagnostics, n_named=1).axes[0]
     highest = diagnostics.quality.star_id[np.argmax(diagnostics.quality.leverage)]
     assert highest in texts(ax)[0]
     drawn = np.concatenate([np.asarray(c.get_offsets())[:, 1] for c in ax.collections])
@@ -709,3 +710,12 @@ def test_every_figure_is_exported() -> None:
     }
     assert {name for name in plots.__all__ if name.startswith("plot_")} == made
     assert all(callable(getattr(plots, name)) for name in plots.__all__)
+
+
+def test_every_figure_is_returned_as_such_and_one_panel_can_be_drawn_elsewhere() -> None:
+    names = [n for n in plots.__all__ if n.startswith("plot_")]
+    kinds = {name: inspect.signature(getattr(plots, name)) for name in names}
+    assert {name for name, kind in kinds.items() if kind.return_annotation != "Figure"} == set()
+    one_panel = {name for name, kind in kinds.items() if "ax" in kind.parameters}
+    assert {"plot_spectrum", "plot_kiel", "plot_scatter", "plot_sequence"} <= one_panel
+    assert all(kinds[name].parameters["ax"].default is None for name in one_panel)

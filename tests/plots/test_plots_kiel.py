@@ -62,7 +62,7 @@ def points(ax: Axes) -> np.ndarray:
 
 
 def test_stars_are_where_their_labels_are(table: Table) -> None:
-    ax = plot_kiel(table)
+    ax = plot_kiel(table).axes[0]
     expected = np.column_stack([table["TEFF"], table["LOGG"], table["FE_H"]])
     np.testing.assert_allclose(points(ax), expected)
     assert ax.get_xlim()[0] > ax.get_xlim()[1]
@@ -73,14 +73,14 @@ def test_stars_are_where_their_labels_are(table: Table) -> None:
     assert any("[Fe/H] (dex)" in a.get_ylabel() for a in ax.figure.axes)
     real = table.copy()
     real.meta.update(SIMULATE=False, SIMMODEL=True)
-    assert plot_kiel(real).get_title().endswith("(model trained on simulated stars)")
+    assert plot_kiel(real).axes[0].get_title().endswith("(model trained on simulated stars)")
 
 
 def test_error_bars_are_calibrated_where_known(table: Table, truth: Labels) -> None:
     for shown, kind in (
         (table, "calibrated"), (catalogue(make_result(truth, calibrated=False)), "formal"),
     ):  # fmt: skip
-        ax = plot_kiel(shown)
+        ax = plot_kiel(shown).axes[0]
         column = "TEFF_ERR" if kind == "calibrated" else "TEFF_FORMAL_ERR"
         horizontal = ax.containers[0].lines[2][0].get_segments()
         np.testing.assert_allclose([np.ptp(b[:, 0]) / 2 for b in horizontal], shown[column])
@@ -88,7 +88,7 @@ def test_error_bars_are_calibrated_where_known(table: Table, truth: Labels) -> N
 
 
 def test_packaged_isochrones_are_drawn_and_cited(table: Table) -> None:
-    ax = plot_kiel(table)
+    ax = plot_kiel(table).axes[0]
     shown = entries(ax)
     assert "MIST 2.5, 6.31 Gyr, [Fe/H] = 0.00" in shown
     assert "MIST 2.5, 6.31 Gyr, [Fe/H] = −1.00" in shown
@@ -110,7 +110,7 @@ def test_packaged_isochrones_are_drawn_and_cited(table: Table) -> None:
 def test_isochrones_of_the_users_own(table: Table, tmp_path) -> None:
     path = tmp_path / "own.iso"
     path.write_text(mist_text(log_ages=(9.5, 9.8), feh=0.25, version="1.2"))
-    ax = plot_kiel(table, isochrones=read_mist(path), log10_age=9.5, feh=[0.25, 0.3])
+    ax = plot_kiel(table, isochrones=read_mist(path), log10_age=9.5, feh=[0.25, 0.3]).axes[0]
     assert [e for e in entries(ax) if "MIST" in e] == ["MIST 1.2, 3.16 Gyr, [Fe/H] = 0.25"]
     assert "MIST 1.2" in ax.texts[0].get_text()
     with pytest.warns(BayesCannonWarning, match="no isochrone near"):
@@ -120,7 +120,7 @@ def test_isochrones_of_the_users_own(table: Table, tmp_path) -> None:
 def test_posteriors_of_chosen_stars(table: Table, result: xr.DataTree, truth: Labels) -> None:
     stars = [str(s) for s in truth.star_id[:2]]
     mine = plt.figure().add_subplot()
-    ax = plot_kiel(table, result=result, stars=stars, ax=mine)
+    ax = plot_kiel(table, result=result, stars=stars, ax=mine).axes[0]
     assert ax is mine
     shown = entries(ax)
     handles = ax.get_legend().legend_handles
@@ -173,11 +173,11 @@ def test_panels_show_the_catalogues_value(result: xr.DataTree, truth: Labels) ->
 def test_stars_without_values(table: Table) -> None:
     table["TEFF"][3] = np.nan
     table["FE_H"][5] = np.nan
-    ax = plot_kiel(table)
+    ax = plot_kiel(table).axes[0]
     assert f"{N_STARS - 1} stars" in ax.get_title()
     assert len(points(ax)) == N_STARS - 2
     del table["FE_H"]
-    assert len(plot_kiel(table).figure.axes) == 1
+    assert len(plot_kiel(table).axes) == 1
     table["LOGG"] = np.nan
     with pytest.raises(InvalidDataError, match=f"none of the {N_STARS} stars"):
         plot_kiel(table)
@@ -212,7 +212,7 @@ def test_offsets_are_from_the_branch_of_each_stars_own_metallicity() -> None:
     assert np.isnan(outside).all()
     known = Table({"TEFF": branch + 37.0, "LOGG": logg, "FE_H": feh})
     known["FE_H"][5] = -3.0
-    ax = plot_kiel_offsets(known)
+    ax = plot_kiel_offsets(known).axes[0]
     (drawn,) = [c for c in ax.collections if len(c.get_offsets())]
     np.testing.assert_allclose(drawn.get_offsets()[:, 1], 37.0)
     assert len(drawn.get_offsets()) == 59, "no point beyond the isochrones"
@@ -228,11 +228,11 @@ def test_a_posterior_much_wider_than_the_others_is_an_outline(
     result: xr.DataTree, table: Table
 ) -> None:
     star = str(result["posterior"]["star"].values[3])
-    usual = plot_kiel(table, result=result, stars=star)
+    usual = plot_kiel(table, result=result, stars=star).axes[0]
     small = table.copy()
     for name in ("TEFF_ERR", "LOGG_ERR"):
         small[name] = small[name] / 5
-    wide = plot_kiel(small, result=result, stars=star)
+    wide = plot_kiel(small, result=result, stars=star).axes[0]
     filled = [
         sum(isinstance(c, QuadContourSet) and c.filled for c in ax.collections)
         for ax in (usual, wide)

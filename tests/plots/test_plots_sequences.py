@@ -161,7 +161,7 @@ def curves(ax: Axes) -> list:
 
 
 def test_spectra_are_stacked_and_dashed_outside(cannon: Cannon) -> None:
-    ax = plot_metallicity(cannon)
+    ax = plot_metallicity(cannon).axes[0]
     sequence, drawn = metallicity_sequence(cannon), curves(ax)
     assert len(drawn) == 7
     flux = cannon.predict(sequence.values).flux[:, cannon.used]
@@ -183,7 +183,7 @@ def test_spectra_are_stacked_and_dashed_outside(cannon: Cannon) -> None:
 
 
 def test_lines_to_look_at_are_named(cannon: Cannon) -> None:
-    ax = plot_giant_branch(cannon, log_g=[2.5, 2.0])
+    ax = plot_giant_branch(cannon, log_g=[2.5, 2.0]).axes[0]
     named = {t.get_text() for t in ax.texts}
     expected = {
         "Fe I 16014.0", "Fe I 16045.0", "Fe I 16130.3", "Fe I 16157.7", "Fe I 16169.4",
@@ -200,11 +200,13 @@ def test_lines_to_look_at_are_named(cannon: Cannon) -> None:
 
 def test_deepest_lines_are_named_where_there_are_many(cannon: Cannon) -> None:
     mine = plt.figure().add_subplot()
-    ax = plot_sequence(cannon, ridge_sequence(cannon, [2.5]), window=None, n_lines=1, ax=mine)
+    ax = plot_sequence(cannon, ridge_sequence(cannon, [2.5]), window=None, n_lines=1, ax=mine).axes[
+        0
+    ]
     assert ax is mine
     names = [t.get_text() for t in ax.texts if "I " in t.get_text()]
     assert names == ["Si I 16099.2"]
-    bare = plot_sequence(cannon, ridge_sequence(cannon, [2.5]), n_lines=0)
+    bare = plot_sequence(cannon, ridge_sequence(cannon, [2.5]), n_lines=0).axes[0]
     assert len(bare.texts) == 1
 
 

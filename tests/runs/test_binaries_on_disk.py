@@ -94,18 +94,18 @@ def test_figures_are_drawn(search: BinarySearch, folder: Path) -> None:
 
 
 def test_completeness_counts_the_pairs(search: BinarySearch) -> None:
-    ax = plot_completeness(search)
+    ax = plot_completeness(search).axes[0]
     texts = [text.get_text() for text in ax.texts]
     assert sum(int(text.rpartition(" ")[2]) for text in texts) == 24
     assert "simulated" in ax.get_title()
-    far = plot_completeness(search, teff=(300.0, np.inf))
+    far = plot_completeness(search, teff=(300.0, np.inf)).axes[0]
     assert "300 or more K apart" in far.get_title()
     assert sum(int(t.get_text().rpartition(" ")[2]) for t in far.texts) < 24
 
 
 def test_pair_is_drawn_with_both_stars(search: BinarySearch) -> None:
     test = pairs(np.arange(N_TRAINING, N_TRAINING + 5), np.arange(5), 0.4, 25.0)
-    ax = plot_pair(small_cannon(), test, search, str(test.star_id[0]))
+    ax = plot_pair(small_cannon(), test, search, str(test.star_id[0])).axes[0]
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names[:2] == ["observed", "pair"]
     assert names[3].startswith("second star (")

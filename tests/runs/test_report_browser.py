@@ -244,7 +244,7 @@ def test_a_figure_is_enlarged_and_its_files_are_linked(page):
     links = page.value(
         "Array.from(document.querySelectorAll('#figure-one-to-one a'), (a) => a.textContent)"
     )
-    assert links == ["PNG", "PDF"]
+    assert links == ["PNG"], "PDFs are written on request alone"
 
 
 def test_the_page_is_dark_for_those_who_want_it(page):

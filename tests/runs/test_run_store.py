@@ -70,6 +70,15 @@ def test_order_of_variables_and_attributes_are_kept(run, parts):
     assert tree["star_stats"]["status"].attrs["flag_meanings"].startswith("NO_PIXELS")
 
 
+def test_plain_xarray_opens_a_run_without_a_warning(run):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree = xr.open_datatree(run / "posterior.zarr", engine="zarr")
+    np.testing.assert_array_equal(
+        tree["posterior"]["TEFF"], open_run(run).result["posterior"]["TEFF"]
+    )
+
+
 def test_chunks_are_blocks_of_stars(run):
     encoding = open_run(run).result["posterior"]["TEFF"].encoding
     assert encoding["chunks"] == (2, 20, 4)

@@ -82,13 +82,13 @@ def test_bad_pixels_of_sdss5_have_ordinary_errors_so_the_mask_decides(
     tmp_path: Path, star: Star
 ) -> None:
     path = write_mwmstar(tmp_path, star)
-    for bits in (0, "lab", "default"):
+    for bits in (0, "lenient", "default"):
         read = read_mwmstar(path, bad_bits=bits)
         assert np.all(read.ivar[2000:2005] > 1e-6)
         assert read.bad[2000:2005].all()
-        assert read.bad[4500:4503].all()  # bit 14, which 'lab' leaves out of DR17's
+        assert read.bad[4500:4503].all()  # bit 14, which 'lenient' leaves out of DR17's
         assert read.bad[1000:1010].all() == (bits != 0)
-    assert MWM.mask_bits("lab") == sdss5_bits("lab") == SDSS5_APSTAR.mask_bits(4351)
+    assert MWM.mask_bits("lenient") == sdss5_bits("lenient") == SDSS5_APSTAR.mask_bits(4351)
 
 
 def test_copies_of_dr17_say_bad_by_a_tiny_ivar(tmp_path: Path, star: Star) -> None:

@@ -13,6 +13,7 @@ from bayes_cannon.models.training_model import build_factor_model
 from bayes_cannon.training.factor_choice import _difference, choose_factors, predictive_density
 from bayes_cannon.training.factors import StarFactors, join_design, star_factors
 from bayes_cannon.training.map_fit import fit_map
+from bayes_cannon.training.pixels.columns import ColumnsOf, SomePixels, of_stars
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.pixels.population import update_hyperparameters
 
@@ -373,3 +374,61 @@ def test_scatters_without_residuals_have_a_finite_width():
     assert np.isfinite(fit.log_scatter).all()
     assert np.isfinite(fit.log_scatter_sd).all()
     assert np.all(fit.log_scatter_sd > 0)
+
+
+# Where the numbers come from ----------------------------------------------------------------
+
+
+class OnDisk:
+    """Spectra as a stored dataset gives them: by slices of pixels."""
+
+    def __init__(self, flux, ivar):
+        self.n_stars, self.n_pixels = flux.shape
+        self._flux, self._ivar, self.read = flux, ivar, []
+
+    def columns(self, pixels):
+        self.read.append(pixels.stop - pixels.start)
+        return self._flux[:, pixels].copy(), self._ivar[:, pixels].copy()
+
+
+@pytest.mark.parametrize("n_factors", [0, 2])
+def test_fit_is_the_same_from_memory_and_from_disk(survey, tmp_path, monkeypatch, n_factors):
+    """Bit by bit; blocks of another size give coefficients to 1e-6, scatters to their tolerance.
+
+    Some pixels have no good value.
+    """
+    flux, ivar, x, *_ = survey
+    flux, ivar = flux.astype(np.float32), ivar.astype(np.float32)
+    ivar[:, 40:45] = 0
+    ivar[:, 99] = 0
+    options = {"n_factors": n_factors, "seed": 1}
+    whole = fit_map(flux, ivar, Design.exact(x), **options)
+    monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+    expected = fit_map(flux, ivar, Design.exact(x), **options)
+    for name, values in (("flux", flux), ("ivar", ivar)):
+        np.save(tmp_path / f"{name}.npy", values)
+    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("flux", "ivar")]
+    disk = OnDisk(flux, ivar)
+    for pair in (mapped, ColumnsOf.pair(disk)):
+        found = fit_map(*pair, Design.exact(x), **options)
+        for name in ("mean", "cov", "log_scatter", "log_scatter_sd", "fitted", "bound"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert max(disk.read) == 32 < flux.shape[1]
+    np.testing.assert_allclose(expected.mean, whole.mean, rtol=1e-6, atol=1e-6)
+    off = (expected.log_scatter - whole.log_scatter) / whole.log_scatter_sd
+    assert np.max(np.abs(off)) < 0.01
+
+
+def test_columns_are_those_that_were_asked_for(monkeypatch):
+    monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+    flux = np.arange(300.0, dtype=np.float32).reshape(3, 100)
+    found, ivar = ColumnsOf.pair(OnDisk(flux, -flux))
+    some = np.array([0, 1, 2, 31, 32, 40, 97, 98, 99])
+    for pixels in (slice(None), slice(3, 5), slice(30, 70), slice(None, None, 7), some, some[:3]):
+        np.testing.assert_array_equal(found[:, pixels], flux[:, pixels])
+        np.testing.assert_array_equal(ivar[1:, pixels], -flux[1:, pixels])
+    view = SomePixels(found, some)
+    assert view.shape == (3, 9)
+    for pixels in (slice(None), slice(0, 3), slice(2, 6), np.array([1, 5])):
+        np.testing.assert_array_equal(view[:, pixels], flux[:, some[pixels]])
+    np.testing.assert_array_equal(of_stars(found, slice(None, None, 2)), flux[::2])

@@ -9,7 +9,6 @@ from scipy.optimize import minimize
 from bayes_cannon.base.packing import pack, unpack
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
-from bayes_cannon.training.factors import pixels_per_independent_one
 from bayes_cannon.training.map_fit import fit_map
 from bayes_cannon.training.pixels.fit import Design, given_scatter
 from bayes_cannon.training.pixels.kernels import LANES, posterior, weigh
@@ -20,6 +19,7 @@ from bayes_cannon.training.pixels.population import (
     second_moment,
     update_hyperparameters,
 )
+from bayes_cannon.training.pixels.redundancy import pixels_per_independent_one
 from bayes_cannon.training.pixels.survey import _accelerated
 
 

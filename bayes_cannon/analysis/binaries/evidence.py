@@ -76,7 +76,13 @@ class Evidence:
     share: float
 
     def score(self, found: FastPass) -> FloatArray:
-        """Score (n_stars,): the larger, the more like a pair; NaN without a fit."""
+        """Score (n_stars,): the larger, the more like a pair; NaN without a fit.
+
+        Parameters
+        ----------
+        found
+            Result of the fast pass over the stars.
+        """
         x = (_features(found) - self.mean) / self.scale
         return np.asarray(x @ self.coef + self.constant)
 
@@ -118,7 +124,13 @@ class Evidence:
         return np.asarray(np.where(np.isfinite(score), rate, np.nan))
 
     def threshold(self, rate: float) -> float:
-        """Smallest score that at most a share `rate` of single stars reach."""
+        """Smallest score that at most a share `rate` of single stars reach.
+
+        Parameters
+        ----------
+        rate
+            Between 0 and 1; infinity is returned where no score is so rare.
+        """
         low, high = float(self.null_score.min()), float(self.null_score.max())
         grid = np.linspace(low, high + 0.5 * (high - low) + 1.0, 4000)
         under = self.false_positive_rate(grid) <= rate

@@ -119,7 +119,13 @@ class FastPass:
     theta: FloatArray
 
     def select(self, rows: Any) -> FastPass:
-        """Return some of the stars."""
+        """Return some of the stars.
+
+        Parameters
+        ----------
+        rows
+            Indices, mask or slice of the stars.
+        """
         return FastPass(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
 

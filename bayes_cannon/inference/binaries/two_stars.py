@@ -162,7 +162,13 @@ class TwoStarModel:
         return 2 * self.n_labels + 4
 
     def spread(self, kms: float) -> float:
-        """Broadening in pixels squared of a standard deviation in km/s."""
+        """Broadening in pixels squared of a standard deviation in km/s.
+
+        Parameters
+        ----------
+        kms
+            Standard deviation of the broadening, km/s.
+        """
         return (kms / self.kms_per_pixel) ** 2
 
     def single(self, ell: FloatArray, shift: float, broad: float) -> Evaluated:

@@ -74,7 +74,7 @@ class Compressed:
     term_cov: FloatArray
 
     def rows(self, rows: slice | NDArray[np.intp]) -> Compressed:
-        """Return the likelihoods of some stars."""
+        """Return the likelihoods of some stars, by indices or a slice `rows`."""
         return Compressed(**{name: array[rows] for name, array in vars(self).items()})
 
     def with_rows(self, rows: NDArray[np.intp], other: Compressed) -> Compressed:
@@ -99,17 +99,35 @@ class Compressed:
         return np.asarray(value if v.ndim == 3 else value[:, 0])
 
     def log_likelihood(self, v: FloatArray) -> FloatArray:
-        """Log likelihood, shape (n_stars[, n_draws]), of features (n_stars[, n_draws], n_terms)."""
+        """Log likelihood, shape (n_stars[, n_draws]).
+
+        Parameters
+        ----------
+        v
+            Features, shape (n_stars[, n_draws], n_terms).
+        """
         const = self.const[:, None] if v.ndim == 3 else self.const
         return np.asarray(const - 0.5 * self._quadratic(v))
 
     def chi2(self, v: FloatArray) -> FloatArray:
-        """Chi-square (residual)' S^-1 (residual), of the same shapes."""
+        """Chi-square (residual)' S^-1 (residual), shape (n_stars[, n_draws]).
+
+        Parameters
+        ----------
+        v
+            Features, shape (n_stars[, n_draws], n_terms).
+        """
         square = self.square[:, None] if v.ndim == 3 else self.square
         return np.asarray(square + self._quadratic(v))
 
     def factors(self, v: FloatArray) -> FloatArray:
-        """Posterior mean of the factors (n_stars, n_factors) at features (n_stars, n_terms)."""
+        """Posterior mean of the factors, shape (n_stars, n_factors).
+
+        Parameters
+        ----------
+        v
+            Features, shape (n_stars, n_terms).
+        """
         return np.asarray(self.factor_mean - np.einsum("njt,nt->nj", self.factor_slope, v))
 
     def term_covariance(self, feature_cov: FloatArray) -> FloatArray:

@@ -86,7 +86,13 @@ class Likelihood(ABC):
     name: ClassVar[str]
 
     def depends_on_labels(self, pixels: PixelModel) -> bool:
-        """Whether `compress` depends on the point `x`, so that it is refreshed at each mode."""
+        """Whether `compress` depends on the point `x`, so that it is refreshed at each mode.
+
+        Parameters
+        ----------
+        pixels
+            The trained model.
+        """
         return True
 
     @abstractmethod
@@ -156,7 +162,10 @@ class Likelihood(ABC):
     def sampled(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Log likelihood (n_draws,) as `term` has it, constants aside; k-hat compares the two.
 
-        Parameters are those of `log_likelihood`.
+        Parameters
+        ----------
+        pixels, star, ell
+            As for `log_likelihood`.
         """
         return self.log_likelihood(pixels, star, ell)
 
@@ -177,15 +186,25 @@ class Likelihood(ABC):
         return star
 
     def constant(self, star: OneStar) -> float:
-        """Return what `term` leaves out; it is added to the statistic ``lp``."""
+        """Return what `term` leaves out; it is added to the statistic ``lp``.
+
+        Parameters
+        ----------
+        star
+            At its mode.
+        """
         return 0.0
 
     def chi2(self, pixels: PixelModel, star: OneStar, ell: FloatArray) -> FloatArray:
         """Chi-square (n_draws,) at standardised labels (n_draws, n_labels).
 
         Of the compressed form, whose degrees of freedom are the star's used pixels. A likelihood
-        of heavy tails gives its outliers little weight there. Parameters are those of
-        `log_likelihood`.
+        of heavy tails gives its outliers little weight there.
+
+        Parameters
+        ----------
+        pixels, star, ell
+            As for `log_likelihood`.
         """
         return np.asarray(star.compressed.chi2(pixels.basis.features(ell)[None])[0])
 

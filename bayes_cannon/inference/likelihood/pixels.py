@@ -263,6 +263,8 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
 
     Parameters
     ----------
+    pixels
+        The trained model.
     x
         Features, then factors, shape (n, n_coef); amplitudes of known terms may follow.
 

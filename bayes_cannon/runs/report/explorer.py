@@ -74,7 +74,9 @@ def all_stars(inputs: ReportInputs) -> Iterator[Item]:
 
 def _grid(inputs: ReportInputs, n: int, cut: str) -> Grid:
     others = [k for k in ("APOGEE_ID", "GAIA_ID", "REDUCTION") if k in inputs.table.colnames]
-    others = [name for name in others if name != inputs.table.meta.get("ID")]
+    key = inputs.table.meta.get("ID")
+    # Names of spectra that were made unique hold the star's name.
+    others = [n for n in others if n != key and not (n == "APOGEE_ID" and key == "STAR_ID")]
     columns = [Column("star", kind="id"), *(Column(name) for name in others), Column("S/N", ".0f")]
     columns += [Column(with_unit(shown_label(k), u), "g") for k, u in inputs.units.items()]
     columns += [Column("χ² p", "g"), Column("ESS", ".0f"), Column("flags", kind="wide")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from bayes_cannon.runs.report.tables import coverage_table, cuts_table
 from bayes_cannon.spectra.continuum import divide_by_continuum
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
+from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.spectra.star_ids import row_of
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.preparing import treatment_of_files
@@ -43,6 +44,7 @@ from bayes_cannon.surveys.survey import open_survey
 __all__ = [
     "calibration",
     "corners",
+    "ends_of_windows",
     "factors",
     "gradients",
     "models",
@@ -56,6 +58,8 @@ __all__ = [
 
 
 WINDOW = (16000.0, 16200.0)
+_END = 40
+"""Pixels at the end of a window in which the continuum is looked at."""
 
 
 @section(
@@ -97,7 +101,7 @@ def _slice(survey: Path, dataset: TrainingSet) -> Figure:
 @section(
     "spectrum", "From raw to normalised spectrum",
     "The fitted continuum should run along the tops of the spectrum, without waves of its own; "
-    "below, the normalised continuum should lie at 1 from edge to edge.",
+    "below, the normalised continuum should lie at 1 over all pixels that are used.",
     order=30, needs=("cannon", "files"),
 )  # fmt: skip
 def spectrum(inputs: ReportInputs) -> Iterator[Item]:
@@ -117,12 +121,36 @@ def spectrum(inputs: ReportInputs) -> Iterator[Item]:
     if treatment.continuum is None:
         return
     normalized, fit = divide_by_continuum(raw, treatment.continuum)
-    draw = partial(plot_continuum, raw, normalized, fit, star, settings=treatment.continuum)
+    draw = partial(plot_continuum, raw, normalized, fit, star, settings=treatment.continuum,
+                   windows=treatment.windows)  # fmt: skip
+    ends = ends_of_windows(normalized, treatment.windows)
     yield Drawing(
         "continuum", draw, f"Continuum of {star}",
-        f"Above, the pixels that count as continuum and the Chebyshev series of degree "
-        f"{treatment.continuum.degree} through them, chip by chip; below, the spectrum over it.",
+        "Above, the pixels that count as continuum and the Chebyshev series of degree "
+        f"{treatment.continuum.degree} through them, chip by chip; below, the spectrum over it."
+        f"{ends}",
     )  # fmt: skip
+
+
+def ends_of_windows(normalized: NormalizedSpectra, windows: Sequence[tuple[int, int]]) -> str:
+    """Where the continuum of one star lies at the ends of the pixels that are used, in words.
+
+    Parameters
+    ----------
+    normalized
+        A spectrum on the whole grid.
+    windows
+        Ranges (start, stop) of pixels that are used.
+    """
+    flux = np.where(normalized.good[0], normalized.flux[0], np.nan)
+    parts = [flux[a:b][end] for a, b in windows for end in (slice(_END), slice(-_END, None))]
+    tops = [float(np.nanquantile(part, 0.9)) for part in parts if np.isfinite(part).any()]
+    if not tops:
+        return ""
+    return (
+        f" Shaded pixels are not used; at the ends of the others its upper edge (90 % of {_END} "
+        f"pixels lie below) is at {min(tops):.2f} to {max(tops):.2f}."
+    )
 
 
 @section(
@@ -149,19 +177,39 @@ def models(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def window_of(inputs: ReportInputs) -> tuple[float, float] | None:
-    """Window in which spectra are shown; None, everything, where the model does not reach it."""
+    """Window in which spectra are shown; None, everything, where the model does not reach it.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     assert inputs.cannon is not None
     return WINDOW if reaches(inputs.cannon, WINDOW) else None
 
 
 def reaches(cannon: Cannon, window: tuple[float, float]) -> bool:
-    """Whether a model has pixels enough in a window."""
+    """Whether a model has pixels enough in a window.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    window
+        Lowest and highest wavelength, Å.
+    """
     inside = (cannon.wavelength >= window[0]) & (cannon.wavelength <= window[1])
     return int(inside.sum()) > 10
 
 
 def gradients(inputs: ReportInputs) -> Iterator[Item]:
-    """Gradient spectra."""
+    """Gradient spectra.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     assert inputs.cannon is not None
     yield Drawing(
         "gradients", partial(plot_gradients, inputs.cannon), "Gradient spectra",
@@ -172,8 +220,8 @@ def gradients(inputs: ReportInputs) -> Iterator[Item]:
 
 @section(
     "scatter", "Intrinsic scatter",
-    "What neither labels nor factors explain, pixel by pixel. Peaks are lines of elements that "
-    "are no labels, or of the Earth's atmosphere.",
+    "What neither labels nor factors explain, pixel by pixel. Peaks are lines of elements not "
+    "among the labels, or of the Earth's atmosphere.",
     order=60, needs=("cannon",),
 )  # fmt: skip
 def scatter(inputs: ReportInputs) -> Iterator[Item]:
@@ -186,7 +234,7 @@ def scatter(inputs: ReportInputs) -> Iterator[Item]:
 @section(
     "factors", "Nuisance factors",
     "Patterns over thousands of pixels that move together from star to star without being a "
-    "label: other elements, rotation, resolution. Each should follow lines of something.",
+    "label: other elements, rotation, resolution, errors of the continuum (slow waves).",
     order=70, needs=("cannon",),
 )  # fmt: skip
 def factors(inputs: ReportInputs) -> Iterator[Item]:

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import Check
 from bayes_cannon.analysis.catalogues import comparison
+from bayes_cannon.base.numerical import slope_of
 from bayes_cannon.base.rounding import two_digits, value_with_error
 from bayes_cannon.inference.flags import LabelFlag, is_flagged, severity
 from bayes_cannon.inference.tables import star_ids
@@ -202,13 +203,9 @@ def one_to_one_caption(table: Table, reference: Labels, what: str) -> str:
         ours = np.ma.filled(np.ma.asarray(table[name], dtype=float), np.nan)
         theirs = np.where(rows >= 0, reference[name][rows], np.nan)
         known = np.isfinite(ours) & np.isfinite(theirs)
-        n = int(known.sum())
-        if n < _FEWEST or np.ptp(theirs[known]) == 0:
+        if known.sum() < _FEWEST or np.ptp(theirs[known]) == 0:
             continue
-        off, x = (ours - theirs)[known], theirs[known] - theirs[known].mean()
-        slope = float(np.sum(x * off) / np.sum(x**2))
-        left = off - off.mean() - slope * x
-        error = float(np.sqrt(np.sum(left**2) / max(n - 2, 1) / np.sum(x**2)))
+        slope, error = slope_of(theirs[known], (ours - theirs)[known])
         if abs(slope) > _FAR * error:
             slopes.append(f"{shown_label(name)} {value_with_error(slope, error)}")
     trend = (

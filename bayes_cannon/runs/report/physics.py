@@ -14,10 +14,12 @@ import numpy as np
 
 from bayes_cannon.analysis.aspcap import AspcapComparison, aspcap_comparison
 from bayes_cannon.analysis.gradients import line_groups
+from bayes_cannon.analysis.information import OWN, line_information
 from bayes_cannon.analysis.isochrones import packaged_isochrones
 from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.aspcap import plot_disagreements, plot_errors, plot_forest, plot_pulls
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.plots.gradients import plot_line_group
@@ -48,17 +50,20 @@ __all__ = [
     "kiel",
     "mystery",
     "sequences",
+    "where_information_is",
 ]
 
 
 _MOST_STARS = 4
+_SNR = 150.0
 
 
 @section(
     "gradients", "Gradient spectra",
-    "Where each label acts: a label's gradient should be large at the lines of its own element "
-    "and small elsewhere. Line by line, its extremum should lie on the line or, where the "
-    "line's core is saturated, on its flank.",
+    "Where the flux changes with each label. A data-driven model learns correlations, not "
+    "physics: part of what it knows of an abundance comes from lines of other elements. Line by "
+    "line, the extremum of a gradient should lie on the line or, where the line's core is "
+    "saturated, on its flank.",
     order=50, needs=("cannon",),
 )  # fmt: skip
 def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
@@ -66,6 +71,7 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
     cannon = inputs.cannon
     assert cannon is not None
     yield from gradients(inputs)
+    yield from where_information_is(cannon)
     for name in cannon.names:
         try:
             groups = line_groups(name, medium=cannon.medium)[:1]  # the page of the best lines
@@ -79,6 +85,34 @@ def gradient_spectra(inputs: ReportInputs) -> Iterator[Item]:
                     f"Gradient with {name} at its lines",
                     f"{group.title}, line by line, at their wavelengths in {cannon.medium}.",
                 )  # fmt: skip
+
+
+def where_information_is(cannon: Cannon) -> Iterator[Item]:
+    """Table of what part of a label's information lies near its own lines, and where most does.
+
+    Parameters
+    ----------
+    cannon
+        The trained model.
+    """
+    try:
+        table = line_information(cannon, snr=_SNR)
+    except (InvalidDataError, LabelError):
+        return
+    rows = []
+    for name in cannon.names:
+        of_label = table[table["LABEL"] == name]
+        groups = np.asarray(of_label["GROUP"]).astype(str)
+        share = dict(zip(groups, 100 * np.asarray(of_label["INFORMATION"]), strict=True))
+        own = share.pop(OWN, np.nan)
+        most = sorted(share.items(), key=lambda item: -item[1])[:3]
+        rows.append((shown_label(name), own, ", ".join(f"{k} {v:.0f} %" for k, v in most)))
+    yield Grid(
+        f"Where the information on each label is, at S/N {_SNR:g} per pixel: shares of the sum of "
+        "(gradient / error)² over pixels. Lines are the strong ones of the list.",
+        (Column("label", kind="id"), Column("near its own lines (%)", ".0f"),
+         Column("most", kind="wide")), rows,
+    )  # fmt: skip
 
 
 @section(

@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -24,6 +23,7 @@ from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import BayesCannonError, InvalidDataError, OutputExistsError
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.plots.common import figure_of
 from bayes_cannon.runs.report.inputs import ReportInputs
 from bayes_cannon.runs.report.loading import PathLike, load_inputs
 from bayes_cannon.runs.report.page import (
@@ -94,6 +94,7 @@ def write_report(
     overwrite: bool = False,
     sections: Sequence[Section] | None = None,
     published: bool = False,
+    pdf: bool = False,
     progress: Progress = None,
 ) -> Report:
     """Write ``report.html`` and ``figures/`` of a run.
@@ -123,6 +124,9 @@ def write_report(
         What to show; left out, all that are registered (see `registry.section`).
     published
         Show accuracies that others published beside ours.
+    pdf
+        Write every figure as PDF, too, which takes as long again. Without, those PDFs
+        of an earlier report are removed that would show other figures.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -145,7 +149,7 @@ def write_report(
         repeats=repeats,
     )  # fmt: skip
     inputs = replace(inputs, published=published)
-    maker = _Maker(inputs, folder / "figures" if out is None else None)
+    maker = _Maker(inputs, folder / "figures" if out is None else None, pdf=pdf)
     sections = registered_sections() if sections is None else sections
     chapters: list[Chapter] = []
     with as_progress(progress) as tell:
@@ -181,8 +185,8 @@ def _refuse_others(target: Path, *, overwrite: bool) -> None:
 class _Maker:
     """Makes chapters from sections; keeps what failed and which files were written."""
 
-    def __init__(self, inputs: ReportInputs, folder: Path | None) -> None:
-        self.inputs, self.folder = inputs, folder
+    def __init__(self, inputs: ReportInputs, folder: Path | None, *, pdf: bool) -> None:
+        self.inputs, self.folder, self.pdf = inputs, folder, pdf
         self.files: list[Path] = []
         self.failed: dict[str, str] = {}
         self.missing: dict[str, str] = {}
@@ -247,17 +251,24 @@ class _Maker:
             self.files.append(path)
             kinds = ("png", "pdf") if path.with_suffix(".pdf").is_file() else ("png",)
             return Picture(path.read_bytes(), drawing.alt, drawing.caption, path.stem, kinds)
-        figure = _figure_of(drawing.draw())
+        figure = figure_of(drawing.draw())
         try:
             png = _render(figure)
             if path is None:
                 return Picture(png, drawing.alt, drawing.caption)
-            for target, content in ((path, png), (path.with_suffix(".pdf"), _pdf(figure))):
+            files = {path: png}
+            beside = path.with_suffix(".pdf")
+            if self.pdf:
+                files[beside] = _pdf(figure)
+            elif beside.is_file() and not beside.is_symlink():
+                beside.unlink()
+            for target, content in files.items():
                 write_atomically(target, partial(_write_bytes, content=content), overwrite=True)
         finally:
             plt.close(figure)
         self.files.append(path)
-        return Picture(png, drawing.alt, drawing.caption, drawing.name, ("png", "pdf"))
+        kinds = ("png", "pdf") if self.pdf else ("png",)
+        return Picture(png, drawing.alt, drawing.caption, drawing.name, kinds)
 
     @staticmethod
     def _path(folder: Path, name: str) -> Path:
@@ -276,13 +287,6 @@ def _reason(error: Exception) -> str:
     """What went wrong, in one line."""
     said = " ".join(plain(" ".join(str(error).split())).split())
     return said if isinstance(error, BayesCannonError) else f"{type(error).__name__}: {said}"
-
-
-def _figure_of(drawn: Figure | Axes) -> Figure:
-    """The figure, where a drawing gave some axes."""
-    owner = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
-    assert owner is not None
-    return owner
 
 
 def _pdf(figure: Figure) -> bytes:

@@ -143,7 +143,13 @@ def _flagged(inputs: ReportInputs, flag: NDArray[np.int64]) -> Grid:
 
 
 def cuts_table(inputs: ReportInputs) -> Grid | None:
-    """How many stars each cut removed; None where the dataset does not say."""
+    """How many stars each cut removed; None where the dataset does not say.
+
+    Parameters
+    ----------
+    inputs
+        Of the report.
+    """
     if inputs.dataset is None or not inputs.dataset.cut_steps:
         return None
     rows = [tuple(row) for row in inputs.dataset.cut_table().iterrows()]
@@ -221,7 +227,13 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
 
 
 def coverage_table(check: Check) -> Grid:
-    """How often intervals held the reference."""
+    """How often intervals held the reference.
+
+    Parameters
+    ----------
+    check
+        Calibration against that reference.
+    """
     columns = (
         Column("label", kind="id"), Column("posterior"), Column("against"), Column("stars", "d"),
         Column("sd of pulls", ".2f"),

@@ -53,6 +53,8 @@ _FLAGS = ("STARFLAG", "ANDFLAG", "ASPCAPFLAG", "EXTRATARG")
 _COUNTS = ("NVISITS", "LOCATION_ID")
 _NUMBERS = ("RA", "DEC", "GLON", "GLAT", "J", "H", "K", "SNR", "SNREV",
             "VHELIO_AVG", "VSCATTER", "VERR")  # fmt: skip
+_GAIA = "GAIAEDR3_SOURCE_ID"
+"""Of DR17; that of DR16 is of Gaia DR2, whose stars have other numbers."""
 _CUT_LABELS = ("TEFF", "LOGG", "FE_H")
 _NAME = re.compile(r"allStar(?:Lite)?-(?P<apred>[^-.]+(?:\.\d+)?)")
 
@@ -94,6 +96,10 @@ def read_allstar(
         raw = read_columns(source, kinds)
         table = Table({n: source.convert(n, kind, raw[n]) for n, kind in kinds.items()})
         _convert_units(source, table, (*_CUT_LABELS, *wanted))
+        if _GAIA in table.colnames and _GAIA not in upper_names(extra):
+            number = np.ma.filled(np.ma.masked_array(table[_GAIA]), 0)
+            table["GAIA_ID"] = np.where(number > 0, number.astype(np.str_), "")
+            table.remove_column(_GAIA)
         headers = [file.hdus[0].header, source.hdu.header]
         marked = any(is_simulated(header) for header in headers)
         release = next((r for r in (card_text(h, "RELEASE") for h in headers) if r), "")
@@ -166,6 +172,8 @@ def _columns_in_use(
     for label in (*_CUT_LABELS, *labels):
         kinds |= {label: "number", f"{label}_ERR": "error", f"{label}_FLAG": "flag"}
     kinds["SIMULATED"] = "extra"
+    if _GAIA in source.names and source.is_number(_GAIA):
+        kinds[_GAIA] = "count"
     kinds = {name: kind for name, kind in kinds.items() if name in source.names}
     return dict.fromkeys((n for n in upper_names(extra) if n not in kinds), "extra") | kinds
 

@@ -120,6 +120,9 @@ class ApStar(_Spectrum):
         """The spectrum as readers of all surveys return it."""
         place = "/".join(filter(None, (self.telescope, self.field)))
         notes = {"REDUCTION": apred_of(self.release)} if self.release else {}
+        notes |= {"TELESCOPE": self.telescope, "FIELD": self.field, "NVISITS": str(self.n_visits)}
+        known = {"RA": self.ra, "DEC": self.dec}
+        notes |= {name: repr(float(v)) for name, v in known.items() if math.isfinite(v)}
         return StarSpectrum(
             self.star_id, self.flux, self.ivar, self.snr, place, self.simulated, notes
         )

@@ -53,13 +53,13 @@ _LEVEL_1 = 0xFF
 BAD_BITS = MappingProxyType(
     {
         "default": int(_LEVEL_1 | PixelBits.SIG_SKYLINE | PixelBits.NOT_ENOUGH_PSF),
-        "lab": int(_LEVEL_1 | PixelBits.SIG_SKYLINE),
+        "lenient": int(_LEVEL_1 | PixelBits.SIG_SKYLINE),
         "pipeline": int(_LEVEL_1 | PixelBits.NOT_ENOUGH_PSF),
     }
 )
 """Named choices of bits that make a pixel unusable.
 
-``default`` (20735): what the pipeline gives up, and strong sky lines; ``lab`` (4351): bits 0-7
+``default`` (20735): what the pipeline gives up, and strong sky lines; ``lenient`` (4351): bits 0-7
 and sky lines; ``pipeline`` (16639): what the pipeline gives up.
 """
 
@@ -80,7 +80,7 @@ def resolve_bits(bits: str | int) -> int:
 
     Examples
     --------
-    >>> resolve_bits("lab"), resolve_bits("CRPIX|SATPIX")
+    >>> resolve_bits("lenient"), resolve_bits("CRPIX|SATPIX")
     (4351, 6)
     """
     if isinstance(bits, str):

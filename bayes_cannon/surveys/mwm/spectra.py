@@ -132,7 +132,7 @@ def sdss5_bits(bad_bits: str | int) -> int:
 
     Examples
     --------
-    >>> sdss5_bits("lab") == 4351 | 16384, sdss5_bits(0) == REPLACED
+    >>> sdss5_bits("lenient") == 4351 | 16384, sdss5_bits(0) == REPLACED
     (True, True)
     """
     return resolve_bits(bad_bits) | REPLACED

@@ -92,7 +92,13 @@ class KnownPart:
         return cls(weighted, 0.5 * (inner + np.swapaxes(inner, 1, 2)), right)
 
     def times(self, coefficients: NDArray[Any]) -> FloatArray:
-        """Sums with coefficients (n_pixels, m), shape (n_stars, n_columns, m)."""
+        """Sums over pixels with coefficients, shape (n_stars, n_columns, m).
+
+        Parameters
+        ----------
+        coefficients
+            Shape (n_pixels, m).
+        """
         return (self.weighted @ coefficients.astype(np.float32)).astype(np.float64)
 
     def joined(

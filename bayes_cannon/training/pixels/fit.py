@@ -279,6 +279,10 @@ def log_marginal(
     ----------
     flux, ivar
         Normalised flux and inverse variance, shape (n_stars, n_pixels).
+    design
+        Of the stars.
+    prior
+        Of the pixels.
     log_scatter
         log s of each pixel, shape (n_pixels,).
     """
@@ -366,7 +370,7 @@ def fit_pixels(
     """
     dtype = np.dtype(np.float64 if flux.dtype == np.float64 else np.float32)
     r_all = np.asarray(flux, dtype=dtype) - dtype.type(1)
-    ivar_all = np.asarray(ivar, dtype=dtype)
+    ivar_all = np.ascontiguousarray(ivar, dtype=dtype)
     search = ScatterSearch(np.asarray(start, dtype=np.float64))
     n_pixels, n = search.u.size, design.n_coef
     active = np.arange(n_pixels)
@@ -405,7 +409,7 @@ def _finish(
 ) -> PixelFit:
     """Evaluate in float64, with the exact curvature; pixels off their mode move there first."""
     r = np.asarray(flux, dtype=np.float64) - 1
-    ivar = np.asarray(ivar, dtype=np.float64)
+    ivar = np.ascontiguousarray(ivar, dtype=np.float64)
     fit, slope = _at_mode(r, ivar, design, prior, u)
     for _ in range(_LAST_TRIES):
         off = np.flatnonzero(np.abs(slope) * fit.log_scatter_sd > tolerance)

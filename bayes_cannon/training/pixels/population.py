@@ -251,6 +251,10 @@ def update_hyperparameters(
         Sum over pixels of E[c c'], c the coefficients of flux - 1.
     log_scatter, log_scatter_sd : (n_pixels,)
         Posterior mean and standard deviation of log s of each pixel.
+    priors
+        Of the hyperparameters.
+    n_terms
+        Coefficients that are not of factors.
     """
     scale = priors.scales(n_terms, len(second) - n_terms)
     n, spread = float(log_scatter.size), 1.0

@@ -64,7 +64,7 @@ class ScatterSearch:
         return new - u
 
 
-def first_scatter(flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray) -> FloatArray:
+def first_scatter(flux: Any, ivar: Any, x: FloatArray) -> FloatArray:
     """Log scatter of every pixel from the residuals of a plain regression, shape (n_pixels,).
 
     The regression has one weight for each star, and bad pixels count as the mean spectrum: that is
@@ -85,11 +85,11 @@ def first_scatter(flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray) -> Floa
     weighted = (x * weight[:, None]).astype(np.float32)
     gram = x.T @ (x * weight[:, None])
     gram += 1e-3 * np.diag(np.diag(gram)) + 1e-6 * np.eye(len(gram))
-    start = np.empty(n_pixels)
+    start, nothing = np.empty(n_pixels), np.empty(n_pixels, dtype=bool)
     freedom = max(1 - x.shape[1] / n_stars, 0.2)
 
     def work(block: slice) -> None:
-        some_ivar = ivar[:, block]
+        some_ivar = np.asarray(ivar[:, block])
         good = some_ivar > 0
         r = np.where(good, flux[:, block] - 1, 0).astype(np.float32, copy=False)
         coef = np.linalg.solve(gram, (weighted.T @ r).astype(np.float64))
@@ -102,7 +102,7 @@ def first_scatter(flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray) -> Floa
         variance = np.einsum("np,np,np->p", w, r, r, dtype=np.float64) / freedom - noise
         total = np.maximum(w.sum(axis=0, dtype=np.float64), 1e-30)
         start[block] = 0.5 * np.log(np.maximum(variance, 0.05 * noise) / total + 1e-10)
+        nothing[block] = ~good.any(axis=0)
 
     each_block(work, 256, n_pixels)
-    nothing = ~(ivar > 0).any(axis=0)
     return np.where(nothing, np.nan, np.minimum(start, np.log(0.5)))

@@ -14,6 +14,7 @@ from bayes_cannon.base.parallel import each_block
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.training.pixels.columns import SomePixels
 from bayes_cannon.training.pixels.fit import Design, PixelFit, fit_pixels, given_scatter
 from bayes_cannon.training.pixels.kernels import LANES
 from bayes_cannon.training.pixels.population import (
@@ -36,10 +37,10 @@ _NOT_WORTH_THREADS = 1e7
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """The data and what does not change during the fit."""
+    """The data, arrays or the like of them (`columns`), and what does not change in the fit."""
 
-    flux: NDArray[Any]
-    ivar: NDArray[Any]
+    flux: Any
+    ivar: Any
     labels: Design
     free: NDArray[np.bool_] | None
     priors: TrainingPriors
@@ -66,7 +67,7 @@ class Problem:
         return self.only(slice(None, None, step))
 
     def only(self, pixels: slice | NDArray[np.intp]) -> Problem:
-        """Return the problem of some pixels.
+        """Return the problem of some pixels: a copy of a slice, a view of others.
 
         Parameters
         ----------
@@ -74,10 +75,13 @@ class Problem:
             Slice or numbers of pixels.
         """
         free = None if self.free is None else self.free[pixels]
-        flux, ivar = self.flux[:, pixels], self.ivar[:, pixels]
-        return replace(
-            self, flux=np.ascontiguousarray(flux), ivar=np.ascontiguousarray(ivar), free=free
-        )
+        flux: Any
+        ivar: Any
+        if isinstance(pixels, slice):
+            flux, ivar = (np.ascontiguousarray(a[:, pixels]) for a in (self.flux, self.ivar))
+        else:
+            flux, ivar = (SomePixels(a, pixels) for a in (self.flux, self.ivar))
+        return replace(self, flux=flux, ivar=ivar, free=free)
 
     def prior(self, hyper: Hyperparameters) -> PixelPrior:
         """Prior of the coefficients and scatters of all pixels.

@@ -12,6 +12,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.training.factors import StarFactors, star_factors
 from bayes_cannon.training.pixels.amplitudes import learn_scales, without_terms
+from bayes_cannon.training.pixels.columns import of_stars
 from bayes_cannon.training.pixels.survey import Problem
 
 __all__ = [
@@ -50,6 +51,20 @@ class TermState:
     problem: Problem
     terms: KnownTerms
     amplitudes: StarFactors | None = None
+
+    @classmethod
+    def of(cls, problem: Problem, terms: KnownTerms) -> TermState:
+        """Known terms of spectra, which are taken into memory.
+
+        Parameters
+        ----------
+        problem
+            Spectra as they are.
+        terms
+            On their pixels, with a first guess of the scales.
+        """
+        flux, ivar = (of_stars(a, slice(None)) for a in (problem.flux, problem.ivar))
+        return cls(replace(problem, flux=flux, ivar=ivar), terms)
 
     def learnt(
         self, mean: FloatArray, cov: NDArray[Any], scatter: FloatArray

@@ -1,0 +1,1 @@
+"""PyMC models compiled once and kept on disk, for data of any length."""
