@@ -393,3 +393,19 @@ def test_residuals_are_without_the_terms(cannon, stars):
         block = next(residual_blocks(spectra.flux, spectra.ivar, labels, model))
         after[name] = float(np.std(block.after))
     assert after["with"] < 0.9 * after["without"]
+
+
+def test_the_shift_is_taken_where_the_factors_are_chosen_too(stars):
+    """And by default not beside a given number of factors."""
+    settings = TrainingSettings(folds=0, latent_labels=False)
+    chosen = train(stars.training, settings=settings, seed=1)
+    record = chosen.settings["training"]
+    assert chosen.terms == ("shift",)
+    assert record["chosen_terms"] == ["shift"]
+    gain, error = record["term_gain"]["shift"]
+    assert gain > 2 * error > 0
+    given = train(stars.training, settings=dataclasses.replace(settings, n_factors=0), seed=1)
+    assert given.terms == ()
+    alone = dataclasses.replace(settings, n_factors=0, terms=("shift",))
+    without_factors = train(stars.training, settings=alone, seed=1)
+    assert_allclose(without_factors.term_scale, 0.5, rtol=0.15)
