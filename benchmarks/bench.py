@@ -32,6 +32,7 @@ SECTIONS = (
     "peers",
     "workers",
     "faults",
+    "terms",
 )
 RESULTS = Path(__file__).parent / "results.md"
 HEAD = """# Benchmarks

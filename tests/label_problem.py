@@ -33,6 +33,7 @@ class TrainedStandIn:
     simulated: bool = True
     medium: str = "vacuum"
     settings: dict = field(default_factory=dict)
+    known_terms: None = None
 
     @property
     def kappa_of_pixels(self) -> np.ndarray:

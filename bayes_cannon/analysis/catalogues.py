@@ -66,6 +66,8 @@ _FITS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Column: variable of ``star_stats``; only where the result has it."""
+_TERMS: Mapping[str, str] = MappingProxyType({"SHIFT": "shift", "SHIFT_ERR": "shift_sd"})
+"""The same, of models with known terms."""
 _FLAGS = ("label_flag", "status")
 """Variables of ``star_stats`` that hold the bit mask; the first that is there is taken."""
 
@@ -148,7 +150,9 @@ def catalogue(
         (or with the name of another catalogue, also ``meta["CATALOG"]``);
         ``RHAT_MAX``, ``ESS_MIN``, ``DIVERGENCES``, ``CHI2_P``, ``CHI2``, ``CHI2_RED`` (at the mode,
         per independent pixel), ``KHAT``, ``MAHALANOBIS``, ``N_PIXELS``, ``CHI2_RANK`` (NaN where
-        the model was not cross-validated), ``LABEL_FLAG``, ``NAME_FLAG`` (`GridEdge`); correlations
+        the model was not cross-validated), ``SHIFT`` and ``SHIFT_ERR`` (km/s, by which the rest
+        frame is off, of models with the known term ``shift``), ``LABEL_FLAG``, ``NAME_FLAG``
+        (`GridEdge`); correlations
         such as ``TEFF_LOGG_CORR``; ``LABEL_COV``, the
         covariance of the labels, shape (n_stars, n_labels, n_labels). Means, quantiles and
         covariances are those of the calibrated posterior where there is one, else of the formal
@@ -264,6 +268,8 @@ def _add_checks(table: Table, stats: xr.Dataset) -> None:
         columns["CHI2"] = stats["chi2"].values
         columns["CHI2_RED"] = reduced_chi2(stats)
     columns |= {name: stats[v].values for name, v in _FITS.items() if v in stats}
+    terms = {name: stats[v].values for name, v in _TERMS.items() if v in stats}
+    columns |= {name: values for name, values in terms.items() if name not in table.colnames}
     columns["LABEL_FLAG"] = stats[flag].values.astype(np.int64)
     for name, values in columns.items():
         table[name] = values

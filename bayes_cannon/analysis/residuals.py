@@ -71,19 +71,26 @@ def residual_blocks(
     mean = np.concatenate([cannon.theta, cannon.loadings], axis=1)
     mean[:, 0] -= 1  # coefficients of flux - 1
     theta, loading = cannon.theta.astype(np.float32), cannon.loadings.astype(np.float32)
+    terms, j = cannon.known_terms, cannon.n_factors
+    templates = None if terms is None else terms.templates(cannon.theta, cannon.used)
     s2 = (cannon.scatter**2).astype(np.float32)
     for a in range(0, flux.shape[0], _BLOCK):
         rows = slice(a, min(a + _BLOCK, flux.shape[0]))
         v = cannon.basis(labels[rows])
         part = np.where(cannon.used, ivar[rows], 0).astype(np.float32)
         design = Design.exact(v)
-        if cannon.n_factors:
-            z = star_factors(flux[rows], part, design, mean, cannon.coef_cov, cannon.scatter)
-            z_mean, z_cov = z.mean, z.cov
+        if j or templates is not None:
+            z = star_factors(
+                flux[rows], part, design, mean, cannon.coef_cov, cannon.scatter, templates
+            )
+            z_mean, z_cov = z.mean[:, :j], z.cov[:, :j, :j]
         else:
             z_mean, z_cov = np.zeros((len(v), 0)), np.zeros((len(v), 0, 0))
         before = np.asarray(flux[rows], np.float32) - v.astype(np.float32) @ theta.T
         after = before - z_mean.astype(np.float32) @ loading.T
+        if templates is not None:
+            known = np.einsum("nt,ntp->np", z.mean[:, j:], templates.scaled(v), optimize=True)
+            after -= known.astype(np.float32)
         yield ResidualBlock(rows, v, z_mean, z_cov, before, after, part, part / (1 + part * s2))
 
 

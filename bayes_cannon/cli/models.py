@@ -19,6 +19,7 @@ from bayes_cannon.cli.options import (
     Seed,
     Workers,
     factors_of,
+    terms_of,
     to_go_on,
     windows_of,
 )
@@ -74,6 +75,13 @@ def train(
             "given by --window."
         ),
     ] = ReadyWindows.none,
+    terms: Annotated[
+        str,
+        typer.Option(
+            help="Known terms beside the factors, with commas (shift,ghost,continuum,broadening), "
+            "none, or auto: shift, if predictive density says so where it chooses the factors, too."
+        ),
+    ] = "auto",
     workers: Workers = None,
     scheduler: Scheduler = None,
     seed: Seed = 1,
@@ -105,6 +113,7 @@ def train(
         snr_min=snr_min,
         latent_labels=latent_labels,
         missing=missing.value,
+        terms=terms_of(terms),  # type: ignore[arg-type]
     )
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
@@ -119,6 +128,8 @@ def train(
         f"{out}: {len(cannon.training)} stars, {cannon.n_pixels} pixels, "
         f"{cannon.basis.n_terms} terms, {cannon.n_factors} factors; {len(held_out)} held out"
     )
+    if cannon.terms:
+        OUT.print(f"known terms, rms over stars: {cannon.known_terms}")
 
 
 def check(

@@ -206,6 +206,34 @@ def factors_of(text: str) -> int | str:
     return int(text)
 
 
+def terms_of(text: str) -> tuple[str, ...] | str:
+    """Read the names of known terms, or ``auto`` or ``none``.
+
+    Parameters
+    ----------
+    text
+        What was given for ``--terms``, names with commas between them.
+
+    Raises
+    ------
+    FitError
+        If there is no such term.
+
+    Examples
+    --------
+    >>> terms_of("ghost,shift"), terms_of("none")
+    (('shift', 'ghost'), ())
+    """
+    from bayes_cannon.spectra.distortions import known_term_names
+
+    if text in ("auto", "none"):
+        return text if text == "auto" else ()
+    try:
+        return known_term_names([name.strip() for name in text.split(",")])
+    except InvalidDataError as error:
+        raise FitError(f"--terms takes names with commas, 'auto' or 'none': {error}") from error
+
+
 def windows_of(texts: list[str]) -> dict[str, list[tuple[float, float]]]:
     """``NAME=low:high`` as ranges by label.
 

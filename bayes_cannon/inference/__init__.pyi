@@ -17,7 +17,7 @@ from .likelihood.kinds import known_likelihoods as known_likelihoods
 from .likelihood.kinds import register_likelihood as register_likelihood
 from .likelihood.pixels import PixelModel as PixelModel
 from .likelihood.pixels import extra_variance as extra_variance
-from .likelihood.pixels import full_log_likelihood as full_log_likelihood
+from .likelihood.whole import full_log_likelihood as full_log_likelihood
 from .modes import ModeSettings as ModeSettings
 from .modes import fit_laplace as fit_laplace
 from .posterior import moments_of as moments_of

@@ -141,7 +141,8 @@ def sample_block(
             results[index] = result
             if progress is not None:
                 progress(len(star_id) - len(stars) + count)
-    return assemble(pixels.basis, priors, star_id, n_used, results, settings, seed)
+    columns = () if pixels.templates is None else pixels.templates.columns
+    return assemble(pixels.basis, priors, star_id, n_used, results, settings, seed, columns=columns)
 
 
 def _compiled(
@@ -252,11 +253,31 @@ def _at_mode(
         "chi2": float(likelihood.chi2(pixels, star.spectrum, ell)[0]),
         "independent_pixels": float(star.spectrum.compressed.n_effective[0]),
         "log_snr": float(log_snr(star.spectrum.ivar[None])[0]),
-        "factors_square": float(np.sum(laplace.factors[0] ** 2)) if pixels.n_factors else np.nan,
+        "factors_square": float(np.sum(laplace.factors[0] ** 2)) if pixels.n_hidden else np.nan,
         "factors_p": factors_p(laplace.factors[0]),
         "map_labels": laplace.labels[0],
         "laplace_cov": laplace.cov[0],
+        **_known_terms(pixels, star),
     }
+
+
+def _known_terms(pixels: PixelModel, star: _Star) -> dict[str, Any]:
+    """Amplitudes of known terms at the mode, and their errors, the labels' included."""
+    if pixels.templates is None:
+        return {}
+    templates, laplace = pixels.templates, star.laplace
+    ell = pixels.basis.standardize(laplace.labels)
+    slopes = pixels.basis.jacobian(ell) / pixels.basis.scale
+    cov = star.spectrum.compressed.term_covariance(
+        slopes @ laplace.cov @ np.swapaxes(slopes, 1, 2)
+    )[0]
+    mean = laplace.factors[0, pixels.n_factors :] * templates.scale
+    sd = np.sqrt(np.maximum(np.diag(cov), 0.0)) * templates.scale
+    found = dict[str, Any](term_amplitude=mean, term_amplitude_sd=sd)
+    for column, value, error in zip(templates.columns, mean, sd, strict=True):
+        if column.chip < 0:
+            found |= {column.name: float(value), f"{column.name}_sd": float(error)}
+    return found
 
 
 def _laplace_draws(

@@ -78,7 +78,8 @@ class Laplace:
     log_density : (n_stars,) float64
         Log posterior density of u at the mode, not normalised.
     factors : (n_stars, n_factors) float64
-        Posterior mean of the nuisance factors at the mode.
+        Posterior mean of the nuisance factors at the mode, and after them of the amplitudes of
+        known terms, in units of their scales.
     n_modes : (n_stars,) int
         Distinct modes found.
     mode_gap : (n_stars,) float64
@@ -134,7 +135,7 @@ def fit_laplace(
     settings = settings or ModeSettings()
     basis, n = pixels.basis, len(flux)
     v = basis.features(np.zeros((n, basis.n_labels)))
-    x = np.concatenate([v, np.zeros((n, pixels.n_factors))], axis=1)
+    x = np.concatenate([v, np.zeros((n, pixels.n_hidden))], axis=1)
     data = likelihood.compress(pixels, flux, ivar, x)
     starts = starting_points(basis, priors, data, min(settings.n_starts, 2))
     ends, value, _ = find_modes(basis, priors, data, starts, settings.max_steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from bayes_cannon.inference.sampler import STATISTICS, Draws
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.spectra.distortions import TermColumn
 
 __all__ = [
     "StarResult",
@@ -63,6 +64,10 @@ _SUMMARY = {
     "chi2_p": "posterior-predictive p-value of chi-square",
     "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
 }
+_TERMS = {
+    "shift": ("rest frame is off by, to the red", "km/s"),
+    "broadening": ("variance of the lines' broadening beside the model's", "km2/s2"),
+}
 _DIMS = ("chain", "draw", "star")
 
 
@@ -74,6 +79,8 @@ def assemble(
     results: list[StarResult],
     settings: InferenceSettings,
     seed: int,
+    *,
+    columns: Sequence[TermColumn] = (),
 ) -> xr.DataTree:
     """Put the stars of a block together, a DataTree by the InferenceData schema.
 
@@ -87,6 +94,8 @@ def assemble(
         One per star.
     seed
         Kept among the attributes.
+    columns
+        What the amplitudes of known terms are.
     """
     coords = {
         "chain": np.arange(settings.chains),
@@ -94,6 +103,7 @@ def assemble(
         "star": star_id,
     }
     names = {"label_name": list(basis.names), "label_name_2": list(basis.names)}
+    label_names = dict(names)
     attrs = {
         "inference_library": "bayes_cannon",
         "sampler": "nutpie" if settings.method == "nuts" else "none",
@@ -102,11 +112,15 @@ def assemble(
         "seed": int(seed),
         "tuning_steps": settings.tune if settings.method == "nuts" else 0,
     }
-    stats = _star_stats(basis, n_used, results)
+    stats = _star_stats(basis, n_used, results) | _term_stats(columns, results)
+    if columns:
+        names |= {
+            "term_column": [" ".join(map(str, c)) if c.chip >= 0 else c.name for c in columns]
+        }
     groups = {
         "posterior": schema_dataset(_posterior(basis, results, coords), coords, attrs),
         "star_stats": schema_dataset(stats, {"star": star_id, **names}, attrs),
-        "constant_data": schema_dataset(_constant(basis, priors), names, attrs),
+        "constant_data": schema_dataset(_constant(basis, priors), label_names, attrs),
     }
     if settings.method == "nuts":
         groups["sample_stats"] = schema_dataset(_sample_stats(results, coords), coords, attrs)
@@ -161,6 +175,28 @@ def _star_stats(
         cov[i] = result.summary.get("laplace_cov", np.nan)
     variables["map_labels"] = (("star", "label_name"), mode)
     variables["laplace_cov"] = (("star", "label_name", "label_name_2"), cov)
+    return variables
+
+
+def _term_stats(columns: Sequence[TermColumn], results: list[StarResult]) -> dict[str, Any]:
+    """Amplitudes of known terms and their standard deviations; NaN where a star has none."""
+    variables: dict[str, Any] = {}
+    if not columns:
+        return variables
+    for name, text in (
+        ("term_amplitude", "amplitudes of known terms: km/s, km2/s2, or a share of the continuum"),
+        ("term_amplitude_sd", "standard deviation of term_amplitude"),
+    ):
+        values = np.full((len(results), len(columns)), np.nan)
+        for i, result in enumerate(results):
+            values[i] = result.summary.get(name, np.nan)
+        variables[name] = (("star", "term_column"), values, {"long_name": text})
+    for column in columns:
+        if column.chip < 0:
+            text, unit = _TERMS[column.name]
+            for name, told in ((column.name, text), (f"{column.name}_sd", "error of it")):
+                found = np.array([float(r.summary.get(name, np.nan)) for r in results])
+                variables[name] = ("star", found, {"long_name": told, "units": unit})
     return variables
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,10 @@ from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.files.cannon_tree import cannon_fields, cannon_tree
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.models.label_moments import label_moments
+from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
 
@@ -33,7 +34,7 @@ __all__ = [
 
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +117,10 @@ class Cannon(Carded):
         inference (see `bayes_cannon.training.effective_pixels`); 1 where left out.
     kappa_log_sd : float
         Standard deviation of the logarithm of their common factor; NaN where not learnt.
+    terms : tuple of str
+        Known terms, of `bayes_cannon.spectra.distortions.KNOWN_TERMS`.
+    term_scale : (n_columns,) float64
+        Standard deviation over stars of each of their amplitudes.
     """
 
     basis: PolynomialBasis
@@ -138,6 +143,8 @@ class Cannon(Carded):
     medium: str = "vacuum"
     kappa: FloatArray = field(default_factory=lambda: np.ones(0))
     kappa_log_sd: float = float("nan")
+    terms: tuple[str, ...] = ()
+    term_scale: FloatArray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
         kappa = np.asarray(self.kappa, dtype=np.float64)
@@ -177,6 +184,7 @@ class Cannon(Carded):
             ("held out", count_text(held, "star") if held else ""),
             ("pixels", f"{used} ({self.medium})"),
             ("model", f"{size}, {count_text(self.n_factors, 'factor')}"),
+            ("known terms", str(self.known_terms or "")),
             ("method", str(made.get("method", ""))),
             ("model error", self._model_error_text() or str(made.get("no_model_error", "none"))),
         ]
@@ -206,6 +214,13 @@ class Cannon(Carded):
     def n_factors(self) -> int:
         """Number of nuisance factors."""
         return int(self.loadings.shape[1])
+
+    @property
+    def known_terms(self) -> KnownTerms | None:
+        """Known terms on the model's pixels; None where there are none."""
+        if not self.terms:
+            return None
+        return KnownTerms.on(self.terms, self.wavelength, self.chips, self.term_scale)
 
     @property
     def kappa_of_pixels(self) -> FloatArray:
@@ -249,6 +264,10 @@ class Cannon(Carded):
         terms = packed_size(self.basis.n_terms)
         variance = packed @ self.coef_cov[:, :terms].astype(np.float64).T
         extra = self.scatter**2 + np.sum(self.loadings**2, axis=1)
+        if (known := self.known_terms) is not None:
+            templates = known.templates(self.theta, self.used)
+            flat = templates.scaled(v.reshape(-1, v.shape[-1]))
+            extra = extra + np.sum(flat**2, axis=1).reshape(flux.shape)
         coef_sd = np.sqrt(np.maximum(variance, 0.0))
         return Prediction(flux, coef_sd, np.sqrt(coef_sd**2 + extra))
 
@@ -323,7 +342,7 @@ class Cannon(Carded):
         OutputExistsError
             If the file exists, or cannot be written.
         """
-        tree, path = _to_tree(self), user_path(path)
+        tree, path = cannon_tree(self), user_path(path)
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
@@ -345,102 +364,7 @@ class Cannon(Carded):
         path = user_path(path)
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
-            return _from_tree(tree)
+            return cls(**cannon_fields(tree))
         except Exception as error:  # whatever a strange file leads to
             reason = " ".join(str(error).split()) or type(error).__name__
             raise FileFormatError(f"{path} lacks parts of a trained model ({reason}).") from error
-
-
-def _to_tree(cannon: Cannon) -> xr.DataTree:
-    basis, labels = cannon.basis, cannon.training
-    angstrom = {"units": "Angstrom", "medium": cannon.medium}
-    pixels = xr.Dataset(
-        {
-            "theta": (("pixel", "term"), cannon.theta),
-            "loadings": (("pixel", "factor"), cannon.loadings),
-            "coef_cov": (("pixel", "packed"), cannon.coef_cov),
-            "scatter": ("pixel", cannon.scatter),
-            "log_scatter_sd": ("pixel", cannon.log_scatter_sd),
-            "used": ("pixel", cannon.used.astype(np.int8)),
-            "wavelength": ("pixel", cannon.wavelength, angstrom),
-            "coef_population": (("coef", "coef_2"), cannon.hyper.covariance),
-        },
-        attrs={
-            "mu_s": cannon.hyper.mu_s,
-            "omega_s": cannon.hyper.omega_s,
-            "redundancy": cannon.hyper.redundancy,
-            "kappa": cannon.kappa,
-            "kappa_log_sd": cannon.kappa_log_sd,
-        },
-    )
-    training = xr.Dataset(
-        {
-            "values": (("star", "label_name"), labels.values),
-            "errors": (("star", "label_name"), labels.errors),
-            "factors": (("star", "factor"), cannon.factors),
-            "star_id": ("star", labels.star_id.astype(object)),
-            "held_out": ("held", cannon.held_out.astype(object)),
-            "center": ("label_name", basis.center),
-            "scale": ("label_name", basis.scale),
-        }
-    )
-    groups: dict[str, xr.Dataset | xr.DataTree] = {"pixels": pixels, "training": training}
-    history = {
-        name: ([f"{name}_{i}" for i in range(np.ndim(array))], np.asarray(array))
-        for name, array in cannon.history.items()
-    }
-    groups["history"] = xr.Dataset(history)
-    if cannon.model_error is not None:
-        for node in cannon.model_error.subtree:
-            groups[f"model_error{node.path.rstrip('/')}"] = node.to_dataset()
-    tree = xr.DataTree.from_dict(groups)
-    tree.attrs.update(
-        names=json.dumps(basis.names),
-        units=json.dumps(basis.units),
-        degree=basis.degree,
-        chips=json.dumps(cannon.chips),
-        settings=json.dumps(dict(cannon.settings)),
-        simulated=int(cannon.simulated),
-    )
-    return tree
-
-
-def _from_tree(tree: xr.DataTree) -> Cannon:
-    pixels, training = tree["pixels"].to_dataset(), tree["training"].to_dataset()
-    names, units = (tuple(json.loads(tree.attrs[k])) for k in ("names", "units"))
-    basis = PolynomialBasis(
-        names, units, training["center"].values, training["scale"].values,
-        int(tree.attrs["degree"]),
-    )  # fmt: skip
-    ids = training["star_id"].values.astype(np.str_)
-    labels = Labels(names, training["values"].values, training["errors"].values, ids, units)
-    child = tree.children.get("model_error")
-    model_error = child.copy() if child is not None else None
-    if model_error is not None:
-        model_error.orphan()
-    hyper = Hyperparameters(
-        pixels["coef_population"].values,
-        float(pixels.attrs["mu_s"]),
-        float(pixels.attrs["omega_s"]),
-        float(pixels.attrs["redundancy"]),
-    )
-    arrays = {k: pixels[k].values for k in ("theta", "loadings", "coef_cov", "scatter")}
-    return Cannon(
-        basis=basis,
-        wavelength=pixels["wavelength"].values,
-        chips=tuple((int(a), int(b)) for a, b in json.loads(tree.attrs["chips"])),
-        **arrays,
-        log_scatter_sd=pixels["log_scatter_sd"].values,
-        used=pixels["used"].values.astype(bool),
-        hyper=hyper,
-        training=labels,
-        held_out=training["held_out"].values.astype(np.str_),
-        factors=training["factors"].values,
-        history={str(k): v.values for k, v in tree["history"].data_vars.items()},
-        model_error=model_error,
-        settings=json.loads(tree.attrs["settings"]),
-        simulated=bool(tree.attrs["simulated"]),
-        medium=str(pixels["wavelength"].attrs.get("medium", "vacuum")),
-        kappa=np.atleast_1d(pixels.attrs["kappa"]).astype(np.float64),
-        kappa_log_sd=float(pixels.attrs["kappa_log_sd"]),
-    )

@@ -308,7 +308,8 @@ def build_full_pixel_model(
     """Build the label model of one star with every pixel in it.
 
     Without factors the likelihood is a Normal per pixel; with factors they are free variables
-    ``z ~ N(0, 1)``, dim ``factor``.
+    ``z ~ N(0, 1)``, dim ``factor``, and amplitudes of known terms ``a ~ N(0, 1)`` in units of their
+    scales, dim ``term_column``, of templates that follow the labels.
 
     Parameters
     ----------
@@ -341,6 +342,10 @@ def build_full_pixel_model(
     n_factors = cannon.loadings.shape[1]
     if n_factors:
         coords["factor"] = np.arange(n_factors)
+    terms, templates = cannon.known_terms, None
+    if terms is not None:
+        coords["term_column"] = np.arange(len(terms.columns))
+        templates = terms.templates(cannon.theta, cannon.used)
     with pm.Model(coords=coords) as model:
         labels = pm.Deterministic("labels", _plain_priors(priors), dims="label_name")
         v = basis.symbolic((labels - basis.center) / basis.scale)
@@ -348,5 +353,9 @@ def build_full_pixel_model(
         if n_factors:
             z = pm.Normal("z", 0.0, 1.0, dims="factor")
             mean = mean + pt.dot(cannon.loadings[good].astype(np.float64), z)
+        if templates is not None:
+            a = pm.Normal("a", 0.0, 1.0, dims="term_column")
+            for c, matrix in enumerate(templates.matrices()):
+                mean = mean + a[c] * (pt.dot(matrix[0][good], v) + matrix[1][good])
         pm.Normal("flux", mean, sigma, observed=flux[good], dims="pixel")
     return model

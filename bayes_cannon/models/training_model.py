@@ -21,6 +21,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
@@ -137,8 +138,13 @@ def build_factor_model(
     *,
     priors: TrainingPriors | None = None,
     hyper: Hyperparameters | None = None,
+    terms: KnownTerms | None = None,
 ) -> pm.Model:
-    """Build the training model with `n_factors` nuisance factors.
+    """Build the training model with `n_factors` nuisance factors and known terms.
+
+    The amplitudes of the stars are ``a ~ N(0, 1)``, dim ``term_column``, in units of
+    ``term_scale ~ HalfNormal``, one for each group of columns; the templates are those of the
+    coefficients, free variables too.
 
     Parameters
     ----------
@@ -146,6 +152,8 @@ def build_factor_model(
         As for `build_training_model`; `hyper` has the covariance of terms and loadings.
     n_factors
         Number of factors, dim ``factor``.
+    terms
+        Known terms on these pixels, which must be few; None: none.
 
     Raises
     ------
@@ -154,12 +162,32 @@ def build_factor_model(
     """
     n_terms = features.shape[1]
     coords = _coords(flux, tuple(str(k) for k in range(n_terms)))
-    with pm.Model(coords={**coords, "factor": np.arange(n_factors)}) as model:
+    coords["factor"] = np.arange(n_factors)
+    if terms is not None:
+        coords["term_column"] = np.arange(len(terms.columns))
+        coords["term_group"] = np.unique(terms.groups)
+    with pm.Model(coords=coords) as model:
         v = pm.Data("features", np.asarray(features, np.float64), dims=("star", "term"))
         theta, loading, log_s = _pixel_priors(priors, hyper, n_terms, n_factors)
         z = pm.Normal("z", 0.0, 1.0, dims=("star", "factor"))
-        _observe(v @ theta.T + z @ loading.T, log_s, flux, ivar)
+        mean = v @ theta.T + z @ loading.T
+        if terms is not None:
+            mean = mean + _known_terms(terms, v, theta)
+        _observe(mean, log_s, flux, ivar)
     return model
+
+
+def _known_terms(terms: KnownTerms, v: Any, theta: Any) -> Any:
+    """What the known terms add to the stars' spectra, (n_stars, n_pixels)."""
+    groups = terms.groups
+    first = np.unique(groups, return_index=True)[1]
+    scale = pm.HalfNormal("term_scale", terms.widest[first], dims="term_group")
+    a = pm.Normal("a", 0.0, 1.0, dims=("star", "term_column"))
+    flux, added = v @ theta.T, 0.0
+    for c, (matrix, constant) in enumerate(terms.operators()):
+        template = flux @ np.asarray(matrix).T + constant
+        added = added + (scale[int(groups[c])] * a[:, c])[:, None] * template
+    return added
 
 
 def build_label_error_model(

@@ -284,6 +284,8 @@ def _training(facts: _Facts) -> Iterator[str]:
         text += f", with {factors} nuisance factor{plural}{why}"
     elif factors is None:
         facts.missing.append("number of nuisance factors")
+    if terms := made.get("chosen_terms"):
+        text += f", and terms of known form ({_listed(list(terms))})"
     yield f"{text}."
     if made.get("n_stars") is None:
         facts.missing.append("number of training stars")

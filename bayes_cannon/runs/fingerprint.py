@@ -80,11 +80,13 @@ def digest_of_model(cannon: Cannon) -> str:
     digest = ContentDigest()
     basis = cannon.basis
     chips = [[int(start), int(stop)] for start, stop in cannon.chips]
-    digest.text(json.dumps([basis.names, basis.units, basis.degree, cannon.medium, chips]))
+    digest.text(
+        json.dumps([basis.names, basis.units, basis.degree, cannon.medium, chips, cannon.terms])
+    )
     for array in (
         basis.center, basis.scale, cannon.wavelength, cannon.theta, cannon.loadings,
         cannon.coef_cov, cannon.scatter, cannon.log_scatter_sd, cannon.used, cannon.factors,
-        cannon.kappa,
+        cannon.kappa, cannon.term_scale,
     ):  # fmt: skip
         digest.array(np.asarray(array))
     _add_labels(digest, cannon.training)

@@ -9,6 +9,8 @@ from .continuum import published_pixels as published_pixels
 from .continuum import published_wavelengths as published_wavelengths
 from .dataset import CutStep as CutStep
 from .dataset import TrainingSet as TrainingSet
+from .distortions import KNOWN_TERMS as KNOWN_TERMS
+from .distortions import KnownTerms as KnownTerms
 from .label_kinds import LabelKind as LabelKind
 from .label_kinds import label_kind as label_kind
 from .label_kinds import label_tex as label_tex

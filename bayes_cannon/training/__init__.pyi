@@ -6,7 +6,9 @@ from .continuum_pixels import select_continuum_pixels as select_continuum_pixels
 from .cross_validation import CrossValidation as CrossValidation
 from .cross_validation import cross_validate as cross_validate
 from .factor_choice import FactorChoice as FactorChoice
+from .factor_choice import TermChoice as TermChoice
 from .factor_choice import choose_factors as choose_factors
+from .factor_choice import choose_terms as choose_terms
 from .factors import StarFactors as StarFactors
 from .map_fit import MapFit as MapFit
 from .map_fit import fit_map as fit_map

@@ -39,6 +39,7 @@ from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
+from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra, name_some
 from bayes_cannon.training.effective_pixels import (
@@ -282,16 +283,17 @@ def _do_fold(task: _Fold) -> list[LeftOut]:
     Linear algebra has one thread, whoever else works beside it: its last digits depend on that.
     """
     stars = task.stars.value
-    rows = np.flatnonzero(stars.fold != task.number)
+    cannon, rows = stars.cannon, np.flatnonzero(stars.fold != task.number)
+    terms = KnownTerms.on(cannon.terms, cannon.wavelength, cannon.chips) if cannon.terms else None
     flux = survey_arrays(stars.spectra)[0]
     with one_blas_thread():
         fit = fit_map(
             SomeStars(flux, rows), SomeStars(stars.ivar, rows), stars.design.rows(rows),
-            n_factors=stars.cannon.n_factors, free=stars.free, priors=stars.priors, seed=stars.seed,
-            tolerance=_TOLERANCE,
+            n_factors=cannon.n_factors, free=stars.free, priors=stars.priors, seed=stars.seed,
+            tolerance=_TOLERANCE, terms=terms,
         )  # fmt: skip
         test = np.flatnonzero(stars.fold == task.number)
-        return _predict(_with_fit(stars.cannon, fit), stars.spectra, test)
+        return _predict(_with_fit(cannon, fit), stars.spectra, test)
 
 
 def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
@@ -302,6 +304,7 @@ def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
     return replace(
         cannon, theta=theta, loadings=fit.mean[:, k:], coef_cov=fit.cov, scatter=fit.scatter,
         hyper=fit.hyper, used=cannon.used & fit.fitted, kappa=np.ones(len(cannon.chips)),
+        term_scale=cannon.term_scale if fit.terms is None else fit.terms.scale,
     )  # fmt: skip
 
 

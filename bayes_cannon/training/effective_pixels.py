@@ -208,8 +208,8 @@ def look_at_left_out(
     z = data.factors(v)
     x = np.concatenate([v, z], axis=1)
     w = ivar / (1 + ivar * extra_variance(pixels, x))
-    sums = [pixel_sums(pixels, flux, np.where(chip == c, w, 0.0)) for c in range(len(chips))]
-    residual = np.sqrt(w) * (flux - x @ pixels.coef.T)
+    sums = [pixel_sums(pixels, flux, np.where(chip == c, w, 0.0), v=v) for c in range(len(chips))]
+    residual = np.sqrt(w) * (flux - pixels.flux(x))
     products = np.zeros((len(chips), _MOST_LAGS + 1))
     pairs = np.zeros_like(products)
     full, good = np.zeros((len(rows), pixels.used.size)), np.zeros((len(rows), pixels.used.size))

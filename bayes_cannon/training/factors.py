@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon.base.packing import pack, pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.base.packing import pack, pack_outer, packed_size, unpack
 from bayes_cannon.base.parallel import each_block
 from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.spectra.distortions import Templates
+from bayes_cannon.training.pixels.amplitudes import KnownPart, stars_at_a_time
 from bayes_cannon.training.pixels.columns import pixel_blocks
 from bayes_cannon.training.pixels.fit import Design
 
@@ -32,7 +34,6 @@ __all__ = [
     "initial_factors",
     "join_design",
     "most_factors",
-    "predictive_density",
     "standardised",
     "star_factors",
 ]
@@ -45,7 +46,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True, eq=False)
 class StarFactors:
-    """Gaussian posterior of each star's factors.
+    """Gaussian posterior of each star's factors, or amplitudes in units of their scale.
 
     Attributes
     ----------
@@ -80,6 +81,16 @@ class StarFactors:
         """
         mean = (self.mean - shift) @ matrix.T
         return StarFactors(mean, matrix @ self.cov @ matrix.T)
+
+    def part(self, columns: slice) -> StarFactors:
+        """Return some of the factors, the others integrated out.
+
+        Parameters
+        ----------
+        columns
+            Which.
+        """
+        return StarFactors(self.mean[:, columns], self.cov[:, columns, columns])
 
 
 def most_factors(n_stars: int, n_pixels: int, n_labels: int) -> int:
@@ -165,8 +176,11 @@ def star_factors(
     mean: FloatArray,
     cov: NDArray[Any],
     scatter: FloatArray,
+    templates: Templates | None = None,
 ) -> StarFactors:
     """E step: posterior of every star's factors given the moments of the coefficients.
+
+    With templates, that of factors and amplitudes of the known terms together, in this order.
 
     Parameters
     ----------
@@ -179,6 +193,8 @@ def star_factors(
     cov : (n_pixels, n_coef (n_coef + 1) / 2)
         Their packed covariance.
     scatter : (n_pixels,) float64
+    templates : Templates or None
+        Of the known terms.
     """
     k = labels.n_coef
     j = mean.shape[1] - k
@@ -192,6 +208,8 @@ def star_factors(
     if labels.slopes is not None:
         products = np.concatenate([products, _label_products(mean, cov, k)], axis=1)
     s2 = (scatter**2).astype(np.float32)
+    if templates is not None:
+        return _with_templates(flux, ivar, labels, mean, products, s2, templates)
     v = labels.mean.astype(np.float32)
     n_stars, n_pixels = flux.shape
     sums, right = np.zeros((n_stars, products.shape[1])), np.zeros((n_stars, j))
@@ -220,13 +238,56 @@ def star_factors(
         mixed = sums[rows_, own:all_].reshape(-1, j, k)
         side = right[rows_] - np.einsum("njk,nk->nj", mixed, labels.mean[rows_])
         if labels.slopes is not None:
+            across = sums[rows_, all_ + 2 * packed_size(k) :].reshape(-1, j, k) + mixed
             precision, side = _without_label_errors(
-                precision, side, mixed, sums[rows_, all_:], score[rows_], labels.rows(rows_)
+                precision, side, across, sums[rows_, all_:], score[rows_], labels.rows(rows_)
             )
         z_cov[rows_] = _inverse(precision)
         z_mean[rows_] = np.einsum("nij,nj->ni", z_cov[rows_], side)
 
     each_block(solve, _BLOCK, n_stars)
+    return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
+
+
+def _with_templates(
+    flux: NDArray[Any],
+    ivar: NDArray[Any],
+    labels: Design,
+    mean: FloatArray,
+    products: NDArray[np.float32],
+    s2: NDArray[np.float32],
+    templates: Templates,
+) -> StarFactors:
+    """`star_factors` with the amplitudes of known terms after the factors; in memory."""
+    k, n_stars = labels.n_coef, len(labels.mean)
+    j = mean.shape[1] - k
+    theta, loading = mean[:, :k].astype(np.float32), mean[:, k:].astype(np.float32)
+    size = j + len(templates.columns)
+    z_mean, z_cov = np.empty((n_stars, size)), np.empty((n_stars, size, size))
+    own, all_ = packed_size(j), packed_size(j) + j * k
+
+    def work(rows: slice) -> None:
+        v = labels.mean[rows]
+        w = np.asarray(ivar[rows], dtype=np.float32)
+        w = w / (1 + w * s2)
+        residual = np.asarray(flux[rows], dtype=np.float32) - 1 - v.astype(np.float32) @ theta.T
+        sums = (w @ products).astype(np.float64)
+        mixed = sums[:, own:all_].reshape(len(sums), j, k)
+        right = ((w * residual) @ loading).astype(np.float64)
+        right -= np.einsum("njk,nk->nj", mixed, v)
+        known = KnownPart.of(templates, v, w, residual)
+        precision, right = known.joined(unpack(sums[:, :own]) + np.eye(j), right, loading)
+        if labels.slopes is not None:
+            score = ((w * residual) @ theta).astype(np.float64)
+            across = sums[:, all_ + 2 * packed_size(k) :].reshape(len(sums), j, k) + mixed
+            across = np.concatenate([across, known.times(theta)], axis=1)
+            precision, right = _without_label_errors(
+                precision, right, across, sums[:, all_:], score, labels.rows(rows)
+            )
+        z_cov[rows] = _inverse(precision)
+        z_mean[rows] = np.einsum("nij,nj->ni", z_cov[rows], right)
+
+    each_block(work, stars_at_a_time(templates, _BLOCK), n_stars)
     return StarFactors(z_mean, 0.5 * (z_cov + z_cov.transpose(0, 2, 1)))
 
 
@@ -260,7 +321,7 @@ def _label_products(mean: FloatArray, cov: NDArray[Any], k: int) -> NDArray[np.f
 def _without_label_errors(
     precision: FloatArray,
     right: FloatArray,
-    mixed: FloatArray,
+    across: FloatArray,
     sums: FloatArray,
     score: FloatArray,
     labels: Design,
@@ -273,8 +334,8 @@ def _without_label_errors(
 
     Parameters
     ----------
-    precision, right, mixed
-        Of the factors alone: (n, j, j), (n, j), and sums of w Cov(loading, theta), (n, j, k).
+    precision, right, across
+        Of the factors alone: (n, j, j), (n, j), and sums of w E[loading theta'], (n, j, k).
     sums
         Of w times `_label_products`.
     score : (n, k)
@@ -283,10 +344,9 @@ def _without_label_errors(
         Of these stars, with slopes.
     """
     assert labels.slopes is not None
-    slopes, k, size = labels.slopes, labels.n_coef, packed_size(labels.n_coef)
+    slopes, size = labels.slopes, packed_size(labels.n_coef)
     uncertain = unpack(sums[:, size : 2 * size])
     inner = unpack(sums[:, :size]) + uncertain
-    across = sums[:, 2 * size :].reshape(len(sums), -1, k) + mixed
     turned = np.swapaxes(slopes, 1, 2)
     own = turned @ inner @ slopes + np.eye(slopes.shape[2])
     own_right = turned @ (score - np.einsum("nik,nk->ni", uncertain, labels.mean))[:, :, None]
@@ -357,48 +417,3 @@ def align_factors(
     sign = np.sign(np.sum((loading @ rotation) ** 3, axis=0))
     rotation = rotation * np.where(sign == 0, 1.0, sign)
     return factors.transformed(rotation.T), rotation.T
-
-
-def predictive_density(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
-    labels: Design,
-    mean: FloatArray,
-    cov: NDArray[Any],
-    scatter: FloatArray,
-) -> FloatArray:
-    """Log density of new stars' spectra given their labels, factors integrated out.
-
-    Arguments are those of `star_factors`, of stars the fit has not seen; the coefficients'
-    uncertainty widens every pixel. Returns shape (n_stars,).
-
-    Parameters
-    ----------
-    flux, ivar, labels, mean, cov, scatter
-        See `star_factors`.
-    """
-    k = labels.n_coef
-    j = mean.shape[1] - k
-    theta, loading = mean[:, :k].astype(np.float32), mean[:, k:].astype(np.float32)
-    weights = packed_weights(k + j)
-    products = pack_outer(mean[:, k:]).astype(np.float32)
-    out = np.empty(flux.shape[0])
-    for a in range(0, flux.shape[0], _BLOCK):
-        rows = slice(a, a + _BLOCK)
-        part = labels.rows(rows)
-        n = part.mean.shape[0]
-        prior = StarFactors(np.zeros((n, j)), np.broadcast_to(np.eye(j), (n, j, j)))
-        design = join_design(part, prior)
-        extra = (design.second * weights).astype(np.float32) @ cov.T.astype(np.float32)
-        i = np.asarray(ivar[rows], dtype=np.float32)
-        w = i / (1 + i * (extra + (scatter**2).astype(np.float32)))
-        r = np.asarray(flux[rows], dtype=np.float32) - 1 - part.mean.astype(np.float32) @ theta.T
-        log_w = np.sum(np.log(w, where=w > 0, out=np.zeros_like(w)), axis=1, dtype=np.float64)
-        log_w -= np.log(2 * np.pi) * np.sum(w > 0, axis=1)
-        right = ((w * r) @ loading).astype(np.float64)
-        precision = unpack((w @ products).astype(np.float64)) + np.eye(j)
-        chi2 = np.sum(w * r * r, axis=1, dtype=np.float64)
-        solved = np.linalg.solve(precision, right[:, :, None])[:, :, 0]
-        chi2 -= np.sum(right * solved, axis=1)
-        out[rows] = 0.5 * (log_w - chi2 - np.linalg.slogdet(precision)[1])
-    return out

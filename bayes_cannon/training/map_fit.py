@@ -18,6 +18,7 @@ from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
+from bayes_cannon.spectra.distortions import KnownTerms, Templates
 from bayes_cannon.training.factors import (
     StarFactors,
     align_factors,
@@ -36,6 +37,7 @@ from bayes_cannon.training.pixels.survey import (
     learn_population,
     update_population,
 )
+from bayes_cannon.training.pixels.term_state import TermState, of_flux
 
 __all__ = [
     "MapFit",
@@ -53,6 +55,8 @@ _LARGEST_FLUX = 1e6
 """Of a normalised spectrum; squares of such values are still exact enough in float32."""
 _TRIES = 5
 """Fits until the coefficients of all pixels that are left can be worked out."""
+_TERM_ROUNDS = 2
+"""Fits without factors, each to the spectra without the known terms of the last."""
 _LOADING_SCALE = 0.02
 """First guess of tau of the loadings."""
 
@@ -80,6 +84,10 @@ class MapFit:
         pixel has the prior's moments and had no part in the fit.
     seed : int
         Of the first guess of the factors.
+    terms : KnownTerms or None
+        Known terms, with their scales.
+    amplitudes : StarFactors or None
+        Of the known terms, in units of their scales.
     """
 
     mean: FloatArray
@@ -92,11 +100,34 @@ class MapFit:
     converged: bool
     fitted: NDArray[np.bool_]
     seed: int = 0
+    terms: KnownTerms | None = None
+    amplitudes: StarFactors | None = None
 
     @property
     def scatter(self) -> FloatArray:
         """Intrinsic scatter s, shape (n_pixels,)."""
         return np.exp(self.log_scatter)
+
+    def templates(self, n_terms: int) -> Templates | None:
+        """Templates of the known terms on the pixels that were fitted; None without any.
+
+        Parameters
+        ----------
+        n_terms
+            Of the coefficients, how many are terms; the rest are loadings.
+        """
+        if self.terms is None:
+            return None
+        return self.terms.templates(of_flux(self.mean[:, :n_terms]), self.fitted)
+
+
+def _without_factors_but_terms(problem: Problem, terms: KnownTerms) -> MapFit:
+    """Coefficients and known terms in turn."""
+    known, fit = TermState.of(problem, terms), _fit_without_factors(problem)
+    for _ in range(_TERM_ROUNDS):
+        known, clean, _ = known.learnt(fit.mean, fit.cov, fit.scatter)
+        fit = _fit_without_factors(clean)
+    return replace(fit, terms=known.terms, amplitudes=known.amplitudes)
 
 
 def _fit_without_factors(problem: Problem) -> MapFit:
@@ -140,6 +171,7 @@ def fit_map(
     tolerance: float = 1e-3,
     progress: Progress = None,
     start: MapFit | None = None,
+    terms: KnownTerms | None = None,
 ) -> MapFit:
     """Fit the training model by its closed forms.
 
@@ -166,6 +198,8 @@ def fit_map(
     start
         A fit without factors (or with fewer) of the same data, to begin from; there must be
         factors to be fitted.
+    terms
+        Known terms on these pixels, with a first guess of their scales; None: none.
 
     Returns
     -------
@@ -191,20 +225,22 @@ def fit_map(
                 break
             pixels = None if fitted.all() else np.flatnonzero(fitted)
             part = problem if pixels is None else problem.only(pixels)
+            own = terms if terms is None or pixels is None else terms.only(pixels)
             try:
-                begin = (
-                    _fit_without_factors(part)
-                    if start is None
-                    else start
-                    if pixels is None
-                    else only_pixels(start, pixels)
-                )
+                if start is not None:
+                    begin = start if pixels is None else only_pixels(start, pixels)
+                elif own is not None and n_factors == 0:
+                    begin = _without_factors_but_terms(part, own)
+                else:
+                    begin = _fit_without_factors(part)
                 if n_factors > 0:
-                    begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell)
+                    begin = _fit_with_factors(part, begin, n_factors, seed, tolerance, tell, own)
             except SingularPixelsError as error:
                 bad = np.asarray(error.pixels) if pixels is None else pixels[error.pixels]
                 fitted[bad] = False
                 continue
+            if terms is not None and begin.terms is not None:
+                begin = replace(begin, terms=replace(terms, scale=begin.terms.scale))
             begin = replace(begin, seed=seed)
             return begin if pixels is None else _on_all_pixels(begin, fitted, free)
     if not seen.any():
@@ -246,6 +282,7 @@ def only_pixels(fit: MapFit, pixels: NDArray[np.intp]) -> MapFit:
     return replace(
         fit, mean=fit.mean[pixels], cov=fit.cov[pixels], log_scatter=fit.log_scatter[pixels],
         log_scatter_sd=fit.log_scatter_sd[pixels], fitted=fit.fitted[pixels],
+        terms=None if fit.terms is None else fit.terms.only(pixels),
     )  # fmt: skip
 
 
@@ -287,9 +324,15 @@ def _result(
 
 
 def _bound(
-    problem: Problem, fit: PixelFit, hyper: Hyperparameters, factors: StarFactors | None
+    problem: Problem,
+    fit: PixelFit,
+    hyper: Hyperparameters,
+    factors: StarFactors | None,
+    known: TermState | None = None,
 ) -> float:
     divergence = factors.divergence if factors is not None else 0.0
+    if known is not None and known.amplitudes is not None:
+        divergence += known.amplitudes.divergence
     total = float(fit.log_density.sum()) - divergence
     return total + hyper.log_prior(problem.priors, problem.labels.n_coef)
 
@@ -350,10 +393,17 @@ def _fit_with_factors(
     seed: int,
     tolerance: float,
     tell: Tell,
+    terms: KnownTerms | None = None,
 ) -> MapFit:
     k = problem.labels.n_coef
+    known = None if terms is None else TermState.of(problem, terms)
+    if known is not None:
+        begin = start.mean[:, :k], start.cov[:, : packed_size(k)], start.scatter
+        known, problem, _ = known.learnt(*begin)
     factors, redundancy = _first_factors(problem, start, n_factors, seed)
     problem = problem.for_redundancy(redundancy)
+    if known is not None:
+        known = replace(known, problem=known.problem.for_redundancy(redundancy))
     covariance = np.pad(start.hyper.covariance[:k, :k], (0, n_factors))
     covariance[range(k, k + n_factors), range(k, k + n_factors)] = _LOADING_SCALE**2
     hyper = replace(start.hyper, covariance=covariance)
@@ -364,15 +414,17 @@ def _fit_with_factors(
         design = join_design(problem.labels, factors)
         fit = fit_all_pixels(problem, design, hyper, u, max_steps=2, finish=False)
         u = fit.log_scatter
-        history.append(_bound(problem, fit, hyper, factors))
+        history.append(_bound(problem, fit, hyper, factors, known))
         learnt = update_population(problem, fit, hyper, _FACTOR_INNER_ROUNDS)
         # The population of scatters settles first, then stays: the bound is then exactly that of
         # coordinate ascent and cannot fall.
         settled = round_ >= _SCATTER_ROUNDS
         hyper = replace(hyper, covariance=learnt.covariance) if settled else learnt
-        factors = star_factors(
-            problem.flux, problem.ivar, problem.labels, fit.mean, fit.cov, np.exp(u)
-        )
+        moments = fit.mean, fit.cov, np.exp(u)
+        if known is None:
+            factors = star_factors(problem.flux, problem.ivar, problem.labels, *moments)
+        else:
+            known, problem, factors = known.learnt(*moments)
         if round_ >= 2 and history[-1] - history[-2] < tolerance * (history[-1] - history[0]):
             converged = True
             break
@@ -384,4 +436,7 @@ def _fit_with_factors(
     tell(_MAX_FACTOR_ROUNDS - 1, _MAX_FACTOR_ROUNDS, "factors")
     hyper = learnt.transformed(rotation @ matrix)
     fit = fit_all_pixels(problem, join_design(problem.labels, factors), hyper, u)
-    return _result(problem, fit, hyper, factors, tuple(history), converged=converged)
+    found = _result(problem, fit, hyper, factors, tuple(history), converged=converged)
+    if known is None:
+        return found
+    return replace(found, terms=known.terms, amplitudes=known.amplitudes)

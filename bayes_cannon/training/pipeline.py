@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -18,15 +18,16 @@ from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
+from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.label_moments import require_independent
+from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.reductions import require_unmixed
 from bayes_cannon.training.cross_validation import cross_validate
-from bayes_cannon.training.factor_choice import choose_factors
+from bayes_cannon.training.factor_choice import TERMS_TRIED, choose_factors, choose_terms
 from bayes_cannon.training.factors import join_design, most_factors
 from bayes_cannon.training.label_errors import (
     LatentLabels,
@@ -39,6 +40,7 @@ from bayes_cannon.training.label_errors import (
 from bayes_cannon.training.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
+from bayes_cannon.training.pixels.amplitudes import without_terms
 from bayes_cannon.training.pixels.columns import SomeStars, good_in_any, survey_arrays
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.result import (
@@ -47,7 +49,7 @@ from bayes_cannon.training.result import (
     uninformative_labels,
     with_effective_pixels,
 )
-from bayes_cannon.training.settings import TrainingSettings, Windows
+from bayes_cannon.training.settings import TrainingSettings, Windows, free_coefficients
 
 if TYPE_CHECKING:
     from bayes_cannon.spectra.dataset import TrainingSet
@@ -110,49 +112,6 @@ def label_design(
     design, variance = calibrated_design(latent, basis)
     root = np.linalg.cholesky(cov + 1e-12 * np.eye(labels.n_labels))
     return replace(design, slopes=basis.jacobian(latent.mean) @ root), variance
-
-
-def free_coefficients(
-    basis: PolynomialBasis, wavelength: FloatArray, windows: Windows | None
-) -> NDArray[np.bool_] | None:
-    """Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all of them.
-
-    A term is kept at zero wherever any of its labels is outside that label's windows.
-
-    Parameters
-    ----------
-    basis
-        Scaling and terms.
-    wavelength
-        Shape (n_pixels,), Å.
-    windows
-        Wavelength ranges by label.
-
-    Raises
-    ------
-    LabelError
-        If there are windows of a label that is not there, or windows without a pixel.
-    """
-    if not windows:
-        return None
-    if not isinstance(windows, Mapping):
-        raise LabelError("windows must be a dictionary, {'MG_FE': [(low, high), ...]}, in Å.")
-    free = np.ones((wavelength.size, basis.n_terms), dtype=bool)
-    for name, ranges in windows.items():
-        if np.ndim(ranges) != 2 or np.shape(ranges)[1] != 2:
-            raise LabelError(
-                f"the windows of {name} must be pairs of wavelengths, [(low, high), ...], "
-                f"not {ranges!r}."
-            )
-        if name not in basis.names:
-            raise LabelError(f"windows are given for {name}, which is not among {basis.names}.")
-        inside = np.zeros(wavelength.size, dtype=bool)
-        for low, high in ranges:
-            inside |= (wavelength >= low) & (wavelength <= high)
-        if not inside.any():
-            raise LabelError(f"the windows of {name} hold none of the pixels.")
-        free[np.ix_(~inside, basis.only([name]))] = False
-    return free
 
 
 def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> TrainingSet:
@@ -313,7 +272,7 @@ def _train(
             "ADVI needs all spectra in memory: read them (in_memory()), or train with method = "
             "'map' (--method map)."
         )
-    inner = replace(settings, method="map", missing="drop", folds=0)
+    inner = replace(settings, method="map", missing="drop", folds=0, terms=())
     spectrum = labels_from_spectra(
         stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
         n_factors=settings.n_factors,
@@ -342,9 +301,12 @@ def _train(
                 "on %d training stars: more stars, or more factors by hand, may do better.",
                 choice.grid[-1], len(labels),
             )  # fmt: skip
+    terms, told = _known_terms(
+        stars, ivar, design, settings, n_factors=factors, free=free, seed=seed, progress=progress
+    )
     fit = fit_map(
         flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
-        seed=seed, progress=progress,
+        seed=seed, progress=progress, terms=terms,
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":
@@ -352,6 +314,7 @@ def _train(
             fit, elbo = _advi(flux, ivar, design, fit, seed, progress)
         history["elbo"] = elbo
     record = record_of(stars, settings, factors, windows, seed, converged=fit.converged)
+    record["training"] |= told
     cannon = freeze_fit(stars, basis, fit, np.asarray(held_out, np.str_), history, record)
     record["training"]["uninformative_labels"] = uninformative_labels(cannon, ivar)
     if settings.folds == 0:
@@ -368,6 +331,35 @@ def _train(
         executor=executor,
         progress=progress,
     )
+
+
+def _known_terms(
+    stars: TrainingSet,
+    ivar: NDArray[Any],
+    design: Design,
+    settings: TrainingSettings,
+    *,
+    n_factors: int,
+    free: NDArray[np.bool_] | None,
+    seed: int,
+    progress: Tell,
+) -> tuple[KnownTerms | None, dict[str, Any]]:
+    """Known terms of the fit, as given or chosen, and what the record says of them."""
+    spectra, names, told = stars.spectra, settings.terms, dict[str, Any]()
+    flux = survey_arrays(spectra)[0]
+    if names == "auto" and not (settings.n_factors == "auto" and isinstance(flux, np.ndarray)):
+        names = ()  # known terms take all spectra in memory, so that they must be asked for there
+    if names == "auto":
+        tried = KnownTerms.on(TERMS_TRIED, spectra.wavelength, spectra.chips)
+        choice = choose_terms(
+            flux, ivar, design, tried, n_factors=n_factors, free=free,
+            priors=settings.priors, seed=seed, progress=progress,
+        )  # fmt: skip
+        names = choice.names
+        gains = zip(choice.tried, choice.gain.tolist(), choice.error.tolist(), strict=True)
+        told["term_gain"] = {name: [gain, error] for name, gain, error in gains}
+    told["chosen_terms"] = list(names)
+    return (KnownTerms.on(names, spectra.wavelength, spectra.chips) if names else None), told
 
 
 def _with_model_error(
@@ -426,6 +418,9 @@ def _advi(
 ) -> tuple[MapFit, FloatArray]:
     from bayes_cannon.training.advi import fit_advi
 
+    templates = fit.templates(design.n_coef)
+    if templates is not None and fit.amplitudes is not None:
+        flux, ivar = without_terms(flux, ivar, design.mean, templates, fit.amplitudes)
     whole = design if fit.factors is None else join_design(design, fit.factors)
     known, some = Design.exact(whole.mean), np.flatnonzero(fit.fitted)
     part = only_pixels(fit, some)

@@ -186,6 +186,8 @@ def freeze_fit(
         settings=record,
         simulated=spectra.simulated,
         medium=spectra.medium,
+        terms=() if fit.terms is None else fit.terms.names,
+        term_scale=np.zeros(0) if fit.terms is None else fit.terms.scale,
     )
 
 

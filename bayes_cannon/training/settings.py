@@ -7,14 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import whole_number
-from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import FitError, InvalidDataError, LabelError
+from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.hyperparameters import TrainingPriors
+from bayes_cannon.spectra.distortions import known_term_names
 
 __all__ = [
     "TrainingSettings",
     "Windows",
+    "free_coefficients",
 ]
 
 Windows = Mapping[str, Sequence[tuple[float, float]]]
@@ -44,6 +49,10 @@ class TrainingSettings:
         attenuation of the coefficients; labels without an error count as exact.
     priors : TrainingPriors
         Of the hyperparameters.
+    terms : "auto" or tuple of str
+        Known terms beside the factors (`bayes_cannon.spectra.distortions.KNOWN_TERMS`), each with a
+        scale that is learnt. ``"auto"`` takes ``"shift"`` if predictive density says so
+        (`factor_choice`) where the number of factors is chosen, too, and none where that is given.
     folds : int
         Of the cross-validation from which the model error is learnt, by NUTS (see
         `cross_validation`, `model_error`); 0 leaves it out, and results have no calibrated
@@ -58,6 +67,7 @@ class TrainingSettings:
     latent_labels: bool = True
     priors: TrainingPriors = field(default_factory=TrainingPriors)
     folds: int = 5
+    terms: tuple[str, ...] | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         if self.method not in ("map", "advi"):
@@ -71,6 +81,8 @@ class TrainingSettings:
                     f"factors must be 'auto' or a whole number from 0, not {self.n_factors!r}."
                 )
             object.__setattr__(self, "n_factors", n_factors)
+        if self.terms != "auto":
+            object.__setattr__(self, "terms", known_term_names(self.terms))
         least: Any = self.snr_min
         number = isinstance(least, int | float | np.number) and not isinstance(least, bool)
         if not number or np.isnan(least):
@@ -89,3 +101,46 @@ def _whole(value: object) -> int | None:
         return whole_number(value, "it")
     except InvalidDataError:
         return None
+
+
+def free_coefficients(
+    basis: PolynomialBasis, wavelength: FloatArray, windows: Windows | None
+) -> NDArray[np.bool_] | None:
+    """Coefficients that may differ from zero, shape (n_pixels, n_terms); None: all of them.
+
+    A term is kept at zero wherever any of its labels is outside that label's windows.
+
+    Parameters
+    ----------
+    basis
+        Scaling and terms.
+    wavelength
+        Shape (n_pixels,), Å.
+    windows
+        Wavelength ranges by label.
+
+    Raises
+    ------
+    LabelError
+        If there are windows of a label that is not there, or windows without a pixel.
+    """
+    if not windows:
+        return None
+    if not isinstance(windows, Mapping):
+        raise LabelError("windows must be a dictionary, {'MG_FE': [(low, high), ...]}, in Å.")
+    free = np.ones((wavelength.size, basis.n_terms), dtype=bool)
+    for name, ranges in windows.items():
+        if np.ndim(ranges) != 2 or np.shape(ranges)[1] != 2:
+            raise LabelError(
+                f"the windows of {name} must be pairs of wavelengths, [(low, high), ...], "
+                f"not {ranges!r}."
+            )
+        if name not in basis.names:
+            raise LabelError(f"windows are given for {name}, which is not among {basis.names}.")
+        inside = np.zeros(wavelength.size, dtype=bool)
+        for low, high in ranges:
+            inside |= (wavelength >= low) & (wavelength <= high)
+        if not inside.any():
+            raise LabelError(f"the windows of {name} hold none of the pixels.")
+        free[np.ix_(~inside, basis.only([name]))] = False
+    return free

@@ -10,8 +10,9 @@ from scipy.stats import multivariate_normal
 from bayes_cannon.base.packing import pack_outer, unpack
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.compression import compress
-from bayes_cannon.inference.likelihood.pixels import PixelModel, extra_variance, full_log_likelihood
+from bayes_cannon.inference.likelihood.pixels import PixelModel, extra_variance
 from bayes_cannon.inference.likelihood.smooth import at_all_draws
+from bayes_cannon.inference.likelihood.whole import full_log_likelihood
 from tests.label_problem import make_problem
 
 SEED = 5

@@ -21,7 +21,8 @@ from bayes_cannon.inference.block import sample_block
 from bayes_cannon.inference.checks import StarStatus, check_convergence, pareto_khat, thin
 from bayes_cannon.inference.infer import Finishing, finish_block, infer_blocks, infer_labels
 from bayes_cannon.inference.likelihood.kinds import OneStar
-from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
+from bayes_cannon.inference.likelihood.pixels import PixelModel
+from bayes_cannon.inference.likelihood.whole import full_log_likelihood
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
 from bayes_cannon.inference.results import join_blocks
 from bayes_cannon.inference.sampler import LabelSampler, NutsSettings, star_seed

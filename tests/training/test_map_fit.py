@@ -10,8 +10,8 @@ from bayes_cannon.base.packing import pack, unpack
 from bayes_cannon.errors import FitError
 from bayes_cannon.models.hyperparameters import TrainingPriors
 from bayes_cannon.models.training_model import build_factor_model
-from bayes_cannon.training.factor_choice import _difference, choose_factors
-from bayes_cannon.training.factors import StarFactors, join_design, predictive_density, star_factors
+from bayes_cannon.training.factor_choice import _difference, choose_factors, predictive_density
+from bayes_cannon.training.factors import StarFactors, join_design, star_factors
 from bayes_cannon.training.map_fit import fit_map
 from bayes_cannon.training.pixels.columns import ColumnsOf, SomePixels, of_stars
 from bayes_cannon.training.pixels.fit import Design

@@ -84,6 +84,10 @@ FACTS: Mapping[str, ColumnFacts] = MappingProxyType({
                           display="F8.4"),
     "CHI2_RANK": ColumnFacts("fraction of left-out training stars of its S/N that are fitted "
                              "better", "stat.rank", display="F8.4"),
+    "SHIFT": ColumnFacts("rest frame of the spectrum is off by, to the red", "spect.dopplerVeloc",
+                         "number", "km/s", "F9.3"),
+    "SHIFT_ERR": ColumnFacts("formal standard deviation of SHIFT",
+                             "stat.error;spect.dopplerVeloc", "number", "km/s", "F9.3"),
     "KHAT": ColumnFacts("Pareto k-hat of the posterior's approximation; above 0.7 draws are "
                         "doubtful",
                         "stat.value", display="F8.3"),

@@ -86,6 +86,11 @@ def simulate_stars(
     weight = np.asarray(ivar, dtype=np.float64)[rng.integers(len(ivar), size=n_stars)]
     good = weight > 0
     variance = np.where(good, 1 / np.where(good, weight, 1.0), 0.0) + cannon.scatter**2
+    if (terms := cannon.known_terms) is not None:
+        templates = terms.templates(cannon.theta, cannon.used)
+        amplitudes = rng.standard_normal((n_stars, len(terms.columns)))
+        scaled = templates.scaled(x[:, : cannon.basis.n_terms])
+        mean += np.einsum("nt,ntp->np", amplitudes, scaled)
     for i, row in enumerate(x):
         variance[i] += np.maximum(cov @ row @ row, 0.0)
     flux = mean + np.sqrt(variance) * rng.standard_normal(mean.shape)

@@ -11,6 +11,8 @@ and factors; it is evaluated at a point that the caller gives and refreshes (see
 Pixels are not independent witnesses: the log likelihood of each is divided by its ``kappa``, the
 pixels per independent one (`bayes_cannon.training.effective_pixels`), before the factors are
 integrated out, so that S^-1 above is that of weights ``w / kappa``.
+Known terms (`bayes_cannon.spectra.distortions`) are further columns of U, templates that follow the
+labels; they are evaluated at the same point.
 Everything is a matrix product over a block of stars; the sums run in float64, in which the terms
 of the log likelihood (about 1e8) cancel to differences good to 1e-7.
 """
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.likelihood.pixels import LOG_2PI, PixelModel, extra_variance, times
+from bayes_cannon.spectra.distortions import Templates
 
 __all__ = [
     "Compressed",
@@ -54,7 +57,10 @@ class Compressed:
     n_effective : (n_stars,) float64
         The independent ones among them: sum of 1 / kappa, the degrees of freedom of chi^2.
     factor_mean, factor_slope : (n_stars, n_factors[, n_terms]) float64
-        Posterior mean of the factors given v: factor_mean - factor_slope v.
+        Posterior mean of the factors given v: factor_mean - factor_slope v. Amplitudes of known
+        terms, in units of their scales, follow the factors.
+    term_cov : (n_stars, n_columns, n_columns) float64
+        Posterior covariance of these amplitudes given v.
     """
 
     A: FloatArray
@@ -65,6 +71,7 @@ class Compressed:
     n_effective: FloatArray
     factor_mean: FloatArray
     factor_slope: FloatArray
+    term_cov: FloatArray
 
     def rows(self, rows: slice | NDArray[np.intp]) -> Compressed:
         """Return the likelihoods of some stars, by indices or a slice `rows`."""
@@ -123,6 +130,17 @@ class Compressed:
         """
         return np.asarray(self.factor_mean - np.einsum("njt,nt->nj", self.factor_slope, v))
 
+    def term_covariance(self, feature_cov: FloatArray) -> FloatArray:
+        """Covariance of the amplitudes of known terms, shape (n_stars, n_columns, n_columns).
+
+        Parameters
+        ----------
+        feature_cov
+            Covariance of the features, shape (n_stars, n_terms, n_terms).
+        """
+        slope = self.factor_slope[:, self.factor_slope.shape[1] - self.term_cov.shape[1] :]
+        return np.asarray(self.term_cov + slope @ feature_cov @ np.swapaxes(slope, 1, 2))
+
 
 def compress(
     pixels: PixelModel,
@@ -141,8 +159,8 @@ def compress(
     flux, ivar
         Used pixels only (`PixelModel.take`), shape (n_stars, n_pixels); ivar 0: not used.
     x
-        Where the coefficients' variance is evaluated: features and factors of every star,
-        shape (n_stars, n_coef).
+        Where the coefficients' variance and the templates of known terms are evaluated: features
+        and factors of every star, shape (n_stars, n_coef); amplitudes may follow.
     weights
         What each pixel's inverse variance is multiplied by, shape (n_stars, n_pixels), as robust
         likelihoods have it (iteratively reweighted least squares); None: 1.
@@ -150,9 +168,10 @@ def compress(
     w = ivar / (1 + ivar * extra_variance(pixels, x))
     if weights is not None:
         w = w * weights
-    if pixels.kappa is None:
-        return collapse([pixel_sums(pixels, flux, w)], np.ones(1))
-    return collapse([pixel_sums(pixels, flux, w, power=1 / pixels.kappa)], np.ones(1))
+    power = None if pixels.kappa is None else 1 / pixels.kappa
+    return collapse(
+        [pixel_sums(pixels, flux, w, power=power, v=x[:, : pixels.n_terms])], np.ones(1)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,14 +181,15 @@ class PixelSums:
     Attributes
     ----------
     outer : (n_stars, n_coef, n_coef) float64
-        Sum of w c c', c the coefficients of a pixel.
+        Sum of w c c', c the coefficients of a pixel, templates of known terms after them.
     right : (n_stars, n_coef) float64
         Sum of w c flux.
     square, log_w : (n_stars,) float64
         Sums of w flux^2 and of log w - log 2 pi.
     n_used : (n_stars,) int
     n_effective : (n_stars,) float64
-    n_terms : int
+    n_terms, n_columns : int
+        Of features, and of amplitudes of known terms.
     """
 
     outer: FloatArray
@@ -179,10 +199,16 @@ class PixelSums:
     n_used: NDArray[np.int64]
     n_effective: FloatArray
     n_terms: int
+    n_columns: int
 
 
 def pixel_sums(
-    pixels: PixelModel, flux: FloatArray, w: FloatArray, *, power: FloatArray | None = None
+    pixels: PixelModel,
+    flux: FloatArray,
+    w: FloatArray,
+    *,
+    v: FloatArray,
+    power: FloatArray | None = None,
 ) -> PixelSums:
     """Add up what the pixels of a block of stars say.
 
@@ -191,6 +217,8 @@ def pixel_sums(
     flux, w
         Used pixels and their inverse variances, all but the factors included, shape
         (n_stars, n_pixels); w 0: not used.
+    v
+        Features at which the templates of known terms are evaluated, shape (n_stars, n_terms).
     power
         Power of each pixel's likelihood, shape (n_pixels,); None: 1.
     """
@@ -202,10 +230,38 @@ def pixel_sums(
     else:
         total, effective, w = log_w @ power, good @ power, w * power
     wf = w * flux
+    outer, right = unpack(times(w, pixels.products)), times(wf, pixels.coef)
+    n_columns = pixels.n_hidden - pixels.n_factors
+    if pixels.templates is not None:
+        outer, right = _with_templates(pixels, pixels.templates, outer, right, flux, w, v)
     return PixelSums(
-        unpack(times(w, pixels.products)), times(wf, pixels.coef),
-        np.einsum("np,np->n", wf, flux), total, n_used.astype(np.int64), effective, pixels.n_terms,
+        outer, right, np.einsum("np,np->n", wf, flux), total, n_used.astype(np.int64), effective,
+        pixels.n_terms, n_columns,
     )  # fmt: skip
+
+
+def _with_templates(
+    pixels: PixelModel,
+    templates: Templates,
+    outer: FloatArray,
+    right: FloatArray,
+    flux: FloatArray,
+    w: FloatArray,
+    v: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    """Sums with the templates of each star after those with the coefficients."""
+    n, m, size = len(flux), outer.shape[1], outer.shape[1] + len(templates.columns)
+    wide, long = np.zeros((n, size, size)), np.zeros((n, size))
+    wide[:, :m, :m], long[:, :m] = outer, right
+    for i in range(n):
+        own = templates.scaled(v[i : i + 1])[0]
+        weighted = own * w[i]
+        wide[i, m:, :m] = weighted @ pixels.coef
+        wide[i, :m, m:] = wide[i, m:, :m].T
+        inner = weighted @ own.T
+        wide[i, m:, m:] = 0.5 * (inner + inner.T)
+        long[i, m:] = weighted @ flux[i]
+    return wide, long
 
 
 def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
@@ -218,7 +274,7 @@ def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
     powers
         Power of the likelihood of each group, shape (n_groups,).
     """
-    k = parts[0].n_terms
+    k, n_columns = parts[0].n_terms, parts[0].n_columns
 
     def total(name: str) -> FloatArray:
         return np.asarray(
@@ -228,8 +284,10 @@ def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
     sums, right, square = total("outer"), total("right"), total("square")
     n, j = len(square), right.shape[1] - k
     inner = sums[:, k:, k:] + np.eye(j)
-    solved = np.linalg.solve(inner, np.concatenate([sums[:, k:, :k], right[:, k:, None]], axis=2))
-    slope, mean = solved[:, :, :k], solved[:, :, k]
+    known = np.broadcast_to(np.eye(j)[:, j - n_columns :], (n, j, n_columns))
+    sides = [sums[:, k:, :k], right[:, k:, None], known]
+    solved = np.linalg.solve(inner, np.concatenate(sides, axis=2))
+    slope, mean, term_cov = solved[:, :, :k], solved[:, :, k], solved[:, j - n_columns :, k + 1 :]
     A = sums[:, :k, :k] - np.swapaxes(sums[:, k:, :k], 1, 2) @ slope
     b = right[:, :k] - np.einsum("njt,nj->nt", sums[:, k:, :k], mean)
     square = square - np.einsum("nj,nj->n", right[:, k:], mean)
@@ -237,4 +295,4 @@ def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
     const = 0.5 * (total("log_w") - log_det - square)
     A = 0.5 * (A + np.swapaxes(A, 1, 2))
     n_used = np.sum([part.n_used for part in parts], axis=0)
-    return Compressed(A, b, const, square, n_used, total("n_effective"), mean, slope)
+    return Compressed(A, b, const, square, n_used, total("n_effective"), mean, slope, term_cov)

@@ -32,8 +32,9 @@ from numpy.typing import NDArray
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.likelihood.compression import Compressed, compress
-from bayes_cannon.inference.likelihood.pixels import PixelModel, full_log_likelihood
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.likelihood.smooth import at_all_draws
+from bayes_cannon.inference.likelihood.whole import full_log_likelihood
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_model import compressed_term
 
@@ -60,7 +61,7 @@ class OneStar:
     compressed : Compressed
         What `Likelihood.compress` made of it at the mode, arrays of length 1.
     x : (n_coef,) float64
-        Features and factors at the mode.
+        Features and factors at the mode, and amplitudes of known terms.
     slope : (n_terms,) float64 or None
         What `Likelihood.corrected` adds to the log likelihood that is sampled, times the features.
     """
@@ -222,8 +223,8 @@ class Gaussian(Likelihood):
     name: ClassVar[str] = "gaussian"
 
     def depends_on_labels(self, pixels: PixelModel) -> bool:
-        """Whether the coefficients' uncertainty is in."""
-        return pixels.coef_cov is not None
+        """Whether the coefficients' uncertainty or known terms are in."""
+        return pixels.coef_cov is not None or pixels.templates is not None
 
     def compress(
         self, pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], x: FloatArray
@@ -247,7 +248,7 @@ class Gaussian(Likelihood):
 
         What that adds to the compressed likelihood is nearly a polynomial (`at_all_draws`).
         """
-        if pixels.coef_cov is None:
+        if pixels.coef_cov is None and pixels.templates is None:
             return self.sampled(pixels, star, ell)
         z = star.x[pixels.n_terms :]
 

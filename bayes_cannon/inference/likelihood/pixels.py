@@ -1,4 +1,4 @@
-"""The trained model's used pixels, and the likelihood of one star's labels over all of them."""
+"""The trained model's used pixels."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
+from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.spectra.distortions import Templates
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -21,7 +22,6 @@ __all__ = [
     "LOG_2PI",
     "PixelModel",
     "extra_variance",
-    "full_log_likelihood",
     "pixels_needed",
     "times",
 ]
@@ -35,10 +35,6 @@ _TILE = {4: 8, 8: 16}
 Linear algebra libraries sum in an order that depends on a row's place in its panel; with so few
 rows all panels are alike (on processors with AVX2 that takes no more than 8 rows of float32).
 """
-_SECOND = 0.005
-"""Bound of what a log likelihood lacks of the second order in the weights."""
-_PIXELS = 1024
-"""Pixels at a time where draws times pixels would not fit a processor's cache."""
 
 
 def pixels_needed(n_pixels: int, asked: int | None = None) -> int:
@@ -77,6 +73,8 @@ class PixelModel:
         Square of the intrinsic scatter.
     kappa : (n_pixels,) float64 or None
         Pixels per independent one, by which log likelihoods are divided; None: 1.
+    templates : Templates or None
+        Of the known terms, which follow the labels; None where there are none.
     """
 
     basis: PolynomialBasis
@@ -86,6 +84,7 @@ class PixelModel:
     coef_cov: NDArray[np.float32] | None
     scatter2: FloatArray
     kappa: FloatArray | None = None
+    templates: Templates | None = None
 
     @classmethod
     def from_cannon(cls, cannon: Cannon, *, coefficient_uncertainty: bool = True) -> PixelModel:
@@ -123,7 +122,10 @@ class PixelModel:
             )
         kappa = cannon.kappa_of_pixels[used]
         tempered = kappa if np.any(kappa != 1) else None
-        return cls(cannon.basis, used, coef, pack_outer(coef), cov, scatter2, tempered)
+        terms = cannon.known_terms
+        templates = None if terms is None else terms.only(used).templates(cannon.theta[used])
+        products = pack_outer(coef)
+        return cls(cannon.basis, used, coef, products, cov, scatter2, tempered, templates)
 
     def __getstate__(self) -> dict[str, Any]:
         """What other processes are sent: the products are a multiple of the rest."""
@@ -144,9 +146,30 @@ class PixelModel:
         return int(self.coef.shape[1]) - self.n_terms
 
     @property
+    def n_hidden(self) -> int:
+        """Number of nuisance factors and amplitudes of known terms, which follow them."""
+        return self.n_factors + (0 if self.templates is None else len(self.templates.columns))
+
+    @property
     def n_pixels(self) -> int:
         """Number of used pixels."""
         return int(self.coef.shape[0])
+
+    def flux(self, x: FloatArray) -> FloatArray:
+        """Model spectra, shape (n, n_pixels).
+
+        Parameters
+        ----------
+        x
+            Features, factors, and amplitudes of known terms in units of their scales, shape
+            (n, n_coef) or (n, n_coef + n_columns).
+        """
+        n_coef = self.coef.shape[1]
+        flux = x[:, :n_coef] @ self.coef.T
+        if self.templates is not None:
+            scaled = self.templates.scaled(x[:, : self.n_terms])
+            flux += np.einsum("nt,ntp->np", x[:, n_coef:], scaled)
+        return np.asarray(flux)
 
     @cached_property
     def coef32(self) -> NDArray[np.float32]:
@@ -269,7 +292,7 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
     pixels
         The trained model.
     x
-        Features, then factors, shape (n, n_coef).
+        Features, then factors, shape (n, n_coef); amplitudes of known terms may follow.
 
     Returns
     -------
@@ -277,155 +300,6 @@ def extra_variance(pixels: PixelModel, x: FloatArray) -> FloatArray:
     """
     if pixels.coef_cov is None:
         return np.broadcast_to(pixels.scatter2, (x.shape[0], pixels.n_pixels))
+    x = x[:, : pixels.coef.shape[1]]
     variance = times(pack_outer(x).astype(np.float32), pixels.coef_cov)
     return np.asarray(np.maximum(variance, 0.0) + pixels.scatter2)
-
-
-def full_log_likelihood(
-    pixels: PixelModel, flux: NDArray[Any], ivar: NDArray[Any], ell: FloatArray, z: FloatArray
-) -> FloatArray:
-    """Log likelihood of one star over all pixels, with the variance that goes with each label.
-
-    The coefficients' variance is evaluated at each of the labels (factors at `z`), so that this
-    has what the compression leaves out: the change of the variance, and of its log-determinant,
-    over the posterior. The work per pixel is done in float32, residuals relative to the mean of
-    the labels given; sums are in float64. Differences between labels are good to 0.01.
-
-    Parameters
-    ----------
-    flux, ivar
-        Used pixels of one star, shape (n_pixels,).
-    ell
-        Standardised labels, shape (n_draws, n_labels).
-    z
-        Factors of the star, shape (n_factors,).
-
-    Returns
-    -------
-    (n_draws,) float64
-    """
-    k, j = pixels.n_terms, pixels.n_factors
-    v = pixels.basis.features(ell)
-    residual = flux - pixels.coef[:, :k] @ v.mean(axis=0)
-    variance = _Variance.of(pixels, v, z)
-    weights = np.empty((len(v), pixels.n_pixels), dtype=np.float32)
-    total = np.zeros((len(v), 2 + j))
-    for start in range(0, pixels.n_pixels, _PIXELS):
-        some = slice(start, start + _PIXELS)
-        part = _pixel_sums(pixels, some, residual[some], ivar[some], v, variance)
-        weights[:, some] = part[0]
-        total += part[1]
-    power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
-    chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * LOG_2PI
-    if j:
-        square, log_det = _factor_terms(pixels, weights, total[:, 2:], v)
-        chi2, log_w = chi2 - square, log_w - log_det
-    return np.asarray(0.5 * (log_w - chi2))
-
-
-def _factor_terms(
-    pixels: PixelModel, weights: NDArray[np.float32], right: FloatArray, v: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return right' M^-1 right and log det M of ``M = 1 + U' w U`` for every draw.
-
-    Most of what the weights change with the labels lies in the span of the features, in which M is
-    summed up; the rest is taken to first order, where the second order is below `_SECOND`.
-    """
-    k = pixels.n_terms
-    if len(v) > 2 * k:
-        span = np.linalg.qr(v)[0]
-        coarse = span.T.astype(np.float32) @ weights
-        rest = weights - span.astype(np.float32) @ coarse
-        square, log_det, factors, inverse = _solve(pixels, span, coarse, right)
-        loadings = pixels.coef32[:, k:]
-        leverage = np.einsum("pj,pj->p", loadings @ inverse.astype(np.float32), loadings)
-        fitted = factors.astype(np.float32) @ loadings.T
-        np.square(fitted, out=fitted)
-        size = np.abs(rest)
-        trace = (size @ leverage).max()
-        if trace * max(trace, np.einsum("dp,dp->d", size, fitted).max()) < _SECOND:
-            return square - np.einsum("dp,dp->d", rest, fitted), log_det + rest @ leverage
-    return _solve(pixels, np.eye(len(v)), weights, right)[:2]
-
-
-def _solve(
-    pixels: PixelModel, span: FloatArray, weights: NDArray[np.float32], right: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Solve M z = right for weights ``span @ weights``; also the inverse of the mean M."""
-    inner = unpack(span @ (weights @ pixels.factor_products)) + np.eye(pixels.n_factors)
-    root = np.linalg.cholesky(inner)
-    solved = np.linalg.solve(root, right[:, :, None])
-    log_det = 2 * np.sum(np.log(np.diagonal(root, axis1=1, axis2=2)), axis=1)
-    factors = np.linalg.solve(np.swapaxes(root, 1, 2), solved)[:, :, 0]
-    inverse = np.linalg.inv(inner.mean(axis=0))
-    return np.sum(solved[:, :, 0] ** 2, axis=1), log_det, factors, np.asarray(inverse)
-
-
-@dataclass(frozen=True, eq=False)
-class _Variance:
-    """Variance besides photon noise as a polynomial of the labels, factors fixed.
-
-    Attributes
-    ----------
-    monomials : (n_draws, n_monomials) float32 or None
-        None where the coefficients' uncertainty is left out.
-    sums : (n_monomials, n_pixels) float32
-        What each is multiplied by; without uncertainty the squares of the scatter, one row.
-    """
-
-    monomials: NDArray[np.float32] | None
-    sums: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, pixels: PixelModel, v: FloatArray, z: FloatArray) -> _Variance:
-        """Take it at features v (n_draws, n_terms) and factors z (n_factors,)."""
-        scatter2 = pixels.scatter2.astype(np.float32)
-        if pixels.coef_cov is None:
-            return cls(None, scatter2[None])
-        pairs, place, by_monomial = pixels.monomials
-        sums = by_monomial.copy()
-        if z.size:
-            mixed, between = pixels.factor_cov
-            sums[place] += (z.astype(np.float32) @ mixed).reshape(len(place), -1)
-            sums[0] += pack_outer(z).astype(np.float32) @ between
-        sums[0] += scatter2
-        rows, columns = np.tril_indices(v.shape[1])
-        return cls((v[:, rows[pairs]] * v[:, columns[pairs]]).astype(np.float32), sums)
-
-    def at(self, some: slice, n_draws: int) -> NDArray[np.float32]:
-        """Of some pixels, shape (n_draws, n_some)."""
-        if self.monomials is None:
-            return np.tile(self.sums[:, some], (n_draws, 1))
-        extra = self.monomials @ self.sums[:, some]
-        return np.asarray(np.maximum(extra, 0, out=extra))
-
-
-def _pixel_sums(
-    pixels: PixelModel,
-    some: slice,
-    residual: FloatArray,
-    ivar: NDArray[Any],
-    v: FloatArray,
-    variance: _Variance,
-) -> tuple[NDArray[np.float32], FloatArray]:
-    """Weights of some pixels for every draw, and sums: chi-square, log weights and U'w r."""
-    coef = pixels.coef32[some]
-    k, good = pixels.n_terms, ivar > 0
-    ivar = ivar.astype(np.float32)
-    # Variances in units of the photon noise's, of which the logarithms' sum is small.
-    share = variance.at(some, len(v))
-    share *= ivar
-    share += 1
-    if pixels.kappa is None:
-        log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
-        w = np.divide(ivar, share, out=share)
-    else:
-        power = (1 / pixels.kappa[some]).astype(np.float32)
-        log_w = np.log(ivar[good], dtype=np.float64) @ power[good] - np.log(share) @ power
-        w = np.divide(ivar * power, share, out=share)
-    r = (v.mean(axis=0) - v).astype(np.float32) @ coef[:, :k].T
-    r += residual.astype(np.float32)
-    wr = w * r
-    chi2 = np.einsum("dp,dp->d", wr, r)
-    sums = [chi2[:, None], log_w[:, None], wr @ coef[:, k:]]
-    return w, np.concatenate(sums, axis=1, dtype=np.float64)

@@ -241,6 +241,8 @@ def factors(inputs: ReportInputs) -> Iterator[Item]:
     """Nuisance factors: their loadings, and how their number was chosen."""
     cannon = inputs.cannon
     assert cannon is not None
+    if cannon.known_terms is not None:
+        yield Text(f"Known terms beside the factors, rms over stars: {cannon.known_terms}.")
     if not cannon.n_factors:
         yield Text("The model has no nuisance factors.")
         return

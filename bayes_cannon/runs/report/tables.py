@@ -92,6 +92,8 @@ def summary(inputs: ReportInputs) -> Iterator[Item]:
             ("training stars", f"{inputs.cannon.training.n_stars:,}"),
             ("nuisance factors", f"{inputs.cannon.n_factors}"),
         ]
+        if inputs.cannon.terms:
+            facts.append(("known terms", ", ".join(inputs.cannon.terms)))
     if "seconds_per_star" in inputs.summary:
         facts.append(("seconds per star", f"{float(inputs.summary['seconds_per_star']):.2g}"))
     yield Facts(facts)
