@@ -2,6 +2,7 @@ from .air import air_to_vacuum as air_to_vacuum
 from .air import vacuum_to_air as vacuum_to_air
 from .arrays import spectra_from_arrays as spectra_from_arrays
 from .arrays import training_set_from_arrays as training_set_from_arrays
+from .continua.running_quantile import divide_by_running_quantile as divide_by_running_quantile
 from .continuum import ContinuumSettings as ContinuumSettings
 from .continuum import divide_by_continuum as divide_by_continuum
 from .continuum import normalize as normalize
@@ -22,7 +23,6 @@ from .label_kinds import unregister_label_kind as unregister_label_kind
 from .labels import DEFAULT_LABELS as DEFAULT_LABELS
 from .labels import Labels as Labels
 from .problems import StarProblem as StarProblem
-from .running_quantile import divide_by_running_quantile as divide_by_running_quantile
 from .spectra import NormalizedSpectra as NormalizedSpectra
 from .spectra import ObservedSpectra as ObservedSpectra
 from .stored import StoredSet as StoredSet

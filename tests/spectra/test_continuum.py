@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.spectra.continua.running_quantile import divide_by_running_quantile
 from bayes_cannon.spectra.continuum import (
     ContinuumSettings,
     match_pixels,
     normalize,
     published_pixels,
 )
-from bayes_cannon.spectra.running_quantile import divide_by_running_quantile
 from bayes_cannon.spectra.spectra import ObservedSpectra
 from bayes_cannon.surveys.apogee.layout import CHIPS_8575, WAVELENGTH
 from bayes_cannon.training.continuum_pixels import (

@@ -1,0 +1,1 @@
+"""Other ways to a continuum than polynomials through chosen pixels."""
