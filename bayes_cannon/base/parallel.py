@@ -168,7 +168,8 @@ def as_executor(given: Any) -> Executor | None:
         If it is neither.
     """
     client: Any = getattr(given, "_client", None)
-    if isinstance(given, Executor) and hasattr(client, "scatter"):  # Dask's own
+    ours = hasattr(given, "submit_named")
+    if isinstance(given, Executor) and hasattr(client, "scatter") and not ours:  # Dask's own
         from bayes_cannon.base.engines.cluster import Cluster
 
         return Cluster(client)

@@ -15,6 +15,7 @@ from bayes_cannon.base.engines import cluster as clusters
 from bayes_cannon.base.engines import opening
 from bayes_cannon.base.engines.cluster import Cluster
 from bayes_cannon.base.engines.opening import open_engine
+from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.cli.commands import app
 from bayes_cannon.errors import (
     BayesCannonWarning,
@@ -106,6 +107,10 @@ def by_one(tmp_path_factory):
     return infer_run(CANNON, SPECTRA, folder, settings=ONE, seed=SEED)
 
 
+def dask_config(values):
+    return pytest.importorskip("dask.config").set(values)
+
+
 def after_three(act):
     """Progress that acts once, when three stars are done."""
     acted = []
@@ -160,11 +165,15 @@ def test_a_full_disk_at_one_worker_is_told_and_the_run_goes_on(by_one, pool, tmp
 
 def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(by_one, tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as started:
-        client = distributed.Client(started.scheduler_address, set_as_default=False)
+    with (
+        dask_config({"distributed.comm.timeouts.connect": "1s"}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as started,
+    ):
+        client = distributed.Client(started.scheduler_address, timeout=1, set_as_default=False)
         engine = Cluster(client, address=started.scheduler_address, patience=0.1)
+        assert as_executor(engine) is engine
         with pytest.raises(FitError, match=r"Dask scheduler .* is not done"):
             infer_run(
                 CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,

@@ -173,8 +173,10 @@ class Cluster(Executor):
         try:
             if remote.status not in ("finished", "error"):
                 raise ConnectionError(remote.status)
-            error = remote.exception(timeout=_PATIENCE) if remote.status == "error" else None
-            result = None if error is not None else remote.result(timeout=_PATIENCE)
+            error = (
+                remote.exception(timeout=self._patience + 1) if remote.status == "error" else None
+            )
+            result = None if error is not None else remote.result(timeout=self._patience + 1)
         except Exception as problem:
             # Cancelled with its scheduler, or lost with the worker that held the result.
             _LOG.info("%s: %r", job.name, problem)
