@@ -11,8 +11,6 @@ from bayes_cannon.surveys.storing import prepare_to
 from tests.kills import Changes
 from tests.spectra.test_stored import contents
 
-rows.BLOCK = 2  # small blocks, so that there are several
-
 
 def attempt(survey: Path, out: Path, fatal: int = -1) -> bool:
     """Prepare in a forked process; whether it came to the end."""
@@ -49,4 +47,5 @@ def main(survey: Path, root: Path, n_kills: int) -> None:
 
 
 if __name__ == "__main__":
+    rows.BLOCK = 2  # small blocks, so that there are several
     main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

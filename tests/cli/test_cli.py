@@ -59,7 +59,7 @@ def test_stages_leave_what_they_promise(stages):
     assert cannon.n_factors == 2
     assert cannon.simulated
     assert len(table) == len(cannon.held_out) == summary["n_stars"] == 28
-    assert set(np.char.strip(table["APOGEE_ID"].astype(str))) == set(cannon.held_out)
+    assert set(np.char.strip(table["STAR_ID"].astype(str))) == set(cannon.held_out)
     assert np.isfinite(table["TEFF"]).all()
     assert abs(np.median(table["TEFF"] - table["TEFF_ASPCAP"])) < 60
     assert summary["simulated"] is True

@@ -264,7 +264,10 @@ def test_star_that_is_not_in_the_catalogue(server, run, tmp_path):
     [
         ((), "error: name at least one field or star to download."),
         (("--field", "m15"), "no stars in the field m15; check the spelling, capitals too."),
-        (("--field", "M15", "--release", "dr18"), "unknown release 'dr18'; there are dr16, dr17, "),
+        (
+            ("--field", "M15", "--release", "dr18"),
+            "unknown release 'dr18'; there are dr16, dr17 of SDSS-IV",
+        ),
         (("--sdss-id", 7), "error: --sdss-id does not go with --release dr17."),
         (("--field", "M15", "--cone", "1,2,3"), "--cone does not go with --release dr17."),
         (("--release", "dr19"), "at least one SDSS_ID, star, field, cone or box."),

@@ -293,7 +293,7 @@ def test_netcdf_on_a_disk_that_fills_up(tmp_path, monkeypatch, limit):
     assert [p.name for p in tmp_path.iterdir()] == ["d.nc"]
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(7))
 def test_run_on_a_disk_that_fills_up(tmp_path, monkeypatch, moment):
     """Each note of progress in turn finds the disk full."""
     folder, fsync, calls = tmp_path / "run", os.fsync, []
@@ -308,7 +308,7 @@ def test_run_on_a_disk_that_fills_up(tmp_path, monkeypatch, moment):
     with pytest.raises(OutputExistsError, match=f"{folder}.*{FULL}"):
         infer_run(CANNON, SPECTRA, folder, settings=QUICK, seed=1)
     monkeypatch.undo()
-    n_done = 4 * max(0, min(moment - 2, 2)) + 3 * (moment > 4)
+    n_done = 4 * max(0, min(moment - 3, 2)) + 3 * (moment > 5)
     run = infer_run(CANNON, SPECTRA, folder, settings=QUICK, seed=1)
     assert run.summary["n_from_earlier"] == n_done
     assert not list(folder.rglob("*.part"))

@@ -204,9 +204,9 @@ def test_giving_up_cancels_what_is_not_begun():
 def test_ctrl_c_cancels(problem, monkeypatch):
     done, wait = [], star_block.assemble
 
-    def slow(*args):
+    def slow(*args, **options):
         done.append(threading.get_ident())
-        return wait(*args)
+        return wait(*args, **options)
 
     def interrupt(_done, _total, _what):
         if done:

@@ -148,7 +148,9 @@ def test_addresses_are_those_of_sdss_access(monkeypatch, tmp_path):
 
 def test_releases_by_name():
     assert find_mwm_release("DR20").spectra == "dr19"
-    with pytest.raises(DownloadError, match="unknown release 'dr21' of SDSS-V; there are dr19"):
+    with pytest.raises(
+        DownloadError, match="unknown release 'dr21'; there are dr19, dr20 of SDSS-V"
+    ):
         find_mwm_release("dr21")
     with pytest.raises(DownloadError, match=r"dr19, dr20 of SDSS-V \(download_mwm\)"):
         download_survey("nowhere", release="dr19", fields=("M15",))

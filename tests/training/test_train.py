@@ -444,7 +444,9 @@ def test_spectra_on_disk_give_the_model_of_those_in_memory(monkeypatch, n_factor
     dataset.spectra.ivar[:, 33] = 0
     read = []
     stored = StoredSet(OnDisk(dataset.spectra, read), dataset.labels, dataset.settings)
-    given = TrainingSettings(n_factors=n_factors, degree=1, folds=2, missing="impute")
+    given = TrainingSettings(
+        n_factors=n_factors, degree=1, folds=2, missing="impute", terms=()
+    )  # fmt: skip
     monkeypatch.setattr("bayes_cannon.training.pipeline.fit_model_error", lambda *_, **__: None)
     found, expected = (train(stars, settings=given, seed=1) for stars in (stored, dataset))
     assert {pixels for n, pixels in read if n == 150} == {
