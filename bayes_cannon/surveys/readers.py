@@ -342,7 +342,7 @@ def reader_of(folder: Path) -> SurveyReader:
     if len(taken) > 1:
         raise SurveyError(
             f"several readers take {folder}: {', '.join(r.name for r in taken)}; name one by "
-            "reader=."
+            "reader= in Python, or put the files of each survey into a folder of their own."
         )
     if not taken:
         told = "; ".join(f"{name}: it {why.rstrip('.')}" for name, (_, why) in refusals.items())

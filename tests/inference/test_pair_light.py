@@ -144,6 +144,11 @@ def test_models_that_cannot_be_added_are_refused() -> None:
     other = replace(cannon, basis=basis, training=replace(training, names=basis.names))
     with pytest.raises(InvalidDataError, match="second model has other labels"):
         TwoStarModel.from_cannon(small_cannon(), second=other, **GIVEN)
+    dr17, dr19 = ({"dataset": {"reduction": name}} for name in ("dr17", "1.3"))
+    with pytest.raises(InvalidDataError, match="second model has other reductions"):
+        TwoStarModel.from_cannon(
+            replace(small_cannon(), settings=dr17), second=replace(cannon, settings=dr19), **GIVEN
+        )
     made = {"dataset": {"continuum_degree": 3}}
     with pytest.raises(InvalidDataError, match="second model has other continua"):
         TwoStarModel.from_cannon(small_cannon(), second=replace(cannon, settings=made), **GIVEN)

@@ -201,6 +201,17 @@ def test_a_scheduler_that_is_not_there_is_told(dask, monkeypatch):
         pass
 
 
+@pytest.mark.parametrize("where", ["", "no_such_file.json", "tcp://127.0.0.1"])
+def test_what_is_neither_an_address_nor_a_scheduler_file_is_not_waited_for(where, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(distributed, "Client", None)
+    with (
+        pytest.raises(InvalidDataError, match=r"is no file, and no address"),
+        open_engine(scheduler=where),
+    ):
+        pass
+
+
 def test_workers_that_do_not_see_the_run_hand_their_blocks_over(tmp_path, monkeypatch):
     honest = BlockWriter.__call__
 

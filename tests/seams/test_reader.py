@@ -129,7 +129,7 @@ def test_two_readers_that_take_a_folder(folder, prism):
 
     bc.surveys.register_reader(Greedy)
     try:
-        with pytest.raises(bc.errors.SurveyError, match=r"several readers take .* greedy"):
+        with pytest.raises(bc.errors.SurveyError, match=r"take .* greedy; .* of their own"):
             bc.open_survey(folder)
         assert bc.open_survey(folder, labels="TEFF", reader="greedy").reader.name == "greedy"
     finally:

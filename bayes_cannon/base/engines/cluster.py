@@ -8,6 +8,7 @@ the same address, or they fail with a message that says so.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 import traceback
@@ -32,6 +33,7 @@ _PATIENCE = 60.0
 """Seconds that a scheduler, or its last worker, may be away."""
 _LOOK = 1.0
 """Seconds between two looks at both."""
+_ADDRESS = re.compile(r":\d+|^inproc://")
 
 
 @dataclass(eq=False)
@@ -312,8 +314,8 @@ def connect(scheduler: str) -> Iterator[Cluster]:
     Raises
     ------
     InvalidDataError
-        If `distributed` is not installed, the scheduler does not answer, or has no workers with
-        this version of the package.
+        If `distributed` is not installed, what is given is neither an address nor a file, the
+        scheduler does not answer, or has no workers with this version of the package.
     """
     try:
         from distributed import Client
@@ -325,6 +327,11 @@ def connect(scheduler: str) -> Iterator[Cluster]:
     where: dict[str, Any] = {"address": scheduler}
     if "://" not in scheduler and Path(scheduler).is_file():
         where = {"scheduler_file": scheduler}
+    elif not _ADDRESS.search(scheduler):
+        # Dask would wait for it, then complain again while its client is collected.
+        raise InvalidDataError(
+            f"--scheduler {scheduler!r} is no file, and no address such as tcp://10.0.0.1:8786."
+        )
     client: Any
     try:
         client = Client(**where, timeout=_CONNECT, set_as_default=False)

@@ -34,6 +34,7 @@ from bayes_cannon.models.label_moments import label_moments, safe_inverse
 from bayes_cannon.spectra.continuum import ContinuumSettings, match_pixels
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.spectra import same_grid
+from bayes_cannon.surveys.reductions import reductions_of_settings
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -326,17 +327,19 @@ def _require_alike(cannon: Cannon, second: Cannon) -> None:
     """Raise where spectra of two models cannot be added."""
     made = [dict(c.settings.get("dataset", {})) for c in (cannon, second)]
     continua = [[m.get(f"continuum_{key}") for key in ("degree", "pixels")] for m in made]
+    first, other = (reductions_of_settings(m) for m in made)
     differ = {
         "labels": cannon.names != second.names or cannon.basis.units != second.basis.units,
         "wavelengths": not same_grid(cannon.wavelength, second.wavelength)
         or tuple(cannon.chips) != tuple(second.chips) or cannon.medium != second.medium,
         "continua": continua[0] != continua[1],
+        "reductions": bool(first and other) and first != other,
     }  # fmt: skip
     if wrong := [name for name, other in differ.items() if other]:
         raise InvalidDataError(
             f"the second model has other {' and '.join(wrong)} than the first (labels "
             f"{', '.join(second.names)}; {second.n_pixels} pixels against {cannon.n_pixels}); "
-            "prepare and train both with the same labels, pixels and continuum."
+            "prepare and train both with the same labels, pixels, continuum and reduction."
         )
 
 
