@@ -180,7 +180,9 @@ def build_model_error_model(data: Differences) -> pm.Model:
             raw = pm.Normal("bias_raw", 0.0, 1.0, dims=("feature", "label_name"))
             place = np.searchsorted(degrees, data.degree)
             mean = mean + pt.dot(given["features"] * scale[place], raw)
-        factor = covariance_factor(k)
+        # Nothing is gained by a label without model error, whose deviation NUTS would look for in
+        # the logarithm down to minus infinity.
+        factor = covariance_factor(k, pm.Gamma("sd", 2.0, 2.0, dims="label_name"))
         misfit = np.array([term == "misfit" for term in data.growth_terms])
         growth: Any = pm.Normal(
             "growth", 0.5 * misfit, np.where(misfit, 0.5, 1.0), dims="growth_term"
@@ -206,8 +208,8 @@ def build_model_error_model(data: Differences) -> pm.Model:
     return model
 
 
-def covariance_factor(k: int) -> Any:
-    """Triangular factor of a covariance, half-normal deviations and LKJ(2), in the model at hand.
+def covariance_factor(k: int, sd: Any = None) -> Any:
+    """Triangular factor of a covariance, deviations and LKJ(2) correlations, in the model at hand.
 
     Variables: ``sd`` (label_name), ``factor_diagonal`` (label_name), ``factor_lower`` (pair).
 
@@ -215,8 +217,11 @@ def covariance_factor(k: int) -> Any:
     ----------
     k
         Number of labels.
+    sd
+        Standard deviations, shape (k,); left out, half-normal.
     """
-    sd: Any = pm.HalfNormal("sd", 1.0, dims="label_name")
+    if sd is None:
+        sd = pm.HalfNormal("sd", 1.0, dims="label_name")
     freedom = 2 * _LKJ_ETA + k - 1 - np.arange(k)
     diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
     lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")

@@ -152,7 +152,7 @@ def test_releases_by_name():
         DownloadError, match="unknown release 'dr21'; there are dr19, dr20 of SDSS-V"
     ):
         find_mwm_release("dr21")
-    with pytest.raises(DownloadError, match=r"dr19, dr20 of SDSS-V \(download_mwm\)"):
+    with pytest.raises(DownloadError, match=r"dr19 and dr20 are of SDSS-V \(download_mwm\)"):
         download_survey("nowhere", release="dr19", fields=("M15",))
 
 
