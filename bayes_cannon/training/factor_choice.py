@@ -68,6 +68,12 @@ class FactorChoice:
     rising : bool
         Whether the search came to the end of its grid, or to as many factors as the stars allow,
         while the density was still rising.
+    seed : int
+        Of the split and of the fits.
+    density : (n_held_out,) float64
+        Log predictive density of each held-out star with the chosen number.
+    base : MapFit or None
+        Fit of the other stars without factors.
     """
 
     n_factors: int
@@ -76,6 +82,8 @@ class FactorChoice:
     error: FloatArray
     rising: bool
     seed: int
+    density: FloatArray
+    base: MapFit | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +182,9 @@ def choose_factors(
         chosen = grid[int(np.flatnonzero(near)[0])]
         rising = worse == 0 and len(grid) > 1
     return FactorChoice(
-        chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising, seed
-    )
+        chosen, np.array(grid[: len(densities)]), predictive, differences[:, 1], rising, seed,
+        densities[grid.index(chosen)], base,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,6 +249,7 @@ def choose_terms(
     priors: TrainingPriors | None = None,
     held_out: float = 0.25,
     seed: int | None = None,
+    beside: FactorChoice | None = None,
     progress: Progress = None,
 ) -> TermChoice:
     """Keep those known terms by which the spectra of stars left out become more probable.
@@ -257,12 +267,16 @@ def choose_terms(
         Beside them.
     held_out, seed, progress
         As for `choose_factors`, whose split it is with the same seed.
+    beside
+        What that found with these data and this seed, which spares its fits.
     """
     seed = as_seed(seed)
     test, fit = _split(flux.shape[0], held_out, seed)
     part, rest = labels.rows(fit), labels.rows(test)
     flux_fit, ivar_fit = SomeStars(flux, fit), SomeStars(ivar, fit)
-    base = fit_map(flux_fit, ivar_fit, part, free=free, priors=priors, seed=seed)
+    base = None if beside is None else beside.base
+    if base is None:
+        base = fit_map(flux_fit, ivar_fit, part, free=free, priors=priors, seed=seed)
 
     def density(names: tuple[str, ...]) -> FloatArray:
         found = fit_map(
@@ -277,7 +291,8 @@ def choose_terms(
     kept, gains = tuple[str, ...](), list[tuple[float, float]]()
     with as_progress(progress) as tell:
         tell(0, len(terms.names) + 1, "choosing known terms")
-        best = density(kept)
+        known = beside is not None and beside.n_factors == n_factors
+        best = beside.density if beside is not None and known else density(kept)
         for i, name in enumerate(terms.names, 1):
             tell(i, len(terms.names) + 1, "choosing known terms")
             new = density((*kept, name))

@@ -214,7 +214,7 @@ def _sample(
     """Draw; once more with shorter steps and twice the draws where chains disagree or diverge."""
     import nutpie
 
-    draws, tune, accept = settings.draws, settings.tune, 0.9
+    draws, tune, accept = settings.draws, settings.tune, 0.8
     for attempt in range(2):
         try:
             trace = nutpie.sample(

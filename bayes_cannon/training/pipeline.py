@@ -27,7 +27,12 @@ from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import name_some
 from bayes_cannon.surveys.reductions import require_unmixed
 from bayes_cannon.training.cross_validation import cross_validate
-from bayes_cannon.training.factor_choice import TERMS_TRIED, choose_factors, choose_terms
+from bayes_cannon.training.factor_choice import (
+    TERMS_TRIED,
+    FactorChoice,
+    choose_factors,
+    choose_terms,
+)
 from bayes_cannon.training.factors import join_design, most_factors
 from bayes_cannon.training.label_errors import (
     LatentLabels,
@@ -285,7 +290,7 @@ def _train(
         first = fit_map(flux, ivar, design, free=free, priors=settings.priors, seed=seed)
         ivar = widened_ivar(ivar, variance, first.mean[:, : design.n_coef])
     history: dict[str, FloatArray] = {}
-    factors = settings.n_factors
+    factors, choice = settings.n_factors, None
     if factors == "auto":
         choice = choose_factors(
             flux, ivar, design, most=most, free=free, priors=settings.priors, seed=seed,
@@ -302,8 +307,9 @@ def _train(
                 choice.grid[-1], len(labels),
             )  # fmt: skip
     terms, told = _known_terms(
-        stars, ivar, design, settings, n_factors=factors, free=free, seed=seed, progress=progress
-    )
+        stars, ivar, design, settings, choice, n_factors=factors, free=free, seed=seed,
+        progress=progress,
+    )  # fmt: skip
     fit = fit_map(
         flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
         seed=seed, progress=progress, terms=terms,
@@ -338,6 +344,7 @@ def _known_terms(
     ivar: NDArray[Any],
     design: Design,
     settings: TrainingSettings,
+    beside: FactorChoice | None,
     *,
     n_factors: int,
     free: NDArray[np.bool_] | None,
@@ -353,7 +360,7 @@ def _known_terms(
         tried = KnownTerms.on(TERMS_TRIED, spectra.wavelength, spectra.chips)
         choice = choose_terms(
             flux, ivar, design, tried, n_factors=n_factors, free=free,
-            priors=settings.priors, seed=seed, progress=progress,
+            priors=settings.priors, seed=seed, beside=beside, progress=progress,
         )  # fmt: skip
         names = choice.names
         gains = zip(choice.tried, choice.gain.tolist(), choice.error.tolist(), strict=True)

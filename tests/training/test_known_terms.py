@@ -23,7 +23,7 @@ from bayes_cannon.models.training_model import build_factor_model
 from bayes_cannon.spectra.arrays import training_set_from_arrays
 from bayes_cannon.spectra.distortions import KNOWN_TERMS, KnownTerms, known_term_names
 from bayes_cannon.training import advi, cross_validation
-from bayes_cannon.training.factor_choice import choose_terms
+from bayes_cannon.training.factor_choice import choose_factors, choose_terms
 from bayes_cannon.training.map_fit import fit_map
 from bayes_cannon.training.pipeline import train
 from bayes_cannon.training.pixels.fit import Design
@@ -181,6 +181,11 @@ def test_terms_are_chosen_by_density(stars):
     assert choice.names[:1] == ("shift",)
     assert choice.gain[0] > 10 * choice.error[0] > 0
     assert choice.gain[1] < 0.05 * choice.gain[0]
+    given = training.spectra.flux, training.spectra.ivar, design
+    beside = choose_factors(*given, candidates=(0, 1), seed=1)
+    assert beside.n_factors == 1
+    again = choose_terms(*given, tried, **options, beside=beside)
+    np.testing.assert_array_equal(again.gain, choice.gain)
 
 
 def _basis(training):
