@@ -24,6 +24,9 @@ LONG_MODULES = (
     "test_training_model",
     "test_zoo",
     "test_real_giants",
+    "test_effective_pixels",
+    "test_engines",
+    "test_known_terms",
     "test_label_model",
     "test_pixel_fit",
 )
