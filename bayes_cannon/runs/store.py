@@ -14,10 +14,10 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 from uuid import uuid4
 
 import numpy as np
@@ -25,7 +25,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from bayes_cannon.base.locks import LOCK_NAME, lock_folder
+from bayes_cannon.base.locks import LOCK_NAME
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import (
@@ -39,6 +39,7 @@ from bayes_cannon.base.stores.blocks import (
     write_json,
 )
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
+from bayes_cannon.base.stores.folder import PROGRESS, BlockFolder
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
 from bayes_cannon.runs.writing import (
     SESSION,
@@ -62,7 +63,7 @@ _OURS = {"posterior.zarr", "progress", "figures", "summary.json", "catalogue.fit
 _LEFT = ("*.part", "progress/*.part", "figures/.*.part.*", "posterior.zarr/**/*.partial")
 
 
-class RunStore:
+class RunStore(BlockFolder):
     """Writer of one run; its folder is locked while the context lasts.
 
     Parameters
@@ -100,12 +101,11 @@ class RunStore:
         catalogue: str = "",
         overwrite: bool = False,
     ) -> None:
-        self.folder = user_path(folder)
+        super().__init__(folder, len(star_id), block_size)
         self.star_id, self.simulated, self.catalogue = star_id, simulated, catalogue
-        self.blocks = blocks_of(len(star_id), block_size)
         self._digests, self._overwrite = dict(digests), overwrite
         self._session, self._block_size = uuid4().hex, block_size
-        self._lock, self._unseen = ExitStack(), False
+        self._unseen = False
 
     @property
     def path(self) -> Path:
@@ -113,26 +113,10 @@ class RunStore:
         return self.folder / "posterior.zarr"
 
     @property
-    def pending(self) -> list[int]:
-        """Numbers of the blocks that are not complete on disk."""
-        return [b for b in range(len(self.blocks)) if seconds_of(self._mark(b)) is None]
-
-    @property
     def seconds(self) -> list[float]:
         """Seconds that each complete block took, whenever it was done."""
         marks = (seconds_of(self._mark(b)) for b in range(len(self.blocks)))
         return [seconds for seconds in marks if seconds is not None]
-
-    def __enter__(self) -> Self:
-        """Lock the folder and make it ready."""
-        self._refuse_others()
-        with told_writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock as stack:
-                stack.enter_context(lock_folder(self.folder))
-                self._make_ready()
-                self._lock = stack.pop_all()
-        return self
 
     def __exit__(
         self,
@@ -219,14 +203,11 @@ class RunStore:
 
     @property
     def _progress(self) -> Path:
-        return self.folder / "progress"
+        return self.folder / PROGRESS
 
     @property
     def _layout(self) -> Path:
         return self._progress / "layout"
-
-    def _mark(self, block: int) -> Path:
-        return self._progress / mark_name(block)
 
     def _refuse_others(self) -> None:
         """Raise if the folder is there and is not a run, or not of these digests."""
@@ -285,15 +266,12 @@ class RunStore:
                 f"{self.path / file} is damaged or lost; put it back from a copy, or pass "
                 "--overwrite to do all stars again."
             )
-        marks = [(b, self._mark(b)) for b in range(len(self.blocks))]
-        hurt = [
-            (b, mark) for b, mark in marks if damaged_file(self.path, read_json(mark), whole=True)
-        ]
+        hurt = self._hurt(self.path)
         if not hurt:
             return
-        stars = np.concatenate([self.star_id[self.blocks[b]] for b, _ in hurt])
-        for _, mark in hurt:
-            mark.unlink()
+        stars = np.concatenate([self.star_id[self.blocks[b]] for b in hurt])
+        for block in hurt:
+            self._mark(block).unlink()
         warnings.warn(
             f"the posteriors of {stars.size} stars ({name_some(stars)}) in {self.path} were "
             "damaged or lost; they are done again.",

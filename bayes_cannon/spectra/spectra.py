@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ __all__ = [
     "MEDIA",
     "NormalizedSpectra",
     "ObservedSpectra",
+    "SpectraOnGrid",
     "check_medium",
     "index_of",
     "name_some",
@@ -62,15 +63,7 @@ def check_medium(medium: str) -> str:
     return str(medium)
 
 
-class _OfMedium(Protocol):
-    """What has wavelengths."""
-
-    @property
-    def medium(self) -> str:
-        """What they are in."""
-
-
-def require_medium(spectra: _OfMedium, medium: str) -> None:
+def require_medium(spectra: SpectraOnGrid, medium: str) -> None:
     """Raise `InvalidDataError` where spectra are not in the medium of a trained model.
 
     Parameters
@@ -107,8 +100,60 @@ def same_grid(first: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return bool(np.all(np.abs(first - other) <= 0.01 * np.gradient(first)))
 
 
+class SpectraOnGrid(Carded):
+    """What spectra on one grid share, wherever their pixels are."""
+
+    star_id: NDArray[np.str_]
+    wavelength: NDArray[np.float64]
+    snr: NDArray[np.float64]
+    chips: tuple[tuple[int, int], ...]
+    medium: str
+
+    @property
+    def n_stars(self) -> int:
+        """Number of stars."""
+        return int(self.star_id.size)
+
+    @property
+    def n_pixels(self) -> int:
+        """Number of wavelength pixels."""
+        return int(self.wavelength.size)
+
+    def __len__(self) -> int:
+        return self.n_stars
+
+    def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
+        """Return the row numbers of ids, of a mask, or of indices (checked).
+
+        Parameters
+        ----------
+        stars
+            Row numbers, a mask of shape (n_stars,), or names.
+
+        Returns
+        -------
+        (n,) int
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there.
+        """
+        return index_of(self.star_id, stars)
+
+    def _rows_of_grid(self, good: int, n: int) -> list[Row]:
+        """Grid, and how good the spectra are: `good` of `n` pixels are usable."""
+        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        grid = range_text(self.wavelength, unit="Å")
+        return [
+            ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
+            ("S/N per pixel", range_text(self.snr)),
+            ("masked pixels", f"{100 * (1 - good / n):.2g} %" if n else ""),
+        ]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
-class _Spectra(Carded):
+class _Spectra(SpectraOnGrid):
     """What raw and normalised spectra share. See the subclasses."""
 
     star_id: NDArray[np.str_]
@@ -185,16 +230,6 @@ class _Spectra(Carded):
             object.__setattr__(self, name, value)
 
     @property
-    def n_stars(self) -> int:
-        """Number of stars."""
-        return int(self.star_id.size)
-
-    @property
-    def n_pixels(self) -> int:
-        """Number of wavelength pixels."""
-        return int(self.wavelength.size)
-
-    @property
     def good(self) -> NDArray[np.bool_]:
         """Usable pixels, shape (n_stars, n_pixels)."""
         return self.ivar > 0
@@ -203,9 +238,6 @@ class _Spectra(Carded):
     def usable(self) -> NDArray[np.bool_]:
         """Stars that have a usable pixel, shape (n_stars,)."""
         return self.good.any(axis=1)
-
-    def __len__(self) -> int:
-        return self.n_stars
 
     def in_memory(self) -> Self:
         """Return the spectra themselves, which are in memory."""
@@ -241,17 +273,8 @@ class _Spectra(Carded):
         return title, [*self._pixel_rows(), ("stars", name_some(self.star_id))]
 
     def _pixel_rows(self) -> list[Row]:
-        """Grid, and how good the spectra are."""
-        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
-        grid = range_text(self.wavelength, unit="Å")
         good = sum(np.count_nonzero(self.ivar[:, a:b]) for a, b in self.chips)
-        n = self.n_stars * sum(b - a for a, b in self.chips)
-        masked = f"{100 * (1 - good / n):.2g} %" if n else ""
-        return [
-            ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
-            ("S/N per pixel", range_text(self.snr)),
-            ("masked pixels", masked),
-        ]
+        return self._rows_of_grid(int(good), self.n_stars * sum(b - a for a, b in self.chips))
 
     def select(self, stars: ArrayLike) -> Self:
         """Return the spectra of some stars.
@@ -272,25 +295,6 @@ class _Spectra(Carded):
             Of the stars.
         """
         return self._of_rows(rows)
-
-    def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
-        """Return the row numbers of ids, of a mask, or of indices (checked).
-
-        Parameters
-        ----------
-        stars
-            Row numbers, a mask of shape (n_stars,), or names.
-
-        Returns
-        -------
-        (n,) int
-
-        Raises
-        ------
-        InvalidDataError
-            If one of them is not there.
-        """
-        return index_of(self.star_id, stars)
 
     def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
         return type(self)(

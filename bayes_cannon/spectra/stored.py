@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
+from bayes_cannon.base.cards import SIMULATED, Row, count_text
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.stores.blocks import damaged_file, read_json
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
@@ -27,7 +27,7 @@ from bayes_cannon.base.stores.rows import BLOCK, RowReader
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.dataset import FORMAT, FORMAT_VERSION, TrainingSet
 from bayes_cannon.spectra.files.trees import from_tree
-from bayes_cannon.spectra.spectra import NormalizedSpectra, index_of, name_some
+from bayes_cannon.spectra.spectra import NormalizedSpectra, SpectraOnGrid, name_some
 from bayes_cannon.spectra.star_ids import DEFAULT_ID
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class StoredSpectra(Carded):
+class StoredSpectra(SpectraOnGrid):
     """Normalised spectra on disk, of which parts are read when they are needed.
 
     Pickled, they are the path and which stars are meant: a process elsewhere that sees the same
@@ -78,22 +78,9 @@ class StoredSpectra(Carded):
         return _reopened, (str(self.path), self.stamp, _packed(self.row))
 
     @property
-    def n_stars(self) -> int:
-        """Number of stars."""
-        return int(self.star_id.size)
-
-    @property
-    def n_pixels(self) -> int:
-        """Number of wavelength pixels."""
-        return int(self.wavelength.size)
-
-    @property
     def usable(self) -> NDArray[np.bool_]:
         """Stars that have a good pixel, shape (n_stars,)."""
         return self.n_good > 0
-
-    def __len__(self) -> int:
-        return self.n_stars
 
     @property
     def flux(self) -> NDArray[np.float32]:
@@ -123,31 +110,7 @@ class StoredSpectra(Carded):
         return title, [on_disk, *self._pixel_rows(), ("stars", name_some(self.star_id))]
 
     def _pixel_rows(self) -> list[Row]:
-        """Grid, and how good the spectra are."""
-        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
-        n = self.n_stars * self.n_pixels
-        masked = f"{100 * (1 - int(self.n_good.sum()) / n):.2g} %" if n else ""
-        grid = range_text(self.wavelength, unit="Å")
-        return [
-            ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
-            ("S/N per pixel", range_text(self.snr)),
-            ("masked pixels", masked),
-        ]
-
-    def index_of(self, stars: ArrayLike) -> NDArray[np.intp]:
-        """Return the row numbers of ids, of a mask, or of indices (checked).
-
-        Parameters
-        ----------
-        stars
-            Row numbers, a mask of shape (n_stars,), a slice, or names.
-
-        Raises
-        ------
-        InvalidDataError
-            If one of them is not there.
-        """
-        return index_of(self.star_id, stars)
+        return self._rows_of_grid(int(self.n_good.sum()), self.n_stars * self.n_pixels)
 
     def select(self, stars: ArrayLike | slice) -> Self:
         """Return some of the stars, still on disk.

@@ -291,8 +291,10 @@ def choose_terms(
     kept, gains = tuple[str, ...](), list[tuple[float, float]]()
     with as_progress(progress) as tell:
         tell(0, len(terms.names) + 1, "choosing known terms")
-        known = beside is not None and beside.n_factors == n_factors
-        best = beside.density if beside is not None and known else density(kept)
+        if beside is not None and beside.n_factors == n_factors:
+            best = beside.density
+        else:
+            best = density(kept)
         for i, name in enumerate(terms.names, 1):
             tell(i, len(terms.names) + 1, "choosing known terms")
             new = density((*kept, name))

@@ -16,10 +16,10 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,20 +27,18 @@ import zarr
 from numcodecs import Blosc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from bayes_cannon.base.locks import LOCK_NAME, lock_folder
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.locks import LOCK_NAME
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import (
     block_files,
-    blocks_of,
     damaged_file,
     mark_name,
     read_json,
-    seconds_of,
     sums_of,
     write_json,
 )
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT
+from bayes_cannon.base.stores.folder import PROGRESS, BlockFolder
 from bayes_cannon.errors import BayesCannonWarning, FileFormatError, OutputExistsError
 
 __all__ = [
@@ -54,14 +52,14 @@ __all__ = [
 
 BLOCK, CHUNK = 256, 1024
 """Rows and columns of a chunk; the rows of a chunk are a block."""
-_PIXELS, _PROGRESS = "pixels", "progress"
-_PLAN, _WHOLE = f"{_PROGRESS}/plan", f"{_PROGRESS}/whole"
+_PIXELS = "pixels"
+_PLAN, _WHOLE = f"{PROGRESS}/plan", f"{PROGRESS}/whole"
 _LEFT = ("progress/*.part", "*.partial", "*/*.partial", "*/*/*.partial")
 _CONSOLIDATED = ".zmetadata"
 _HEADS = {".zgroup", ".zattrs", _CONSOLIDATED}
 
 
-class RowStore:
+class RowStore(BlockFolder):
     """Writer of such a folder, which is locked while the context lasts.
 
     Parameters
@@ -95,16 +93,9 @@ class RowStore:
         digest: str,
         overwrite: bool = False,
     ) -> None:
-        self.folder = user_path(folder)
-        self.blocks = blocks_of(shape[0], BLOCK)
+        super().__init__(folder, shape[0], BLOCK)
         self._names, self._shape, self._overwrite = tuple(names), shape, overwrite
         self._plan = {"digest": digest, "n_rows": shape[0], "n_columns": shape[1], "block": BLOCK}
-        self._lock = ExitStack()
-
-    @property
-    def pending(self) -> list[int]:
-        """Numbers of the blocks that are not complete on disk."""
-        return [b for b in range(len(self.blocks)) if seconds_of(self._mark(b)) is None]
 
     @property
     def is_whole(self) -> bool:
@@ -115,17 +106,6 @@ class RowStore:
         """What was noted of the rows of each block, in their order."""
         for block in range(len(self.blocks)):
             yield (read_json(self._mark(block)) or {})["facts"]
-
-    def __enter__(self) -> Self:
-        """Lock the folder and make it ready."""
-        self._refuse_others()
-        with told_writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock as stack:
-                stack.enter_context(lock_folder(self.folder))
-                self._make_ready()
-                self._lock = stack.pop_all()
-        return self
 
     def __exit__(
         self,
@@ -184,9 +164,6 @@ class RowStore:
         for block in range(len(self.blocks)):
             self._mark(block).unlink(missing_ok=True)
 
-    def _mark(self, block: int) -> Path:
-        return self.folder / _PROGRESS / mark_name(block)
-
     def _groups(self) -> list[Path]:
         """Folders of the groups that `finish` writes."""
         folders = [p for p in self.folder.iterdir() if p.is_dir() and p.name != _PIXELS]
@@ -199,7 +176,7 @@ class RowStore:
         if not self.folder.is_dir():
             raise OutputExistsError(f"{self.folder} is a file; choose another path.")
         entries = {p.name for p in self.folder.iterdir()} - {LOCK_NAME}
-        if not entries or (entries == {_PROGRESS} and self._has_no_plan()):
+        if not entries or (entries == {PROGRESS} and self._has_no_plan()):
             return
         known = read_json(self.folder / _PLAN)
         if known is None and not (self._overwrite and self._looks_like_one(entries)):
@@ -215,11 +192,11 @@ class RowStore:
 
     def _has_no_plan(self) -> bool:
         """Whether a process was cut off before it noted what it was to make."""
-        return {p.name for p in (self.folder / _PROGRESS).iterdir()} <= {"plan.part"}
+        return {p.name for p in (self.folder / PROGRESS).iterdir()} <= {"plan.part"}
 
     def _looks_like_one(self, entries: set[str]) -> bool:
-        known = {_PIXELS, _PROGRESS, *_HEADS, *(p.name for p in self._groups())}
-        return bool(entries & {_PIXELS, _PROGRESS}) and entries <= known
+        known = {_PIXELS, PROGRESS, *_HEADS, *(p.name for p in self._groups())}
+        return bool(entries & {_PIXELS, PROGRESS}) and entries <= known
 
     def _make_ready(self) -> None:
         """Under the lock: clear what is to be overwritten, and what a killed process left."""
@@ -236,7 +213,7 @@ class RowStore:
 
     def _lay_out(self) -> None:
         """Note what is to be made, then make the arrays, without their chunks."""
-        (self.folder / _PROGRESS).mkdir(exist_ok=True)
+        (self.folder / PROGRESS).mkdir(exist_ok=True)
         (self.folder / _WHOLE).unlink(missing_ok=True)
         write_json(self.folder / _PLAN, self._plan)
         group = zarr.open_group(self.folder, mode="a", zarr_format=ZARR_FORMAT)
@@ -260,23 +237,22 @@ class RowStore:
                 )
             write_json(self.folder / ".zgroup", {"zarr_format": ZARR_FORMAT})
             (self.folder / _WHOLE).unlink()
-        marks = [self._mark(b) for b in range(len(self.blocks))]
-        hurt = [m for m in marks if damaged_file(self.folder, read_json(m), whole=True)]
+        hurt = self._hurt(self.folder)
         if not hurt:
             return
         (self.folder / _WHOLE).unlink(missing_ok=True)
-        for mark in hurt:
-            mark.unlink()
+        for block in hurt:
+            self._mark(block).unlink()
         warnings.warn(
-            f"{len(hurt)} of {len(marks)} blocks of {BLOCK} stars in {self.folder} were damaged or "
-            "lost; they are done again.",
+            f"{len(hurt)} of {len(self.blocks)} blocks of {BLOCK} stars in {self.folder} were "
+            "damaged or lost; they are done again.",
             BayesCannonWarning,
             stacklevel=5,
         )
 
     def _clear(self) -> None:
         # The marks go first, so that a process killed here leaves no mark without its data.
-        for name in (_PROGRESS, _PIXELS):
+        for name in (PROGRESS, _PIXELS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self._clear_groups()
         for name in _HEADS:
@@ -320,7 +296,7 @@ def write_block(
             first = block * array.chunks[0]
             array[first : first + len(values)] = values
         sums = sums_of(folder, block_files(folder, block, "row"))
-        mark = folder / _PROGRESS / mark_name(block)
+        mark = folder / PROGRESS / mark_name(block)
         write_json(mark, {"seconds": round(seconds, 4), "files": sums, "facts": dict(facts)})
 
 
@@ -385,9 +361,9 @@ class RowReader:
         return out
 
     def _check(self, name: str, block: int, chunks: range) -> None:
-        mark = read_json(self.folder / _PROGRESS / mark_name(block))
+        mark = read_json(self.folder / PROGRESS / mark_name(block))
         if mark is None:
-            raise self._damaged(f"{_PROGRESS}/{mark_name(block)}")
+            raise self._damaged(f"{PROGRESS}/{mark_name(block)}")
         names = [f"{_PIXELS}/{name}/{block}.{chunk}" for chunk in chunks]
         noted = mark.get("files", {})
         for file in names:
