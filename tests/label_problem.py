@@ -7,6 +7,7 @@ import numpy as np
 
 from bayes_cannon.base.packing import pack
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 
@@ -36,9 +37,10 @@ class TrainedStandIn:
     known_terms: None = None
 
     @property
-    def kappa_of_pixels(self) -> np.ndarray:
-        """Independent pixels."""
-        return np.ones(self.wavelength.size)
+    def independent_pixels(self) -> IndependentPixels:
+        """All of them."""
+        chip = np.zeros(self.wavelength.size, dtype=np.int64)
+        return IndependentPixels(np.ones(1), np.ones(1), chip, self.scatter**2)
 
 
 @dataclass(frozen=True, eq=False)

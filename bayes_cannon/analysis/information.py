@@ -142,7 +142,9 @@ def _densities(cannon: Cannon, at: FloatArray, snr: float) -> tuple[FloatArray, 
             f"no pixel of the model changes with {names}; train without, or with other windows."
         )
     variance = snr**-2.0 + cannon.scatter**2 + cannon.predict(at).coef_sd ** 2
-    weight = np.where(cannon.used, 1 / (variance * cannon.kappa_of_pixels), 0.0)
+    ivar = np.where(cannon.used, snr**2, 0.0)
+    kappa = cannon.independent_pixels.kappa(ivar[None])[0]
+    weight = np.where(cannon.used, 1 / (variance * kappa), 0.0)
     information = weight * gradient**2
     weighted = weight * gradient
     loaded = weight[:, None] * cannon.loadings

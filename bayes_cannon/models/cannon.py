@@ -22,6 +22,7 @@ from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.files.cannon_tree import cannon_fields, cannon_tree
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.models.label_moments import label_moments
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
@@ -34,7 +35,7 @@ __all__ = [
 
 
 FORMAT = "bayes_cannon.cannon"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +115,10 @@ class Cannon(Carded):
         ``'vacuum'`` or ``'air'``: what the wavelengths are in.
     kappa : (n_chips,) float64
         Pixels of each chip per independent one, by which its log likelihood is divided in
-        inference (see `bayes_cannon.training.effective_pixels`); 1 where left out.
+        inference (see `bayes_cannon.training.effective_pixels`), where intrinsic scatter rules;
+        1 where left out.
+    kappa_noise : (n_chips,) float64
+        The same where photon noise rules (see `IndependentPixels`); like `kappa` where left out.
     kappa_log_sd : float
         Standard deviation of the logarithm of their common factor; NaN where not learnt.
     terms : tuple of str
@@ -142,6 +146,7 @@ class Cannon(Carded):
     simulated: bool = False
     medium: str = "vacuum"
     kappa: FloatArray = field(default_factory=lambda: np.ones(0))
+    kappa_noise: FloatArray = field(default_factory=lambda: np.ones(0))
     kappa_log_sd: float = float("nan")
     terms: tuple[str, ...] = ()
     term_scale: FloatArray = field(default_factory=lambda: np.zeros(0))
@@ -149,10 +154,14 @@ class Cannon(Carded):
     def __post_init__(self) -> None:
         kappa = np.asarray(self.kappa, dtype=np.float64)
         object.__setattr__(self, "kappa", kappa if kappa.size else np.ones(len(self.chips)))
-        if self.kappa.shape != (len(self.chips),) or not np.all(self.kappa >= 1):
-            raise InvalidDataError(
-                f"kappa must be one number from 1 a chip, not {self.kappa} for {len(self.chips)}."
-            )
+        noise = np.asarray(self.kappa_noise, dtype=np.float64)
+        object.__setattr__(self, "kappa_noise", noise if noise.size else self.kappa)
+        for name in ("kappa", "kappa_noise"):
+            given = getattr(self, name)
+            if given.shape != (len(self.chips),) or not np.all(given >= 1):
+                raise InvalidDataError(
+                    f"{name} must be one number from 1 a chip, not {given} for {len(self.chips)}."
+                )
         p, t, j = self.n_pixels, self.basis.n_terms, self.loadings.shape[1]
         expected = {
             "theta": (p, t),
@@ -223,12 +232,13 @@ class Cannon(Carded):
         return KnownTerms.on(self.terms, self.wavelength, self.chips, self.term_scale)
 
     @property
-    def kappa_of_pixels(self) -> FloatArray:
-        """Pixels per independent one at each pixel, shape (n_pixels,)."""
-        out = np.ones(self.n_pixels)
-        for (start, stop), kappa in zip(self.chips, self.kappa, strict=True):
-            out[start:stop] = kappa
-        return out
+    def independent_pixels(self) -> IndependentPixels:
+        """How many of the pixels of a spectrum are independent."""
+        chip = np.zeros(self.n_pixels, dtype=np.int64)
+        for c, (start, stop) in enumerate(self.chips):
+            chip[start:stop] = c
+        scatter2 = np.where(self.used, self.scatter, 0.0) ** 2
+        return IndependentPixels(self.kappa, self.kappa_noise, chip, scatter2)
 
     @property
     def label_range(self) -> FloatArray:

@@ -337,7 +337,8 @@ def build_full_pixel_model(
     if not good.any():
         raise InvalidDataError("the spectrum has no pixel that the trained model can use.")
     # With the variance fixed, dividing the log likelihood by kappa is widening every pixel.
-    sigma = np.sqrt(cannon.kappa_of_pixels[good] * (1 / ivar[good] + extra[good]))
+    kappa = cannon.independent_pixels.kappa(np.where(good, ivar, 0.0)[None])[0, good]
+    sigma = np.sqrt(kappa * (1 / ivar[good] + extra[good]))
     coords = {"label_name": list(basis.names), "pixel": np.nonzero(good)[0]}
     n_factors = cannon.loadings.shape[1]
     if n_factors:

@@ -358,7 +358,8 @@ def _inference(facts: _Facts) -> Iterator[str]:
 def _effective_pixels(facts: _Facts) -> Iterator[str]:
     """By what log likelihoods are divided, where that is not 1."""
     try:
-        kappa = np.unique(np.asarray(facts.run.cannon.kappa, dtype=np.float64))
+        cannon = facts.run.cannon
+        kappa = np.unique(np.concatenate([cannon.kappa, cannon.kappa_noise]))
     except FileFormatError:
         return  # said to be missing where the model's pixels are
     if kappa.size and kappa.max() > 1:

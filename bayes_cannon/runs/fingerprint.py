@@ -86,7 +86,7 @@ def digest_of_model(cannon: Cannon) -> str:
     for array in (
         basis.center, basis.scale, cannon.wavelength, cannon.theta, cannon.loadings,
         cannon.coef_cov, cannon.scatter, cannon.log_scatter_sd, cannon.used, cannon.factors,
-        cannon.kappa, cannon.term_scale,
+        cannon.kappa, cannon.kappa_noise, cannon.term_scale,
     ):  # fmt: skip
         digest.array(np.asarray(array))
     _add_labels(digest, cannon.training)

@@ -304,6 +304,7 @@ def _with_fit(cannon: Cannon, fit: MapFit) -> Cannon:
     return replace(
         cannon, theta=theta, loadings=fit.mean[:, k:], coef_cov=fit.cov, scatter=fit.scatter,
         hyper=fit.hyper, used=cannon.used & fit.fitted, kappa=np.ones(len(cannon.chips)),
+        kappa_noise=np.ones(len(cannon.chips)),
         term_scale=cannon.term_scale if fit.terms is None else fit.terms.scale,
     )  # fmt: skip
 

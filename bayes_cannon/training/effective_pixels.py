@@ -4,7 +4,7 @@ Noise and systematics of a spectrum are shared by neighbouring pixels, so that a
 multiplies pixels as independent is too narrow. The log likelihood of the pixels of a chip is
 divided by
 
-    kappa_c = m (1 + 2 sum_k rho_ck f_ck) ,
+    kappa_c = 1 + 2 sum_k rho_ck f_ck ,
 
 with rho the autocorrelation of the standardised residuals of stars that the model has not seen
 (labels and factors at their modes) and f that of the labels' filters, the weights h with which
@@ -17,7 +17,13 @@ Without f, faint slow waves of the continuum would count: on the demo survey rho
 pixels of the red chip and sums up to 4.4, where a label, measured from lines, sees 1.3. Of all
 labels and stars f is one mean by chip, weighted by the chip's share of a label's information.
 
-The multiplier m is learnt from the labels of the left-out stars: the share of
+The multiplier m is of the part of the variance that is intrinsic scatter: misfit, not noise, is
+what the residuals do not tell. A chip of a star is divided by
+
+    kappa_c (1 + (m - 1) mean(s^2 / (s^2 + sigma^2)))
+
+(see `bayes_cannon.models.noise.independent_pixels`), and only where m < 1, the residuals say too
+much, noise is multiplied alike. It is learnt from the labels of the left-out stars: the share of
 predictions whose difference from the catalogue is within one standard deviation, errors of the
 catalogue included, shall be that of a normal distribution. With log m ~ Normal(0, 1) as its prior,
 by which few stars keep the estimate from the residuals,
@@ -52,6 +58,7 @@ from bayes_cannon.inference.modes import Laplace, find_modes, gaussian_at
 from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 
 __all__ = [
     "EffectivePixels",
@@ -87,6 +94,8 @@ class LeftOut:
         Of each chip, at the stars' modes.
     u : (n, n_labels) float64
         Modes, unconstrained.
+    shares : (n_chips, n) float64
+        Mean share of the scatter in the variance of each chip.
     log_snr : (n,) float64
         See `bayes_cannon.inference.reference.log_snr`.
     priors : LabelPriors
@@ -101,6 +110,7 @@ class LeftOut:
     rows: NDArray[np.intp]
     sums: Sequence[PixelSums]
     u: FloatArray
+    shares: FloatArray
     log_snr: FloatArray
     priors: LabelPriors
     products: FloatArray
@@ -142,7 +152,7 @@ class EffectivePixels:
     Attributes
     ----------
     kappa : (n_chips,) float64
-        Pixels per independent one, at least 1, of models of the folds.
+        Pixels per independent one where scatter rules, at least 1, of models of the folds.
     log_sd : float
         Standard deviation of the logarithm of the multiplier.
     from_residuals : (n_chips,) float64
@@ -159,6 +169,11 @@ class EffectivePixels:
     rho: FloatArray
     multiplier: float
 
+    @property
+    def noise(self) -> FloatArray:
+        """Kappa (n_chips,) where noise rules."""
+        return np.minimum(self.kappa, self.from_residuals)
+
     def of_final_model(self, folds: int) -> FloatArray:
         """Kappa (n_chips,) of the model of all stars.
 
@@ -170,7 +185,7 @@ class EffectivePixels:
         folds
             Of the cross-validation.
         """
-        shared = np.minimum(self.kappa, self.from_residuals)
+        shared = self.noise
         return np.maximum(shared + (self.kappa - shared) * (1 - 1 / folds), 1.0)
 
 
@@ -234,7 +249,9 @@ def look_at_left_out(
     products, pairs, filters = (
         np.stack([_by_lag(a[:, start:stop]) for start, stop in chips]) for a in (full, good, h)
     )
-    return LeftOut(rows, sums, laplace.u, log_snr(ivar), priors, products, pairs, filters)
+    ones = np.ones(len(chips))
+    shares = IndependentPixels(ones, ones, chip, pixels.scatter2).shares(ivar)
+    return LeftOut(rows, sums, laplace.u, shares, log_snr(ivar), priors, products, pairs, filters)
 
 
 def _by_lag(rows: FloatArray) -> FloatArray:
@@ -279,8 +296,8 @@ def _from_residuals(blocks: Sequence[LeftOut]) -> tuple[FloatArray, FloatArray]:
     return rho, np.maximum(kappa, 1.0)
 
 
-def _modes(basis: PolynomialBasis, block: LeftOut, kappa: FloatArray) -> Modes:
-    data = collapse(block.sums, 1 / kappa)
+def _modes(basis: PolynomialBasis, block: LeftOut, kappa: FloatArray, noise: FloatArray) -> Modes:
+    data = collapse(block.sums, 1 / (noise[:, None] + (kappa - noise)[:, None] * block.shares))
     ends, _, _ = find_modes(basis, block.priors, data, block.u[:, None])
     chol, _ = gaussian_at(basis, block.priors, data, ends[:, 0])
     at = block.priors.at(ends[:, 0])
@@ -361,7 +378,8 @@ class _Look:
         kappa = self.kappa(log_m)
         key = kappa.tobytes()
         if key not in self._found:
-            self._found[key] = [_modes(self._basis, block, kappa) for block in self._blocks]
+            noise = np.minimum(kappa, self._first)
+            self._found[key] = [_modes(self._basis, b, kappa, noise) for b in self._blocks]
         return self._found[key]
 
     def __call__(self, log_m: float) -> float:

@@ -205,12 +205,13 @@ def with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) ->
     """
     kappa = found.of_final_model(folds)
     _log.info(
-        "pixels per independent one: %s by chip (%s from residuals alone)",
+        "pixels per independent one: %s by chip where scatter rules, %s where noise does",
         ", ".join(f"{x:.1f}" for x in kappa),
-        ", ".join(f"{x:.1f}" for x in found.from_residuals),
+        ", ".join(f"{x:.1f}" for x in found.noise),
     )
     record = {
         "kappa": kappa.tolist(),
+        "noise": found.noise.tolist(),
         "of_folds": found.kappa.tolist(),
         "log_sd": found.log_sd,
         "from_residuals": found.from_residuals.tolist(),
@@ -218,6 +219,6 @@ def with_effective_pixels(cannon: Cannon, found: EffectivePixels, folds: int) ->
     }
     training = {**cannon.settings["training"], "effective_pixels": record}
     return replace(
-        cannon, kappa=kappa, kappa_log_sd=found.log_sd,
+        cannon, kappa=kappa, kappa_noise=found.noise, kappa_log_sd=found.log_sd,
         settings={**cannon.settings, "training": training},
     )  # fmt: skip

@@ -57,7 +57,8 @@ def dense(cannon: Cannon) -> tuple[np.ndarray, np.ndarray]:
     """Covariance of the used pixels, and gradients."""
     used = cannon.used
     variance = SNR**-2 + cannon.scatter**2 + cannon.predict(AT).coef_sd ** 2
-    variance = (variance * cannon.kappa_of_pixels)[used]
+    kappa = cannon.independent_pixels.kappa(np.where(used, SNR**2.0, 0.0)[None])[0]
+    variance = (variance * kappa)[used]
     loadings = cannon.loadings[used]
     return np.diag(variance) + loadings @ loadings.T, cannon.gradient(AT).value[:, used]
 

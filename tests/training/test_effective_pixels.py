@@ -11,6 +11,7 @@ from bayes_cannon.inference.infer import infer_labels
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
@@ -84,7 +85,7 @@ def test_formal_intervals_hold_what_they_say(models):
 
     cannon = models[True, True]
     assert 0.64 < inside(cannon) < 0.73
-    assert inside(replace(cannon, kappa=np.ones(2))) < 0.55
+    assert inside(replace(cannon, kappa=np.ones(2), kappa_noise=np.ones(2))) < 0.55
 
 
 def test_flags_mark_what_the_model_was_not_tested_on(models):
@@ -112,10 +113,35 @@ def test_kappa_is_kept_in_the_file(models, tmp_path):
     again = Cannon.load(tmp_path / "model.nc")
     np.testing.assert_array_equal(again.kappa, cannon.kappa)
     assert again.kappa_log_sd == cannon.kappa_log_sd
-    np.testing.assert_array_equal(again.kappa_of_pixels, np.repeat(cannon.kappa, 150))
+    np.testing.assert_array_equal(again.kappa_noise, cannon.kappa_noise)
 
 
 def test_misfit_falls_with_stars_and_noise_does_not():
     kappa, residuals = np.array([1.1, 4.0, 2.0]), np.array([1.0, 1.5, 2.5])
     found = EffectivePixels(kappa, 0.1, residuals, np.ones((3, 1)), 1.0)
     np.testing.assert_allclose(found.of_final_model(5), [1 + 0.8 * 0.1, 1.5 + 0.8 * 2.5, 2.0])
+
+
+def test_a_star_lies_between_noise_and_scatter():
+    """By its mean share of scatter, pixels that are not used left out."""
+    chip, scatter2 = np.array([0, 0, 0, 1, 1]), np.full(5, 1e-4)
+    found = IndependentPixels(np.array([4.0, 2.0]), np.array([1.0, 1.5]), chip, scatter2)
+    ivar = np.array([[1e4, 3e4, 0.0, 1e4, 1e4], [1e12] * 5, [1e-6] * 5])
+    shares = found.shares(ivar)
+    np.testing.assert_allclose(shares[:, 0], [(0.5 + 0.75) / 2, 0.5])
+    kappa = found.kappa(ivar)
+    np.testing.assert_allclose(kappa[0], [2.875, 2.875, 2.875, 1.75, 1.75])
+    np.testing.assert_allclose(kappa[1], [4, 4, 4, 2, 2], rtol=1e-6)
+    np.testing.assert_allclose(kappa[2], [1, 1, 1, 1.5, 1.5], rtol=1e-6)
+    assert not found.trivial
+
+
+def test_slow_waves_do_not_count(models):
+    """Residuals shared over the whole chip, a fifth of the noise: sums of rho are near 5."""
+    stars = make_set(300, correlated=(False, False), seed=1)
+    height = np.random.default_rng(5).standard_normal((300, 2))
+    waves = 0.006 * np.repeat(height, 150, axis=1)
+    spectra = replace(stars.spectra, flux=stars.spectra.flux + waves)
+    cannon = train(replace(stars, spectra=spectra), settings=TrainingSettings(n_factors=0), seed=1)
+    plain = cannon.settings["training"]["effective_pixels"]
+    assert np.all(np.array(plain["from_residuals"]) < 1.8)

@@ -269,7 +269,7 @@ def _without(cannon: Cannon, stars: TrainingSet, seed: int) -> Cannon:
     )  # fmt: skip
     windows = {name: [tuple(r) for r in ranges] for name, ranges in made.get("windows", {}).items()}
     fitted = train(stars, settings=settings, windows=windows or None, seed=seed)
-    return replace(fitted, kappa=cannon.kappa)
+    return replace(fitted, kappa=cannon.kappa, kappa_noise=cannon.kappa_noise)
 
 
 def _joined(parts: list[FastPass]) -> FastPass:

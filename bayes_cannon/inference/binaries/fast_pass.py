@@ -344,7 +344,7 @@ def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any
         "improvement": better / change if change > 0 else 0.0,
         "chi2_single": one.chi2,
         "chi2_pair": two.chi2,
-        "independent_pixels": float(np.sum(model.inverse_kappa[good])),
+        "independent_pixels": float(np.sum(1 / model.independent.kappa(star.ivar[None])[0, good])),
         "log_snr": 0.5 * float(np.log(np.median(star.ivar[star.ivar > 0]))),
         "n_starts": n_starts,
         "theta": two.theta,

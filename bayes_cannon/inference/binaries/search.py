@@ -183,7 +183,7 @@ class Star:
             Flux, inverse variance (0: not used) and variance besides it, shape (n_all_pixels,).
         """
         model = search.model
-        root = np.sqrt(ivar / (1 + ivar * extra) * model.inverse_kappa)
+        root = np.sqrt(ivar / (1 + ivar * extra) / model.independent.kappa(ivar[None])[0])
         U = model.loadings * root
         chol = np.linalg.cholesky(np.eye(len(U)) + U @ U.T)
         Q = np.linalg.solve(chol, U) if len(U) else U

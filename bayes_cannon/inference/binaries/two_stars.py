@@ -31,6 +31,7 @@ from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficien
 from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_moments import label_moments, safe_inverse
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.continuum import ContinuumSettings, match_pixels
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.spectra import same_grid
@@ -137,7 +138,7 @@ class TwoStarModel:
     first, second : StarKind
         What single stars are, and what the second star of a pair is.
     loadings : (n_factors, n_all_pixels) float64
-    inverse_kappa : (n_all_pixels,) float64
+    independent : IndependentPixels
     edges : (n_chips, 2) int64
     kms_per_pixel : float
     resolved : bool
@@ -154,7 +155,7 @@ class TwoStarModel:
     first: StarKind
     second: StarKind
     loadings: FloatArray
-    inverse_kappa: FloatArray
+    independent: IndependentPixels
     edges: NDArray[np.int64]
     kms_per_pixel: float
     resolved: bool
@@ -205,7 +206,7 @@ class TwoStarModel:
             pixels=pixels, usable=usable, first=first,
             second=first if second is None else StarKind.from_cannon(second, inflate),
             loadings=np.where(used, cannon.loadings.T, 0.0),
-            inverse_kappa=1 / cannon.kappa_of_pixels,
+            independent=cannon.independent_pixels,
             edges=np.array(cannon.chips, dtype=np.int64).reshape(-1, 2),
             kms_per_pixel=width, resolved=resolved, continuum=_continuum(cannon),
             abundances=np.array([_is_abundance(name) for name in cannon.names]),

@@ -168,7 +168,7 @@ def compress(
     w = ivar / (1 + ivar * extra_variance(pixels, x))
     if weights is not None:
         w = w * weights
-    power = None if pixels.kappa is None else 1 / pixels.kappa
+    power = pixels.power(ivar)
     return collapse(
         [pixel_sums(pixels, flux, w, power=power, v=x[:, : pixels.n_terms])], np.ones(1)
     )
@@ -220,7 +220,7 @@ def pixel_sums(
     v
         Features at which the templates of known terms are evaluated, shape (n_stars, n_terms).
     power
-        Power of each pixel's likelihood, shape (n_pixels,); None: 1.
+        Power of each pixel's likelihood, shape (n_stars, n_pixels); None: 1.
     """
     good = w > 0
     log_w = np.log(w, where=good, out=np.zeros_like(w)) - LOG_2PI * good
@@ -228,7 +228,8 @@ def pixel_sums(
     if power is None:
         total, effective = log_w.sum(axis=1), n_used.astype(np.float64)
     else:
-        total, effective, w = log_w @ power, good @ power, w * power
+        total, effective = np.sum(log_w * power, axis=1), np.sum(good * power, axis=1)
+        w = w * power
     wf = w * flux
     outer, right = unpack(times(w, pixels.products)), times(wf, pixels.coef)
     n_columns = pixels.n_hidden - pixels.n_factors
@@ -272,13 +273,17 @@ def collapse(parts: Sequence[PixelSums], powers: FloatArray) -> Compressed:
     parts
         Sums of each group of pixels, of the same stars.
     powers
-        Power of the likelihood of each group, shape (n_groups,).
+        Power of the likelihood of each group, shape (n_groups,) or (n_groups, n_stars).
     """
     k, n_columns = parts[0].n_terms, parts[0].n_columns
 
     def total(name: str) -> FloatArray:
+        arrays = [np.asarray(getattr(part, name)) for part in parts]
         return np.asarray(
-            sum(p * getattr(part, name) for p, part in zip(powers, parts, strict=True))
+            sum(
+                a * np.reshape(p, (-1,) + (1,) * (a.ndim - 1))
+                for p, a in zip(powers, arrays, strict=True)
+            )
         )
 
     sums, right, square = total("outer"), total("right"), total("square")

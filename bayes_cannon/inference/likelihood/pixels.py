@@ -13,6 +13,7 @@ from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.distortions import Templates
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class PixelModel:
         coefficients' uncertainty out ("plug-in").
     scatter2 : (n_pixels,) float64
         Square of the intrinsic scatter.
-    kappa : (n_pixels,) float64 or None
+    independent : IndependentPixels or None
         Pixels per independent one, by which log likelihoods are divided; None: 1.
     templates : Templates or None
         Of the known terms, which follow the labels; None where there are none.
@@ -83,7 +84,7 @@ class PixelModel:
     products: FloatArray
     coef_cov: NDArray[np.float32] | None
     scatter2: FloatArray
-    kappa: FloatArray | None = None
+    independent: IndependentPixels | None = None
     templates: Templates | None = None
 
     @classmethod
@@ -120,8 +121,8 @@ class PixelModel:
                 f"{np.sum(~finite)} usable pixels of the trained model have coefficients that are "
                 "not finite; train it again."
             )
-        kappa = cannon.kappa_of_pixels[used]
-        tempered = kappa if np.any(kappa != 1) else None
+        independent = cannon.independent_pixels
+        tempered = None if independent.trivial else independent.only(used)
         terms = cannon.known_terms
         templates = None if terms is None else terms.only(used).templates(cannon.theta[used])
         products = pack_outer(coef)
@@ -134,6 +135,16 @@ class PixelModel:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, products=pack_outer(state["coef"]))
+
+    def power(self, ivar: NDArray[Any]) -> FloatArray | None:
+        """Power of the pixels' likelihoods, shape (n_stars, n_pixels); None: 1.
+
+        Parameters
+        ----------
+        ivar
+            Used pixels, shape (n_stars, n_pixels); 0: not used.
+        """
+        return None if self.independent is None else 1 / self.independent.kappa(ivar)
 
     @property
     def n_terms(self) -> int:

@@ -52,16 +52,19 @@ def full_log_likelihood(
     residual = flux - pixels.coef[:, :k] @ v.mean(axis=0)
     variance = _Variance.of(pixels, v, z)
     weights = np.empty((len(v), pixels.n_pixels), dtype=np.float32)
+    powers = pixels.power(ivar[None])
+    power = None if powers is None else powers[0]
     total = np.zeros((len(v), 2 + j))
     for start in range(0, pixels.n_pixels, _PIXELS):
         some = slice(start, start + _PIXELS)
         part = _pixel_sums(
-            pixels, some, residual[some], ivar[some], v, variance, hidden.loadings[some]
-        )
+            pixels, some, residual[some], ivar[some], v, variance, hidden.loadings[some],
+            None if power is None else power[some],
+        )  # fmt: skip
         weights[:, some] = part[0]
         total += part[1]
-    power = 1.0 if pixels.kappa is None else 1 / pixels.kappa
-    chi2, log_w = total[:, 0], total[:, 1] - np.sum((ivar > 0) * power) * LOG_2PI
+    n_effective = np.sum((ivar > 0) * (1.0 if power is None else power))
+    chi2, log_w = total[:, 0], total[:, 1] - n_effective * LOG_2PI
     if j:
         square, log_det = _factor_terms(hidden, weights, total[:, 2:], v)
         chi2, log_w = chi2 - square, log_w - log_det
@@ -178,6 +181,7 @@ def _pixel_sums(
     v: FloatArray,
     variance: _Variance,
     hidden: NDArray[np.float32],
+    power: FloatArray | None,
 ) -> tuple[NDArray[np.float32], FloatArray]:
     """Weights of some pixels for every draw, and sums: chi-square, log weights and U'w r."""
     coef = pixels.coef32[some]
@@ -187,13 +191,13 @@ def _pixel_sums(
     share = variance.at(some, len(v))
     share *= ivar
     share += 1
-    if pixels.kappa is None:
+    if power is None:
         log_w = np.sum(np.log(ivar[good], dtype=np.float64)) - np.log(share).sum(axis=1)
         w = np.divide(ivar, share, out=share)
     else:
-        power = (1 / pixels.kappa[some]).astype(np.float32)
-        log_w = np.log(ivar[good], dtype=np.float64) @ power[good] - np.log(share) @ power
-        w = np.divide(ivar * power, share, out=share)
+        narrow = power.astype(np.float32)
+        log_w = np.log(ivar[good], dtype=np.float64) @ narrow[good] - np.log(share) @ narrow
+        w = np.divide(ivar * narrow, share, out=share)
     r = (v.mean(axis=0) - v).astype(np.float32) @ coef[:, :k].T
     r += residual.astype(np.float32)
     wr = w * r

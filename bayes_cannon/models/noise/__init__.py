@@ -1,0 +1,1 @@
+"""What the noise of spectra has in common between pixels."""
