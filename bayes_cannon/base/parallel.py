@@ -25,7 +25,7 @@ from uuid import uuid4
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from bayes_cannon.base.engines.shared import WorkerLostError
+from bayes_cannon.base.engines.engine import Engine, WorkerLostError
 from bayes_cannon.errors import BayesCannonError, FitError, InvalidDataError
 
 __all__ = [
@@ -168,12 +168,13 @@ def as_executor(given: Any) -> Executor | None:
         If it is neither.
     """
     client: Any = getattr(given, "_client", None)
-    ours = hasattr(given, "submit_named")
-    if isinstance(given, Executor) and hasattr(client, "scatter") and not ours:  # Dask's own
+    if given is None or isinstance(given, Engine):
+        return given
+    if isinstance(given, Executor) and hasattr(client, "scatter"):  # Dask's own
         from bayes_cannon.base.engines.cluster import Cluster
 
         return Cluster(client)
-    if given is None or isinstance(given, Executor):
+    if isinstance(given, Executor):
         return given
     hint = "client.get_executor()" if hasattr(given, "get_executor") else "ThreadPoolExecutor(4)"
     raise InvalidDataError(
@@ -199,8 +200,9 @@ def workers_of(executor: Executor) -> int:
 
 def _submit(executor: Executor, name: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a task in; an engine of ours is told whom it concerns."""
-    submit = getattr(executor, "submit_named", None)
-    return executor.submit(work, *args) if submit is None else submit(name, work, *args)
+    if isinstance(executor, Engine):
+        return executor.submit_named(name, work, *args)
+    return executor.submit(work, *args)
 
 
 def in_order[T, R](
