@@ -34,6 +34,7 @@ __all__ = [
     "PlainFormatter",
     "downloading",
     "error_line",
+    "is_not_of_dask",
     "one_line",
     "print_check",
     "print_labels",
@@ -150,6 +151,17 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         return one_line(super().format(record))
+
+
+def is_not_of_dask(record: logging.LogRecord) -> bool:
+    """Whether a record is none of Dask's, whose losses the package tells in its own words.
+
+    Parameters
+    ----------
+    record
+        Any.
+    """
+    return not record.name.startswith("distributed")
 
 
 def print_check(check: Check) -> None:

@@ -1,10 +1,15 @@
 """A run is the same to the last bit, whichever engine samples it and whoever is lost meanwhile."""
 
 import dataclasses
+import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -32,16 +37,54 @@ from tests.run_problem import CANNON, QUICK, make_spectra, write_files
 SPECTRA = make_spectra(bad=())
 NUTS = InferenceSettings(draws=60, tune=60, chains=2, block_size=2, ess_limit=1.0, rhat_limit=9.0)
 SEED = 5
+ROOT = Path(__file__).parents[2]
+
+
+class DaskProcesses:
+    """`dask scheduler` and `dask worker`; their address, and the file that says it."""
+
+    def __init__(self, folder):
+        self.file, self._started = folder / "scheduler.json", []
+
+    def __enter__(self):
+        self.start(port=0)
+        return self
+
+    def __exit__(self, *_):
+        self.kill()
+
+    @property
+    def address(self):
+        return json.loads(self.file.read_text())["address"]
+
+    def start(self, port):
+        file = ("--scheduler-file", str(self.file))
+        self.file.unlink(missing_ok=True)
+        self._run("scheduler", "--host", "127.0.0.1", "--port", str(port), *file)
+        while not self.file.exists():
+            assert self._started[0].poll() is None
+            time.sleep(0.05)
+        self._run("worker", "--nworkers", "2", "--nthreads", "1", *file)
+
+    def kill(self):
+        """The scheduler at once; workers, which would end by themselves, with it."""
+        for process in self._started:
+            for one in (*psutil.Process(process.pid).children(recursive=True), process):
+                one.kill()
+            process.wait()
+        self._started.clear()
+
+    def _run(self, *command):
+        program = [sys.executable, "-m", "distributed.cli.dask_" + command[0]]
+        self._started.append(subprocess.Popen([*program, *command[1:], "--no-dashboard"], cwd=ROOT))
 
 
 @pytest.fixture(scope="module")
-def dask():
-    """Two worker processes, and the address of their scheduler."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as started:
-        yield started.scheduler_address
+def dask(tmp_path_factory):
+    """A scheduler and two workers, as a user starts them."""
+    pytest.importorskip("distributed")
+    with DaskProcesses(tmp_path_factory.mktemp("dask")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +133,7 @@ def test_processes_make_the_same_run(alone, pool, tmp_path, monkeypatch):
 
 
 def test_dask_makes_the_same_run(alone, dask, tmp_path, monkeypatch):
-    with open_engine(scheduler=dask) as engine:
+    with open_engine(scheduler=dask.address) as engine:
         run, own = written_by_workers(tmp_path / "run", monkeypatch, engine)
     assert_same(alone, run)
     assert 0 in own
@@ -132,7 +175,7 @@ def test_a_killed_process_costs_nothing(by_one, pool, tmp_path):
 
 
 def test_a_killed_dask_worker_costs_nothing(by_one, dask, tmp_path):
-    with open_engine(scheduler=dask) as engine:
+    with open_engine(scheduler=dask.address) as engine:
         pid = next(iter(engine._client.run(os.getpid).values()))
         kill = after_three(lambda: os.kill(pid, signal.SIGKILL))
         run = infer_run(
@@ -163,6 +206,26 @@ def test_a_full_disk_at_one_worker_is_told_and_the_run_goes_on(by_one, pool, tmp
     assert_same(by_one, run)
 
 
+def test_a_scheduler_that_is_started_again_is_found(by_one, dask, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(clusters, "_LOOK", 0.1)
+    again = [int(dask.address.rsplit(":")[-1]), 0]  # where it was, then anywhere
+
+    def restart(done, _total, what):
+        if what == "inference" and again and done >= 9 - 3 * len(again):
+            dask.kill()
+            dask.start(again.pop(0))
+
+    with open_engine(scheduler=str(dask.file)) as engine:
+        monkeypatch.setattr(clusters, "_CONNECT", 4.0)
+        run = infer_run(
+            CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
+            progress=restart,
+        )  # fmt: skip
+    assert not again
+    assert caplog.text.count("the connection to the Dask scheduler was lost; waiting") == 2
+    assert_same(by_one, run)
+
+
 def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(by_one, tmp_path):
     distributed = pytest.importorskip("distributed")
     with (
@@ -172,9 +235,9 @@ def test_a_lost_scheduler_ends_with_an_error_and_the_run_goes_on(by_one, tmp_pat
         ) as started,
     ):
         client = distributed.Client(started.scheduler_address, timeout=1, set_as_default=False)
-        engine = Cluster(client, address=started.scheduler_address, patience=0.1)
+        engine = Cluster(client, where={"address": started.scheduler_address}, patience=0.1)
         assert as_executor(engine) is engine
-        with pytest.raises(FitError, match=r"Dask scheduler .* is not done"):
+        with pytest.raises(FitError, match=r"Dask scheduler .*same command again.* is not done"):
             infer_run(
                 CANNON, SPECTRA, tmp_path / "run", settings=ONE, seed=SEED, executor=engine,
                 progress=after_three(started.close),
@@ -196,7 +259,7 @@ def test_a_scheduler_that_is_not_there_is_told(dask, monkeypatch):
     monkeypatch.setattr(clusters, "__version__", "0.0.0")
     with (
         pytest.raises(InvalidDataError, match=r"must have bayes_cannon 0\.0\.0, and has \d"),
-        open_engine(scheduler=dask),
+        open_engine(scheduler=dask.address),
     ):
         pass
 

@@ -12,7 +12,7 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, override
@@ -42,9 +42,9 @@ class Cluster(Engine):
     ----------
     client
         Of the scheduler.
-    address
-        Where a lost scheduler is looked for again; None: the client is the caller's, and finds
-        its own way back.
+    where
+        Arguments of Dask's `Client` by which a lost scheduler is looked for again, its address or
+        its file; None: the client is the caller's, and finds its own way back.
     retries
         How often a task is handed in again whose scheduler was lost.
     patience
@@ -55,11 +55,11 @@ class Cluster(Engine):
         self,
         client: Any,
         *,
-        address: str | None = None,
+        where: Mapping[str, str] | None = None,
         retries: int = 3,
         patience: float = _PATIENCE,
     ) -> None:
-        self._client, self._address, self._retries = client, address, retries
+        self._client, self._where, self._retries = client, where, retries
         self._patience = patience
         self._jobs: set[Job] = set()
         self._lost: list[Job] = []
@@ -104,7 +104,7 @@ class Cluster(Engine):
             job.future.cancel()
         if (thread := self._thread) is not None:
             thread.join(2 * _CONNECT)
-        if self._address is not None:
+        if self._where is not None:
             with suppress(Exception):
                 self._client.close(timeout=2)
 
@@ -207,7 +207,7 @@ class Cluster(Engine):
             if time.monotonic() > end:
                 self._fail(
                     f"the Dask scheduler has not answered for {self._patience:.0f} s; start it "
-                    "again, with workers"
+                    "again, with workers, then run the same command again"
                 )
                 return
             self._closed.wait(_LOOK)
@@ -228,9 +228,11 @@ class Cluster(Engine):
         try:
             if self._client.status == "running" and self._client.nthreads():
                 return True
-            if self._address is None or self._client.status == "running":
+            if self._where is None or self._client.status == "running":
                 return False
-            client: Any = Client(self._address, timeout=_CONNECT / 2, set_as_default=False)
+            if not Path(self._where.get("scheduler_file", ".")).exists():  # Dask waits for it
+                return False
+            client: Any = Client(**self._where, timeout=_CONNECT / 2, set_as_default=False)
         except Exception:
             return False
         old, self._client = self._client, client
@@ -291,7 +293,7 @@ def connect(scheduler: str) -> Iterator[Cluster]:
             "--scheduler needs Dask, which is not installed; pip install 'bayes_cannon[dask]', or "
             "take --workers for processes of this machine."
         ) from error
-    where: dict[str, Any] = {"address": scheduler}
+    where = {"address": scheduler}
     if "://" not in scheduler and Path(scheduler).is_file():
         where = {"scheduler_file": scheduler}
     elif not _ADDRESS.search(scheduler):
@@ -307,13 +309,12 @@ def connect(scheduler: str) -> Iterator[Cluster]:
             f"no Dask scheduler answers at {scheduler}; start one (`dask scheduler`, and "
             "`dask worker ADDRESS` on the machines that work), or look at the address."
         ) from error
-    address = str(client.scheduler.address)
     try:
         _refuse_unfit(client, scheduler)
     except BaseException:
         client.close(timeout=2)
         raise
-    cluster = Cluster(client, address=address)
+    cluster = Cluster(client, where=where)
     try:
         yield cluster
     finally:
