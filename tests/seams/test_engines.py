@@ -11,11 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
+from bayes_cannon.analysis.binaries import finding
 from bayes_cannon.base.engines import cluster as clusters
 from bayes_cannon.base.engines import opening
 from bayes_cannon.base.engines.cluster import Cluster
@@ -28,6 +30,9 @@ from bayes_cannon.errors import (
     InvalidDataError,
     OutputExistsError,
 )
+from bayes_cannon.inference.binaries import fast_pass as fast_pass_module
+from bayes_cannon.inference.binaries.fast_pass import fast_pass
+from bayes_cannon.inference.binaries.search import BinarySettings
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
@@ -138,6 +143,18 @@ def test_dask_makes_the_same_run(alone, dask, tmp_path, monkeypatch):
     assert_same(alone, run)
     assert 0 in own
     assert len(own) <= 4
+
+
+def test_second_stars_are_the_same(pool, monkeypatch):
+    monkeypatch.setattr(fast_pass_module, "_BLOCK", 4)
+    arrays = (SPECTRA.star_id, SPECTRA.flux, SPECTRA.ivar * (SPECTRA.flux > 0.7))
+    settings, told = BinarySettings(n_starts=2), []
+    alone = fast_pass(CANNON, *arrays, settings)
+    found = fast_pass(CANNON, *arrays, settings, executor=pool, progress=told.append)
+    assert set(told[-1:]) == {SPECTRA.n_stars}
+    assert np.isfinite(alone.delta_chi2).all()
+    for name, values in vars(alone).items():
+        np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
 
 
 ONE = dataclasses.replace(QUICK, block_size=1)
@@ -310,15 +327,16 @@ class Counting(ThreadPoolExecutor):
         return super().submit(*args, **kwargs)
 
 
-def test_the_command_works_by_the_engine_that_it_is_told(tmp_path, monkeypatch):
-    @contextmanager
-    def engine(workers, scheduler):
-        assert (workers, scheduler) == (3, None)
-        with Counting(2) as executor:
-            yield executor
+@contextmanager
+def three(workers, scheduler):
+    assert (workers, scheduler) == (3, None)
+    with Counting(2) as executor:
+        yield executor
 
+
+def test_the_command_works_by_the_engine_that_it_is_told(tmp_path, monkeypatch):
     write_files(tmp_path, 80)
-    monkeypatch.setattr(opening, "open_engine", engine)
+    monkeypatch.setattr(opening, "open_engine", three)
     inputs = [str(tmp_path / name) for name in ("cannon.nc", "dataset.nc")]
     options = ["--method", "laplace", "--draws", "8", "--corner", "none", "--all-stars", "--quiet"]
     done = CliRunner().invoke(
@@ -326,3 +344,16 @@ def test_the_command_works_by_the_engine_that_it_is_told(tmp_path, monkeypatch):
     )
     assert "80 stars, 1 without a posterior" in done.output, done.output
     assert Counting.asked == 2, "blocks of 64 stars"
+
+
+def test_binaries_are_searched_by_the_engine_that_the_command_is_told(tmp_path, monkeypatch):
+    def search(*_, executor, **__):
+        raise FitError(f"by {type(executor).__name__}")
+
+    write_files(tmp_path, 4)
+    monkeypatch.setattr(opening, "open_engine", three)
+    monkeypatch.setattr(finding, "find_binaries", search)
+    inputs = [str(tmp_path / name) for name in ("cannon.nc", "dataset.nc")]
+    options = ["-o", str(tmp_path / "out"), "--workers", "3"]
+    done = CliRunner().invoke(app, ["binaries", *inputs, *options])
+    assert str(done.exception) == "by Counting"
