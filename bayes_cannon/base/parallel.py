@@ -15,10 +15,11 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from logging.handlers import QueueHandler
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
@@ -34,6 +35,7 @@ __all__ = [
     "available_cores",
     "each_block",
     "in_order",
+    "memory_here",
     "one_blas_thread",
     "one_thread",
     "threads_here",
@@ -49,6 +51,19 @@ def available_cores() -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def memory_here() -> int:
+    """Return the bytes of memory that this process may have at most.
+
+    That of the machine, or the limit of a container or of a batch job (Linux).
+    """
+    from psutil import virtual_memory
+
+    found = int(virtual_memory().total)
+    with suppress(OSError, ValueError):
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 _HERE = uuid4().hex
