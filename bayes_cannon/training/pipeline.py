@@ -192,8 +192,8 @@ def train(
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
     executor
-        Tries numbers of factors and does the folds of the cross-validation side by side, see
-        `cross_validate`.
+        Tries numbers of factors, does the folds of the cross-validation and, of spectra on disk,
+        fits blocks of pixels side by side, see `cross_validate`.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -283,7 +283,9 @@ def _train(
     )
     free = free_coefficients(basis, spectra.wavelength, windows)
     if variance is not None:
-        first = fit_map(flux, ivar, design, free=free, priors=settings.priors, seed=seed)
+        first = fit_map(
+            flux, ivar, design, free=free, priors=settings.priors, seed=seed, executor=executor
+        )
         ivar = widened_ivar(ivar, variance, first.mean[:, : design.n_coef])
     history: dict[str, FloatArray] = {}
     factors, choice = settings.n_factors, None
@@ -308,7 +310,7 @@ def _train(
     )  # fmt: skip
     fit = fit_map(
         flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
-        seed=seed, progress=progress, terms=terms,
+        seed=seed, progress=progress, terms=terms, executor=executor,
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":

@@ -37,6 +37,12 @@ from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.runs.results import open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.writing import SESSION, BlockWriter
+from bayes_cannon.spectra.stored import open_dataset
+from bayes_cannon.training.map_fit import fit_map
+from bayes_cannon.training.pipeline import label_design
+from bayes_cannon.training.pixels import columns
+from bayes_cannon.training.pixels.columns import survey_arrays
+from tests.line_survey import LineSurvey
 from tests.run_problem import CANNON, QUICK, make_spectra, write_files
 
 SPECTRA = make_spectra(bad=())
@@ -155,6 +161,27 @@ def test_second_stars_are_the_same(pool, monkeypatch):
     assert np.isfinite(alone.delta_chi2).all()
     for name, values in vars(alone).items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+
+
+@pytest.mark.parametrize("n_factors", [0, 1])
+def test_pixels_on_disk_are_fitted_the_same(pool, tmp_path, monkeypatch, n_factors):
+    monkeypatch.setattr(columns, "_BLOCK_BYTES", 1)  # read by 32 pixels
+    stars = LineSurvey(n_pixels=90).training_set(60)
+    kept = open_dataset(stars.save(tmp_path / "set.zarr"))
+    design = label_design(stars.labels, CANNON.basis.from_labels(stars.labels, 1))[0]
+    handed = []
+    submit = pool.submit_named
+    monkeypatch.setattr(
+        pool, "submit_named", lambda name, *task: handed.append(name) or submit(name, *task)
+    )
+    here, disk, away = (
+        fit_map(*survey_arrays(some), design, n_factors=n_factors, seed=1, executor=executor)
+        for some, executor in ((stars.spectra, pool), (kept.spectra, None), (kept.spectra, pool))
+    )
+    assert {"pixels 0 to 45", "pixels 46 to 68", "pixels 69 to 89"} == set(handed)
+    for name in ("mean", "cov", "log_scatter", "log_scatter_sd", "bound"):
+        for other in (disk, away):
+            np.testing.assert_array_equal(getattr(other, name), getattr(here, name), err_msg=name)
 
 
 ONE = dataclasses.replace(QUICK, block_size=1)
