@@ -68,14 +68,14 @@ class DaskProcesses:
     def address(self):
         return json.loads(self.file.read_text())["address"]
 
-    def start(self, port):
+    def start(self, port, *workers):
         file = ("--scheduler-file", str(self.file))
         self.file.unlink(missing_ok=True)
         self._run("scheduler", "--host", "127.0.0.1", "--port", str(port), *file)
         while not self.file.exists():
             assert self._started[0].poll() is None
             time.sleep(0.05)
-        self._run("worker", "--nworkers", "2", "--nthreads", "1", *file)
+        self._run("worker", "--nthreads", "1", *(workers or ("--nworkers", "2")), *file)
 
     def kill(self):
         """The scheduler at once; workers, which would end by themselves, with it."""
@@ -252,12 +252,13 @@ def test_a_full_disk_at_one_worker_is_told_and_the_run_goes_on(by_one, pool, tmp
 
 def test_a_scheduler_that_is_started_again_is_found(by_one, dask, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(clusters, "_LOOK", 0.1)
-    again = [int(dask.address.rsplit(":")[-1]), 0]  # where it was, then anywhere
+    where_it_was = int(dask.address.rsplit(":")[-1])
+    again = [(where_it_was, "--no-nanny"), (0,)]  # then anywhere
 
     def restart(done, _total, what):
         if what == "inference" and again and done >= 9 - 3 * len(again):
             dask.kill()
-            dask.start(again.pop(0))
+            dask.start(*again.pop(0))
 
     with open_engine(scheduler=str(dask.file)) as engine:
         monkeypatch.setattr(clusters, "_CONNECT", 4.0)
