@@ -93,7 +93,7 @@ def _serve(request: dict) -> dict:
 
 
 def _work(request: dict, file: Path) -> int:
-    from tests.killed_run import Changes
+    from tests.kills import Changes
 
     os.environ.update(request.get("env", {}))
     watched = None
@@ -133,7 +133,7 @@ def _import_everything() -> None:
     import bayes_cannon
 
     importlib.import_module("h5netcdf.legacyapi")
-    importlib.import_module("tests.killed_run")
+    importlib.import_module("tests.kills")
     for module in pkgutil.walk_packages(bayes_cannon.__path__, "bayes_cannon."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)

@@ -6,32 +6,18 @@ made) a process forked for one attempt may kill itself. Prints a report as JSON.
 
 import hashlib
 import json
-import os
-import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from bayes_cannon.runs.run import infer_run
-from tests.kills import Changes
+from tests.kills import attempt, changes_of, spread
 from tests.run_problem import CANNON, QUICK, make_spectra
 
 SPECTRA = make_spectra()
 
 
-def attempt(folder: Path, fatal: int = -1) -> bool:
-    """Run in a forked process; whether it came to the end."""
-    child = os.fork()
-    if child == 0:
-        changes = Changes(folder, fatal)
-        infer_run(CANNON, SPECTRA, folder, settings=QUICK, seed=2)
-        (folder.parent / "changes.json").write_text(json.dumps(changes.names))
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return False
-    assert status == 0
-    return True
+run = partial(infer_run, CANNON, SPECTRA, settings=QUICK, seed=2)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -57,18 +43,17 @@ def chunks_done(folder: Path) -> dict[str, int]:
 
 def main(root: Path, n_kills: int) -> None:
     """Kill at moments spread over the whole run, twice each, and look at the end."""
-    assert attempt(root / "whole")
-    names = json.loads((root / "changes.json").read_text())
+    assert attempt(run, root / "whole")
+    names = changes_of(root / "whole")
     whole = content(root / "whole")
     marks = [i for i, name in enumerate(names) if name.startswith("os.rename 00000")]
-    spread = [round(i * (len(names) - 1) / (n_kills - 1)) for i in range(n_kills)]
     report = {"n_changes": len(names), "n_marks": len(marks), "wrong": [], "touched": []}
-    moments = sorted({*spread, *marks, *(m + 1 for m in marks)})
+    moments = sorted({*spread(len(names), n_kills), *marks, *(m + 1 for m in marks)})
     for moment in moments:
         folder = root / f"killed{moment}"
-        assert not attempt(folder, moment)
+        assert not attempt(run, folder, moment)
         before = chunks_done(folder)
-        ended = attempt(folder, moment // 2) or attempt(folder)
+        ended = attempt(run, folder, moment // 2) or attempt(run, folder)
         after = chunks_done(folder)
         if not ended or content(folder) != whole:
             report["wrong"].append(names[moment])

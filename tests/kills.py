@@ -1,8 +1,10 @@
 """Killing a process at a chosen change of a folder."""
 
+import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -24,3 +26,36 @@ class Changes:
             os.kill(os.getpid(), signal.SIGKILL)
         place = args[1 if event in ("os.rename", "os.link") else 0]
         self.names.append(f"{event} {Path(str(place)).name}")
+
+
+def attempt(work: Callable[[Path], object], folder: Path, fatal: int = -1) -> bool:
+    """Work on a folder in a forked process, killed before change `fatal`; whether it ends.
+
+    One that ends leaves the names of its changes for `changes_of`.
+    """
+    child = os.fork()
+    if child == 0:
+        changes = Changes(folder, fatal)
+        work(folder)
+        _names(folder).write_text(json.dumps(changes.names))
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return False
+    assert status == 0
+    return True
+
+
+def changes_of(folder: Path) -> list[str]:
+    """What an attempt that came to its end has changed."""
+    return json.loads(_names(folder).read_text())
+
+
+def spread(n_changes: int, n_kills: int) -> list[int]:
+    """Moments from the first change to the last."""
+    return [round(i * (n_changes - 1) / (n_kills - 1)) for i in range(n_kills)]
+
+
+def _names(folder: Path) -> Path:
+    return folder.parent / "changes.json"

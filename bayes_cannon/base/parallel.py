@@ -15,17 +15,18 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from logging.handlers import QueueHandler
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 from uuid import uuid4
 
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
-from bayes_cannon.base.engines.shared import WorkerLostError
+from bayes_cannon.base.engines.engine import Engine, WorkerLostError
 from bayes_cannon.errors import BayesCannonError, FitError, InvalidDataError
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "available_cores",
     "each_block",
     "in_order",
+    "memory_here",
     "one_blas_thread",
     "one_thread",
     "threads_here",
@@ -49,6 +51,19 @@ def available_cores() -> int:
     """
     affinity = getattr(os, "sched_getaffinity", None)
     return max(1, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
+def memory_here() -> int:
+    """Return the bytes of memory that this process may have at most.
+
+    That of the machine, or the limit of a container or of a batch job (Linux).
+    """
+    from psutil import virtual_memory
+
+    found = int(virtual_memory().total)
+    with suppress(OSError, ValueError):
+        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return found
 
 
 _HERE = uuid4().hex
@@ -168,12 +183,13 @@ def as_executor(given: Any) -> Executor | None:
         If it is neither.
     """
     client: Any = getattr(given, "_client", None)
-    ours = hasattr(given, "submit_named")
-    if isinstance(given, Executor) and hasattr(client, "scatter") and not ours:  # Dask's own
+    if given is None or isinstance(given, Engine):
+        return given
+    if isinstance(given, Executor) and hasattr(client, "scatter"):  # Dask's own
         from bayes_cannon.base.engines.cluster import Cluster
 
         return Cluster(client)
-    if given is None or isinstance(given, Executor):
+    if isinstance(given, Executor):
         return given
     hint = "client.get_executor()" if hasattr(given, "get_executor") else "ThreadPoolExecutor(4)"
     raise InvalidDataError(
@@ -199,8 +215,9 @@ def workers_of(executor: Executor) -> int:
 
 def _submit(executor: Executor, name: str, work: Callable[..., Any], *args: Any) -> Future[Any]:
     """Hand a task in; an engine of ours is told whom it concerns."""
-    submit = getattr(executor, "submit_named", None)
-    return executor.submit(work, *args) if submit is None else submit(name, work, *args)
+    if isinstance(executor, Engine):
+        return executor.submit_named(name, work, *args)
+    return executor.submit(work, *args)
 
 
 def in_order[T, R](

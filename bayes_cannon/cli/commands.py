@@ -17,7 +17,13 @@ import typer
 
 from bayes_cannon._version import __version__
 from bayes_cannon.cli import ensembles, models, runs, surveys
-from bayes_cannon.cli.console import PlainFormatter, error_line, one_line, unexpected_line
+from bayes_cannon.cli.console import (
+    PlainFormatter,
+    error_line,
+    is_not_of_dask,
+    one_line,
+    unexpected_line,
+)
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning
 
 __all__ = [
@@ -55,6 +61,8 @@ def _options(
 ) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
+    if not verbose:
+        handler.addFilter(is_not_of_dask)
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "PlainFormatter",
     "downloading",
     "error_line",
+    "is_not_of_dask",
     "one_line",
     "show_progress",
     "unexpected_line",
@@ -139,3 +140,14 @@ class PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         return one_line(super().format(record))
+
+
+def is_not_of_dask(record: logging.LogRecord) -> bool:
+    """Whether a record is none of Dask's, whose losses the package tells in its own words.
+
+    Parameters
+    ----------
+    record
+        Any.
+    """
+    return not record.name.startswith("distributed")

@@ -217,6 +217,8 @@ def binaries(
         Path | None,
         typer.Option(help="Run that is given the result: BINARY_CANDIDATE in LABEL_FLAG, report."),
     ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     seed: Seed = 1,
     overwrite: Overwrite = False,
     _progress: Progress = True,
@@ -227,6 +229,7 @@ def binaries(
     model without it. What can be found at all is in pairs.ecsv and completeness.png.
     """
     from bayes_cannon.analysis.binaries.finding import find_binaries
+    from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.models.cannon import Cannon
@@ -237,10 +240,11 @@ def binaries(
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
     second = None if second_cannon is None else Cannon.load(second_cannon)
-    with watching() as progress:
+    with open_engine(workers, scheduler) as engine, watching() as progress:
         search = find_binaries(
             model, stars, second=second, light=light.value, prior_rate=prior_rate,
-            false_positive_rate=false_positives, folds=folds, seed=seed, progress=progress,
+            false_positive_rate=false_positives, folds=folds, seed=seed, executor=engine,
+            progress=progress,
         )  # fmt: skip
     write_binaries(
         search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,

@@ -23,7 +23,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bayes_cannon.base.engines.shared import WorkerLostError
+from bayes_cannon.base.engines.engine import WorkerLostError
 from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError

@@ -193,7 +193,8 @@ class Plan:
         survey, steps, problems = self.survey, list(self.steps), self.problems + read.problems
         _add_step(steps, "spectrum readable", "the file holds a spectrum", read.n_readable)
         _add_step(steps, "good pixels", "some pixels are good and have a continuum", read.kept.size)
-        spectra, own = _noted(survey, read.spectra(), self.rows[read.kept])
+        spectra = _noted(survey, read.spectra(), self.rows[read.kept])
+        own = np.ones(len(spectra), dtype=np.bool_)
         others = _of_others(spectra, self.said[read.kept])
         if others:
             own = ~np.isin(spectra.star_id, [problem.star_id for problem in others])
@@ -215,10 +216,8 @@ class Plan:
         )
 
 
-def _noted(
-    survey: Survey, spectra: AnySpectra, rows: NDArray[np.intp]
-) -> tuple[AnySpectra, NDArray[np.bool_]]:
-    """Spectra with the names that the catalogue knows where files do not; and a mask of all."""
+def _noted(survey: Survey, spectra: AnySpectra, rows: NDArray[np.intp]) -> AnySpectra:
+    """Spectra with the names that the catalogue knows where files do not."""
     notes = dict(spectra.notes)
     table, own_name = survey.catalogue.table, survey.catalogue.id_name
     blank = np.full(len(spectra), "", dtype=np.str_)
@@ -231,7 +230,7 @@ def _noted(
         own = notes.get(name, blank)
         both = np.where(own != "", own, theirs)
         notes |= {name: both} if (both != "").any() else {}
-    return replace(spectra, notes=notes), np.ones(len(spectra), dtype=np.bool_)
+    return replace(spectra, notes=notes)
 
 
 def _texts(column: Any) -> NDArray[np.str_]:

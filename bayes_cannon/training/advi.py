@@ -37,6 +37,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.training.map_fit import MapFit
+from bayes_cannon.training.pixels.columns import pixel_blocks
 from bayes_cannon.training.pixels.fit import Design
 from bayes_cannon.training.pixels.population import PixelPrior
 from bayes_cannon.training.whitening import (
@@ -94,7 +95,7 @@ class AdviFit:
         return np.exp(self.log_scatter)
 
 
-def _check(flux: NDArray[Any], ivar: NDArray[Any], design: Design, start: MapFit) -> None:
+def _check(flux: Any, ivar: Any, design: Design, start: MapFit) -> None:
     n_stars, n_pixels = flux.shape
     if ivar.shape != flux.shape:
         raise InvalidDataError(f"ivar has shape {ivar.shape}, flux has shape {flux.shape}.")
@@ -105,7 +106,9 @@ def _check(flux: NDArray[Any], ivar: NDArray[Any], design: Design, start: MapFit
             f"the starting fit has {start.mean.shape[0]} pixels and {start.mean.shape[1]} "
             f"coefficients, data and design have {n_pixels} and {design.n_coef}."
         )
-    broken = np.flatnonzero(((ivar > 0) & ~np.isfinite(flux)).any(axis=0))
+    blocks = pixel_blocks(n_stars, n_pixels)
+    wild = [((ivar[:, b] > 0) & ~np.isfinite(flux[:, b])).any(axis=0) for b in blocks]
+    broken = np.flatnonzero(np.concatenate(wild))
     if broken.size:
         raise InvalidDataError(
             f"{broken.size} of {n_pixels} pixels ({', '.join(map(str, broken[:3]))}) have fluxes "
@@ -134,9 +137,7 @@ class _Chunk:
     n_pixels: int
 
 
-def _chunks(
-    flux: NDArray[Any], ivar: NDArray[Any], design: Design, start: MapFit, size: int
-) -> Iterator[_Chunk]:
+def _chunks(flux: Any, ivar: Any, design: Design, start: MapFit, size: int) -> Iterator[_Chunk]:
     """Yield the chunks in order, all of `size` pixels."""
     hyper = start.hyper
     for a in range(0, flux.shape[1], size):
@@ -161,8 +162,8 @@ def _moments(q: FloatArray, order: dict[str, slice], whitening: Whitening) -> Mo
 
 
 def fit_advi(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     design: Design,
     start: MapFit,
     *,
@@ -175,7 +176,9 @@ def fit_advi(
     Parameters
     ----------
     flux, ivar
-        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels).
+        Normalised flux and inverse variance (0: not used), shape (n_stars, n_pixels): arrays, or
+        what is read block by block (`bayes_cannon.training.pixels.columns`); a chunk of pixels is
+        in memory at a time, in double precision.
     design
         Known features, `Design.exact`; where there are factors, of ``[v, E z]``.
     start
@@ -202,7 +205,6 @@ def fit_advi(
         If the bound of a chunk stops being finite.
     """
     settings, seed = settings or AdviSettings(), as_seed(seed)
-    flux, ivar = np.asarray(flux), np.asarray(ivar)
     _check(flux, ivar, design, start)
     n_pixels, n = start.mean.shape
     size = min(settings.chunk_size, n_pixels)

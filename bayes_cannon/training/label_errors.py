@@ -295,8 +295,9 @@ def label_variance(variance: FloatArray, mean: FloatArray) -> NDArray[np.float32
     (n_stars, n_pixels) float32
     """
     weights = packed_weights(mean.shape[1])
-    products = (pack_outer(mean) * weights).astype(np.float32)
-    return np.asarray(np.maximum(variance.astype(np.float32) @ products.T, 0))
+    # In double precision: in single one the last digits depend on how many pixels are asked for.
+    found = variance @ (pack_outer(mean) * weights).T
+    return np.asarray(np.maximum(found, 0), dtype=np.float32)
 
 
 class WidenedIvar:

@@ -6,6 +6,7 @@ bounded by the data themselves plus one block.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack, packed_size
+from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
@@ -172,6 +174,7 @@ def fit_map(
     progress: Progress = None,
     start: MapFit | None = None,
     terms: KnownTerms | None = None,
+    executor: Executor | None = None,
 ) -> MapFit:
     """Fit the training model by its closed forms.
 
@@ -200,6 +203,9 @@ def fit_map(
         factors to be fitted.
     terms
         Known terms on these pixels, with a first guess of their scales; None: none.
+    executor
+        Fits blocks of pixels of spectra that are on disk side by side, each reading its own; the
+        result is the same to the last bit. Spectra in memory are fitted on the cores here.
 
     Returns
     -------
@@ -210,9 +216,11 @@ def fit_map(
     InvalidDataError
         If a start is given for a fit without factors.
     FitError
-        If no pixel has a good value, or the coefficients of many pixels cannot be worked out.
+        If no pixel has a good value, the coefficients of many pixels cannot be worked out, or the
+        executor fails.
     """
-    problem = Problem(flux, ivar, labels, free, priors or TrainingPriors())
+    priors, executor = priors or TrainingPriors(), as_executor(executor)
+    problem = Problem(flux, ivar, labels, free, priors, executor=executor)
     if start is not None and n_factors == 0:
         raise InvalidDataError("a fit without factors begins from nothing: leave start out.")
     seed, (seen, fitted) = as_seed(seed), _can_be_fitted(flux, ivar)

@@ -46,8 +46,9 @@ from bayes_cannon.training.map_fit import MapFit, fit_map, only_pixels
 from bayes_cannon.training.missing_labels import labels_from_spectra
 from bayes_cannon.training.model_error_fit import fit_model_error, stars_needed
 from bayes_cannon.training.pixels.amplitudes import without_terms
-from bayes_cannon.training.pixels.columns import SomeStars, good_in_any, survey_arrays
+from bayes_cannon.training.pixels.columns import SomePixels, SomeStars, good_in_any, survey_arrays
 from bayes_cannon.training.pixels.fit import Design
+from bayes_cannon.training.pixels.term_state import require_room
 from bayes_cannon.training.result import (
     freeze_fit,
     record_of,
@@ -191,8 +192,8 @@ def train(
         Of the choice and first guess of the factors, and of ADVI; None draws a fresh one, which
         the result records.
     executor
-        Tries numbers of factors and does the folds of the cross-validation side by side, see
-        `cross_validate`.
+        Tries numbers of factors, does the folds of the cross-validation and, of spectra on disk,
+        fits blocks of pixels side by side, see `cross_validate`.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -217,8 +218,6 @@ def train(
             n_factors="auto" if n_factors is None else n_factors,
         )
     seed = as_seed(seed)
-    if settings.method == "advi" and hasattr(dataset, "in_memory"):
-        dataset = dataset.in_memory()
     stars = _training_stars(dataset, settings)
     labels = stars.labels
     basis = PolynomialBasis.from_labels(labels, settings.degree)
@@ -272,11 +271,8 @@ def _train(
 ) -> Cannon:
     spectra, labels = stars.spectra, stars.labels
     flux, ivar = survey_arrays(spectra)
-    if settings.method == "advi" and not isinstance(flux, np.ndarray):
-        raise InvalidDataError(
-            "ADVI needs all spectra in memory: read them (in_memory()), or train with method = "
-            "'map' (--method map)."
-        )
+    if settings.terms not in ((), "auto") and not isinstance(flux, np.ndarray):
+        require_room(*flux.shape)
     inner = replace(settings, method="map", missing="drop", folds=0, terms=())
     spectrum = labels_from_spectra(
         stars, basis, partial(train, settings=inner, windows=windows, seed=seed, progress=progress),
@@ -287,7 +283,9 @@ def _train(
     )
     free = free_coefficients(basis, spectra.wavelength, windows)
     if variance is not None:
-        first = fit_map(flux, ivar, design, free=free, priors=settings.priors, seed=seed)
+        first = fit_map(
+            flux, ivar, design, free=free, priors=settings.priors, seed=seed, executor=executor
+        )
         ivar = widened_ivar(ivar, variance, first.mean[:, : design.n_coef])
     history: dict[str, FloatArray] = {}
     factors, choice = settings.n_factors, None
@@ -312,7 +310,7 @@ def _train(
     )  # fmt: skip
     fit = fit_map(
         flux, ivar, design, n_factors=factors, free=free, priors=settings.priors,
-        seed=seed, progress=progress, terms=terms,
+        seed=seed, progress=progress, terms=terms, executor=executor,
     )  # fmt: skip
     history["bound"] = np.array(fit.bound)
     if settings.method == "advi":
@@ -416,8 +414,8 @@ def _without_model_error(cannon: Cannon, reason: str) -> Cannon:
 
 
 def _advi(
-    flux: NDArray[Any],
-    ivar: NDArray[Any],
+    flux: Any,
+    ivar: Any,
     design: Design,
     fit: MapFit,
     seed: int,
@@ -432,9 +430,8 @@ def _advi(
     known, some = Design.exact(whole.mean), np.flatnonzero(fit.fitted)
     part = only_pixels(fit, some)
     found = fit_advi(
-        np.ascontiguousarray(flux[:, some]), np.ascontiguousarray(ivar[:, some]), known, part,
-        seed=seed, progress=progress,
-    )  # fmt: skip
+        SomePixels(flux, some), SomePixels(ivar, some), known, part, seed=seed, progress=progress
+    )
     if not found.converged.all():
         _log.warning(
             "ADVI used up its steps in %d of %d chunks of pixels; look at the ELBO before use.",

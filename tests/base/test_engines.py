@@ -8,9 +8,10 @@ import time
 
 import pytest
 
+from bayes_cannon.base.engines.engine import WorkerLostError
 from bayes_cannon.base.engines.opening import open_engine
 from bayes_cannon.base.engines.pool import WorkerPool
-from bayes_cannon.base.engines.shared import WorkerLostError, pack, sharing, unpack
+from bayes_cannon.base.engines.shared import pack, sharing, unpack
 from bayes_cannon.base.parallel import in_order
 from bayes_cannon.errors import FitError, InvalidDataError
 

@@ -1,6 +1,7 @@
 """What `train`, `infer` and `report` say on the command line of what is left out or undone."""
 
 import dataclasses
+import logging
 import re
 import sys
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bayes_cannon.cli import commands
 from bayes_cannon.errors import FitError
 from bayes_cannon.runs.report import physics as report_physics
 from bayes_cannon.runs.report.parts import Drawing
@@ -123,3 +125,17 @@ def test_a_label_without_lines_leaves_the_pages_of_the_others(monkeypatch):
     assert drawn == ["lines-TEFF", "lines-MG_FE"]
     told = [item.text for item in items if not isinstance(item, Drawing)]
     assert told == ["No lines are known for AGE; its gradient is shown above."]
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_what_dask_logs_of_a_lost_scheduler_is_for_those_who_ask(monkeypatch, verbose):
+    given = {}
+    monkeypatch.setattr("logging.basicConfig", lambda **options: given.update(options))
+    commands._options(verbose=verbose)
+    (handler,) = given["handlers"]
+    of_dask, of_ours = (
+        logging.LogRecord(name, logging.ERROR, "", 0, "lost", (), None)
+        for name in ("distributed.client", "bayes_cannon.base.engines.cluster")
+    )
+    assert bool(handler.filter(of_dask)) is verbose
+    assert handler.filter(of_ours)

@@ -6,13 +6,15 @@ import os
 import pickle
 import threading
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import AuthenticationError, current_process, get_context
+from multiprocessing.connection import Client
 
 import numpy as np
 import pytest
 import xarray as xr
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from bayes_cannon.base.engines.shared import sharing
 from bayes_cannon.base.parallel import StopSign, in_order, one_blas_thread
 from bayes_cannon.errors import FitError, InvalidDataError, SingularPixelsError
 from bayes_cannon.inference import block as star_block
@@ -220,6 +222,38 @@ def test_ctrl_c_cancels(problem, monkeypatch):
             progress=interrupt,
         )  # fmt: skip
     assert len(done) <= 3, "the block at hand, and none of the others"
+
+
+def add(task):
+    shared, number = task
+    return number + shared.value[0], os.getpid(), id(shared.value)
+
+
+@pytest.mark.parametrize("folder", ["short", "long" * 40])
+def test_what_is_shared_goes_to_each_process_once_and_to_no_disk(
+    processes, tmp_path, monkeypatch, folder
+):
+    (tmp_path / folder).mkdir()
+    monkeypatch.setitem(current_process()._config, "tempdir", str(tmp_path / folder))
+    with sharing(processes, [100]) as shared:
+        tasks = [(shared, i) for i in range(20)]
+        results = list(in_order(processes, add, tasks, named=str))
+        assert all(path.is_socket() for path in (tmp_path / folder).iterdir())
+        with pytest.raises(AuthenticationError, match=r"rejected|digest"):
+            Client(shared.address, authkey=b"of a stranger")
+    assert [result[0] for result in results] == list(range(100, 120))
+    places = {(pid, place) for _, pid, place in results}
+    assert len(places) == len({pid for pid, _ in places}) <= 2, "unpickled once in each"
+    assert not list((tmp_path / folder).iterdir())
+    with pytest.raises(OSError, match=r"refused|No such file"):
+        Client(shared.address, authkey=current_process().authkey)
+
+
+def test_what_cannot_be_shared_is_told(processes):
+    with sharing(processes, [lambda: 1]) as shared:
+        tasks = [(shared, 1)]
+        with pytest.raises(FitError, match=r"work on it failed \(PicklingError: .*lambda"):
+            list(in_order(processes, add, tasks, named=lambda _: "it"))
 
 
 def dies(_task):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon.base.packing import unpack
+from bayes_cannon.base.parallel import memory_here
 from bayes_cannon.errors import FitError, InvalidDataError, LabelError, NoStarsError
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
@@ -14,6 +15,7 @@ from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.training.pipeline import train
+from bayes_cannon.training.pixels import term_state
 from bayes_cannon.training.settings import TrainingSettings
 
 NAMES = ("TEFF", "LOGG", "FE_H")
@@ -218,11 +220,18 @@ def test_latent_labels_undo_the_attenuation():
     )
 
 
+@pytest.fixture(scope="module")
+def by_advi(simple):
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+        return train(simple[0], settings=settings(method="advi"), seed=0)
+
+
 @pytest.mark.slow
-def test_advi_agrees_with_the_closed_form(simple):
+def test_advi_agrees_with_the_closed_form(simple, by_advi):
     dataset, *_ = simple
     a = train(dataset, settings=settings(), seed=0)
-    b = train(dataset, settings=settings(method="advi"), seed=0)
+    b = by_advi
     sd = np.sqrt(np.diagonal(unpack(a.coef_cov), axis1=1, axis2=2))
     assert np.all(np.abs(a.theta - b.theta) < 0.15 * sd)
     assert np.all(np.abs(np.log(b.scatter / a.scatter)) < a.log_scatter_sd)
@@ -461,12 +470,35 @@ def test_spectra_on_disk_give_the_model_of_those_in_memory(monkeypatch, n_factor
         )
 
 
-def test_advi_wants_the_spectra_in_memory(simple, monkeypatch):
+@pytest.mark.slow
+def test_advi_of_spectra_on_disk_is_that_of_those_in_memory(simple, by_advi, monkeypatch):
     monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
     dataset, *_ = simple
     stored = StoredSet(OnDisk(dataset.spectra, []), dataset.labels, dataset.settings)
-    with pytest.raises(InvalidDataError, match="ADVI needs all spectra in memory"):
-        train(stored, settings=settings(method="advi"), seed=0)
+    found = train(stored, settings=settings(method="advi"), seed=0)
+    for name in ("theta", "coef_cov", "scatter"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(by_advi, name), err_msg=name)
+
+
+def test_known_terms_of_spectra_on_disk_say_how_much_memory_they_take(simple, monkeypatch, caplog):
+    dataset, *_ = simple
+    stored = StoredSet(OnDisk(dataset.spectra, []), dataset.labels, dataset.settings)
+    given = replace(settings(), terms=("shift",), n_factors=0)
+    monkeypatch.setattr("bayes_cannon.training.pixels.columns._BLOCK_BYTES", 1)
+    n, p = dataset.spectra.flux.shape
+    monkeypatch.setattr(term_state, "memory_here", lambda: 12 * n * p)
+    with pytest.raises(InvalidDataError, match=rf"machine has .*train on {int(n / 2.5)} stars"):
+        train(stored, settings=given, seed=0)
+    monkeypatch.setattr(term_state, "memory_here", lambda: 30 * n * p)
+    monkeypatch.setattr("bayes_cannon.training.pipeline.fit_map", stopped)
+    with pytest.raises(InterruptedError, match="before anything"):
+        train(stored, settings=given, seed=0)
+    assert f"0.0 GB for {n} stars of {p} pixels (of " in caplog.text
+    assert memory_here() > 1e8
+
+
+def stopped(*_, **__):
+    raise InterruptedError("before anything is fitted")
 
 
 def test_a_stored_set_is_trained_on_from_disk(simple, tmp_path, monkeypatch):

@@ -6,8 +6,10 @@ of two stars of a fold, by the same model, are the pairs that should be found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from bayes_cannon.analysis.binaries.evidence import Evidence, learn_evidence
 from bayes_cannon.analysis.binaries.pairs import Stock, draw_pairs, sum_spectra, with_tied_light
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, NoStarsError
@@ -101,6 +104,7 @@ def find_binaries(
     folds: int = 5,
     n_pairs: int | None = None,
     seed: int | None = None,
+    executor: Executor | None = None,
     progress: Progress = None,
 ) -> BinarySearch:
     """Look for spectra that are the sum of two stars.
@@ -136,6 +140,9 @@ def find_binaries(
         Sums of two stars; None: two for each training star.
     seed
         Of folds and pairs; None takes a fresh one, which the table's meta data hold.
+    executor
+        Fits blocks of stars side by side, see `bayes_cannon.inference.infer_labels`; the result is
+        the same to the last bit.
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
 
@@ -147,9 +154,10 @@ def find_binaries(
     NoStarsError
         If training stars are missing, of which the null is made.
     FitError
-        If they are too few.
+        If they are too few, or the executor fails.
     """
     model, given, seed = as_model(cannon), as_spectra(spectra), as_seed(seed)
+    fit = partial(fast_pass, executor=as_executor(executor))
     other = None if second is None else as_model(second)
     asked = settings or BinarySettings()
     if light is not None:
@@ -174,9 +182,11 @@ def find_binaries(
     settings = asked
     wanted = 2 * stars.n_stars if n_pairs is None else n_pairs
     with as_progress(progress) as tell:
-        null, injected, pairs = _calibrate(model, other, stars, settings, folds, wanted, seed, tell)
+        null, injected, pairs = _calibrate(
+            model, other, stars, settings, folds, wanted, seed, tell, fit
+        )  # fmt: skip
         evidence = learn_evidence(null, injected)
-        found = _search(model, other, given, null, settings, tell)
+        found = _search(model, other, given, null, settings, tell, fit)
     threshold = evidence.threshold(false_positive_rate)
     pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
     pairs["FOUND"] = pairs["SCORE"] >= threshold
@@ -215,7 +225,7 @@ def _training_stars(cannon: Cannon, given: Any) -> TrainingSet:
 
 def _calibrate(
     cannon: Cannon, second: Cannon | None, stars: TrainingSet, settings: BinarySettings,
-    folds: int, n_pairs: int, seed: int, tell: Tell,
+    folds: int, n_pairs: int, seed: int, tell: Tell, fit: Callable[..., FastPass],
 ) -> tuple[FastPass, FastPass, Table]:  # fmt: skip
     """Fast pass of every training star and of pairs of them, by models without them."""
     spectra, rng = stars.spectra, np.random.default_rng([seed, 1])
@@ -227,7 +237,7 @@ def _calibrate(
         left = np.flatnonzero(fold == number)
         model = _without(cannon, stars.select(np.flatnonzero(fold != number)), seed)
         null.append(
-            fast_pass(
+            fit(
                 model,
                 spectra.star_id[left],
                 spectra.flux[left],
@@ -254,7 +264,7 @@ def _calibrate(
             )  # fmt: skip
         flux, ivar = sum_spectra(arrays, every.flux, every.ivar, pairs, rng)
         names = np.array([f"pair-{number}-{i}" for i in range(share)])
-        injected.append(fast_pass(model, names, flux, ivar, settings, second=second))
+        injected.append(fit(model, names, flux, ivar, settings, second=second))
         tables.append(pairs.table(cannon.names, every.labels, every.star_id))
     tell(folds, folds, "single stars and pairs")
     return _joined(null), _joined(injected), vstack(tables)
@@ -280,13 +290,13 @@ def _joined(parts: list[FastPass]) -> FastPass:
 
 def _search(
     cannon: Cannon, second: Cannon | None, spectra: NormalizedSpectra, null: FastPass,
-    settings: BinarySettings, tell: Tell,
+    settings: BinarySettings, tell: Tell, fit: Callable[..., FastPass],
 ) -> FastPass:  # fmt: skip
     """Fast pass of all stars; of training stars what the models without them found."""
     place = {star: i for i, star in enumerate(null.star_id.tolist())}
     known = np.array([place.get(star, -1) for star in spectra.star_id.tolist()])
     new = np.flatnonzero(known < 0)
-    fresh = fast_pass(
+    fresh = fit(
         cannon, spectra.star_id[new], spectra.flux[new], spectra.ivar[new], settings, second=second,
         progress=lambda done: tell(done, new.size, "looking for binaries"),
     )  # fmt: skip

@@ -19,7 +19,7 @@ from bayes_cannon._version import __version__
 from bayes_cannon.analysis.catalogued.columns import display_of, null_of, ucd_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import check_output, write_atomically
-from bayes_cannon.inference.tables import notes_of_table, star_column, star_ids
+from bayes_cannon.inference.tables import notes_of_table, star_column, star_ids, write_ecsv
 from bayes_cannon.spectra.star_ids import id_column
 
 __all__ = [
@@ -62,18 +62,16 @@ def write_catalogue(
     OutputExistsError
         If one of them exists and `overwrite` is false, or the folder cannot be written.
     """
-    kinds: dict[str, Callable[[Path], None]] = {
-        "fits": partial(_write_fits, table, "CATALOGUE"),
-    }
+    kinds: dict[str, Callable[..., object]] = {"fits": partial(write_fits, name="CATALOGUE")}
     if text:
-        kinds["ecsv"] = partial(table.write, format="ascii.ecsv")
+        kinds["ecsv"] = write_ecsv
     if votable or (overwrite and (user_path(folder) / "catalogue.vot").exists()):
-        kinds["vot"] = partial(_write_votable, table)
+        kinds["vot"] = write_votable
     paths = tuple(user_path(folder) / f"catalogue.{kind}" for kind in kinds)
     for path in paths:
         check_output(path, overwrite=overwrite)
     for path, write in zip(paths, kinds.values(), strict=True):
-        write_atomically(path, write, overwrite=overwrite)
+        write(table, path, overwrite=overwrite)
     return paths
 
 

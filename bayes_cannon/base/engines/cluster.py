@@ -12,16 +12,15 @@ import re
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, override
 from uuid import uuid4
 
 from bayes_cannon._version import __version__
-from bayes_cannon.base.engines.shared import Shared, WorkerLostError, pack, unpack
+from bayes_cannon.base.engines.engine import Engine, Job, WorkerLostError
+from bayes_cannon.base.engines.shared import unpack
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = ["Cluster", "connect"]
@@ -36,26 +35,16 @@ _LOOK = 1.0
 _ADDRESS = re.compile(r":\d+|^inproc://")
 
 
-@dataclass(eq=False)
-class _Job:
-    name: str
-    content: bytes
-    needs: dict[str, Shared[Any]]
-    future: Future[Any]
-    remote: Any = None
-    losses: int = 0
-
-
-class Cluster(Executor):
+class Cluster(Engine):
     """Tasks for the workers of a Dask client.
 
     Parameters
     ----------
     client
         Of the scheduler.
-    address
-        Where a lost scheduler is looked for again; None: the client is the caller's, and finds
-        its own way back.
+    where
+        Arguments of Dask's `Client` by which a lost scheduler is looked for again, its address or
+        its file; None: the client is the caller's, and finds its own way back.
     retries
         How often a task is handed in again whose scheduler was lost.
     patience
@@ -66,14 +55,14 @@ class Cluster(Executor):
         self,
         client: Any,
         *,
-        address: str | None = None,
+        where: Mapping[str, str] | None = None,
         retries: int = 3,
         patience: float = _PATIENCE,
     ) -> None:
-        self._client, self._address, self._retries = client, address, retries
+        self._client, self._where, self._retries = client, where, retries
         self._patience = patience
-        self._jobs: set[_Job] = set()
-        self._lost: list[_Job] = []
+        self._jobs: set[Job] = set()
+        self._lost: list[Job] = []
         self._scattered: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._closed = threading.Event()
@@ -89,23 +78,7 @@ class Cluster(Executor):
             return 1
 
     @override
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a function called by a worker."""
-        return self.submit_named("a task", fn, *args, **kwargs)
-
-    def submit_named(
-        self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        """As `submit`; the name says in messages what the task was about.
-
-        Parameters
-        ----------
-        name
-            Such as ids of stars.
-        fn, *args, **kwargs
-            What can be pickled; `Shared` values are sent once to each worker.
-        """
-        job = _Job(name, *pack((fn, args, kwargs)), Future())
+    def _take(self, job: Job) -> None:
         job.future.add_done_callback(lambda _: self._forget(job))
         with self._lock:
             self._jobs.add(job)
@@ -113,16 +86,10 @@ class Cluster(Executor):
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="dask watch", daemon=True)
                 self._thread.start()
-        return job.future
 
+    @override
     def release(self, key: str) -> None:
-        """Let workers forget a shared value.
-
-        Parameters
-        ----------
-        key
-            Of the value.
-        """
+        """Let workers forget a shared value."""
         with self._lock:
             self._scattered.pop(key, None)
 
@@ -137,11 +104,11 @@ class Cluster(Executor):
             job.future.cancel()
         if (thread := self._thread) is not None:
             thread.join(2 * _CONNECT)
-        if self._address is not None:
+        if self._where is not None:
             with suppress(Exception):
                 self._client.close(timeout=2)
 
-    def _forget(self, job: _Job) -> None:
+    def _forget(self, job: Job) -> None:
         with self._lock:
             self._jobs.discard(job)
             remote, job.remote = job.remote, None
@@ -149,7 +116,7 @@ class Cluster(Executor):
             with suppress(Exception):
                 remote.cancel()
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: Job) -> None:
         """Hand a task in, its shared values first, under the lock."""
         try:
             for key, shared in job.needs.items():
@@ -168,7 +135,7 @@ class Cluster(Executor):
             job.remote = None
             self._lost.append(job)
 
-    def _done(self, job: _Job, remote: Any) -> None:
+    def _done(self, job: Job, remote: Any) -> None:
         """Take a result; called by Dask in a thread of its own."""
         if remote is not job.remote or job.future.done():
             return
@@ -240,7 +207,7 @@ class Cluster(Executor):
             if time.monotonic() > end:
                 self._fail(
                     f"the Dask scheduler has not answered for {self._patience:.0f} s; start it "
-                    "again, with workers"
+                    "again, with workers, then run the same command again"
                 )
                 return
             self._closed.wait(_LOOK)
@@ -261,9 +228,11 @@ class Cluster(Executor):
         try:
             if self._client.status == "running" and self._client.nthreads():
                 return True
-            if self._address is None or self._client.status == "running":
+            if self._where is None or self._client.status == "running":
                 return False
-            client: Any = Client(self._address, timeout=_CONNECT / 2, set_as_default=False)
+            if not Path(self._where.get("scheduler_file", ".")).exists():  # Dask waits for it
+                return False
+            client: Any = Client(**self._where, timeout=_CONNECT / 2, set_as_default=False)
         except Exception:
             return False
         old, self._client = self._client, client
@@ -282,7 +251,7 @@ class Cluster(Executor):
         for job in jobs:
             self._fail_one(job, why)
 
-    def _fail_one(self, job: _Job, why: str) -> None:
+    def _fail_one(self, job: Job, why: str) -> None:
         with suppress(Exception):
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(WorkerLostError(why))
@@ -324,7 +293,7 @@ def connect(scheduler: str) -> Iterator[Cluster]:
             "--scheduler needs Dask, which is not installed; pip install 'bayes_cannon[dask]', or "
             "take --workers for processes of this machine."
         ) from error
-    where: dict[str, Any] = {"address": scheduler}
+    where = {"address": scheduler}
     if "://" not in scheduler and Path(scheduler).is_file():
         where = {"scheduler_file": scheduler}
     elif not _ADDRESS.search(scheduler):
@@ -340,13 +309,12 @@ def connect(scheduler: str) -> Iterator[Cluster]:
             f"no Dask scheduler answers at {scheduler}; start one (`dask scheduler`, and "
             "`dask worker ADDRESS` on the machines that work), or look at the address."
         ) from error
-    address = str(client.scheduler.address)
     try:
         _refuse_unfit(client, scheduler)
     except BaseException:
         client.close(timeout=2)
         raise
-    cluster = Cluster(client, address=address)
+    cluster = Cluster(client, where=where)
     try:
         yield cluster
     finally:

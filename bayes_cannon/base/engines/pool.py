@@ -16,14 +16,14 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from typing import Any, override
 
-from bayes_cannon.base.engines.shared import Shared, WorkerLostError, pack, unpack
+from bayes_cannon.base.engines.engine import Engine, Job, WorkerLostError
+from bayes_cannon.base.engines.shared import unpack
 
 __all__ = ["WorkerPool"]
 
@@ -37,24 +37,15 @@ _READY = b"ready"
 
 
 @dataclass(eq=False)
-class _Job:
-    name: str
-    content: bytes
-    needs: dict[str, Shared[Any]]
-    future: Future[Any]
-    deaths: int = 0
-
-
-@dataclass(eq=False)
 class _Worker:
     process: SpawnProcess
     pipe: connection.Connection
     ready: bool = False
-    job: _Job | None = None
+    job: Job | None = None
     has: set[str] = field(default_factory=set)
 
 
-class WorkerPool(Executor):
+class WorkerPool(Engine):
     """Spawned processes that do tasks; one that ends early is replaced.
 
     A script that opens one needs ``if __name__ == "__main__"``.
@@ -78,7 +69,7 @@ class WorkerPool(Executor):
         setup: Sequence[tuple[Callable[..., object], tuple[Any, ...]]] = (),
     ) -> None:
         self._max_workers, self._retries, self._setup = workers, retries, tuple(setup)
-        self._todo: deque[_Job] = deque()
+        self._todo: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._old: set[str] = set()
         self._lock = threading.Lock()
@@ -89,31 +80,7 @@ class WorkerPool(Executor):
         self._thread.start()
 
     @override
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Have a function called in a worker."""
-        return self.submit_named("a task", fn, *args, **kwargs)
-
-    def submit_named(
-        self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        """As `submit`; the name says in messages what the task was about.
-
-        Parameters
-        ----------
-        name
-            Such as ids of stars.
-        fn, *args, **kwargs
-            What can be pickled; `Shared` values are sent once to each worker.
-
-        Raises
-        ------
-        WorkerLostError
-            If no worker can be started.
-        RuntimeError
-            After `shutdown`.
-        """
-        content, needs = pack((fn, args, kwargs))
-        job = _Job(name, content, needs, Future())
+    def _take(self, job: Job) -> None:
         with self._lock:
             if self._broken is not None:
                 raise self._broken
@@ -121,16 +88,10 @@ class WorkerPool(Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._todo.append(job)
             self._ring()
-        return job.future
 
+    @override
     def release(self, key: str) -> None:
-        """Let workers forget a shared value, before their next task.
-
-        Parameters
-        ----------
-        key
-            Of the value.
-        """
+        """Let workers forget a shared value, before their next task."""
         with self._lock:
             self._old.add(key)
 
@@ -221,14 +182,14 @@ class WorkerPool(Executor):
         for _ in range(min(len(self._todo) - starting, self._max_workers - len(self._workers))):
             self._start()
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Job | None:
         while self._todo:
             job = self._todo.popleft()
             if job.future.running() or job.future.set_running_or_notify_cancel():
                 return job
         return None
 
-    def _send(self, worker: _Worker, job: _Job) -> None:
+    def _send(self, worker: _Worker, job: Job) -> None:
         for key in worker.has & self._old:
             worker.has.discard(key)
             worker.pipe.send(("forget", key))
@@ -286,8 +247,8 @@ class WorkerPool(Executor):
                 self._give_up(how)
         if job is None:
             return
-        job.deaths += 1
-        if job.deaths <= self._retries:
+        job.losses += 1
+        if job.losses <= self._retries:
             _LOG.warning(
                 "a worker process ended early (%s) at the work on %s, which is done again.",
                 how, job.name,
@@ -296,7 +257,7 @@ class WorkerPool(Executor):
             return
         job.future.set_exception(
             WorkerLostError(
-                f"{job.deaths} worker processes ended early, the last one {how}; if they lack "
+                f"{job.losses} worker processes ended early, the last one {how}; if they lack "
                 "memory, take fewer workers"
             )
         )

@@ -2,29 +2,27 @@
 
 A task holds a `Shared`. An engine of the package pickles tasks with `pack`, which leaves the
 values of these out and says which they are; the engine brings each to every worker once. Another
-executor's processes of this machine read the value from a file, once each; whoever else pickles a
-`Shared` gets the value with it.
+executor's processes of this machine ask the process that gave the task for the value, once each,
+through a socket that only processes descended from it can talk to; whoever else pickles a `Shared`
+gets the value with it. No value is written to disk.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import pickle
-import shutil
-import tempfile
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from multiprocessing import AuthenticationError, connection, current_process
 from typing import Any, override
 from uuid import uuid4
 
 __all__ = [
     "Shared",
-    "WorkerLostError",
     "pack",
     "sharing",
     "unpack",
@@ -33,13 +31,6 @@ __all__ = [
 _PROTOCOL = 5
 _KEPT = 4
 """Values of other runs that a process keeps."""
-
-
-class WorkerLostError(Exception):
-    """Whoever did a task is gone, and so is the patience to have it done again.
-
-    Its text says what happened and what to do, and stands before "at the work on …".
-    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,35 +42,89 @@ class Shared[T]:
     value : T
     key : str
         Its own.
-    spool : Path or None
-        File through which processes of this machine get the value; made when it is needed.
+    address : str, tuple or None
+        Where other processes of this machine ask for the value, which is then not pickled with
+        the tasks.
     """
 
     value: T
     key: str
-    spool: Path | None = None
+    address: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self.spool is None:
+        if self.address is None:
             return Shared, (self.value, self.key)
-        if not self.spool.exists():
-            part = self.spool.with_suffix(f".{uuid4().hex}.part")
-            part.write_bytes(pickle.dumps(self.value, _PROTOCOL))
-            os.replace(part, self.spool)
-        return _from_spool, (str(self.spool), self.key)
+        return _Elsewhere, (self.address, self.key)
 
 
-_read: OrderedDict[str, Shared[Any]] = OrderedDict()
+@dataclass(frozen=True, eq=False)
+class _Elsewhere:
+    """A `Shared` in another process than the one that gave the task, which is asked once.
+
+    Not before the value is needed: a pool is broken by what cannot be unpickled.
+    """
+
+    address: Any
+    key: str
+
+    @property
+    def value(self) -> Any:
+        if self.key not in _known:
+            with connection.Client(self.address, authkey=current_process().authkey) as line:
+                good, value = line.recv()
+            if not good:
+                raise value
+            _known[self.key] = value
+            while len(_known) > _KEPT:
+                _known.popitem(last=False)
+        return _known[self.key]
 
 
-def _from_spool(path: str, key: str) -> Shared[Any]:
-    """Value of a file that the process which gave the task has written, read once."""
-    if key not in _read:
-        # In a folder that no other user can write to.
-        _read[key] = Shared(pickle.loads(Path(path).read_bytes()), key)  # noqa: S301
-        while len(_read) > _KEPT:
-            _read.popitem(last=False)
-    return _read[key]
+_known: OrderedDict[str, Any] = OrderedDict()
+
+
+class _Source:
+    """Gives a value to processes that ask for it, each in a thread of its own.
+
+    They prove by `multiprocessing`'s key, which a process inherits, that they descend from this
+    one; nobody else is answered.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._value, self._closed = value, False
+        self._key = current_process().authkey
+        try:
+            self._listener = connection.Listener(backlog=64, authkey=self._key)
+        except OSError:  # where the path of the folder for sockets is too long for one
+            self._listener = connection.Listener(("127.0.0.1", 0), backlog=64, authkey=self._key)
+        self._thread = threading.Thread(target=self._answer, name="shared value", daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> Any:
+        return self._listener.address
+
+    def _answer(self) -> None:
+        while not self._closed:
+            with suppress(OSError, EOFError, AuthenticationError):
+                line = self._listener.accept()
+                threading.Thread(target=self._give, args=(line,), daemon=True).start()
+
+    def _give(self, line: connection.Connection) -> None:
+        try:
+            content = pickle.dumps((True, self._value), _PROTOCOL)
+        except Exception as error:  # of a class that another process cannot find, for one
+            content = pickle.dumps((False, pickle.PicklingError(str(error))))
+        with suppress(OSError), line:
+            line.send_bytes(content)
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._closed = True
+        with suppress(OSError, EOFError):  # wakes the thread
+            connection.Client(self.address, authkey=self._key).close()
+        self._thread.join()
+        self._listener.close()
 
 
 @contextmanager
@@ -93,18 +138,16 @@ def sharing[T](executor: Executor | None, value: T) -> Iterator[Shared[T]]:
     value
         What can be pickled; not changed as long as the context lasts.
     """
-    folder = None
-    if isinstance(executor, ProcessPoolExecutor):
-        folder = Path(tempfile.mkdtemp(prefix="bayes-cannon-"))
+    source = _Source(value) if isinstance(executor, ProcessPoolExecutor) else None
     key = uuid4().hex
     try:
-        yield Shared(value, key, None if folder is None else folder / "value.pickle")
+        yield Shared(value, key, None if source is None else source.address)
     finally:
         release = getattr(executor, "release", None)
         if release is not None:
             release(key)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if source is not None:
+            source.close()
 
 
 class _Pickler(pickle.Pickler):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
-from bayes_cannon.base.parallel import one_blas_thread, threads_here
+from bayes_cannon.base.engines.shared import Shared, sharing
+from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread, threads_here
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.binaries.search import (
     FAR,
@@ -41,6 +42,7 @@ from bayes_cannon.inference.binaries.search import (
 from bayes_cannon.inference.likelihood.pixels import extra_variance, pixels_needed
 from bayes_cannon.inference.modes import ModeSettings, fit_laplace
 from bayes_cannon.models.model_priors import priors_of
+from bayes_cannon.spectra.spectra import name_some
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -140,6 +142,7 @@ def fast_pass(
     *,
     second: Cannon | None = None,
     threads: int | None = None,
+    executor: Executor | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> FastPass:
     """Fit one star and two to every spectrum.
@@ -158,13 +161,22 @@ def fast_pass(
         The model of second stars, of dwarfs and subgiants say; None: the same one.
     threads
         Stars at a time; None: as many as there are cores.
+    executor
+        Does blocks of stars side by side, see `bayes_cannon.inference.infer_labels`; the result is
+        the same to the last bit.
     progress
         Called with the number of stars that are done.
 
     Returns
     -------
     FastPass
+
+    Raises
+    ------
+    FitError
+        If the executor fails.
     """
+    executor = as_executor(executor)
     search = Search.prepare(cannon, settings or BinarySettings(), second)
     n, k = len(star_id), search.model.n_labels
     shapes = {"single": k, "primary": k, "secondary": k, "single_sd": k, "primary_sd": k,
@@ -174,17 +186,55 @@ def fast_pass(
         for f in fields(FastPass) if f.name not in ("star_id", "n_starts")
     }  # fmt: skip
     out |= {"star_id": np.asarray(star_id, np.str_), "n_starts": np.zeros(n, np.int64)}
-    with one_blas_thread(), ThreadPoolExecutor(threads or threads_here()) as pool:
-        for start in range(0, n, _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, n))
-            stars = _each_whitened(search, cannon, flux[rows], ivar[rows], star_id[rows])
-            work = ((star_id[start + i], *star) for i, star in stars.items())
-            for i, found in zip(stars, pool.map(_try_star, work), strict=True):
+    blocks = [slice(start, min(start + _BLOCK, n)) for start in range(0, n, _BLOCK)]
+    done = 0
+
+    def add(number: int) -> None:
+        nonlocal done
+        done += blocks[number].stop - blocks[number].start
+        if progress is not None:
+            progress(done)
+
+    with sharing(executor, _Common(search, cannon, threads)) as shared:
+        tasks = (_Block(star_id[rows], flux[rows], ivar[rows], shared) for rows in blocks)
+        results = in_order(executor, _fit_block, tasks, named=_names, finished=add)
+        for rows, fits in zip(blocks, results, strict=True):
+            for i, found in fits.items():
                 for name, value in found.items():
-                    out[name][start + i] = value
-            if progress is not None:
-                progress(int(rows[-1]) + 1)
+                    out[name][rows.start + i] = value
     return FastPass(**out)
+
+
+@dataclass(frozen=True, eq=False)
+class _Common:
+    """What all blocks need."""
+
+    search: Search
+    cannon: Cannon
+    threads: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """What an executor is sent to fit a block of stars."""
+
+    star_id: NDArray[np.str_]
+    flux: NDArray[Any]
+    ivar: NDArray[Any]
+    common: Shared[_Common]
+
+
+def _names(block: _Block) -> str:
+    return name_some(block.star_id)
+
+
+def _fit_block(block: _Block) -> dict[int, dict[str, Any]]:
+    """Fit one star and two to each spectrum of a block, by row."""
+    common, names = block.common.value, block.star_id
+    with one_blas_thread(), ThreadPoolExecutor(common.threads or threads_here()) as pool:
+        stars = _each_whitened(common.search, common.cannon, block.flux, block.ivar, names)
+        work = ((names[i], *star) for i, star in stars.items())
+        return dict(zip(stars, pool.map(_try_star, work), strict=True))
 
 
 def rest_frame_error(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.packing import packed_size
-from bayes_cannon.base.parallel import each_block
+from bayes_cannon.base.parallel import each_block, in_order
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import SingularPixelsError
 from bayes_cannon.models.hyperparameters import Hyperparameters, TrainingPriors
-from bayes_cannon.training.pixels.columns import SomePixels
+from bayes_cannon.training.pixels.columns import SomePixels, pixel_blocks
 from bayes_cannon.training.pixels.fit import Design, PixelFit, fit_pixels, given_scatter
 from bayes_cannon.training.pixels.kernels import LANES
 from bayes_cannon.training.pixels.population import (
@@ -45,6 +48,8 @@ class Problem:
     free: NDArray[np.bool_] | None
     priors: TrainingPriors
     redundancy: float = 1.0
+    executor: Executor | None = None
+    """Fits blocks of pixels of data on disk, which whoever does it reads."""
 
     def for_redundancy(self, redundancy: float) -> Problem:
         """Return the problem with its prior of correlations adapted.
@@ -105,7 +110,7 @@ def _block_size(n_stars: int, n_coef: int) -> int:
 
 
 def fit_all_pixels(
-    problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray, **options: object
+    problem: Problem, design: Design, hyper: Hyperparameters, start: FloatArray, **options: Any
 ) -> PixelFit:
     """`fit_pixels` over all blocks, results put together; covariances kept in float32.
 
@@ -141,19 +146,70 @@ def fit_all_pixels(
         converged=np.empty(n_pixels, dtype=bool),
     )
 
-    def work(block: slice) -> None:
-        try:
-            part = fit_pixels(
-                problem.flux[:, block], problem.ivar[:, block], design, prior.rows(block),
-                start[block], **options,  # type: ignore[arg-type]
-            )  # fmt: skip
-        except SingularPixelsError as error:
-            raise SingularPixelsError([block.start + p for p in error.pixels]) from None
+    def keep(block: slice, part: PixelFit) -> None:
         for name in PixelFit.__dataclass_fields__:
             getattr(out, name)[block] = getattr(part, name)
 
-    each_block(work, min(_block_size(len(design.mean), n), -(-n_pixels // 4)), n_pixels)
+    size = min(_block_size(len(design.mean), n), -(-n_pixels // 4))
+    if problem.executor is None or isinstance(problem.flux, np.ndarray):
+        here = _Round(problem, design, prior, options)
+        each_block(lambda block: keep(block, here.fit(block, start[block])), size, n_pixels)
+        return out
+    bare = Design(design.mean, design.second)  # without what follows from these
+    all_ = _Round(replace(problem, labels=bare, executor=None), bare, prior, options)
+    groups = _groups(len(design.mean), n_pixels, size)
+    with sharing(problem.executor, all_) as shared:
+        tasks = (_Group(blocks, [start[block] for block in blocks], shared) for blocks in groups)
+        found = in_order(problem.executor, _fit_group, tasks, named=_pixels_of)
+        for blocks, parts in zip(groups, found, strict=True):
+            for block, part in zip(blocks, parts, strict=True):
+                keep(block, part)
     return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Round:
+    """What all blocks of pixels need to be fitted."""
+
+    problem: Problem
+    design: Design
+    prior: PixelPrior
+    options: dict[str, Any]
+
+    def fit(self, block: slice, start: FloatArray) -> PixelFit:
+        """Fit a block; the pixels that an error names are numbered among all."""
+        flux, ivar = self.problem.flux[:, block], self.problem.ivar[:, block]
+        try:
+            return fit_pixels(
+                flux, ivar, self.design, self.prior.rows(block), start, **self.options
+            )
+        except SingularPixelsError as error:
+            raise SingularPixelsError([block.start + p for p in error.pixels]) from None
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """What an executor is sent: neighbouring blocks, which are read together."""
+
+    blocks: list[slice]
+    start: list[FloatArray]
+    all_: Shared[_Round]
+
+
+def _groups(n_stars: int, n_pixels: int, size: int) -> list[list[slice]]:
+    """Blocks of pixels by the blocks in which they are read."""
+    blocks = [slice(a, min(a + size, n_pixels)) for a in range(0, n_pixels, size)]
+    read = next(pixel_blocks(n_stars, n_pixels)).stop
+    return [list(some) for _, some in groupby(blocks, lambda block: block.start // read)]
+
+
+def _pixels_of(group: _Group) -> str:
+    return f"pixels {group.blocks[0].start} to {group.blocks[-1].stop - 1}"
+
+
+def _fit_group(group: _Group) -> list[PixelFit]:
+    pairs = zip(group.blocks, group.start, strict=True)
+    return [group.all_.value.fit(block, start) for block, start in pairs]
 
 
 def update_population(

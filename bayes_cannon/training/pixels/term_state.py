@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.parallel import memory_here
 from bayes_cannon.base.typing import FloatArray
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.training.factors import StarFactors, star_factors
 from bayes_cannon.training.pixels.amplitudes import learn_scales, without_terms
@@ -18,7 +21,12 @@ from bayes_cannon.training.pixels.survey import Problem
 __all__ = [
     "TermState",
     "of_flux",
+    "require_room",
 ]
+
+_LOG = logging.getLogger(__name__)
+_COPIES = 3
+"""Of the spectra: as they are, and without the terms of this round and of the last."""
 
 
 def of_flux(theta: FloatArray) -> FloatArray:
@@ -32,6 +40,36 @@ def of_flux(theta: FloatArray) -> FloatArray:
     theta = np.array(theta)
     theta[:, 0] += 1
     return theta
+
+
+def require_room(n_stars: int, n_pixels: int) -> None:
+    """Say how much memory known terms take of spectra that are on disk, before anything is fitted.
+
+    Parameters
+    ----------
+    n_stars, n_pixels
+        Of the spectra.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is more than the machine has.
+    """
+    need, have = _COPIES * 8 * n_stars * n_pixels, memory_here()
+    told = (
+        f"known terms take all spectra into memory, {need / 1e9:.1f} GB for {n_stars} stars of "
+        f"{n_pixels} pixels"
+    )
+    if need > have:
+        raise InvalidDataError(
+            f"{told}, and this machine has {have / 1e9:.1f} GB: train on "
+            f"{int(n_stars * have / need / 1.25)} stars at most (--train-fraction), or without "
+            "them (--terms none)."
+        )
+    _LOG.warning(
+        "%s (of %.1f GB here), and as much for each worker of the cross-validation.",
+        told, have / 1e9,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
