@@ -191,9 +191,17 @@ def binaries(
     light: Annotated[
         Light,
         typer.Option(
-            help="Light of the second star: free, or tied to the labels of both (equal masses)."
+            help="Light of the second star: free, tied to the labels of both (equal masses), or "
+            "of two stars on one isochrone (needs --isochrones)."
         ),
     ] = Light.free,
+    isochrones: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="MIST file (.iso or .iso.cmd) for --light isochrone; several, one for each "
+            "[Fe/H]: the option several times."
+        ),
+    ] = None,
     second_cannon: Annotated[
         Path | None,
         typer.Option(help="Model file of second stars, such as dwarfs. Default: CANNON."),
@@ -226,6 +234,7 @@ def binaries(
     model without it. What can be found at all is in pairs.ecsv and completeness.png.
     """
     from bayes_cannon.analysis.binaries.finding import find_binaries
+    from bayes_cannon.analysis.isochrones import read_mist
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.models.cannon import Cannon
@@ -236,10 +245,12 @@ def binaries(
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
     second = None if second_cannon is None else Cannon.load(second_cannon)
+    tracks = read_mist(*isochrones) if isochrones else None
     with watching() as progress:
         search = find_binaries(
-            model, stars, second=second, light=light.value, prior_rate=prior_rate,
-            false_positive_rate=false_positives, folds=folds, seed=seed, progress=progress,
+            model, stars, second=second, light=light.value, isochrones=tracks,
+            prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds, seed=seed,
+            progress=progress,
         )  # fmt: skip
     write_binaries(
         search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,
@@ -254,3 +265,9 @@ def binaries(
         f"{len(found)} sums of two stars were found",
         markup=False,
     )
+    if one_age := search.settings.isochrones:
+        OUT.print(
+            f"light of {one_age.band} on isochrones of {one_age.log10_age.size} ages: "
+            f"{one_age.source}",
+            markup=False,
+        )
