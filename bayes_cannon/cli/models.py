@@ -130,6 +130,13 @@ def train(
     )
     if cannon.terms:
         OUT.print(f"known terms, rms over stars: {cannon.known_terms}")
+    if cannon.model_error is not None and (outliers := cannon.outliers()):
+        named = ", ".join(f"{star} ({p:.2f})" for star, p in list(outliers.items())[:5])
+        OUT.print(
+            f"{len(outliers)} training stars are probably outliers, their labels off by more than "
+            f"such stars' (probability): {named}{', …' if len(outliers) > 5 else ''}",
+            markup=False,
+        )
 
 
 def check(
