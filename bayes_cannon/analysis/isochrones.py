@@ -39,6 +39,8 @@ _GIANT_BRANCH = (454, 605)  # EEPs: end of the main sequence to tip of the red g
 _RED_CLUMP = (631, 707)  # core helium burning
 _PHASE_STARTS = (202, 454, 605, 707, 808, 1409)  # EEPs
 _PHASES = np.array([-1, 0, 2, 3, 4, 5, 6])  # between those EEPs
+_COLUMNS = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
+_BRIGHTNESS = ("log_L", "H")
 _FAR_FEH, _FAR_AGE = 0.13, 0.1  # dex: half the steps of a coarse grid
 
 
@@ -65,6 +67,9 @@ class Isochrone:
         4 and 5 asymptotic giants, 6 later, 9 Wolf-Rayet.
     source : str
         What to cite in a figure.
+    log_L, H : (n_points,) float64 or None
+        log10 of the luminosity in suns, and absolute 2MASS H magnitude (NaN where there is none);
+        None where the source has no such column.
 
     Raises
     ------
@@ -81,19 +86,20 @@ class Isochrone:
     log_g: FloatArray
     phase: NDArray[np.int64]
     source: str
+    log_L: FloatArray | None = None  # noqa: N815
+    H: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in (
-            ("eep", np.int64), ("initial_mass", np.float64), ("log_Teff", np.float64),
-            ("log_g", np.float64), ("phase", np.int64),
-        ):  # fmt: skip
+        there = [name for name in _BRIGHTNESS if getattr(self, name) is not None]
+        for name in (*_COLUMNS, *there):
+            dtype = np.int64 if name in ("eep", "phase") else np.float64
             array = np.array(getattr(self, name), dtype=dtype)
             if array.ndim != 1 or array.size == 0 or array.shape != np.shape(self.eep):
                 raise InvalidDataError(
                     f"{name} of an isochrone has shape {array.shape}; all columns must be "
                     "one-dimensional, of one length and not empty."
                 )
-            if not np.isfinite(array).all():
+            if name != "H" and not np.isfinite(array).all():
                 raise InvalidDataError(f"{name} of an isochrone has values that are not finite.")
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -148,8 +154,9 @@ class Isochrone:
                 f"the isochrone of {self.label} has no {name} (phase {phase}, EEP {eeps[0]} to "
                 f"{eeps[1]}): it holds EEP {self.eep[0]} to {self.eep[-1]}; choose another age."
             )
-        columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
-        return replace(self, **{column: getattr(self, column)[keep] for column in columns})
+        there = [name for name in _BRIGHTNESS if getattr(self, name) is not None]
+        columns = {name: getattr(self, name)[keep] for name in (*_COLUMNS, *there)}
+        return replace(self, **columns)
 
     def ridge(self, log_g: ArrayLike) -> FloatArray:
         """Return Teff along the giant branch.
@@ -217,10 +224,9 @@ class IsochroneSet(Carded):
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a DataFrame, a row a point: ``feh``, ``log10_age`` and columns of `Isochrone`."""
-        columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
         parts = [
             pd.DataFrame({"feh": one.feh, "log10_age": one.log10_age}
-                         | {name: getattr(one, name) for name in columns})
+                         | {name: getattr(one, name) for name in _COLUMNS})
             for one in self.isochrones
         ]  # fmt: skip
         return pd.concat(parts, ignore_index=True)
@@ -330,7 +336,6 @@ def packaged_isochrones() -> IsochroneSet:
 
 def _read_table(path: Path, source: str) -> IsochroneSet:
     """Read the package's own form: an ECSV table, a row a point."""
-    columns = ("eep", "initial_mass", "log_Teff", "log_g", "phase")
     try:
         table = Table.read(path, format="ascii.ecsv")
         keys = zip(*(np.asarray(table[name], np.float64) for name in ("feh", "log10_age")),
@@ -340,8 +345,10 @@ def _read_table(path: Path, source: str) -> IsochroneSet:
             groups.setdefault(key, []).append(row)
         isochrones = []
         for (feh, age), rows in groups.items():
-            eep, mass, log_Teff, log_g, phase = (np.asarray(table[n])[rows] for n in columns)
-            isochrones.append(Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source))
+            eep, mass, log_Teff, log_g, phase = (np.asarray(table[n])[rows] for n in _COLUMNS)
+            log_L = np.asarray(table["log_L"])[rows] if "log_L" in table.colnames else None
+            one = Isochrone(feh, 0.0, age, eep, mass, log_Teff, log_g, phase, source, log_L)
+            isochrones.append(one)
     except Exception as error:  # astropy's readers raise of many kinds
         raise FileFormatError(
             f"{path.name} is damaged ({error!r}); install bayes_cannon again."
@@ -389,6 +396,8 @@ def read_mist(*paths: str | Path) -> IsochroneSet:
                     log_g=block.columns["log_g"],
                     phase=block.columns.get("phase", by_eep).astype(np.int64),
                     source=f"MIST {block.version} ({MIST_CITATION})",
+                    log_L=block.columns.get("log_L"),
+                    H=block.columns.get("2MASS_H"),
                 )
             except InvalidDataError as error:
                 raise FileFormatError(f"{path.name} is damaged: {error}") from error

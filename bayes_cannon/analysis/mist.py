@@ -39,7 +39,9 @@ __all__ = [
 
 _REQUIRED = ("EEP", "initial_mass", "log_Teff", "log_g")
 _AGES = ("log10_isochrone_age_yr", "isochrone_age_yr", "log_age")
-_OPTIONAL = ("phase", "[Fe/H]_init")
+_OPTIONAL = ("phase", "[Fe/H]_init", "log_L")
+_MAGNITUDES = ("2MASS_H",)
+"""Read where a file has them; NaN where there is no bolometric correction."""
 _BLOCK = re.compile(r"#\s*number of EEPs, cols\s*=\s*(\d+)\s+(\d+)\s*$")
 _COUNT = re.compile(r"#\s*number of isochrones\s*=\s*(\d+)\s*$")
 _VERSION = re.compile(r"#\s*MIST version number\s*=\s*(\S+)")
@@ -62,7 +64,8 @@ class MistBlock:
     log10_age : float
         log10 of the age in years, also where the file gives years.
     columns : dict of str to (n_points,) float64
-        ``EEP``, ``initial_mass``, ``log_Teff``, ``log_g``, and ``phase`` if the file has it.
+        ``EEP``, ``initial_mass``, ``log_Teff``, ``log_g``, and, if the file has them, ``phase``,
+        ``log_L`` and ``2MASS_H``.
     """
 
     version: str
@@ -189,8 +192,9 @@ class _Reader:
         missing += [] if age else [f"an age ({' or '.join(_AGES[:2])})"]
         if age is None or missing:
             raise self._error(f"the isochrone lacks {', '.join(missing)}")
-        wanted = [*_REQUIRED, age, *(name for name in _OPTIONAL if name in names)]
-        rows = self._rows(n_rows, n_columns, [names.index(name) for name in wanted])
+        wanted = [*_REQUIRED, age, *(name for name in _OPTIONAL + _MAGNITUDES if name in names)]
+        n_finite = sum(name not in _MAGNITUDES for name in wanted)
+        rows = self._rows(n_rows, n_columns, [names.index(name) for name in wanted], n_finite)
         columns = dict(zip(wanted, rows.T.copy(), strict=True))
         return MistBlock(
             version=self._version,
@@ -200,7 +204,10 @@ class _Reader:
             columns=columns,
         )
 
-    def _rows(self, n_rows: int, n_columns: int, places: list[int]) -> NDArray[np.float64]:
+    def _rows(
+        self, n_rows: int, n_columns: int, places: list[int], n_finite: int
+    ) -> NDArray[np.float64]:
+        """Columns at `places`; the first `n_finite` of them must be finite."""
         rows = []
         for i in range(n_rows):
             line = self._next()
@@ -215,7 +222,7 @@ class _Reader:
                 row = [float(fields[place]) for place in places]
             except ValueError as error:
                 raise self._error(str(error)) from None
-            if not np.isfinite(row).all():
+            if not np.isfinite(row[:n_finite]).all():
                 raise self._error("a value that is not finite")
             rows.append(row)
         if not rows:

@@ -130,6 +130,13 @@ def train(
     )
     if cannon.terms:
         OUT.print(f"known terms, rms over stars: {cannon.known_terms}")
+    if cannon.model_error is not None and (outliers := cannon.outliers()):
+        named = ", ".join(f"{star} ({p:.2f})" for star, p in list(outliers.items())[:5])
+        OUT.print(
+            f"{len(outliers)} training stars are probably outliers, their labels off by more than "
+            f"such stars' (probability): {named}{', …' if len(outliers) > 5 else ''}",
+            markup=False,
+        )
 
 
 def check(
@@ -192,9 +199,17 @@ def binaries(
     light: Annotated[
         Light,
         typer.Option(
-            help="Light of the second star: free, or tied to the labels of both (equal masses)."
+            help="Light of the second star: free, tied to the labels of both (equal masses), or "
+            "of two stars on one isochrone (needs --isochrones)."
         ),
     ] = Light.free,
+    isochrones: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="MIST file (.iso or .iso.cmd) for --light isochrone; several, one for each "
+            "[Fe/H]: the option several times."
+        ),
+    ] = None,
     second_cannon: Annotated[
         Path | None,
         typer.Option(help="Model file of second stars, such as dwarfs. Default: CANNON."),
@@ -229,6 +244,7 @@ def binaries(
     model without it. What can be found at all is in pairs.ecsv and completeness.png.
     """
     from bayes_cannon.analysis.binaries.finding import find_binaries
+    from bayes_cannon.analysis.isochrones import read_mist
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
@@ -240,10 +256,12 @@ def binaries(
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
     second = None if second_cannon is None else Cannon.load(second_cannon)
+    tracks = read_mist(*isochrones) if isochrones else None
     with open_engine(workers, scheduler) as engine, watching() as progress:
         search = find_binaries(
-            model, stars, second=second, light=light.value, prior_rate=prior_rate,
-            false_positive_rate=false_positives, folds=folds, seed=seed, executor=engine,
+            model, stars, second=second, light=light.value, isochrones=tracks,
+            prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds, seed=seed,
+            executor=engine,
             progress=progress,
         )  # fmt: skip
     write_binaries(
@@ -259,3 +277,9 @@ def binaries(
         f"{len(found)} sums of two stars were found",
         markup=False,
     )
+    if one_age := search.settings.isochrones:
+        OUT.print(
+            f"light of {one_age.band} on isochrones of {one_age.log10_age.size} ages: "
+            f"{one_age.source}",
+            markup=False,
+        )

@@ -78,6 +78,7 @@ class Light(StrEnum):
 
     free = "free"
     tied = "tied"
+    isochrone = "isochrone"
 
 
 class Sampler(StrEnum):

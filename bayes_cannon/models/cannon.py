@@ -305,6 +305,35 @@ class Cannon(Carded):
         """Return the same model with `model_error`, the result of its cross-validation."""
         return replace(self, model_error=model_error)
 
+    def outliers(self, least: float = 0.5) -> dict[str, float]:
+        """Training stars that are probably outliers in their labels, the most probable first.
+
+        Stars whose labels, found without them, differ from the catalogue's as if their errors were
+        over twice those of other stars like them. They widen nobody's errors, whose tails are
+        heavy; look at their spectra and labels.
+
+        Parameters
+        ----------
+        least
+            Probability from which a star is named.
+
+        Raises
+        ------
+        InvalidDataError
+            If the model was trained without cross-validation, or by an earlier version.
+        """
+        tree = self.model_error
+        node = None if tree is None else tree.children.get("differences")
+        known = xr.Dataset() if node is None else node.to_dataset()
+        if "outlier" not in known:
+            raise InvalidDataError(
+                "the model does not know outliers among its training stars; train it again, with "
+                "cross-validation."
+            )
+        names, p = known["star"].values.tolist(), known["outlier"].values
+        order = [i for i in np.argsort(-p, kind="stable") if p[i] >= least]
+        return {str(names[i]): float(p[i]) for i in order}
+
     def label_values(self, labels: Any) -> FloatArray:
         """Labels in the order of `names`, shape (..., n_labels), from an array or by name.
 

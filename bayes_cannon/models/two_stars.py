@@ -2,7 +2,8 @@ r"""The labels of two stars in one spectrum, as a PyMC model. Nothing here sampl
 
     labels_1, labels_2   ~ MvNormal(training mean, inflated training covariance)
     abundances_2 - _1    ~ Normal(0, alike)               where the stars are of one cloud
-    light                ~ Uniform(0, light_max), or tied to the labels, see `log_light_ratio`
+    light                ~ Uniform(0, light_max), or tied to the labels, see `log_light_ratio` and
+                           `IsochroneLight`
     dv                   ~ Uniform(-dv_max, dv_max)
     shift                ~ Normal(0, rest_frame)          of the first star, or of the light of both
     flux                 ~ MvNormal(C' q, D + U U')       the nuisance factors integrated out
@@ -31,6 +32,7 @@ import pytensor.tensor as pt
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.basis import PolynomialBasis
+from bayes_cannon.models.light.isochrone_light import IsochroneLight
 
 __all__ = [
     "PairPriors",
@@ -46,13 +48,15 @@ _HC_K = 14387.77 / 1.6
 """hc / k over 1.6 µm, K."""
 
 
-def light_labels(names: Sequence[str]) -> tuple[int, int]:
-    """Places of the labels that the light is tied to, TEFF and LOGG.
+def light_labels(names: Sequence[str], *, metal: bool = False) -> tuple[int, ...]:
+    """Places of the labels that the light is tied to: TEFF, LOGG, and FE_H (else M_H) if asked.
 
     Parameters
     ----------
     names
         Of the labels.
+    metal
+        Whether the metallicity is needed, too.
 
     Raises
     ------
@@ -65,7 +69,16 @@ def light_labels(names: Sequence[str]) -> tuple[int, int]:
             f"light can be tied to Teff and log g alone, and the model has no label "
             f"{', '.join(lacking)} (it has {', '.join(names)}); leave the light free."
         )
-    return list(names).index("TEFF"), list(names).index("LOGG")
+    wanted = ["TEFF", "LOGG"]
+    if metal:
+        found = [name for name in ("FE_H", "M_H") if name in names]
+        if not found:
+            raise InvalidDataError(
+                f"isochrones need a metallicity, and the model has no label FE_H or M_H (it has "
+                f"{', '.join(names)}); leave the light free or tie it to Teff and log g."
+            )
+        wanted.append(found[0])
+    return tuple(list(names).index(name) for name in wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +98,8 @@ class PairPriors:
     light_scatter : float or None
         Standard deviation of the logarithm of the two stars' light about that of
         `log_light_ratio`; None leaves the light free.
+    isochrones : IsochroneLight or None
+        The two stars lie on one of them, which says their light better.
     """
 
     mean: FloatArray
@@ -96,6 +111,7 @@ class PairPriors:
     second_mean: FloatArray | None = None
     second_precision: FloatArray | None = None
     light_scatter: float | None = None
+    isochrones: IsochroneLight | None = None
 
 
 def log_planck(teff: Any) -> Any:
@@ -218,7 +234,9 @@ def build_two_star_model(
             density = density - 0.5 * pt.dot(off, pt.dot(precision, off))
         density = density + pt.log(share) + pt.log1p(-share)
         if priors.light_scatter is not None:
-            density = density + _tied_light(basis, labels, light, priors.light_scatter)
+            density = density + _tied_light(
+                basis, labels, light, priors.light_scatter, priors.isochrones
+            )
         at_rest = [-0.5 * (x / priors.rest_frame) ** 2 for x in (shift, shift + light * dv)]
         density = density + at_rest[0] + pt.softplus(at_rest[1] - at_rest[0])
         density = pt.switch(pt.abs(dv) < priors.dv_max, density, -np.inf)
@@ -231,9 +249,23 @@ def build_two_star_model(
     return model
 
 
-def _tied_light(basis: PolynomialBasis, labels: Sequence[Any], light: Any, scatter: float) -> Any:
+def _tied_light(
+    basis: PolynomialBasis,
+    labels: Sequence[Any],
+    light: Any,
+    scatter: float,
+    isochrones: IsochroneLight | None,
+) -> Any:
     """Log density of the light: its logit is normal about the ratio that the labels say."""
-    t, g = light_labels(basis.names)
+    t, g, *metal = light_labels(basis.names, metal=isochrones is not None)
     ratio = log_light_ratio((labels[0][t], labels[1][t]), (labels[0][g], labels[1][g]))
-    logit = pt.log(light) - pt.log1p(-light)
-    return -0.5 * ((logit - ratio) / scatter) ** 2 - pt.log(light) - pt.log1p(-light)
+    off = pt.log(light) - pt.log1p(-light) - ratio
+    density = -pt.log(light) - pt.log1p(-light)
+    if isochrones is None:
+        return density - 0.5 * (off / scatter) ** 2
+    (first, one), (second, two) = (
+        isochrones.symbolic(ell[t], ell[g], ell[metal[0]]) for ell in labels
+    )
+    each: Any = first + second - 0.5 * ((off - two + one) / scatter) ** 2
+    most = pt.max(each)
+    return density + most + pt.log(pt.sum(pt.exp(each - most)))

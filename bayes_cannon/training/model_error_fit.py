@@ -18,6 +18,7 @@ from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
+from bayes_cannon.inference.calibrated import ErrorModel
 from bayes_cannon.inference.reference import FitReference
 from bayes_cannon.inference.sampler import STATISTICS
 from bayes_cannon.models.basis import PolynomialBasis
@@ -33,6 +34,7 @@ from bayes_cannon.training.cross_validation import CrossValidation
 __all__ = [
     "ModelErrorSettings",
     "fit_model_error",
+    "outlier_probability",
     "prepare_differences",
     "stars_needed",
 ]
@@ -43,6 +45,9 @@ _LOG = logging.getLogger(__name__)
 _COMPILED: dict[Any, AnyLengthModel] = {}
 """Compiled in this process, by number of labels and by features: data are swapped."""
 _LOCK = threading.Lock()
+_LOG_U = np.linspace(-5.0, 3.0, 81)
+_OUTLYING = 0.25
+"""Share of the usual precision below which a star is an outlier: errors twice as large."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,8 @@ def fit_model_error(
         Groups ``posterior`` (``bias``, ``bias_coef``, ``covariance`` in physical units,
         ``growth``, ``growth_edge``, ``nu``, ``bias_scale``, ``formal_scale``), ``sample_stats``,
         ``constant_data`` (what the error depends on) and ``differences`` (what it was learnt
-        from). ArviZ takes it as it is: `az.summary`, `az.plot_trace`, `az.plot_forest`.
+        from, and ``outlier``, see `outlier_probability`). ArviZ takes it as it is: `az.summary`,
+        `az.plot_trace`, `az.plot_forest`.
 
     Raises
     ------
@@ -191,12 +197,53 @@ def fit_model_error(
         "constant_data": terms.to_dataset(basis.names),
         "differences": _differences(found),
     }
+    model = ErrorModel.from_tree(xr.DataTree.from_dict(groups))
+    groups["differences"]["outlier"] = ("star", outlier_probability(found, model))
     for name in ("posterior", "sample_stats"):
         groups[name].attrs = groups[name].attrs | {
             "inference_library": "pymc", "sampler": "nutpie", "tuning_steps": settings.tune,
             "seed": int(seed), "n_stars": data.star_id.size,
         }  # fmt: skip
     return xr.DataTree.from_dict(groups)
+
+
+def outlier_probability(found: CrossValidation, error: ErrorModel) -> FloatArray:
+    """Probability of each star to have errors over twice those of other stars like it, (n_stars,).
+
+    By the Student-t at the mean of its parameters: that of u < 1/4, given the star's differences.
+    What makes a star unusual in its spectrum (factors, chi-square, place) has widened its errors
+    before. NaN for a star with a label missing.
+
+    Parameters
+    ----------
+    found
+        Labels of the training stars, each without the star.
+    error
+        The model error that was learnt from them.
+    """
+    rows, terms = np.flatnonzero(found.complete), error.terms
+    predicted, k = found.predicted[rows], len(error.names)
+    log_growth = np.column_stack([terms.log_growth(predicted), _unusual(found.fit)[rows]])
+    width = np.exp(
+        (log_growth @ error.growth.mean(axis=0))[:, None]
+        + error.growth_edge.mean() * terms.edge(predicted)
+    )
+    bias = error.bias.mean(axis=0) + terms.features(predicted) @ error.bias_coef.mean(axis=0)
+    scale, nu = error.formal_scale.mean(axis=0), float(error.nu.mean())
+    sigma = np.mean(error.chol @ np.swapaxes(error.chol, 1, 2), axis=0)
+    own = width[:, :, None] * width[:, None] * (sigma + np.outer(scale, scale) * found.cov[rows])
+    known = np.nan_to_num(found.catalogue.errors[rows])[:, :, None] ** 2 * np.eye(k)
+    r = (found.difference[rows] - bias)[..., None]
+    log_p = np.empty((_LOG_U.size, rows.size))
+    for i, log_u in enumerate(_LOG_U):
+        chol = np.linalg.cholesky(own * np.exp(-log_u) + known)
+        y = np.linalg.solve(chol, r)[..., 0]
+        log_det = np.log(np.diagonal(chol, axis1=1, axis2=2)).sum(axis=1)
+        log_p[i] = 0.5 * (nu * (log_u - np.exp(log_u)) - np.sum(y**2, axis=1)) - log_det
+    p = np.exp(log_p - log_p.max(axis=0))
+    out = np.full(found.fold.size, np.nan)
+    out[rows] = p[np.exp(_LOG_U) < _OUTLYING].sum(axis=0) / p.sum(axis=0)
+    return out
 
 
 def _compiled(data: Differences) -> Any:

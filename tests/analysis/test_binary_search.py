@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bayes_cannon.analysis.binaries import finding
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
 from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra, with_tied_light
+from bayes_cannon.analysis.isochrones import packaged_isochrones
 from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.binaries.fast_pass import FastPass
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.models.two_stars import log_light_ratio
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.surveys.preparing import prepare_spectra
 from bayes_cannon.surveys.simulation.library import load_library
-from tests.binary_problem import N_TRAINING, pairs, second_cannon, small_cannon, stars
+from tests.binary_problem import (
+    N_TRAINING,
+    NAMES,
+    WINDOWS,
+    pairs,
+    second_cannon,
+    small_cannon,
+    stars,
+)
 from tests.inference.test_binaries import seconds
 
 TEST = np.arange(N_TRAINING, N_TRAINING + 30)
@@ -61,10 +75,8 @@ def test_false_positives_come_at_the_rate_asked_for() -> None:
 
 @pytest.mark.parametrize("n_hidden", [16, 50])
 def test_pairs_among_the_training_stars_do_not_raise_the_threshold(n_hidden: int) -> None:
-    singles, hidden = drawn(400, 2.0, 1), drawn(n_hidden, 7.5, 5)
-    mixed = FastPass(
-        **{k: np.concatenate([v, getattr(hidden, k)]) for k, v in vars(singles).items()}
-    )
+    singles = drawn(400, 2.0, 1)
+    mixed = joined(singles, drawn(n_hidden, 7.5, 5))
     clean = learn_evidence(singles, drawn(400, 6.0, 2))
     found = learn_evidence(mixed, drawn(400, 6.0, 2))
     assert found.share == pytest.approx(n_hidden / (400 + n_hidden), rel=0.3)
@@ -73,6 +85,33 @@ def test_pairs_among_the_training_stars_do_not_raise_the_threshold(n_hidden: int
     for evidence in (clean, found):
         rate = np.mean(evidence.score(fresh) >= evidence.threshold(0.01))
         assert 0.002 < rate < 0.03
+
+
+def joined(a: FastPass, b: FastPass) -> FastPass:
+    return FastPass(**{k: np.concatenate([v, getattr(b, k)]) for k, v in vars(a).items()})
+
+
+def test_hidden_pairs_that_the_score_alone_tells_apart_do_not_either() -> None:
+    """Their chi-square is in the single stars' tail; the improvement fraction says what they are.
+
+    With all of them in the null 0.0 % of single stars pass, and 47 % of pairs.
+    """
+
+    def kind(n: int, mean: float, improvement: float, seed: int) -> FastPass:
+        rng = np.random.default_rng(seed)
+        gain = np.expm1(np.maximum(rng.normal(mean, 1.0, n), 0.0))
+        return made_up(gain, improvement=improvement + 0.05 * rng.standard_normal(n))
+
+    singles, sums = kind(400, 3.0, 0.05, 1), kind(400, 5.0, 0.25, 2)
+    evidence = learn_evidence(joined(singles, kind(12, 5.0, 0.25, 5)), sums)
+    assert evidence.share == pytest.approx(12 / 412, rel=0.5)
+    assert np.all(evidence.null_weight[:400] > 0.3)
+    threshold = evidence.threshold(0.01)
+    assert np.mean(evidence.score(kind(20000, 3.0, 0.05, 3)) >= threshold) < 0.02
+    assert np.mean(evidence.score(kind(20000, 5.0, 0.25, 4)) >= threshold) > 0.8
+    alone = learn_evidence(singles, sums)
+    assert alone.share < 0.003
+    assert np.all(alone.null_weight > 0.95)
 
 
 def test_probability_is_that_of_the_mixture() -> None:
@@ -152,19 +191,24 @@ def test_pairs_are_alike_in_abundances() -> None:
 
 
 @pytest.fixture(scope="module")
-def dataset() -> TrainingSet:
-    """Training stars, 30 singles, and 15 blends under names of their own."""
+def dataset(shipped_dir: Path) -> TrainingSet:
+    """Training stars, 30 singles, a real M giant and a K dwarf, and 15 blends under new names."""
     singles = stars()
     blends = pairs(TEST[:N_BLENDS], seconds(TEST[:N_BLENDS]), 0.3, 20.0)
-    names = np.array([f"blend-{i}" for i in range(N_BLENDS)])
+    like = {"continuum_degree": 2, "continuum_pixels": "published", "continuum_min_pixels": 10,
+            "bad_bits": 0, "windows": json.dumps(WINDOWS)}  # fmt: skip
+    real, _ = prepare_spectra(sorted(shipped_dir.glob("apStar-*.fits.gz")), like=like)
+    blended = np.array([f"blend-{i}" for i in range(N_BLENDS)])
+    names = np.concatenate([real.star_id, blended])
     spectra = NormalizedSpectra(
         np.concatenate([singles.star_id, names]), singles.spectra.wavelength,
-        np.concatenate([singles.spectra.flux, blends.flux]),
-        np.concatenate([singles.spectra.ivar, blends.ivar]),
-        np.concatenate([singles.spectra.snr, blends.snr]), singles.spectra.chips, simulated=True,
+        np.concatenate([singles.spectra.flux, real.flux, blends.flux]),
+        np.concatenate([singles.spectra.ivar, real.ivar, blends.ivar]),
+        np.concatenate([singles.spectra.snr, real.snr, blends.snr]), singles.spectra.chips,
+        simulated=True,
     )  # fmt: skip
     labels = singles.labels
-    rows = np.r_[np.arange(len(labels)), TEST[:N_BLENDS]]
+    rows = np.r_[np.arange(len(labels)), 0, 1, TEST[:N_BLENDS]]
     labels = replace(
         labels, values=labels.values[rows], errors=labels.errors[rows], star_id=spectra.star_id
     )
@@ -173,8 +217,35 @@ def dataset() -> TrainingSet:
 
 
 @pytest.fixture(scope="module")
-def search(dataset: TrainingSet) -> BinarySearch:
-    return find_binaries(small_cannon(), dataset, folds=2, n_pairs=80, seed=1)
+def told() -> list[str]:
+    """What the search said."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def search(dataset: TrainingSet, told: list[str]) -> BinarySearch:
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(finding.__name__)
+    logger.addHandler(handler)
+    try:
+        return find_binaries(small_cannon(), dataset, folds=2, n_pairs=80, seed=1)
+    finally:
+        logger.removeHandler(handler)
+
+
+def test_real_spectra_unlike_the_training_stars_are_named(
+    search: BinarySearch, told: list[str]
+) -> None:
+    """The model knows synthesised giants; the spectra are of a real M giant and a K dwarf."""
+    table = search.table
+    unlike = table["STAR_ID"][table["UNLIKE_TRAINING"]].tolist()
+    assert unlike == ["2M17335483-2753043", "2M19485057+5005279"]
+    (text,) = told
+    assert text.startswith(f"2 of {len(table)} stars (2M17335483-2753043, 2M19485057+5005279) are")
+    rows = np.flatnonzero(table["UNLIKE_TRAINING"])
+    assert np.all(np.isfinite(table["SCORE"][rows]))
+    assert np.all(table["CHI2_PAIR"][rows] > 3 * table["NPIX_INDEPENDENT"][rows])
 
 
 def test_blends_are_found_and_singles_are_not(search: BinarySearch) -> None:
@@ -240,8 +311,26 @@ def test_second_stars_of_another_model_with_tied_light(dataset: TrainingSet) -> 
     off = np.log(pairs["LIGHT"] / (1 - pairs["LIGHT"])) - ratio
     below = pairs["LIGHT"] < found.settings.light_max
     assert np.std(off[below]) == pytest.approx(found.settings.light_scatter, rel=0.5)
-    with pytest.raises(InvalidDataError, match="'free' or 'tied'"):
+    with pytest.raises(InvalidDataError, match="'free', 'tied' or 'isochrone'"):
         find_binaries(small_cannon(), some, light="whatever")
+
+
+def test_both_stars_on_an_isochrone(dataset: TrainingSet) -> None:
+    some, isochrones = dataset.select(np.arange(60)), packaged_isochrones()
+    found = find_binaries(
+        small_cannon(), some, light="isochrone", isochrones=isochrones, folds=2, n_pairs=30, seed=1
+    )
+    assert found.table.meta["LIGHTIS"] == "isochrone"
+    assert found.table.meta["ISOLIGHT"] == "bolometric luminosity"
+    assert found.table.meta["ISOCHRON"].startswith("MIST 2.5")
+    pairs, one_age = found.pairs, found.settings.isochrones
+    ratio = log_light_ratio((pairs["TEFF_1"], pairs["TEFF_2"]), (pairs["LOGG_1"], pairs["LOGG_2"]))
+    labels = [np.stack([pairs[f"{n}_{i}"] for n in NAMES], axis=1) for i in (1, 2)]
+    off = np.log(pairs["LIGHT"] / (1 - pairs["LIGHT"])) - ratio - one_age.excess_of_pair(*labels)
+    below = pairs["LIGHT"] < found.settings.light_max
+    assert np.std(off[below]) == pytest.approx(found.settings.light_scatter, rel=0.5)
+    with pytest.raises(InvalidDataError, match="belong together"):
+        find_binaries(small_cannon(), some, light="tied", isochrones=isochrones)
 
 
 def test_fainter_star_of_a_pair_is_the_second() -> None:

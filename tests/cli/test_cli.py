@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from astropy.io import fits
 from astropy.table import Table
 
@@ -119,6 +120,21 @@ def test_windows_of_known_lines(stages, tmp_path, monkeypatch):
     assert run(*words) == 2
     ready = line_windows(("MG_FE", "SI_FE"))
     assert given == [ready, ready | {"MG_FE": [(15740.0, 15775.0)]}, {}]
+
+
+def test_outliers_among_the_training_stars_are_told(stages, tmp_path, monkeypatch, capsys):
+    cannon = Cannon.load(stages / "cannon.nc")
+    known = cannon.model_error["differences"].to_dataset()
+    assert known["outlier"].notnull().all()
+    stars = known["star"].values.tolist()
+    p = np.where(np.arange(len(stars)) < 6, 0.9, 0.1)
+    tree = cannon.model_error.assign(differences=xr.DataTree(known.assign(outlier=("star", p))))
+    monkeypatch.setattr(pipeline, "train", lambda *_, **__: cannon.with_model_error(tree))
+    assert run("train", stages / "dataset.nc", "-o", tmp_path / "x.nc") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    named = ", ".join(f"{star} (0.90)" for star in stars[:5])
+    assert told.startswith("6 training stars are probably outliers", told.index("6 training"))
+    assert told.endswith(f"(probability): {named}, …")
 
 
 ERRORS = {

@@ -73,6 +73,18 @@ def test_loaded_equals_saved_exactly(tmp_path, n_factors):
     assert_same(Cannon.load(tmp_path / "cannon.nc"), cannon)
 
 
+def test_outliers_among_the_training_stars_are_named():
+    known = xr.Dataset(
+        {"outlier": ("star", [0.2, np.nan, 0.7, 0.9])}, coords={"star": ["a", "b", "c", "d"]}
+    )
+    cannon = make_cannon().with_model_error(xr.DataTree.from_dict({"differences": known}))
+    assert cannon.outliers() == {"d": 0.9, "c": 0.7}
+    assert list(cannon.outliers(least=0.1)) == ["d", "c", "a"]
+    for other in (make_cannon(), cannon.with_model_error(xr.DataTree())):
+        with pytest.raises(InvalidDataError, match="train it again, with cross-validation"):
+            other.outliers()
+
+
 def test_model_error_travels_with_the_model(tmp_path):
     posterior = xr.Dataset({"nu": (("chain", "draw"), np.ones((2, 3)))})
     tree = xr.DataTree.from_dict({"posterior": posterior})

@@ -31,6 +31,7 @@ from bayes_cannon.training.effective_pixels import EffectivePixels
 from bayes_cannon.training.model_error_fit import (
     ModelErrorSettings,
     fit_model_error,
+    outlier_probability,
     prepare_differences,
     stars_needed,
 )
@@ -368,6 +369,27 @@ def test_new_stars_are_covered(fitted):
     np.testing.assert_allclose(inside.mean(axis=0), 0.68, atol=0.045)
     raw = np.std((predicted - BASIS.unstandardize(ell))[:, 0])
     assert np.std(shift[:, 0]) < 0.93 * raw
+
+
+@pytest.mark.slow
+def test_outliers_are_those_of_the_tail(fitted):
+    """A tenth of u below 1/4 at nu = 3, 4 % at 6; of a star 20 sd off there is no doubt."""
+    error, found = ErrorModel.from_tree(fitted), cross_validation()
+    p = outlier_probability(found, error)
+    np.testing.assert_array_equal(p, fitted["differences"]["outlier"])
+    prior = stats.chi2(float(error.nu.mean())).cdf(error.nu.mean() / 4)
+    assert p.mean() == pytest.approx(prior, abs=0.02)
+    values = found.catalogue.values.copy()
+    quiet = np.argsort(p)[:3]
+    values[quiet, 1] += 20 * SD[1] * SCALE[1]
+    values[quiet[2], 2] = np.nan
+    moved = outlier_probability(
+        replace(found, catalogue=replace(found.catalogue, values=values)), error
+    )
+    assert np.all(moved[quiet[:2]] > 0.9)
+    assert np.isnan(moved[quiet[2]])
+    others = np.setdiff1d(np.arange(300), quiet)
+    np.testing.assert_allclose(moved[others], p[others])
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch
+from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.cli.commands import main
 from bayes_cannon.errors import FileFormatError, InvalidDataError, OutputExistsError
 from bayes_cannon.inference.binaries.fast_pass import fast_pass
@@ -218,14 +219,39 @@ def test_corner_plot_has_both_stars() -> None:
     assert "simulated" in figure.get_suptitle()
 
 
+def mist_of(isochrones: IsochroneSet) -> str:
+    """Solar isochrone in MIST's form, with luminosities."""
+    (one,) = [one for one in isochrones if one.feh == 0.0]
+    columns = {"EEP": one.eep, "log10_isochrone_age_yr": np.full(len(one), 9.8),
+               "initial_mass": one.initial_mass, "log_Teff": one.log_Teff, "log_g": one.log_g,
+               "log_L": one.log_L, "phase": one.phase}  # fmt: skip
+    rows = zip(*columns.values(), strict=True)
+    return "\n".join([
+        "# MIST version number  =      1.2", "#  Yinit        Zinit   [Fe/H]   [a/Fe]  v/vcrit",
+        "# 0.2700  1.4E-02     0.00     0.00     0.40", "# number of isochrones = 1",
+        f"# number of EEPs, cols = {len(one)} 7", "#", "# " + " ".join(columns),
+        *(" ".join(f"{value}" for value in row) for row in rows),
+    ]) + "\n"  # fmt: skip
+
+
 def test_command_needs_a_dataset_with_the_training_stars(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small_cannon().save(tmp_path / "cannon.nc")
     stars().select(np.arange(N_TRAINING, N_TRAINING + 5)).save(tmp_path / "stars.nc")
     words = ["binaries", tmp_path / "cannon.nc", tmp_path / "stars.nc", "-o", tmp_path / "out"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["bayes-cannon", *map(str, words)])
-        with pytest.raises(SystemExit, match="2"):
-            main()
-    assert "none of the model's training stars" in capsys.readouterr().err
+    mist, other = tmp_path / "giants.iso", tmp_path / "other.iso"
+    mist.write_text(mist_of(packaged_isochrones()))
+    other.write_text("Gmag,logAge")
+    for options, message in (
+        ((), "none of the model's training stars"),
+        (("--light", "isochrone", "--isochrones", mist), "none of the model's training stars"),
+        (("--light", "isochrone"), "isochrones belong together"),
+        (("--isochrones", mist), "isochrones belong together"),
+        (("--light", "isochrone", "--isochrones", other), "not a MIST isochrone file"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["bayes-cannon", *map(str, (*words, *options))])
+            with pytest.raises(SystemExit, match="2"):
+                main()
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -6,6 +6,7 @@ of two stars of a fold, by the same model, are the pairs that should be found.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -17,7 +18,9 @@ from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.binaries.evidence import Evidence, learn_evidence
+from bayes_cannon.analysis.binaries.one_age import light_on_isochrones
 from bayes_cannon.analysis.binaries.pairs import Stock, draw_pairs, sum_spectra, with_tied_light
+from bayes_cannon.analysis.isochrones import IsochroneSet
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.parallel import as_executor
 from bayes_cannon.base.progress import Progress, Tell, as_progress
@@ -41,8 +44,12 @@ __all__ = [
     "find_binaries",
 ]
 
+_LOG = logging.getLogger(__name__)
+
 _VISITS = ("NVISITS", "VHELIO_AVG", "VSCATTER", "VERR")
 """Radial velocities of the visits, shown where the catalogue has them."""
+_UNLIKE = 1.5
+"""Misfit of the pair over the largest of left-out training stars, from which a star is unlike."""
 _FRAMES = 100
 """Stars on which the rest frame's error is measured."""
 
@@ -55,7 +62,7 @@ class BinarySearch:
     ----------
     table : astropy.table.Table
         One row a star: P_BINARY, FALSE_POSITIVE_RATE, CANDIDATE, labels of both stars, LIGHT, DV,
-        and what they follow from.
+        what they follow from, and UNLIKE_TRAINING, where neither one star nor two fit.
     found : FastPass
         The same stars.
     evidence : Evidence
@@ -97,7 +104,8 @@ def find_binaries(
     *,
     training: TrainingSet | None = None,
     second: GivenModel | None = None,
-    light: Literal["free", "tied"] | None = None,
+    light: Literal["free", "tied", "isochrone"] | None = None,
+    isochrones: IsochroneSet | None = None,
     settings: BinarySettings | None = None,
     prior_rate: float = 0.03,
     false_positive_rate: float = 0.01,
@@ -126,8 +134,11 @@ def find_binaries(
         and continuum; left out, that of the first stars. Sums then have second stars as this model
         predicts them for its training stars.
     light
-        ``'free'``, or ``'tied'`` to the labels of both stars, see `BinarySettings`; of sums
-        too. Left out, as `settings` say.
+        ``'free'``, or ``'tied'`` to the labels of both stars, or ``'isochrone'``, see
+        `BinarySettings`; of sums too. Left out, as `settings` say.
+    isochrones
+        On which both stars lie, of one age, for ``light='isochrone'``: what `read_mist` read from
+        files of several ages and [Fe/H].
     settings
         Of the search. The rest frame's error is measured on the training stars where left out.
     prior_rate
@@ -160,8 +171,10 @@ def find_binaries(
     fit = partial(fast_pass, executor=as_executor(executor))
     other = None if second is None else as_model(second)
     asked = settings or BinarySettings()
-    if light is not None:
-        asked = replace(asked, light=light)
+    if light is not None or isochrones is not None:
+        models = (model,) if other is None else (model, other)
+        one_age = None if isochrones is None else light_on_isochrones(isochrones, *models)
+        asked = replace(asked, light=light or asked.light, isochrones=one_age)
     # What does not go together is refused before anything is fitted.
     both = TwoStarModel.from_cannon(model, dv_max=asked.dv_max, inflate=asked.inflate, second=other)
     PairPrior.make(both, asked)
@@ -191,6 +204,7 @@ def find_binaries(
     pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
     pairs["FOUND"] = pairs["SCORE"] >= threshold
     table = _table(model, given, found, evidence, prior_rate, threshold)
+    table["UNLIKE_TRAINING"] = _unlike(found, null)
     for name in _VISITS:  # of several visits, beside what one spectrum says
         if name.lower() in getattr(spectra, "info", {}):
             table[name] = spectra.info[name.lower()]
@@ -200,6 +214,8 @@ def find_binaries(
         "NPAIRS": len(pairs), "SHARE": evidence.share, "SIMULATE": bool(given.simulated),
         "LIGHTIS": settings.light, "SECOND": "own" if other is None else "another model",
     }  # fmt: skip
+    if settings.isochrones is not None:
+        table.meta |= {"ISOCHRON": settings.isochrones.source, "ISOLIGHT": settings.isochrones.band}
     return BinarySearch(
         table, found, evidence, pairs, null, settings, prior_rate, false_positive_rate, threshold,
         other,
@@ -256,11 +272,11 @@ def _calibrate(
             share, left, values[:, tied], rng, light_max=settings.light_max,
             dv_max=settings.dv_max if arrays.resolved else 0.0, seconds=every.seconds,
         )  # fmt: skip
-        if settings.light == "tied":
-            places = light_labels(cannon.names)
+        if settings.light != "free":
+            places = light_labels(cannon.names, metal=settings.isochrones is not None)
             pairs = with_tied_light(
                 pairs, every.labels[:, places], rng, scatter=settings.light_scatter,
-                light_max=settings.light_max, swap=second is None,
+                light_max=settings.light_max, swap=second is None, isochrones=settings.isochrones,
             )  # fmt: skip
         flux, ivar = sum_spectra(arrays, every.flux, every.ivar, pairs, rng)
         names = np.array([f"pair-{number}-{i}" for i in range(share)])
@@ -303,6 +319,19 @@ def _search(
     rows = known.copy()
     rows[new] = len(null.star_id) + np.arange(new.size)
     return _joined([null, fresh]).select(rows)
+
+
+def _unlike(found: FastPass, null: FastPass) -> NDArray[np.bool_]:
+    """Stars that even two stars do not fit as they fit any training star; a warning names some."""
+    misfit, usual = (x.chi2_pair / x.independent_pixels for x in (found, null))
+    unlike = np.asarray(misfit > _UNLIKE * np.nanmax(usual))
+    if unlike.any():
+        _LOG.warning(
+            "%d of %d stars (%s) are fitted worse than any training star, by two stars, too; "
+            "whether they are pairs of other stars was not tested (column UNLIKE_TRAINING).",
+            unlike.sum(), unlike.size, ", ".join(found.star_id[unlike][:3]),
+        )  # fmt: skip
+    return unlike
 
 
 def _table(

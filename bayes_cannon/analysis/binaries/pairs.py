@@ -14,6 +14,7 @@ from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.models.cannon import Cannon
+from bayes_cannon.models.light.isochrone_light import IsochroneLight
 from bayes_cannon.models.two_stars import log_light_ratio
 from bayes_cannon.spectra.dataset import TrainingSet
 
@@ -157,7 +158,7 @@ def draw_pairs(
 
 def with_tied_light(
     pairs: Pairs, labels: FloatArray, rng: np.random.Generator, *, scatter: float,
-    light_max: float, swap: bool,
+    light_max: float, swap: bool, isochrones: IsochroneLight | None = None,
 ) -> Pairs:  # fmt: skip
     """Give pairs the light that follows from their labels; the fainter star is the second.
 
@@ -168,18 +169,25 @@ def with_tied_light(
     pairs
         Whose light is drawn anew.
     labels
-        Teff (K) and log g (dex) of all stars, shape (n_stars, 2).
+        Teff (K) and log g (dex) of all stars, and [Fe/H] with isochrones, shape (n_stars, 2 or 3).
     rng
         Source of random numbers.
     scatter
-        Of the logarithm of the ratio of the light, about `log_light_ratio`.
+        Of the logarithm of the ratio of the light, about `log_light_ratio` and the isochrones.
     light_max
         Largest share of the light.
     swap
         Whether a second star may become the first.
+    isochrones
+        Which say the light better.
     """
-    (t1, g1), (t2, g2) = labels[pairs.first].T, labels[pairs.second].T
-    ratio = log_light_ratio((t1, t2), (g1, g2)) + scatter * rng.standard_normal(len(pairs))
+    one, two = labels[pairs.first], labels[pairs.second]
+    ratio = log_light_ratio((one[:, 0], two[:, 0]), (one[:, 1], two[:, 1]))
+    ratio = ratio + scatter * rng.standard_normal(len(pairs))
+    if isochrones is not None:
+        complete = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
+        ratio[~complete] = np.nan
+        ratio[complete] += isochrones.excess_of_pair(one[complete], two[complete])
     known = np.isfinite(ratio)
     turn = known & (ratio > 0) & swap
     light = expit(np.where(turn, -ratio, ratio))

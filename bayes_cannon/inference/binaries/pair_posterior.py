@@ -18,6 +18,7 @@ from bayes_cannon.inference.binaries.fast_pass import whitened_stars
 from bayes_cannon.inference.binaries.search import BinarySettings, Search, Star, pair_point
 from bayes_cannon.inference.binaries.shifting import filtered, taps
 from bayes_cannon.inference.sampler import NutsSettings, Stage, star_seed
+from bayes_cannon.models.light.isochrone_light import IsochroneLight
 from bayes_cannon.models.two_stars import PairPriors, build_two_star_model
 
 if TYPE_CHECKING:
@@ -126,13 +127,12 @@ def sample_pair(
     priors = PairPriors(
         one.prior_mean, one.prior_precision, search.prior.tie, settings.light_max,
         settings.dv_max, settings.rest_frame, two.prior_mean, two.prior_precision,
-        settings.light_scatter if settings.light == "tied" else None,
+        None if settings.light == "free" else settings.light_scatter, settings.isochrones,
     )  # fmt: skip
     basis, other = one.basis, two.basis
     key = (basis.names, basis.degree, other.degree,
            *(x.tobytes() for b in (basis, other) for x in (b.center, b.scale)),
-           *(repr(x).encode() if x is None else np.asarray(x).tobytes()
-             for x in vars(priors).values()))  # fmt: skip
+           *map(_bytes, vars(priors).values()))  # fmt: skip
     with _lock:
         if key not in _compiled:
             model = build_two_star_model(
@@ -156,6 +156,13 @@ def sample_pair(
         star=star_id, seed=seed, simulated=int(cannon.simulated)
     )  # fmt: skip
     return xr.DataTree.from_dict(groups)
+
+
+def _bytes(value: Any) -> bytes:
+    """What a compiled model depends on."""
+    if isinstance(value, IsochroneLight):
+        return value.key
+    return repr(value).encode() if value is None else np.asarray(value).tobytes()
 
 
 def _whitening(star: Star, theta: FloatArray) -> dict[str, FloatArray]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import logsumexp
 
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+from bayes_cannon.models.light.isochrone_light import IsochroneLight
 from bayes_cannon.models.two_stars import light_labels, log_light_ratio, log_planck
 
 if TYPE_CHECKING:
@@ -34,17 +36,20 @@ class PairPrior:
         Precision of the difference of the two stars' labels, standardised as the first's.
     rest_frame : float
         km/s.
-    light : (int, int) or None
+    light : tuple of int or None
         Places of Teff and log g, to which the light is tied; None: free.
     scatter : float
         Of the logarithm of the ratio of the light.
+    isochrones : IsochroneLight or None
+        The stars lie on one of them; the place of the metallicity is then the third of `light`.
     """
 
     model: TwoStarModel
     tie: FloatArray
     rest_frame: float
-    light: tuple[int, int] | None
+    light: tuple[int, ...] | None
     scatter: float
+    isochrones: IsochroneLight | None = None
 
     @classmethod
     def make(cls, model: TwoStarModel, settings: BinarySettings) -> PairPrior:
@@ -66,8 +71,10 @@ class PairPrior:
         tie = np.zeros((k, k))
         if settings.alike is not None:
             tie = np.diag(np.where(model.abundances, (basis.scale / settings.alike) ** 2, 0.0))
-        light = light_labels(basis.names) if settings.light == "tied" else None
-        return cls(model, tie, settings.rest_frame, light, settings.light_scatter)
+        isochrones, light = settings.isochrones, None
+        if settings.light != "free":
+            light = light_labels(basis.names, metal=isochrones is not None)
+        return cls(model, tie, settings.rest_frame, light, settings.light_scatter, isochrones)
 
     def in_second(self, ell: FloatArray) -> FloatArray:
         """Labels standardised as the first star's in the scale of the second.
@@ -91,15 +98,18 @@ class PairPrior:
             Standardised labels of the two stars, shape (..., n_labels).
         """
         assert self.light is not None
-        t, g = self.light
+        t, g = self.light[:2]
         labels = [
             kind.basis.unstandardize(ell)
             for kind, ell in ((self.model.first, one), (self.model.second, two))
         ]
         teff = tuple(np.maximum(x[..., t], _COOLEST) for x in labels)
-        return np.asarray(
+        ratio = np.asarray(
             log_light_ratio((teff[0], teff[1]), (labels[0][..., g], labels[1][..., g]))
         )
+        if self.isochrones is None:
+            return ratio
+        return ratio + self.isochrones.excess_of_pair(*(x[..., self.light] for x in labels))
 
     def at(self, theta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
         """Minus twice the log prior, half of minus its slope, and its curvature.
@@ -123,6 +133,8 @@ class PairPrior:
             value += row**2
             slope -= row * jacobian
             curvature += np.outer(jacobian, jacobian)
+        if self.isochrones is not None:
+            value += self._on_isochrones(self.isochrones, theta, slope, curvature)
         return value, slope, curvature
 
     def _alike(self, theta: FloatArray, slope: FloatArray, curvature: FloatArray) -> float:
@@ -145,13 +157,14 @@ class PairPrior:
         if abs(shift + w * dv) < abs(shift):
             jacobian[2 * k : 2 * k + 2], off = (dv, w), shift + w * dv
         found = [(float(off) / self.rest_frame, jacobian / self.rest_frame)]
-        if self.light is not None:
+        if self.light is not None and self.isochrones is None:
             found.append(self._light(theta))
         return found
 
     def _light(self, theta: FloatArray) -> tuple[float, FloatArray]:
+        """That the light is as stars of equal mass have it."""
         assert self.light is not None
-        (t, g), k = self.light, self.model.n_labels
+        (t, g), k = self.light[:2], self.model.n_labels
         one, two = theta[:k], theta[k : 2 * k]
         w = float(np.clip(theta[2 * k], _DARKEST, 1 - _DARKEST))
         jacobian = np.zeros(theta.size)
@@ -163,5 +176,34 @@ class PairPrior:
             planck = (log_planck(teff + 1.0) - log_planck(teff - 1.0)) / 2
             jacobian[start + t] = sign * planck * kind.basis.scale[t]
             jacobian[start + g] = -sign * np.log(10.0) * kind.basis.scale[g]
-        off = np.log(w) - np.log1p(-w) - float(self.log_ratio(one, two))
+        equal = replace(self, isochrones=None).log_ratio(one, two)
+        off = np.log(w) - np.log1p(-w) - float(equal)
         return off / self.scatter, jacobian / self.scatter
+
+    def _on_isochrones(
+        self, isochrones: IsochroneLight, theta: FloatArray, slope: FloatArray,
+        curvature: FloatArray,
+    ) -> float:  # fmt: skip
+        """Add that both stars lie on an isochrone of one age; return its value."""
+        assert self.light is not None
+        (row, jacobian), k, place = self._light(theta), self.model.n_labels, list(self.light)
+        n_ages = isochrones.log10_age.size
+        rows, each = np.full(n_ages, row), np.zeros(n_ages)
+        jacobians, slopes = np.tile(jacobian, (n_ages, 1)), np.zeros((n_ages, theta.size))
+        curved = np.zeros((n_ages, theta.size, theta.size))
+        for start, kind, sign in ((0, self.model.first, 1.0), (k, self.model.second, -1.0)):
+            labels = kind.basis.unstandardize(theta[start : start + k])[place]
+            scale, here = kind.basis.scale[place], start + np.array(place)
+            on = isochrones.at(*labels)
+            each += on.log_density
+            rows += sign * on.excess / self.scatter
+            jacobians[:, here] += sign * on.excess_slope * scale / self.scatter
+            slopes[:, here] += on.density_slope * scale
+            curved[:, here[:, None], here] += on.curvature * np.outer(scale, scale)
+        each -= 0.5 * rows**2
+        total = float(logsumexp(each))
+        share = np.exp(each - total)
+        slope += share @ (slopes - rows[:, None] * jacobians)
+        curvature += np.einsum("k,kab->ab", share, curved)
+        curvature += (jacobians * share[:, None]).T @ jacobians
+        return -2 * (total - float(np.log(n_ages)))

@@ -15,6 +15,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.binaries.pair_priors import PairPrior
 from bayes_cannon.inference.binaries.shifting import MOST_BROAD, filtered, taps
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
+from bayes_cannon.models.light.isochrone_light import IsochroneLight
 
 if TYPE_CHECKING:
     from bayes_cannon.models.cannon import Cannon
@@ -61,12 +62,15 @@ class BinarySettings:
         standard deviations multiplied by this.
     n_starts : int
         Places from which the pair is fitted.
-    light : 'free' or 'tied'
+    light : 'free', 'tied' or 'isochrone'
         Whether the second star's share of the light is free, or follows from the labels of both:
-        stars of equal mass that shine as black bodies (`log_light_ratio`).
+        stars of equal mass that shine as black bodies (`log_light_ratio`), or stars on one
+        isochrone (`IsochroneLight`).
     light_scatter : float
         Standard deviation of the logarithm of the ratio of the light about that, where it is tied:
-        masses that differ, atmospheres that are no black bodies.
+        masses that differ, atmospheres that are no black bodies; isochrones that are not right.
+    isochrones : IsochroneLight or None
+        The isochrones of ``light='isochrone'``.
 
     Raises
     ------
@@ -80,8 +84,9 @@ class BinarySettings:
     rest_frame: float = 0.5
     inflate: float = 1.5
     n_starts: int = 3
-    light: Literal["free", "tied"] = "free"
+    light: Literal["free", "tied", "isochrone"] = "free"
     light_scatter: float = 0.15
+    isochrones: IsochroneLight | None = None
 
     def __post_init__(self) -> None:
         positive = ("dv_max", "rest_frame", "inflate", "n_starts", "light_scatter")
@@ -93,8 +98,15 @@ class BinarySettings:
                 f"{', '.join(wrong)}: settings of a search for binaries must be positive and "
                 "finite, and light_max at most 0.9."
             )
-        if self.light not in ("free", "tied"):
-            raise InvalidDataError(f"light must be 'free' or 'tied', got {self.light!r}.")
+        if self.light not in ("free", "tied", "isochrone"):
+            raise InvalidDataError(
+                f"light must be 'free', 'tied' or 'isochrone', got {self.light!r}."
+            )
+        if (self.isochrones is not None) != (self.light == "isochrone"):
+            raise InvalidDataError(
+                "light = 'isochrone' and isochrones belong together: give MIST files of the "
+                "stars' [Fe/H] (`read_mist`), or leave the light free or tied."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,10 @@ _OF_VISITS = {
     "VERR": Column("its mean velocity's error (km/s)", ".2f"),
 }
 """Radial velocities of the visits in the catalogue, independent of the spectrum's shape."""
-_LIGHT = {"free": "free", "tied": "tied to the labels of both stars"}
+_LIGHT = {
+    "free": "free", "tied": "tied to the labels of both stars",
+    "isochrone": "of two stars on one isochrone",
+}  # fmt: skip
 _SECOND = {"another model": "another model"}
 _VISITED = (
     " Velocities of several visits that scatter by much more than their errors are another sign of "
