@@ -1,10 +1,20 @@
 r"""Calibrated posteriors, and how often intervals cover the truth.
 
-A calibrated draw is a formal draw, its deviation from the mean multiplied by the learnt scale of
-formal errors at such a star, less a draw of what the model gets wrong there, bias and model error
-(see `model_error`), with the parameters of the model error drawn from their posterior. Growth ends
-where the model error is as wide as the training labels are spread. What falls outside the prior's
-bounds is drawn again.
+A calibrated draw is the star's mode and the formal draw's deviation from the mean, multiplied by
+the learnt scale of formal errors at such a star, less a draw of what the model gets wrong there,
+bias and model error (see `model_error`), with the parameters of the model error drawn from their
+posterior. Growth ends where the model error is as wide as the training labels are spread. What
+falls outside the prior's bounds is drawn again.
+
+It is about the mode since cross-validation finds modes: their bias and errors are what is learnt,
+and where they lie says how far errors grow. The mean of a skewed posterior lies elsewhere (of real
+giants with Gaia XP spectra by 0.2 to 0.3 standard deviations on average) and has another bias and,
+nearer to the training stars, errors that grow less. On three splits of them 68 % intervals of NUTS
+about the mean held 66, 64, 64, 67 and 69 % of the five labels, about the mode 69, 67, 68, 73 and
+73 %, and the log density of the labels of 500 stars is higher by 30, 49 and 25 (by 5 for 300 clean
+synthetic stars, whose coverage stays). A model error that is learnt from means of NUTS makes
+intervals about the mean as right (first split: 69, 69, 69, 72, 69 %, log density higher by 6 than
+about the mode, rms errors by -1 to 3 %), but costs a training the chains of all left-out stars.
 """
 
 from __future__ import annotations
@@ -30,7 +40,8 @@ __all__ = [
 ]
 
 _REDRAWS = 50
-
+_NEAR = 10.0
+"""Draws this many standard deviations from the mode belong to another one."""
 
 _VARIABLES = frozenset(
     ("bias", "bias_coef", "covariance", "growth", "growth_edge", "nu", "formal_scale")
@@ -206,12 +217,17 @@ def calibrated_posterior(
     bounds = np.stack([constant["prior_lower"].values, constant["prior_upper"].values])
     formal = np.stack([posterior[n].transpose("star", "chain", "draw").values for n in names], -1)
     out = np.full(formal.shape, np.nan, dtype=np.float32)
-    unusual = _unusual(group_of(result, "star_stats"), error.reference)
+    stats = group_of(result, "star_stats")
+    unusual = _unusual(stats, error.reference)
+    modes, covs = stats["map_labels"].values, stats["laplace_cov"].values
     for i, star in enumerate(posterior["star"].values.astype(np.str_)):
         draws = formal[i].reshape(-1, len(names)).astype(np.float64)
         if np.isfinite(draws).all():
             rng = np.random.default_rng(star_seed(seed, str(star), Stage.CALIBRATED))
-            out[i] = _convolve(draws, error, bounds, rng, unusual[i]).reshape(formal[i].shape)
+            found = _convolve(
+                draws, _place(draws, modes[i], covs[i]), error, bounds, rng, unusual[i]
+            )
+            out[i] = found.reshape(formal[i].shape)
     dims = ("chain", "draw", "star")
     variables = {
         name: (dims, np.moveaxis(out[..., k], 0, -1), posterior[name].attrs)
@@ -227,19 +243,38 @@ def _unusual(stats: xr.Dataset, reference: FitReference) -> FloatArray:
     return reference.log_growth(reduced_chi2(stats), factors, snr)
 
 
+def _place(draws: FloatArray, mode: FloatArray, cov: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Where the star is, for the model error, and the mean of those draws (n, n_labels) there.
+
+    The mode and the mean of the draws about it. Where most draws are elsewhere, about another mode,
+    nothing was learnt of such a star's mode, and it is where its draws are on average.
+    """
+    try:
+        root = np.linalg.cholesky(cov)
+    except np.linalg.LinAlgError:
+        near = np.zeros(len(draws), dtype=bool)
+    else:
+        near = np.sum(np.linalg.solve(root, (draws - mode).T) ** 2, axis=0) < _NEAR**2
+    if np.mean(near) < 0.5:
+        mean = draws.mean(axis=0)
+        return mean, mean
+    return mode, draws[near].mean(axis=0)
+
+
 def _convolve(
     draws: FloatArray,
+    place: tuple[FloatArray, FloatArray],
     error: ErrorModel,
     bounds: FloatArray,
     rng: np.random.Generator,
     unusual: FloatArray,
 ) -> FloatArray:
     """Draws (n, n_labels) less errors; redrawn, and in the end moved, into the bounds."""
-    center = draws.mean(axis=0)
+    at, mean = place
     out, rows = draws.copy(), np.arange(len(draws))
     for _ in range(_REDRAWS):
-        errors, stretch = error.sample(center, rows.size, rng, unusual)
-        out[rows] = center + stretch * (draws[rows] - center) - errors
+        errors, stretch = error.sample(at, rows.size, rng, unusual)
+        out[rows] = at + stretch * (draws[rows] - mean) - errors
         outside = (out[rows] < bounds[0]) | (out[rows] > bounds[1])
         rows = rows[outside.any(axis=1)]
         if rows.size == 0:
