@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from bayes_cannon.analysis.scores import Scores, score
-from bayes_cannon.base.cards import SIMULATED, Carded, Row
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
@@ -148,7 +148,7 @@ class Check(Carded):
             f"{100 * row[name]:.0f} ± {100 * row[f'{name}_SE']:.0f} % ({name[6:]} %)"
             for name in ("COVER_68", "COVER_95")
         )
-        return f"{covers} of {row['N']} stars"
+        return f"{covers} of {count_text(row['N'], 'star')}"
 
     def _joint_facts(self) -> list[Row]:
         names = dict.fromkeys(str(name) for name, _ in self.scores)
@@ -279,8 +279,8 @@ def _row(
     n, label = int(known.sum()), found.names[i]
     if n == 0 or (tolerances and n < _FEWEST):
         raise InvalidDataError(
-            f"{where}: {n} stars have both a posterior and this label, too few to judge "
-            f"(at least {_FEWEST}); hold out more stars."
+            f"{where}: {count_text(n, 'star')} have both a posterior and this label, too few to "
+            f"judge (at least {_FEWEST}); hold out more stars."
         )
     pull = found.pull[known, i]
     row: dict[str, object] = {
@@ -299,7 +299,7 @@ def _row(
         if not low <= cover <= high:
             wrong.append(
                 f"{where}: the {100 * tolerance.level:g} % interval holds {100 * cover:.1f} % of "
-                f"{n} stars, allowed are {100 * low:.1f} to {100 * high:.1f} %"
+                f"{count_text(n, 'star')}, allowed are {100 * low:.1f} to {100 * high:.1f} %"
             )
     row["VERDICT"] = ("fail" if wrong else "pass") if tolerances else ""
     return row, wrong

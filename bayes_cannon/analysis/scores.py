@@ -145,8 +145,8 @@ def score(
     both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
     if not names or not both:
         raise InvalidDataError(
-            f"the {star_id.size} stars of the result and the {reference.n_stars} of the true "
-            "labels share no star, or no label."
+            f"the {count_text(star_id.size, 'star')} of the result and the {reference.n_stars} of "
+            "the true labels share no star, or no label."
         )
     mine, theirs = np.array(both).T
     known = reference.only(names).select(theirs)

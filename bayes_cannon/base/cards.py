@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -87,7 +88,7 @@ def card(title: str, rows: Iterable[Row]) -> str:
     )
 
 
-def count_text(number: int, what: str) -> str:
+def count_text(number: int | np.integer[Any], what: str, form: str = "") -> str:
     """Return a number of things in words.
 
     Parameters
@@ -96,13 +97,22 @@ def count_text(number: int, what: str) -> str:
         How many.
     what
         One of them.
+    form
+        Of the number, such as ``','``.
 
     Examples
     --------
-    >>> count_text(1, "star"), count_text(1500, "star")
-    ('1 star', '1500 stars')
+    >>> count_text(1, "star"), count_text(1500, "star", ","), count_text(0, "spectrum")
+    ('1 star', '1,500 stars', '0 spectra')
     """
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    if number != 1:
+        start, ending = next((e for e in _PLURALS if what.endswith(e[0])), ("", "s"))
+        what = what.removesuffix(start) + ending
+    return f"{number:{form}} {what}"
+
+
+_PLURALS = (("spectrum", "spectra"), ("gravity", "gravities"), ("process", "processes"))
+"""Endings of words, and those of their plurals, where that is not an s behind."""
 
 
 def range_text(values: ArrayLike, digits: int = 0, unit: str = "") -> str:

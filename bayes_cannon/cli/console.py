@@ -20,6 +20,7 @@ from rich.table import Table as Grid
 
 from bayes_cannon.analysis.calibration import LEVELS, Check
 from bayes_cannon.analysis.tables import mystery_story
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.progress import Tell, bars
 from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.errors import BayesCannonError
@@ -163,7 +164,7 @@ def print_check(check: Check) -> None:
     simulated = " of a SIMULATED survey" if check.simulated else ""
     for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
         rows = check.coverage[check.coverage["REFERENCE"] == reference]
-        stars = f"{max(rows['N'])} held-out stars{simulated}"
+        stars = f"{count_text(max(rows['N']), 'held-out star')}{simulated}"
         units = ", ".join(filter(None, dict.fromkeys(str(unit) for unit in rows["UNIT"])))
         units = f"{units}; " if units else ""
         OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
@@ -212,8 +213,8 @@ def _print_bins(check: Check) -> None:
     wide = np.abs(table["SD"] - 1) > 3 / np.sqrt(2 * (n - 1))
     odd = table[off | wide]
     OUT.print(
-        f"\nscores of the {check.judged} posteriors in bins by S/N and by place: {len(odd)} of "
-        f"{len(table)} off by more than 3 standard errors in mean (0) or width (1)"
+        f"\nscores of the {check.judged} posteriors in bins by S/N and by place: "
+        f"{len(odd)} of {len(table)} off by more than 3 standard errors in mean (0) or width (1)"
     )
     for row in odd[:6]:
         OUT.print(

@@ -15,6 +15,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag
@@ -114,7 +115,7 @@ def row_of_star(table: Table, star: str | None = None) -> int:
     if star is None and ids.size == 1:
         return 0
     if star is None:
-        raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
+        raise InvalidDataError(f"there are {count_text(ids.size, 'star')}; name one with star=.")
     return row_of(ids, star)
 
 

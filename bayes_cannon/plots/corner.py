@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
@@ -121,8 +122,8 @@ def plot_corner(
     samples = {kind: star_draws(result, kind, names, star) for kind in kinds}
     if few := [k for k in kinds if len(samples[k]) < max(_FEWEST_DRAWS, len(names))]:
         raise InvalidDataError(
-            f"star {star} has {len(samples[few[0]])} draws; a corner plot needs at least "
-            f"{max(_FEWEST_DRAWS, len(names))}."
+            f"star {star} has {count_text(len(samples[few[0]]), 'draw')}; a corner plot needs at "
+            f"least {max(_FEWEST_DRAWS, len(names))}."
         )
     true = None if truth is None else np.asarray(truth, dtype=np.float64)
     if true is not None and true.shape != (len(names),):
@@ -174,10 +175,8 @@ def _canvas(figure: Figure | None, n: int, *, n_lines: int) -> tuple[Figure, NDA
     if not figure.axes:
         _label_outside(figure.subplots(n, n, squeeze=False))
     if len(figure.axes) != n * n:
-        raise InvalidDataError(
-            f"the figure has {len(figure.axes)} axes, and {n} labels need {n * n}; pass an empty "
-            "figure."
-        )
+        have = f"the figure has {len(figure.axes)} axes, and {count_text(n, 'label')} need {n * n}"
+        raise InvalidDataError(f"{have}; pass an empty figure.")
     axes = np.array(figure.axes, dtype=object).reshape(n, n)
     for text in [*figure.texts, *figure.legends]:
         text.remove()

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -220,7 +221,8 @@ def mass_contours(draws: FloatArray, levels: Sequence[float] = ONE_TWO_SIGMA) ->
     """
     if draws.ndim != 2 or draws.shape[1] != 2 or len(draws) < _FEWEST:
         raise InvalidDataError(
-            f"contours need at least {_FEWEST} draws of two quantities, got shape {draws.shape}."
+            f"contours need at least {count_text(_FEWEST, 'draw')} of two quantities, got shape "
+            f"{draws.shape}."
         )
     if not np.isfinite(draws).all() or not all(0 < level < 1 for level in levels):
         raise InvalidDataError("contours need finite draws, and levels between 0 and 1.")

@@ -12,7 +12,13 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, checked_notes, rows_of
+from bayes_cannon.spectra.star_ids import (
+    DEFAULT_ID,
+    check_id_name,
+    checked_notes,
+    refuse_repeated,
+    rows_of,
+)
 
 __all__ = [
     "MEDIA",
@@ -143,7 +149,7 @@ class SpectraOnGrid(Carded):
 
     def _rows_of_grid(self, good: int, n: int) -> list[Row]:
         """Grid, and how good the spectra are: `good` of `n` pixels are usable."""
-        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        ranges = f", {count_text(len(self.chips), 'chip')}" if len(self.chips) > 1 else ""
         grid = range_text(self.wavelength, unit="Å")
         return [
             ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
@@ -171,9 +177,8 @@ class _Spectra(SpectraOnGrid):
         star_id = names_of(self.star_id)
         given = numbers_of(self.wavelength, "wavelength")
         if given.mask.any():
-            raise InvalidDataError(
-                f"{given.mask.sum()} wavelengths are masked; a pixel needs its wavelength."
-            )
+            masked = count_text(given.mask.sum(), "wavelength")
+            raise InvalidDataError(f"the mask covers {masked}; a pixel needs its wavelength.")
         wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
         flux, ivar = _pixels(self.flux, self.ivar)
         check_medium(self.medium)
@@ -188,19 +193,14 @@ class _Spectra(SpectraOnGrid):
             )
         if not (np.all(np.isfinite(wavelength)) and np.all(np.diff(wavelength) > 0)):
             raise InvalidDataError("wavelength must be finite and strictly increasing.")
-        unique, counts = np.unique(star_id, return_counts=True)
-        if np.any(counts > 1):
-            raise InvalidDataError(
-                f"{np.sum(counts > 1)} star ids occur more than once "
-                f"({name_some(unique[counts > 1])}); make them unique."
-            )
+        refuse_repeated(star_id)
         bad_star = ~(np.isfinite(flux).all(axis=1) & np.isfinite(ivar).all(axis=1))
         bad_star |= (ivar < 0).any(axis=1)
         if bad_star.any():
             raise InvalidDataError(
-                f"{bad_star.sum()} of {star_id.size} stars ({name_some(star_id[bad_star])}) have "
-                "flux or ivar that is not finite, or negative ivar; "
-                "set ivar = 0 and flux = 1 where a pixel is bad."
+                f"{bad_star.sum()} of {count_text(star_id.size, 'star')} "
+                f"({name_some(star_id[bad_star])}) have flux or ivar that is not finite, or "
+                "negative ivar; set ivar = 0 and flux = 1 where a pixel is bad."
             )
         snr = np.atleast_1d(numbers_of(self.snr, "snr").values)
         if snr.size == 0:
@@ -282,7 +282,7 @@ class _Spectra(SpectraOnGrid):
         Parameters
         ----------
         stars
-            Integer indices, a boolean mask of shape (n_stars,), or star ids.
+            Integer indices, a boolean mask of shape (n_stars,), or star ids; each star once.
         """
         return self._of_rows(self.index_of(stars))
 
@@ -371,8 +371,8 @@ def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
         unknown = found < 0
         if unknown.any():
             raise InvalidDataError(
-                f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
-                f"{name_some(array[unknown])}."
+                f"{unknown.sum()} of {count_text(array.size, 'star id')} are not in these "
+                f"{count_text(n_stars, 'spectrum')}: {name_some(array[unknown])}."
             )
         return found
     if array.dtype == bool and array.shape != (n_stars,):

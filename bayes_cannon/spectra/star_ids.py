@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "checked_notes",
     "id_column",
     "index_name",
+    "refuse_repeated",
     "row_of",
     "rows_of",
 ]
@@ -52,6 +54,21 @@ def check_id_name(name: str) -> str:
             f"not {name!r}."
         )
     return str(name).upper()
+
+
+def refuse_repeated(star_id: NDArray[np.str_]) -> None:
+    """Raise `InvalidDataError` where a star comes more than once.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    """
+    unique, counts = np.unique(star_id, return_counts=True)
+    if np.any(many := counts > 1):
+        shown = ", ".join(unique[many][:3]) + ", …" * bool(many.sum() > 3)
+        raise InvalidDataError(
+            f"{count_text(many.sum(), 'star id')} occur more than once ({shown}); make them unique."
+        )
 
 
 def checked_notes(given: Mapping[str, Any] | None, n_stars: int) -> dict[str, NDArray[np.str_]]:

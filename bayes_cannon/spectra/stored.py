@@ -20,15 +20,19 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from bayes_cannon.base.cards import SIMULATED, Row, count_text
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.stores.blocks import damaged_file, read_json
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
 from bayes_cannon.base.stores.rows import BLOCK, RowReader
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.dataset import FORMAT, FORMAT_VERSION, TrainingSet
 from bayes_cannon.spectra.files.trees import from_tree
-from bayes_cannon.spectra.spectra import NormalizedSpectra, SpectraOnGrid, name_some
-from bayes_cannon.spectra.star_ids import DEFAULT_ID
+from bayes_cannon.spectra.spectra import (
+    NormalizedSpectra,
+    SpectraOnGrid,
+    name_some,
+)
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, refuse_repeated
 
 __all__ = [
     "AnySpectra",
@@ -119,8 +123,15 @@ class StoredSpectra(SpectraOnGrid):
         ----------
         stars
             Integer indices, a boolean mask of shape (n_stars,), a slice, or star ids.
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there, or comes twice.
         """
         index = stars if isinstance(stars, slice) else self.index_of(stars)
+        if not isinstance(index, slice) and np.unique(index).size < index.size:
+            refuse_repeated(self.star_id[index])
         return replace(
             self, row=self.row[index], star_id=self.star_id[index], snr=self.snr[index],
             n_good=self.n_good[index], notes={n: text[index] for n, text in self.notes.items()},
@@ -272,7 +283,7 @@ def is_stored(path: str | os.PathLike[str]) -> bool:
     folder = user_path(path)
     heads = (".zgroup", ".zattrs", "zarr.json")
     return folder.is_dir() and (
-        folder.suffix == ".zarr" or any((folder / head).is_file() for head in heads)
+        has_ending(folder, ".zarr") or any((folder / head).is_file() for head in heads)
     )
 
 

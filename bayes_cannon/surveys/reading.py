@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, divide_by_continuum
@@ -337,7 +338,7 @@ def read_raw(
     found = dict(_read(files, names, treatment, None, problems, progress))
     if not found:
         first = f"; {problems[0].message}" if problems else "."
-        raise NoStarsError(f"none of {len(files)} files could be read{first}")
+        raise NoStarsError(f"none of {count_text(len(files), 'file')} could be read{first}")
     stars = list(found.values())
     ids = (
         _own_names([s.star_id for s in stars], [s.place for s in stars])

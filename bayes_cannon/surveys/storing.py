@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.digests import ContentDigest
 from bayes_cannon.base.parallel import as_executor, in_order
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.stores.rows import RowStore, write_block
 from bayes_cannon.errors import BayesCannonError, InvalidDataError
@@ -88,7 +88,7 @@ def prepare_to(
         If the executor fails.
     """
     folder = user_path(out).absolute()
-    if folder.suffix != ".zarr":
+    if not has_ending(folder, ".zarr"):
         raise InvalidDataError(f"a dataset on disk needs a name that ends with .zarr, not {out}.")
     executor = as_executor(executor)
     plan = Plan.make(

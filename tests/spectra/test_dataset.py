@@ -402,11 +402,11 @@ def test_repeated_files_get_names_of_their_own(dataset: TrainingSet, six: Path) 
 
 def test_prepare_spectra_refuses(dataset: TrainingSet, six: Path, tmp_path: Path) -> None:
     paths = [spectrum_path(six, 1), spectrum_path(six, 2)]
-    with pytest.raises(NoStarsError, match=r"none of 1 files holds a usable spectrum; the first"):
+    with pytest.raises(NoStarsError, match=r"none of 1 file holds a usable spectrum; the first"):
         prepare_spectra([tmp_path / "absent.fits"], like=dataset)
     with pytest.raises(NoStarsError, match="none of 0 files"):
         prepare_spectra([], like=dataset)
-    with pytest.raises(InvalidDataError, match="1 star ids for 2 files"):
+    with pytest.raises(InvalidDataError, match="1 star id for 2 files"):
         prepare_spectra(paths, like=dataset, star_ids=["a"])
     with pytest.raises(InvalidDataError, match="must differ from each other"):
         prepare_spectra(paths, like=dataset, star_ids=["a", "a"])

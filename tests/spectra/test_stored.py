@@ -135,6 +135,29 @@ def test_other_programs_open_it_without_a_warning(whole, kept, recwarn):
     assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
 
 
+@pytest.mark.parametrize("stars", [[3, 3], ["stär 0003", "stär 0003"]], ids=["rows", "names"])
+def test_a_star_is_chosen_once_alone_as_in_memory(whole, kept, stars):
+    for spectra in (whole.spectra, open_dataset(kept).spectra):
+        with pytest.raises(InvalidDataError, match="1 star id occur more than once"):
+            spectra.select(stars)
+
+
+def test_endings_of_names_count_in_capitals_too(tmp_path):
+    few = a_set(3, 20)
+    folder = few.save(tmp_path / "SET.ZARR")
+    assert is_stored(folder)
+    assert (folder / "progress" / "whole").is_file()
+    assert_same(open_dataset(folder).in_memory(), few)
+
+
+def test_a_folder_of_something_else_is_told_from_a_dataset(tmp_path):
+    (tmp_path / "dr17").mkdir()
+    with pytest.raises(
+        FileFormatError, match=r"prepare a survey first: bayes-cannon prepare .*dr17"
+    ):
+        open_dataset(tmp_path / "dr17")
+
+
 @pytest.mark.parametrize(
     "stars",
     [slice(250, 262), np.array([599, 0, 256, 255]), np.arange(600) % 97 == 5, slice(0, 0)],

@@ -233,7 +233,7 @@ def test_spectra_of_other_stars_only(folder: Path) -> None:
     write_catalogue(folder, [A])
     put(folder, spectrum_name(B))
     with pytest.raises(
-        SurveyError, match=r"none of the 1 spectra in .* belongs to one of the 1 rows"
+        SurveyError, match=r"none of the 1 spectrum in .* belongs to one of the 1 row"
     ):
         open_survey(folder)
 

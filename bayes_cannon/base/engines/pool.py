@@ -23,6 +23,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from typing import Any, override
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.engines.shared import Shared, WorkerLostError, pack, unpack
 
 __all__ = ["WorkerPool"]
@@ -296,8 +297,8 @@ class WorkerPool(Executor):
             return
         job.future.set_exception(
             WorkerLostError(
-                f"{job.deaths} worker processes ended early, the last one {how}; if they lack "
-                "memory, take fewer workers"
+                f"{count_text(job.deaths, 'worker process')} ended early, the last one {how}; if "
+                "they lack memory, take fewer workers"
             )
         )
 

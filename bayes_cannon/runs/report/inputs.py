@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.analysis.repeated.comparison import Repeats
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
@@ -202,8 +203,8 @@ class ReportInputs:
         n = int((left & self.has_posterior & ~self.unlabelled).sum())
         if n < _FEWEST:
             return (
-                f"Needs {_FEWEST} stars with catalogue labels that the model was not trained on; "
-                f"the run has {n}."
+                f"Needs {count_text(_FEWEST, 'star')} with catalogue labels that the model was not "
+                f"trained on; the run has {n}."
             )
         snr = dict(zip(self.star_id.tolist(), self.snr.tolist(), strict=True))
         known = bool(np.isfinite(self.snr).any())

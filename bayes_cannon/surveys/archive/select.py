@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.spectra.spectra import name_some
@@ -204,7 +205,7 @@ def _apply_cuts(
         if keep.shape != (len(table),):
             raise DownloadError(
                 f"cuts returned an array of shape {keep.shape}; it must say of each of the "
-                f"{len(table)} rows whether to keep it."
+                f"{count_text(len(table), 'row')} whether to keep it."
             )
         return keep
     from bayes_cannon.surveys.apogee.allstar import read_allstar
