@@ -18,7 +18,7 @@ from astropy.table import Row, Table
 from rich.console import Console
 from rich.table import Table as Grid
 
-from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.calibration import LEVELS, OF_MOMENTS, Check
 from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.progress import Tell, bars
@@ -173,6 +173,8 @@ def print_check(check: Check) -> None:
             f"Regions of all labels together hold {check.joint_text(reference)}", markup=False
         )
     _print_bins(check)
+    if check.of_moments:
+        OUT.print(f"\n{OF_MOMENTS}")
     if check.judged == "formal":
         OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
     for failure in check.failures:

@@ -17,11 +17,10 @@ from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from bayes_cannon.base.cards import count_text
-from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import holds_moments, moments_of
-from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.inference.posterior import holds_moments
+from bayes_cannon.inference.summaries.described import described_draws
 from bayes_cannon.plots.common import (
     BLUE,
     ORANGE,
@@ -69,10 +68,6 @@ POSTERIOR_STYLES: Mapping[str, PosteriorStyle] = MappingProxyType(
 """By the groups of a result of inference."""
 
 
-_OF_MOMENTS = 2000
-"""Draws of a star of which moments were kept."""
-
-
 def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str) -> FloatArray:
     """Draws of one star, shape (n_draws, n_labels).
 
@@ -98,36 +93,13 @@ def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str)
     dataset = result[group].to_dataset()
     row = row_of(dataset["star"].values.astype(np.str_), star)
     if holds_moments(dataset):
-        draws = _of_moments(dataset.isel(star=[row]), tuple(names), star)
-        if draws is None:
-            raise InvalidDataError(
-                f"star {star} has no {group}: its inference failed, see its flag."
-            )
-        return draws
-    columns = [dataset[n].isel(star=row).transpose("chain", "draw").values.ravel() for n in names]
-    draws = np.stack(columns, axis=1).astype(np.float64)
+        draws = described_draws(dataset.isel(star=[row]), names)[:, 0]
+    else:
+        part = dataset[list(names)].isel(star=row).transpose("chain", "draw")
+        draws = np.stack([part[n].values.ravel() for n in names], axis=1).astype(np.float64)
     if not np.isfinite(draws).all():
         raise InvalidDataError(f"star {star} has no {group}: its inference failed, see its flag.")
     return draws
-
-
-def _of_moments(group: xr.Dataset, names: tuple[str, ...], star: str) -> FloatArray | None:
-    """Draws of the distribution that the moments of one star describe; None without moments."""
-    moments = moments_of(group, names)
-    mean, cov, nu = moments.mean[0], moments.cov[0], np.inf
-    if not np.isfinite(mean).all():
-        return None
-    if "scale" in group:
-        order = [group["label_name"].values.tolist().index(n) for n in names]
-        mean = group["center"].values[0, order].astype(np.float64)
-        cov = unpack(group["scale"].values[0].astype(np.float64))[np.ix_(order, order)]
-        nu = float(group.attrs["nu"])
-    rng = np.random.default_rng(star_seed(0, star))
-    values, vectors = np.linalg.eigh(cov)
-    normal = rng.standard_normal((_OF_MOMENTS, len(names)))
-    stretch = np.ones(_OF_MOMENTS) if np.isinf(nu) else np.sqrt(nu / rng.chisquare(nu, _OF_MOMENTS))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return np.asarray(mean + stretch[:, None] * (normal @ root.T))
 
 
 def draw_contours(

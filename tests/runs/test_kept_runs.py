@@ -10,6 +10,7 @@ import pytest
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
+from bayes_cannon.inference.posterior import draws_of
 from bayes_cannon.inference.summaries import keeping
 from bayes_cannon.plots.corner import plot_corner
 from bayes_cannon.runs import run as run_module
@@ -48,8 +49,9 @@ def test_runs_are_opened_with_whatever_was_kept(keep, tmp_path):
     with pytest.raises(OutputExistsError, match="other settings"):
         infer_run(CANNON, SPECTRA, tmp_path, settings=QUICK, seed=1)
     if keep == "moments":
+        assert score(again, labels, group="posterior").pit.shape == (5, 2)
         with pytest.raises(InvalidDataError, match=r"holds moments and no draws.*--keep"):
-            score(again, labels, group="posterior")
+            draws_of(again.result, "posterior")
         report = write_report(again)
         assert not report.failed
 

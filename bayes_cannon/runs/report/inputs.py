@@ -20,7 +20,6 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
-    holds_moments,
     is_simulated,
     model_is_simulated,
     posterior_names,
@@ -194,8 +193,6 @@ class ReportInputs:
             references["catalogue"] = self.aspcap
         if not references:
             return "The run has no catalogue labels to compare with."
-        if holds_moments(group_of(self.result, "posterior")):
-            return "The run keeps moments and no draws, by which intervals are checked (--keep)."
         result, left = self.result, np.ones(len(self.table), dtype=np.bool_)
         if self.cannon is not None:
             left = ~np.isin(self.star_id, self.cannon.training.star_id)
