@@ -18,6 +18,8 @@ __all__ = [
     "count_text",
     "lines",
     "range_text",
+    "simulated_mark",
+    "simulated_text",
 ]
 
 Row = tuple[str, str]
@@ -25,6 +27,37 @@ Row = tuple[str, str]
 SIMULATED = " (SIMULATED)"
 """Behind the title of what is not observed."""
 _LONGEST = 96
+
+
+def simulated_text(which: ArrayLike) -> str:
+    """What is simulated of some stars: ``''``, ``'SIMULATED'``, or how many of them are.
+
+    Parameters
+    ----------
+    which : (n_stars,) bool
+        Whether each is.
+
+    Examples
+    --------
+    >>> simulated_text([True, True]), simulated_text([True, False, False]), simulated_text([False])
+    ('SIMULATED', '1 of 3 SIMULATED', '')
+    """
+    marks = np.atleast_1d(np.asarray(which, dtype=np.bool_))
+    if not marks.any():
+        return ""
+    return "SIMULATED" if marks.all() else f"{marks.sum()} of {marks.size} SIMULATED"
+
+
+def simulated_mark(which: ArrayLike) -> str:
+    """The same to stand behind a title, in parentheses.
+
+    Parameters
+    ----------
+    which : (n_stars,) bool
+        Whether each is.
+    """
+    text = simulated_text(which)
+    return f" ({text})" if text else ""
 
 
 class Carded:

@@ -38,7 +38,6 @@ from bayes_cannon.plots.common import (
     BLACK,
     GREEN,
     label_text,
-    result_title,
     star_text,
 )
 from bayes_cannon.plots.posteriors import (
@@ -47,6 +46,7 @@ from bayes_cannon.plots.posteriors import (
     PosteriorStyle,
     posterior_handle,
     star_draws,
+    title_of_star,
 )
 from bayes_cannon.spectra.label_kinds import label_tex
 from bayes_cannon.spectra.labels import Labels
@@ -159,7 +159,7 @@ def _heading(result: xr.DataTree, star: str, snr: float | None, *, wide: bool) -
         flags = [str(bit.name) for bit in LabelFlag if flag & bit]
         facts.append(f"flags: {', '.join(flags)}" if flags else "no flags")
     facts += ["drawn from moments"] * holds_moments(group_of(result, "posterior"))
-    title = result_title(f"Labels of {star_text(star)}", result)
+    title = title_of_star(f"Labels of {star_text(star)}", result, star)
     return [title, *textwrap.wrap("; ".join(facts), 90 if wide else 56)]
 
 

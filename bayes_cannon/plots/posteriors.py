@@ -19,11 +19,12 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import holds_moments
+from bayes_cannon.inference.posterior import holds_moments, model_is_simulated, which_simulated
 from bayes_cannon.inference.summaries.described import described_draws
 from bayes_cannon.plots.common import (
     BLUE,
     ORANGE,
+    title_of,
 )
 from bayes_cannon.spectra.star_ids import row_of
 
@@ -36,6 +37,7 @@ __all__ = [
     "mass_contours",
     "posterior_handle",
     "star_draws",
+    "title_of_star",
 ]
 
 
@@ -100,6 +102,23 @@ def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str)
     if not np.isfinite(draws).all():
         raise InvalidDataError(f"star {star} has no {group}: its inference failed, see its flag.")
     return draws
+
+
+def title_of_star(text: str, result: xr.DataTree, star: str) -> str:
+    """Title of a figure of one star, which says whether its spectrum, or the model, is simulated.
+
+    Parameters
+    ----------
+    text
+        What the figure shows.
+    result
+        Result of inference.
+    star
+        Name of the star.
+    """
+    row = row_of(result["posterior"].to_dataset()["star"].values.astype(np.str_), star)
+    simulated = bool(which_simulated(result)[row])
+    return title_of(text, simulated=simulated, model_simulated=model_is_simulated(result))
 
 
 def draw_contours(

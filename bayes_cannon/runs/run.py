@@ -161,6 +161,7 @@ def infer_run(
             "method": settings.method,
             "seed": int(seed),
             "simulated": bool(spectra.simulated),
+            "n_simulated": int(spectra.simulated_stars.sum()),
             **_reductions(table),
             "settings": settings.record(),
             "priors": _describe(priors),

@@ -14,7 +14,7 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text, simulated_mark
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.storage import read_tree, write_tree
@@ -126,7 +126,7 @@ class TrainingSet(Carded):
         return self.n_stars
 
     def _facts(self) -> tuple[str, list[Row]]:
-        mark = SIMULATED if self.spectra.simulated else ""
+        mark = simulated_mark(self.spectra.simulated_stars)
         labels, pixels = self.labels, dict(self.spectra._pixel_rows())
         ranges = ", ".join(
             f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"

@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Row, count_text
+from bayes_cannon.base.cards import Row, count_text, simulated_mark
 from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.stores.blocks import damaged_file, read_json
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
@@ -32,7 +32,7 @@ from bayes_cannon.spectra.spectra import (
     SpectraOnGrid,
     name_some,
 )
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, refuse_repeated
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, refuse_repeated, some_simulated
 
 __all__ = [
     "AnySpectra",
@@ -108,7 +108,7 @@ class StoredSpectra(SpectraOnGrid):
         )
 
     def _facts(self) -> tuple[str, list[Row]]:
-        mark = SIMULATED if self.simulated else ""
+        mark = simulated_mark(self.simulated_stars)
         title = f"StoredSpectra of {count_text(self.n_stars, 'star')}{mark}"
         on_disk = ("on disk", str(self.path))
         return title, [on_disk, *self._pixel_rows(), ("stars", name_some(self.star_id))]
@@ -132,9 +132,11 @@ class StoredSpectra(SpectraOnGrid):
         index = stars if isinstance(stars, slice) else self.index_of(stars)
         if not isinstance(index, slice) and np.unique(index).size < index.size:
             refuse_repeated(self.star_id[index])
+        notes = {n: text[index] for n, text in self.notes.items()}
         return replace(
             self, row=self.row[index], star_id=self.star_id[index], snr=self.snr[index],
-            n_good=self.n_good[index], notes={n: text[index] for n, text in self.notes.items()},
+            n_good=self.n_good[index], notes=notes,
+            simulated=some_simulated(self.simulated, notes),
         )  # fmt: skip
 
     def part(self, rows: slice) -> Self:
@@ -164,7 +166,7 @@ class StoredSpectra(SpectraOnGrid):
         flux, ivar = mine.columns(slice(None))
         return NormalizedSpectra(
             star_id=mine.star_id, wavelength=self.wavelength, flux=flux, ivar=ivar, snr=mine.snr,
-            chips=self.chips, simulated=self.simulated, medium=self.medium, id_name=self.id_name,
+            chips=self.chips, simulated=mine.simulated, medium=self.medium, id_name=self.id_name,
             notes=mine.notes,
         )  # fmt: skip
 

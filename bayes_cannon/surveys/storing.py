@@ -25,6 +25,7 @@ from bayes_cannon.spectra.files.storing import PIXELS, finish_set, row_facts
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.spectra.star_ids import simulated_note
 from bayes_cannon.spectra.stored import StoredSet, StoredSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.plans import Plan
@@ -165,7 +166,7 @@ def _prepare_block(given: _Block) -> None:
         **row_facts(read.ivar),
         "place": read.kept.tolist(),
         "snr": [float(star.snr) for star in read.stars],
-        "simulated": any(star.simulated for star in read.stars),
+        "simulated": [star.simulated for star in read.stars],
         "masked_chips": read.masked_chips.astype(int).tolist(),
         "notes": {name: text.tolist() for name, text in read.notes.items()},
         "n_readable": read.n_readable,
@@ -203,8 +204,8 @@ class _Read:
             star_id=plan.star_id[kept],
             snr=np.array(_joined(facts, "snr"), dtype=np.float64),
             n_good=np.array(_joined(facts, "n_good"), dtype=np.intp),
-            simulated=any(f["simulated"] for f in facts),
-            notes=_notes(facts),
+            simulated=any(marks := _joined(facts, "simulated")),
+            notes=_notes(facts) | simulated_note(marks),
             **plan.treatment.grid(),
         )
         problems = tuple(StarProblem(**p) for p in _joined(facts, "problems"))

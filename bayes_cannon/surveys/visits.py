@@ -25,6 +25,7 @@ from bayes_cannon.errors import InvalidDataError, NoStarsError, SurveyError
 from bayes_cannon.spectra.dataset import Setting, TrainingSet
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import simulated_note
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
 from bayes_cannon.surveys.preparing import Trained, settings_like
 from bayes_cannon.surveys.readers import SurveyReader
@@ -205,5 +206,5 @@ def _joined(parts: Sequence[NormalizedSpectra]) -> NormalizedSpectra:
         notes={
             name: np.concatenate([p.notes[name] for p in parts])
             for name in first.notes if all(name in p.notes for p in parts)
-        },
+        } | simulated_note(np.concatenate([p.simulated_stars for p in parts])),
     )  # fmt: skip

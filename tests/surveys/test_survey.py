@@ -267,7 +267,7 @@ def test_as_many_files_as_rows(folder: Path) -> None:
     write_catalogue(folder, [A, B])
     put(folder, spectrum_name(A))
     survey = open_survey(folder)
-    with pytest.raises(SurveyError, match="1 file names for 2 rows"):
+    with pytest.raises(SurveyError, match="1 file name for 2 rows"):
         Survey(folder, survey.catalogue, survey.files[:1])
 
 

@@ -20,11 +20,10 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
-    is_simulated,
     model_is_simulated,
     posterior_names,
 )
-from bayes_cannon.inference.tables import catalogue_name, star_ids
+from bayes_cannon.inference.tables import catalogue_name, simulated_rows, star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.results import RUN_TABLE
@@ -113,8 +112,13 @@ class ReportInputs:
 
     @property
     def simulated(self) -> bool:
-        """Whether the spectra are."""
-        return is_simulated(self.result) or bool(self.table.meta.get("SIMULATE"))
+        """Whether spectra are, some at least."""
+        return bool(self.simulated_stars.any())
+
+    @cached_property
+    def simulated_stars(self) -> NDArray[np.bool_]:
+        """Which stars of the table are, shape (n_stars,)."""
+        return simulated_rows(self.table)
 
     @property
     def model_simulated(self) -> bool:
