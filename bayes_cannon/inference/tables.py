@@ -78,7 +78,8 @@ def mark_of(table: Table) -> list[str]:
     which = simulated_rows(table)
     if which.all() or not which.any():
         return [MARK] if table.meta.get("SIMULATE") and (which.any() or not which.size) else []
-    return [f"{which.sum()} of {which.size} spectra are SIMULATED, not observed: column SIMULATED"]
+    spectra = count_text(which.size, "spectrum")
+    return [f"{which.sum()} of {spectra} are SIMULATED, not observed: column SIMULATED"]
 
 
 def star_column(table: Table) -> str:
