@@ -253,12 +253,13 @@ class TrainingSet(Carded):
             If `path` exists and `overwrite` is false, or cannot be written.
         """
         from bayes_cannon.spectra.files.storing import store_set
-        from bayes_cannon.spectra.files.trees import to_tree
+        from bayes_cannon.spectra.files.trees import to_tree, with_coordinates
 
         if has_ending(user_path(path), ".zarr"):
             return store_set(self, user_path(path), overwrite=overwrite)
+        tree = with_coordinates(to_tree(self))
         return write_tree(
-            to_tree(self), path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
+            tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
 
     @classmethod

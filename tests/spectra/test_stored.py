@@ -108,6 +108,11 @@ def test_what_is_saved_comes_back_as_from_netcdf(whole, kept, tmp_path):
     file = whole.save(tmp_path / "set.nc")
     of_file = TrainingSet.load(file)
     assert_same(TrainingSet.load(kept), of_file)
+    plain = xr.open_dataset(file)  # other programs choose stars and labels by their names
+    star = whole.star_id[5]
+    np.testing.assert_array_equal(plain["flux"].sel(star=star), whole.spectra.flux[5])
+    assert float(plain["label_values"].sel(star=star, label_name="TEFF")) == whole.labels["TEFF"][5]
+    assert plain["flux"].coords["wavelength"].attrs["units"] == "Angstrom"
     stored = open_dataset(kept)
     assert isinstance(stored, StoredSet)
     assert isinstance(stored.spectra, StoredSpectra)
