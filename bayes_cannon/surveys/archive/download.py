@@ -158,7 +158,7 @@ def download_survey(
     limit : int, optional
         At most so many spectra, taken in turn from the fields.
     snr_min : float, optional
-        Least S/N per pixel.
+        Minimum S/N per pixel.
     cuts : Cuts or callable, optional
         Spectra to leave out: the package's cuts, or a function that takes the catalogue's table
         and returns which rows to keep, shape (n_rows,) bool. Single `stars` are spared.

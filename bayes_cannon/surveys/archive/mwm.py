@@ -121,7 +121,7 @@ def download_mwm(
     limit : int, optional
         At most so many stars, taken in turn from what was asked for.
     snr_min : float, optional
-        Least S/N per pixel of a star's best row; a star without a row is kept.
+        Minimum S/N per pixel of a star's best row; a star without a row is kept.
     sas_url : str, optional
         Other address of the archive; else the environment variable ``BAYES_CANNON_SAS_URL``, else
         SDSS's own.

@@ -50,7 +50,7 @@ def check_limits(limit: int | None, snr_min: float | None) -> tuple[int | None, 
     limit
         At most so many, from 1; None: all.
     snr_min
-        Least S/N; None: any.
+        Minimum S/N; None: any.
 
     Raises
     ------
@@ -82,7 +82,7 @@ class Request:
     limit : int, optional
         At most so many spectra.
     snr_min : float, optional
-        Least S/N per pixel.
+        Minimum S/N per pixel.
     cuts : Cuts or callable, optional
         See `download_survey`.
 
