@@ -126,7 +126,7 @@ class AspcapComparison(Carded):
         return self.kinds[-1]
 
     def pull(self, kind: str | None = None) -> FloatArray:
-        """(This work − ASPCAP) / joint error, shape (n_stars, n_labels); NaN where unknown.
+        """Pull, (this work − ASPCAP) / joint error, shape (n_stars, n_labels); NaN where unknown.
 
         Parameters
         ----------
