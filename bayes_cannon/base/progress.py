@@ -95,7 +95,7 @@ def bars(console: Console) -> Iterator[Tell]:
                 known[what] = drawn.add_task(what, total=total, rate="")
             now = time.monotonic()
             start, before = first.setdefault(what, (now, done))
-            rate = f"{(done - before) / (now - start):.1f}/s" if now > start else ""
+            rate = _pace(done - before, now - start)
             drawn.update(known[what], completed=done, total=total, rate=rate)
 
         yield show
@@ -111,8 +111,15 @@ def _lines(console: Console) -> Tell:
         now = time.monotonic()
         start, before = first.setdefault(what, (now, done))
         if now - said >= _PLAIN_EVERY and now > start:
-            said, rate = now, (done - before) / (now - start)
-            text = f"{what}: {done} of {total}, {rate:.1f}/s"
+            said, pace = now, _pace(done - before, now - start)
+            text = ", ".join(filter(None, [f"{what}: {done} of {total}", pace]))
             console.print(text, highlight=False, soft_wrap=True)
 
     return show
+
+
+def _pace(done: int, seconds: float) -> str:
+    """How many a second, or how many seconds each; nothing where none is done yet."""
+    if done <= 0 or seconds <= 0:
+        return ""
+    return f"{done / seconds:.1f}/s" if done >= seconds else f"{seconds / done:.1f} s each"

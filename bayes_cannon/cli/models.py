@@ -164,7 +164,8 @@ def check(
     the true labels. Exit status 1 means that a coverage is outside its tolerance.
     """
     from bayes_cannon.base.engines.opening import open_engine
-    from bayes_cannon.cli.console import OUT, print_check, watching
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.cli.printing import print_check
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.check import run_check

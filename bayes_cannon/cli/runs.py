@@ -93,7 +93,8 @@ def infer(
     from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.parallel import available_cores
-    from bayes_cannon.cli.console import OUT, print_labels, watching
+    from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.cli.printing import print_labels
     from bayes_cannon.inference.settings import InferenceSettings
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.models.model_priors import priors_of

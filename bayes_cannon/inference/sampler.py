@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
 from bayes_cannon.inference.likelihood.kinds import GAUSSIAN, Likelihood
@@ -160,7 +160,7 @@ class LabelSampler:
         likelihood: Likelihood = GAUSSIAN,
         data: Mapping[str, FloatArray] | None = None,
     ) -> LabelSampler:
-        """Compile the model (some seconds), or take it from this process' earlier compilations.
+        """Compile the model, or take it from earlier compilations of this process or on disk.
 
         Parameters
         ----------
@@ -176,8 +176,6 @@ class LabelSampler:
         InvalidDataError
             If the data of another likelihood than the Gaussian are left out.
         """
-        import nutpie
-
         if data is None and likelihood != GAUSSIAN:
             raise InvalidDataError(f"the likelihood {likelihood.name!r} needs data of some star.")
         t = basis.n_terms
@@ -187,11 +185,9 @@ class LabelSampler:
         with cls._lock:
             if key not in cls._cache:
                 model = build_label_model(basis, priors, term=likelihood.term, data=given)
-                compiled = nutpie.compile_pymc_model(model, backend="numba")
                 k = basis.n_labels
-                cls._cache[key] = dataclasses.replace(
-                    compiled,
-                    initial_point_func=lambda s: np.random.default_rng(s).standard_normal(k),
+                cls._cache[key] = compile_model(
+                    model, lambda seed: np.random.default_rng(seed).standard_normal(k)
                 )
         return cls(basis, priors, cls._cache[key])
 

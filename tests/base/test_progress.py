@@ -58,7 +58,7 @@ def test_lines_come_once_a_minute(monkeypatch):
         for done in range(10):
             now[0] = 10.0 * done
             tell(done, 10, "stars")
-    assert file.getvalue() == "stars: 6 of 10, 0.1/s\n"
+    assert file.getvalue() == "stars: 6 of 10, 10.0 s each\n"
 
 
 @pytest.mark.parametrize("wrong", [3, "yes", object()])

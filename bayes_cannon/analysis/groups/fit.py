@@ -15,6 +15,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.groups.members import Members, choose_members, labels_of_members
 from bayes_cannon.base.columns import as_seed, one_or_more
+from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.numerical import interval_from_zero
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
@@ -281,15 +282,13 @@ def _filled(data: GroupLabels, middle: FloatArray, unit: FloatArray) -> GroupLab
 
 def _compiled(data: GroupLabels) -> Any:
     """Compile the model for so many labels and stars, or swap the data of an earlier one."""
-    import nutpie
-
     key = (len(data.names), len(data.center))
     with _LOCK:
         if key not in _COMPILED:
             while len(_COMPILED) >= _MAX_COMPILED:
                 del _COMPILED[next(iter(_COMPILED))]
             model = build_group_model(data)
-            _COMPILED[key] = nutpie.compile_pymc_model(model, backend="numba")
+            _COMPILED[key] = compile_model(model)
         return _COMPILED[key].with_data(**group_data(data))
 
 

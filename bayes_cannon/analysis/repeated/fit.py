@@ -10,6 +10,7 @@ import xarray as xr
 
 from bayes_cannon.analysis.repeated.visits import VisitLabels
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.storage import schema_dataset
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
@@ -121,11 +122,9 @@ def fit_repeats(
 
 def _compiled(data: RepeatedLabels) -> Any:
     """Compile the model for so many labels (some seconds), or swap the data of an earlier one."""
-    import nutpie
-
     with _LOCK:
         k = len(data.names)
         if k not in _COMPILED:
             model = build_repeat_model(data)
-            _COMPILED[k] = nutpie.compile_pymc_model(model, backend="numba")
+            _COMPILED[k] = compile_model(model)
         return _COMPILED[k].with_data(**repeat_data(data))

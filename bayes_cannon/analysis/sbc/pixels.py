@@ -23,6 +23,7 @@ from scipy.stats import chi2
 from bayes_cannon.analysis.sbc.ranks import LONGER, N_KEPT, Ranks, effective_draws, thinned_rank
 from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
@@ -87,11 +88,9 @@ class TrainingSampler:
         priors, hyper
             Of the hyperparameters, or their values.
         """
-        import nutpie
-
         flux = np.ones_like(ivar)
         model = build_training_model(flux, ivar, features, priors=priors, hyper=hyper)
-        compiled = nutpie.compile_pymc_model(model, backend="numba")
+        compiled = compile_model(model)
         return cls(features, ivar, priors or TrainingPriors(), hyper, compiled)
 
     @property

@@ -1,1 +1,1 @@
-"""PyMC models compiled once and kept on disk, for data of any length."""
+"""PyMC models compiled once and kept on disk."""

@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from bayes_cannon.base.columns import as_seed
+from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.parallel import one_blas_thread
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError, InvalidDataError
@@ -138,7 +139,7 @@ def sample_pair(
                 basis, priors, data, kms_per_pixel=search.model.kms_per_pixel, second=other
             )
             _compiled.clear()  # that of another model
-            _compiled[key] = nutpie.compile_pymc_model(model, backend="numba")
+            _compiled[key] = compile_model(model)
         compiled = _compiled[key]
     number = int(star_seed(seed, star_id, Stage.PAIR).generate_state(1, np.uint64)[0] >> 1)
     try:

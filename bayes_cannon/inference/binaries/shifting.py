@@ -13,15 +13,13 @@ last coefficient is repeated, and such pixels are to be left out (`TwoStarModel`
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import spline_filter1d
 
+from bayes_cannon.base.compiled.loops import compile_loop
 from bayes_cannon.base.typing import FloatArray
 
 __all__ = [
@@ -130,17 +128,7 @@ def filtered(
     return out
 
 
-def _compile(function: Callable[..., Any]) -> Any:
-    """Compile without the lock; where no folder for the result can be written, for this process."""
-    fast = {"reassoc", "contract", "nsz"}
-    compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath=fast)
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError:
-        return compiler()(function)
-
-
-@_compile
+@compile_loop
 def _filter(c: Any, kernel: Any, first: int, edges: Any, out: Any) -> None:
     """Add kernel[t] c[i - first - t] to out[i] within each chip, ends repeated."""
     for e in range(edges.shape[0]):

@@ -2,17 +2,15 @@ r"""Compiled inner loops of `pixel_fit`: weights of a block of pixels, and small
 
 What NumPy would do in a dozen sweeps over memory, and LAPACK in thousands of calls for matrices of
 20 by 20, is done here in the processor's cache, the small matrices of many pixels side by side.
-Compiled once and kept on disk where that is possible; they release the interpreter's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import numba
 import numpy as np
+
+from bayes_cannon.base.compiled.loops import compile_loop
 
 __all__ = [
     "LANES",
@@ -27,19 +25,7 @@ _GROUP = 6
 """Weights multiplied before a logarithm is taken; the product stays within float64."""
 
 
-def _compile(function: Callable[..., Any]) -> Any:
-    """Compile without the lock; where no folder for the result can be written, for this process."""
-    # NumPy's way of dividing by zero: a check of every division would keep loops from being done
-    # several elements at a time.
-    fast = {"reassoc", "contract", "arcp", "nsz"}
-    compiler = partial(numba.njit, nogil=True, error_model="numpy", fastmath=fast)
-    try:
-        return compiler(cache=True)(function)
-    except RuntimeError:
-        return compiler()(function)
-
-
-@_compile
+@compile_loop
 def weigh(
     r: Any, ivar: Any, s2: Any, w: Any, w2: Any, wr: Any, w2r: Any, sums: Any, with_log: bool
 ) -> None:
@@ -81,7 +67,7 @@ def weigh(
                     product[p] = 1.0
 
 
-@_compile
+@compile_loop
 def _factorize(m: Any, count: int) -> None:
     """Cholesky factors L of positive definite matrices, the diagonal's reciprocals on the diagonal.
 
@@ -105,7 +91,7 @@ def _factorize(m: Any, count: int) -> None:
                     target[q] -= factor[q] * row[q]
 
 
-@_compile
+@compile_loop
 def _invert_factor(m: Any, x: Any, count: int) -> None:
     """Fill the lower triangles of `x` with L^-1, from what `_factorize` leaves in `m`."""
     for i in range(len(m)):
@@ -125,7 +111,7 @@ def _invert_factor(m: Any, x: Any, count: int) -> None:
         x[i, i, :count] = scale[:count]
 
 
-@_compile
+@compile_loop
 def _square(x: Any, c: Any, count: int) -> None:
     """Fill the lower triangles of `c` with X' X, of lower triangular X."""
     for i in range(len(x)):
@@ -139,7 +125,7 @@ def _square(x: Any, c: Any, count: int) -> None:
                     target[q] += factor[q] * row[q]
 
 
-@_compile
+@compile_loop
 def posterior(
     a: Any, h: Any, precision: Any, a2: Any, h2: Any, mean: Any, cov: Any, log_det: Any, spread: Any
 ) -> int:
