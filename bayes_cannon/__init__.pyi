@@ -19,6 +19,8 @@ from .analysis import scatter_table as scatter_table
 from .analysis import star_table as star_table
 from .inference import InferenceSettings as InferenceSettings
 from .inference import infer_labels as infer_labels
+from .inference import pixel_groups as pixel_groups
+from .inference import summary as summary
 from .models import Cannon as Cannon
 from .plots import plot_corner as plot_corner
 from .plots import plot_giant_branch as plot_giant_branch

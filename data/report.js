@@ -267,7 +267,7 @@ document.querySelectorAll("figure img").forEach(enlargeable);
     const star = stars[i];
     rows[i].classList.add("chosen");
     panel.replaceChildren();
-    element("h3", star.id, panel);
+    element("h3", star.mark ? `${star.id} (${star.mark})` : star.id, panel);
     const links = element("p", "", panel);
     links.className = "links";
     for (const [text, address] of star.links ?? []) {

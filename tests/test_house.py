@@ -1,6 +1,7 @@
 """The house keeps its form: sizes of modules and wings, and what no module may need."""
 
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -110,3 +111,32 @@ def test_public_functions_say_what_their_arguments_are(path):
         if name in names and len(told) > 1 and not re.search(r"^Parameters$", doc, re.M):
             lacking.append((name, "Parameters"))
     assert lacking == []
+
+
+COUNT = re.compile(
+    r"len\(|\.size\b|\.sum\(|\bsum\(|\bn_(?!columns)|^n$|\.n\b|int\(|(failures|folds|deaths|losses)$"
+)
+COUNTED = re.compile(
+    r" (?:(?!(?:of|and|has|have|with|in|from|outside|lie|differ) )[A-Za-z-]+ ){0,3}?"
+    r"(?:stars|files|spectra|labels|draws|rows|visits|factors|names|values|wavelengths|star ids"
+    r"|candidates|chips|members|plots|chunks|folds|blocks|pairs|simulations|problems)\b"
+)
+"""Plural nouns that may stand behind the number 1; a spectrum has many pixels."""
+
+
+def counts_of_things(path: Path):
+    """Counts in texts of a module, with a plural behind them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        parts = node.values if isinstance(node, ast.JoinedStr) else []
+        for value, behind in itertools.pairwise(parts):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(behind, ast.Constant)):
+                continue
+            number = ast.unparse(value.value)
+            if "count_text" not in number and COUNT.search(number) and COUNTED.match(behind.value):
+                yield f"{path.relative_to(HOUSE)}:{value.lineno}: {number}{behind.value[:40]}"
+
+
+def test_counts_of_one_have_no_plural():
+    """There is one home for counts in words, `count_text`; `errors.py` lies below it."""
+    modules = [path for path in MODULES if path.name != "errors.py"]
+    assert [text for path in modules for text in counts_of_things(path)] == []

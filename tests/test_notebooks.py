@@ -17,6 +17,9 @@ from tests.notebook_runner import (
 
 REAL = "6_real_gaia_xp_giants"
 """The notebook on the real giants that come with the package."""
+LONG = "7_abundances_and_groups"
+"""Its fits to groups and visits are tested in `tests/analysis`, and say nothing of few stars: the
+committed run alone is looked at."""
 N_STARS = 84
 """Twice the stars that a model of 21 terms can be trained and cross-validated on."""
 SMALL = {
@@ -41,7 +44,7 @@ def printed(notebook):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "path", [p for p in NOTEBOOKS if p.stem != FROM_ARCHIVE], ids=lambda p: p.stem
+    "path", [p for p in NOTEBOOKS if p.stem not in (FROM_ARCHIVE, LONG)], ids=lambda p: p.stem
 )
 def test_notebook_runs_from_a_clean_kernel(path, tmp_path, shipped_dir):
     own = shipped_dir / "apStar-dr17-2M17335483-2753043.fits.gz"
@@ -109,6 +112,13 @@ def test_committed_notebook_on_real_fields_says_that_its_stars_are_simulated():
     notebook = nbformat.read(path, as_version=4)
     assert "not from SDSS" in notebook.cells[0].source
     assert "SIMULATED giants" in printed(notebook)
+
+
+def test_committed_notebook_on_groups_finds_the_scatter_that_is_there():
+    (path,) = [p for p in NOTEBOOKS if p.stem == LONG]
+    notebook = nbformat.read(path, as_version=4)
+    assert "299 held out and sampled with NUTS" in printed(notebook)
+    assert sum("image/png" in o.get("data", {}) for o in outputs(notebook)) == 4
 
 
 def test_there_are_notebooks():

@@ -98,6 +98,22 @@ def test_make_lock_writes_names_and_versions_alone(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv" / "lock").exists()
 
 
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+"""Of packages that conda-forge calls otherwise."""
+
+
+def test_environment_of_conda_needs_what_the_project_needs() -> None:
+    lines = (ROOT / "environment.yml").read_text(encoding="utf-8").splitlines()
+    found = dict(m.groups() for line in lines if (m := re.fullmatch(r"  - (\S+) ([<>=].*)", line)))
+    python = found.pop("python")
+    assert SpecifierSet(python) == SpecifierSet(PROJECT["requires-python"])
+    own = [Requirement(text) for text in PROJECT["dependencies"]]
+    wanted = {CONDA_NAMES.get(r.name, r.name): r.specifier for r in own}
+    assert {name: SpecifierSet(limits) for name, limits in found.items()} == wanted
+    assert list(found) == sorted(found)
+    assert "      - --editable ." in lines
+
+
 def test_lower_limits() -> None:
     limits = {requirement.name: requirement.specifier for requirement in REQUIREMENTS}
     assert limits["pymc"] == SpecifierSet(">=6.4,<7")

@@ -126,7 +126,7 @@ class AspcapComparison(Carded):
         return self.kinds[-1]
 
     def pull(self, kind: str | None = None) -> FloatArray:
-        """Ours less ASPCAP's over the joint error, shape (n_stars, n_labels); NaN where unknown.
+        """Pull, (this work − ASPCAP) / joint error, shape (n_stars, n_labels); NaN where unknown.
 
         Parameters
         ----------
@@ -286,9 +286,9 @@ def aspcap_comparison(
     usable = np.isfinite((mean[judged] - theirs) * sd[judged] * their_error)
     if not usable.any():
         raise InvalidDataError(
-            f"none of {star_id.size} stars has both a posterior and a label with error in the "
-            "catalogue; pass the labels of these stars with their errors (aspcap=, or columns "
-            "NAME_ERR of the table that the dataset is made of)."
+            f"none of {count_text(star_id.size, 'star')} has both a posterior and a label with "
+            "error in the catalogue; pass the labels of these stars with their errors (aspcap=, "
+            "or columns NAME_ERR of the table that the dataset is made of)."
         )
     own_snr = _snr_of(star_id, aspcap, snr)
     units = tuple(units_of_table(table, names).values())

@@ -22,17 +22,23 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from bayes_cannon.analysis.scores import Scores, score
-from bayes_cannon.base.cards import SIMULATED, Carded, Row
+from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
-from bayes_cannon.inference.posterior import group_of, is_simulated, posterior_names
+from bayes_cannon.inference.posterior import (
+    group_of,
+    holds_moments,
+    is_simulated,
+    posterior_names,
+)
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.label_kinds import shown_label
 from bayes_cannon.spectra.labels import Labels
 
 __all__ = [
     "LEVELS",
+    "OF_MOMENTS",
     "TOLERANCES",
     "Check",
     "Tolerance",
@@ -79,6 +85,13 @@ TOLERANCES = (Tolerance(0.68, 0.60, 0.76), Tolerance(0.95, 0.91, 0.985))
 """What the calibrated posteriors of about 300 held-out stars must keep."""
 
 
+OF_MOMENTS = (
+    "The run keeps moments: intervals and regions are those of the distributions that they "
+    "describe, a Student t of calibrated and a normal one of formal posteriors."
+)
+"""What a check of such a run says."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Check(Carded):
     """Result of `check_calibration`.
@@ -98,6 +111,9 @@ class Check(Carded):
     judged : str
         Kind of posterior that is judged: ``calibrated``, or ``formal`` where there is no other.
     simulated : bool
+    of_moments : bool
+        Whether moments alone were kept of the posteriors, so that intervals are those of the
+        distributions that they describe.
     """
 
     coverage: Table
@@ -107,6 +123,7 @@ class Check(Carded):
     scores: Mapping[tuple[str, str], Scores]
     judged: str
     simulated: bool
+    of_moments: bool = False
 
     @property
     def passed(self) -> bool:
@@ -131,6 +148,7 @@ class Check(Carded):
             ("inside 68, 95 %", "; ".join(covers)),
             *self._joint_facts(),
             ("found", found),
+            ("intervals", OF_MOMENTS if self.of_moments else ""),
         ]
 
     def joint_text(self, reference: str) -> str:
@@ -148,7 +166,7 @@ class Check(Carded):
             f"{100 * row[name]:.0f} ± {100 * row[f'{name}_SE']:.0f} % ({name[6:]} %)"
             for name in ("COVER_68", "COVER_95")
         )
-        return f"{covers} of {row['N']} stars"
+        return f"{covers} of {count_text(row['N'], 'star')}"
 
     def _joint_facts(self) -> list[Row]:
         names = dict.fromkeys(str(name) for name, _ in self.scores)
@@ -242,7 +260,8 @@ def check_calibration(
     coverage, binned, together = (
         Table(rows=part, meta={"SIMULATE": simulated}) for part in (rows, bins, joint)
     )
-    return Check(coverage, binned, together, tuple(failures), scores, judged, simulated)
+    of_moments = holds_moments(group_of(result, _GROUPS[judged]))
+    return Check(coverage, binned, together, tuple(failures), scores, judged, simulated, of_moments)
 
 
 def _moments(found: Scores, i: int) -> dict[str, float]:
@@ -279,8 +298,8 @@ def _row(
     n, label = int(known.sum()), found.names[i]
     if n == 0 or (tolerances and n < _FEWEST):
         raise InvalidDataError(
-            f"{where}: {n} stars have both a posterior and this label, too few to judge "
-            f"(at least {_FEWEST}); hold out more stars."
+            f"{where}: {count_text(n, 'star')} have both a posterior and this label, too few to "
+            f"judge (at least {_FEWEST}); hold out more stars."
         )
     pull = found.pull[known, i]
     row: dict[str, object] = {
@@ -299,7 +318,7 @@ def _row(
         if not low <= cover <= high:
             wrong.append(
                 f"{where}: the {100 * tolerance.level:g} % interval holds {100 * cover:.1f} % of "
-                f"{n} stars, allowed are {100 * low:.1f} to {100 * high:.1f} %"
+                f"{count_text(n, 'star')}, allowed are {100 * low:.1f} to {100 * high:.1f} %"
             )
     row["VERDICT"] = ("fail" if wrong else "pass") if tolerances else ""
     return row, wrong

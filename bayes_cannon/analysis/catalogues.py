@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.catalogued.columns import FACTS, name_of_correlation, typed
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -340,8 +341,8 @@ def comparison(table: Table | GivenResult, reference: KnownLabels) -> Table:
     star_id = star_ids(ours)
     if not names or not np.isin(star_id, reference.star_id).any():
         raise InvalidDataError(
-            f"the {len(ours)} stars of the table and the {reference.n_stars} of the reference "
-            "share no star, or no label."
+            f"the {count_text(len(ours), 'star')} of the table and the {reference.n_stars} of the "
+            "reference share no star, or no label."
         )
     theirs = _aligned(star_id, names, reference)
     rows = []

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.signal import find_peaks
 
 from bayes_cannon.analysis.lines import lines_of
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model
@@ -70,8 +71,9 @@ class LineGroup:
     def __post_init__(self) -> None:
         if not self.vacuum or len(self.names) != len(self.vacuum):
             raise InvalidDataError(
-                f"a group of lines needs a name for each wavelength, got {len(self.names)} names "
-                f"and {len(self.vacuum)} wavelengths."
+                "a group of lines needs a name for each wavelength, got "
+                f"{count_text(len(self.names), 'name')} and "
+                f"{count_text(len(self.vacuum), 'wavelength')}."
             )
 
     def places(self, medium: str) -> FloatArray:

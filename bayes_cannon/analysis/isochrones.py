@@ -187,8 +187,8 @@ class Isochrone:
         wrong = ~((grid >= x[0]) & (grid <= x[-1]))
         if wrong.any() or x.size < 2:
             raise InvalidDataError(
-                f"{wrong.sum()} of {grid.size} gravities are outside the giant branch of "
-                f"{self.label}, which runs from log g {x[-1]:.2f} to {x[0]:.2f}."
+                f"{wrong.sum()} of {count_text(grid.size, 'gravity')} are outside the giant branch "
+                f"of {self.label}, which runs from log g {x[-1]:.2f} to {x[0]:.2f}."
             )
         return np.asarray(10 ** PchipInterpolator(x, y)(grid))
 

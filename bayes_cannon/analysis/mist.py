@@ -29,6 +29,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
+from bayes_cannon.base.paths import has_ending
 from bayes_cannon.errors import FileFormatError
 
 __all__ = [
@@ -108,7 +110,7 @@ def _texts(path: Path) -> Iterator[tuple[str, io.TextIOWrapper]]:
     kind = path.suffix.lower()
     if kind == ".zip":
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.namelist() if m.endswith((".iso", ".iso.cmd"))]
+            members = [m for m in archive.namelist() if has_ending(m, ".iso", ".iso.cmd")]
             for member in members:
                 with archive.open(member) as raw:
                     yield f"/{member}", io.TextIOWrapper(raw, encoding="utf-8", errors="replace")
@@ -170,7 +172,8 @@ class _Reader:
             )
         if promised is not None and promised != len(blocks):
             raise self._error(
-                f"the file ends after {len(blocks)} of {promised} isochrones; fetch it again"
+                f"the file ends after {len(blocks)} of {count_text(promised, 'isochrone')}; fetch "
+                "it again"
             )
         return blocks
 
@@ -186,7 +189,9 @@ class _Reader:
         self._next()  # numbers of the columns
         names = (self._next() or "").lstrip("# ").split()
         if len(names) != n_columns:
-            raise self._error(f"{n_columns} names of columns expected, found {len(names)}")
+            raise self._error(
+                f"{count_text(n_columns, 'name')} of columns expected, found {len(names)}"
+            )
         age = next((name for name in _AGES if name in names), None)
         missing = [name for name in _REQUIRED if name not in names]
         missing += [] if age else [f"an age ({' or '.join(_AGES[:2])})"]
@@ -213,10 +218,10 @@ class _Reader:
             line = self._next()
             fields = (line or "").split()
             if len(fields) != n_columns or fields[0].startswith("#"):
-                found = f"{len(fields)} values" if fields else "no more"
+                found = count_text(len(fields), "value") if fields else "no more"
                 raise self._error(
-                    f"row {i + 1} of {n_rows} should have {n_columns} values, found {found}; "
-                    "the file is truncated or damaged"
+                    f"row {i + 1} of {n_rows} should have {count_text(n_columns, 'value')}, found "
+                    f"{found}; the file is truncated or damaged"
                 )
             try:
                 row = [float(fields[place]) for place in places]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.cannon import Cannon
@@ -118,12 +119,12 @@ def checked_labels(
     if flux.shape != shape or ivar.shape != shape or values.shape[1:] != (len(cannon.names),):
         raise InvalidDataError(
             f"flux {flux.shape}, ivar {ivar.shape} and labels {values.shape} do not fit a model of "
-            f"{cannon.n_pixels} pixels and {len(cannon.names)} labels."
+            f"{cannon.n_pixels} pixels and {count_text(len(cannon.names), 'label')}."
         )
     missing = ~np.isfinite(values).all(axis=1)
     if missing.any():
         raise InvalidDataError(
-            f"{missing.sum()} of {len(values)} stars (rows {name_some(np.flatnonzero(missing))}) "
-            "lack labels; leave them out."
+            f"{missing.sum()} of {count_text(len(values), 'star')} (rows "
+            f"{name_some(np.flatnonzero(missing))}) lack labels; leave them out."
         )
     return values

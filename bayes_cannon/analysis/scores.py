@@ -29,8 +29,9 @@ from bayes_cannon.base.cards import Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
-from bayes_cannon.inference.posterior import draws_of, posterior_names
+from bayes_cannon.inference.posterior import group_of, holds_moments, moments_of, posterior_names
 from bayes_cannon.inference.sampler import Stage, star_seed
+from bayes_cannon.inference.summaries.described import described_draws
 from bayes_cannon.inference.units import known_labels, units_of_result
 from bayes_cannon.spectra.label_kinds import shown_label
 
@@ -119,6 +120,9 @@ def score(
 ) -> Scores:
     """Compare posteriors with a reference, matched by star id.
 
+    Where moments alone were kept, with the distributions that they describe: the Student t of
+    calibrated posteriors, the normal one of formal ones.
+
     Parameters
     ----------
     result
@@ -139,14 +143,14 @@ def score(
     if reference is None:
         raise InvalidDataError("there is no reference to compare with.")
     names = tuple(n for n in units if n in reference.names)
-    draws = draws_of(result, group)
+    draws = group_of(result, group)
     star_id = draws["star"].values.astype(np.str_)
     place = {star: i for i, star in enumerate(reference.star_id.tolist())}
     both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
     if not names or not both:
         raise InvalidDataError(
-            f"the {star_id.size} stars of the result and the {reference.n_stars} of the true "
-            "labels share no star, or no label."
+            f"the {count_text(star_id.size, 'star')} of the result and the {reference.n_stars} of "
+            "the true labels share no star, or no label."
         )
     mine, theirs = np.array(both).T
     known = reference.only(names).select(theirs)
@@ -166,24 +170,31 @@ def _block(
     errors: FloatArray,
 ) -> tuple[FloatArray, ...]:
     """PIT, mean, standard deviation, pull, (n, n_labels) each, and joint level (n,) of stars."""
-    part = draws[list(names)].isel(star=stars)
-    columns = [
-        part[n].transpose("chain", "draw", "star").values.reshape(-1, stars.size) for n in names
-    ]
-    x = np.stack(columns, axis=-1).astype(np.float64)
+    part = draws.isel(star=stars)
+    x = described_draws(part, names) if holds_moments(draws) else _draws(part, names)
     n = len(x)
     below = (np.sum(x < values, axis=0) + 0.5) / (n + 1)
     scale = np.where(errors > 0, errors, 1.0)
     smooth = np.mean(ndtr((values - x) / scale), axis=0)
     pit = np.where(errors > 0, np.clip(smooth, 0.5 / (n + 1), (n + 0.5) / (n + 1)), below)
     known = np.isfinite(x).all(axis=0) & np.isfinite(values)
-    mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)
+    if holds_moments(draws):
+        moments = moments_of(part, names)
+        mean, sd = moments.mean, moments.sd
+    else:
+        mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)
     pull = (mean - values) / np.hypot(sd, errors)
     joint = np.array([
         _joint(x[:, i], values[i], errors[i], str(star)) if known[i].all() else np.nan
         for i, star in enumerate(part["star"].values)
     ])  # fmt: skip
     return (*(np.where(known, a, np.nan) for a in (pit, mean, sd, pull)), joint)
+
+
+def _draws(part: xr.Dataset, names: tuple[str, ...]) -> FloatArray:
+    """Draws of stars, shape (n_draws, n_stars, n_labels)."""
+    columns = [part[n].transpose("chain", "draw", "star").values for n in names]
+    return np.stack([c.reshape(-1, c.shape[2]) for c in columns], axis=-1).astype(np.float64)
 
 
 def _joint(x: FloatArray, values: FloatArray, errors: FloatArray, star: str) -> float:

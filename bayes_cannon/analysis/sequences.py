@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.isochrones import Isochrone, packaged_isochrones
-from bayes_cannon.base.cards import Carded, Row, range_text
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.inference.arguments import GivenModel, as_model
@@ -237,8 +237,8 @@ def ridge_sequence(
     known = known[np.isfinite(known[:, used]).all(axis=1)]
     if len(known) < 2 * _RIDGE_TERMS:
         raise InvalidDataError(
-            f"{len(known)} training stars with {', '.join(cannon.names[k] for k in used)} are too "
-            "few for a ridge line; "
+            f"{count_text(len(known), 'training star')} with "
+            f"{', '.join(cannon.names[k] for k in used)} are too few for a ridge line; "
             f"{2 * _RIDGE_TERMS} are needed."
         )
     terms, teff = _ridge_terms(cannon, known), known[:, _column(cannon, "TEFF")]

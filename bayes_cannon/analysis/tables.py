@@ -23,7 +23,7 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_table
 from bayes_cannon.inference.flags import MEANINGS, LabelFlag
-from bayes_cannon.inference.tables import catalogue_name, row_of_star, star_ids
+from bayes_cannon.inference.tables import catalogue_name, row_of_star, simulated_rows, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.label_kinds import shown_label, two_digits
 from bayes_cannon.spectra.labels import Labels
@@ -289,7 +289,7 @@ def mystery_story(result: GivenResult | Table, star: str | None = None) -> StarS
             "MEANING": np.array([MEANINGS[bit] for bit in found], dtype=np.str_),
         }
     )
-    simulated = bool(table.meta.get("SIMULATE"))
+    simulated = bool(simulated_rows(table)[place])
     name = str(star_ids(table)[place])
     sentences = [_labels_text(name, labels, simulated=simulated), *_errors_text(labels)]
     sentences += _fit_text(row)

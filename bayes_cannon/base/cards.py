@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,8 @@ __all__ = [
     "count_text",
     "lines",
     "range_text",
+    "simulated_mark",
+    "simulated_text",
 ]
 
 Row = tuple[str, str]
@@ -24,6 +27,37 @@ Row = tuple[str, str]
 SIMULATED = " (SIMULATED)"
 """Behind the title of what is not observed."""
 _LONGEST = 96
+
+
+def simulated_text(which: ArrayLike) -> str:
+    """What is simulated of some stars: ``''``, ``'SIMULATED'``, or how many of them are.
+
+    Parameters
+    ----------
+    which : (n_stars,) bool
+        Whether each is.
+
+    Examples
+    --------
+    >>> simulated_text([True, True]), simulated_text([True, False, False]), simulated_text([False])
+    ('SIMULATED', '1 of 3 SIMULATED', '')
+    """
+    marks = np.atleast_1d(np.asarray(which, dtype=np.bool_))
+    if not marks.any():
+        return ""
+    return "SIMULATED" if marks.all() else f"{marks.sum()} of {marks.size} SIMULATED"
+
+
+def simulated_mark(which: ArrayLike) -> str:
+    """The same to stand behind a title, in parentheses.
+
+    Parameters
+    ----------
+    which : (n_stars,) bool
+        Whether each is.
+    """
+    text = simulated_text(which)
+    return f" ({text})" if text else ""
 
 
 class Carded:
@@ -87,7 +121,7 @@ def card(title: str, rows: Iterable[Row]) -> str:
     )
 
 
-def count_text(number: int, what: str) -> str:
+def count_text(number: int | np.integer[Any], what: str, form: str = "") -> str:
     """Return a number of things in words.
 
     Parameters
@@ -96,13 +130,22 @@ def count_text(number: int, what: str) -> str:
         How many.
     what
         One of them.
+    form
+        Of the number, such as ``','``.
 
     Examples
     --------
-    >>> count_text(1, "star"), count_text(1500, "star")
-    ('1 star', '1500 stars')
+    >>> count_text(1, "star"), count_text(1500, "star", ","), count_text(0, "spectrum")
+    ('1 star', '1,500 stars', '0 spectra')
     """
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+    if number != 1:
+        start, ending = next((e for e in _PLURALS if what.endswith(e[0])), ("", "s"))
+        what = what.removesuffix(start) + ending
+    return f"{number:{form}} {what}"
+
+
+_PLURALS = (("spectrum", "spectra"), ("gravity", "gravities"), ("process", "processes"))
+"""Endings of words, and those of their plurals, where that is not an s behind."""
 
 
 def range_text(values: ArrayLike, digits: int = 0, unit: str = "") -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 
@@ -226,8 +227,9 @@ def names_of(given: Any, what: str = "star_id") -> NDArray[np.str_]:
         missing |= np.array([_is_missing(v) for v in array.data], dtype=np.bool_)
     if missing.any():
         raise InvalidDataError(
-            f"{missing.sum()} of {array.size} values of {what} are masked or missing (the first in "
-            f"row {int(np.argmax(missing))}); give every star a name, or leave these rows out."
+            f"{missing.sum()} of {count_text(array.size, 'value')} of {what} are masked or missing "
+            f"(the first in row {int(np.argmax(missing))}); give every star a name, or leave these "
+            "rows out."
         )
     return np.array([_name(v) for v in array.data.tolist()], dtype=np.str_)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
+    "has_ending",
     "is_fits_name",
     "user_path",
     "without_fits_ending",
@@ -41,6 +42,24 @@ def user_path(path: object) -> Path:
         raise InvalidDataError(f"{given}: {error}; write the folder out.") from error
 
 
+def has_ending(path: str | os.PathLike[str], *endings: str) -> bool:
+    """Whether the name of a file or folder ends so, in capitals or not.
+
+    Parameters
+    ----------
+    path
+        Of the file or folder.
+    endings
+        Such as ``".zarr"``.
+
+    Examples
+    --------
+    >>> has_ending("SET.ZARR", ".zarr"), has_ending("set.nc", ".zarr")
+    (True, False)
+    """
+    return Path(path).name.lower().endswith(endings)
+
+
 def is_fits_name(name: str) -> bool:
     """Whether a file's name ends with .fits or .fits.gz, in capitals or not.
 
@@ -49,7 +68,7 @@ def is_fits_name(name: str) -> bool:
     name
         Of a file.
     """
-    return name.lower().endswith(_ENDINGS)
+    return has_ending(name, *_ENDINGS)
 
 
 def without_fits_ending(name: str) -> str:

@@ -14,6 +14,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import coverage
 from bayes_cannon.analysis.catalogues import comparison
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.parallel import available_cores
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.rounding import error_digits, value_with_error
@@ -86,7 +87,7 @@ def run_demo(
         dataset = prepare(open_survey(folder / "survey"), progress=progress)
     dataset.save(folder / "dataset.nc")
     print_cuts(dataset)
-    clock.say(f"prepared {dataset.n_stars} stars")
+    clock.say(f"prepared {count_text(dataset.n_stars, 'star')}")
     cannon, run, held_out = _train_and_infer(
         dataset, folder, clock, train_fraction=0.5, n_factors=n_factors, corner=corner,
         seed=seed, executor=executor,
@@ -156,14 +157,17 @@ def _train_and_infer(
             executor=executor, progress=tell,
         )  # fmt: skip
     cannon.save(folder / "cannon.nc")
-    clock.say(f"trained on {training.n_stars} stars with {cannon.n_factors} nuisance factors")
+    clock.say(
+        f"trained on {count_text(training.n_stars, 'star')} with "
+        f"{count_text(cannon.n_factors, 'nuisance factor')}"
+    )
     with watching() as progress:
         run = infer_run(
             cannon, held_out.spectra, folder / "run", seed=seed, aspcap=held_out.labels,
             inputs={"cannon": [folder / "cannon.nc"], "spectra": [folder / "dataset.nc"]},
             executor=executor, progress=progress,
         )  # fmt: skip
-    clock.say(f"sampled the labels of {len(run.table)} held-out stars with NUTS")
+    clock.say(f"sampled the labels of {count_text(len(run.table), 'held-out star')} with NUTS")
     _draw_corners(run, held_out, stars_to_plot(corner, held_out.spectra), executor, clock)
     return cannon, run, held_out
 
@@ -183,7 +187,7 @@ def _draw_corners(
             processes=1 if executor else min(4, available_cores()), progress=progress,
         )  # fmt: skip
     if chosen:
-        clock.say(f"drew {len(chosen)} corner plots")
+        clock.say(f"drew {count_text(len(chosen), 'corner plot')}")
 
 
 class _Clock:
@@ -238,7 +242,10 @@ def _report(
     clock.say(f"wrote the report, {report.size / 1e6:.1f} MB")
     for key, reason in report.failed.items():
         OUT.print(f"      could not be made ({key}): {reason}")
-    OUT.print(f"\n{len(run.table)} held-out stars of the SIMULATED survey, ours minus truth:")
+    OUT.print(
+        f"\n{count_text(len(run.table), 'held-out star')} of the SIMULATED survey, ours minus "
+        "truth:"
+    )
     _print_table(against_truth)
     covered = coverage(run.result, truth)
     _print_coverage(covered)
@@ -274,11 +281,11 @@ def _report_real(
     clock.say(f"wrote the report, {report.size / 1e6:.1f} MB")
     for key, reason in report.failed.items():
         OUT.print(f"      could not be made ({key}): {reason}")
-    OUT.print(f"\n{len(run.table)} real held-out stars, ours minus APOGEE DR17:")
+    OUT.print(f"\n{count_text(len(run.table), 'real held-out star')}, ours minus APOGEE DR17:")
     _print_table(against)
     _print_coverage(covered, "catalogue value")
     n_flagged = run.summary["n_flagged"]
-    OUT.print(f"{n_flagged} of {len(run.table)} stars have a flag")
+    OUT.print(f"{n_flagged} of {count_text(len(run.table), 'star')} have a flag")
     summary = {
         "simulated": False,
         "stages": clock.seconds,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.cli.options import (
     Light,
     Method,
@@ -125,8 +126,9 @@ def train(
         )  # fmt: skip
     cannon.save(out, overwrite=overwrite)
     OUT.print(
-        f"{out}: {len(cannon.training)} stars, {cannon.n_pixels} pixels, "
-        f"{cannon.basis.n_terms} terms, {cannon.n_factors} factors; {len(held_out)} held out"
+        f"{out}: {count_text(len(cannon.training), 'star')}, {cannon.n_pixels} pixels, "
+        f"{cannon.basis.n_terms} terms, {count_text(cannon.n_factors, 'factor')}; {len(held_out)} "
+        "held out"
     )
     if cannon.terms:
         OUT.print(f"known terms, rms over stars: {cannon.known_terms}")
@@ -272,9 +274,9 @@ def binaries(
         give_to_run(run, search.table)
     found = search.pairs["FOUND"]
     OUT.print(
-        f"{out}: {len(search.candidates)} candidates of {len(search.table)} stars at "
-        f"{100 * false_positives:g} % of single stars; {100 * found.mean():.0f} % of "
-        f"{len(found)} sums of two stars were found",
+        f"{out}: {count_text(len(search.candidates), 'candidate')} of "
+        f"{count_text(len(search.table), 'star')} at {100 * false_positives:g} % of single stars; "
+        f"{100 * found.mean():.0f} % of {count_text(len(found), 'sum')} of two stars were found",
         markup=False,
     )
     if one_age := search.settings.isochrones:

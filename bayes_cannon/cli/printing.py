@@ -8,8 +8,9 @@ import numpy as np
 from astropy.table import Row, Table
 from rich.table import Table as Grid
 
-from bayes_cannon.analysis.calibration import LEVELS, Check
+from bayes_cannon.analysis.calibration import LEVELS, OF_MOMENTS, Check
 from bayes_cannon.analysis.tables import mystery_story
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.rounding import error_digits, value_with_error
 from bayes_cannon.cli.console import OUT, one_line
 from bayes_cannon.spectra.label_kinds import two_digits
@@ -34,7 +35,7 @@ def print_check(check: Check) -> None:
     simulated = " of a SIMULATED survey" if check.simulated else ""
     for reference in dict.fromkeys(str(name) for name in check.coverage["REFERENCE"]):
         rows = check.coverage[check.coverage["REFERENCE"] == reference]
-        stars = f"{max(rows['N'])} held-out stars{simulated}"
+        stars = f"{count_text(max(rows['N']), 'held-out star')}{simulated}"
         units = ", ".join(filter(None, dict.fromkeys(str(unit) for unit in rows["UNIT"])))
         units = f"{units}; " if units else ""
         OUT.print(f"\n{stars} against the {reference} ({units}per cent of stars):", markup=False)
@@ -43,6 +44,8 @@ def print_check(check: Check) -> None:
             f"Regions of all labels together hold {check.joint_text(reference)}", markup=False
         )
     _print_bins(check)
+    if check.of_moments:
+        OUT.print(f"\n{OF_MOMENTS}")
     if check.judged == "formal":
         OUT.print("\nThe model error was not measured. The formal posteriors are tested.")
     for failure in check.failures:

@@ -336,6 +336,7 @@ def prepare(
     """
     from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.engines.opening import open_engine
+    from bayes_cannon.base.paths import has_ending
     from bayes_cannon.base.storage import check_output
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
@@ -344,7 +345,7 @@ def prepare(
     from bayes_cannon.surveys.storing import prepare_to
     from bayes_cannon.surveys.survey import open_survey
 
-    on_disk = out.suffix == ".zarr"
+    on_disk = has_ending(out, ".zarr")
     if not on_disk:
         check_output(out, overwrite=overwrite)
         if workers is not None or scheduler is not None:

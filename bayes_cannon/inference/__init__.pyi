@@ -17,6 +17,7 @@ from .likelihood.kinds import known_likelihoods as known_likelihoods
 from .likelihood.kinds import register_likelihood as register_likelihood
 from .likelihood.pixels import PixelModel as PixelModel
 from .likelihood.pixels import extra_variance as extra_variance
+from .likelihood.pixelwise import pixel_groups as pixel_groups
 from .likelihood.whole import full_log_likelihood as full_log_likelihood
 from .modes import ModeSettings as ModeSettings
 from .modes import fit_laplace as fit_laplace
@@ -24,3 +25,4 @@ from .posterior import moments_of as moments_of
 from .sampler import LabelSampler as LabelSampler
 from .sampler import NutsSettings as NutsSettings
 from .settings import InferenceSettings as InferenceSettings
+from .summaries.tabled import summary as summary

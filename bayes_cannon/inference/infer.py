@@ -99,8 +99,8 @@ def infer_labels(
 
         ArviZ takes it as it is: `az.summary`, `az.rhat`, `az.plot_trace`, `az.plot_rank`,
         `az.plot_dist`, `az.plot_ess`, `az.plot_energy`, best of some stars,
-        ``result.sel(star=[...])``. There is no ``log_likelihood`` (pixels are compressed, and not
-        independent), so that `az.loo` and `az.compare` have nothing to work on.
+        ``result.sel(star=[...])``. Pixels are compressed: what `az.loo`, `az.compare` and
+        `az.plot_ppc_dist` need is made of a star on request, by `pixel_groups`.
 
     Raises
     ------

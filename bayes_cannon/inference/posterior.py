@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
+from bayes_cannon.spectra.star_ids import simulated_stars
 
 __all__ = [
     "DIMS",
@@ -27,6 +28,7 @@ __all__ = [
     "moments_of",
     "notes_of",
     "posterior_names",
+    "which_simulated",
 ]
 
 DIMS = ("chain", "draw", "star")
@@ -133,14 +135,29 @@ def posterior_names(result: xr.DataTree) -> tuple[str, ...]:
 
 
 def is_simulated(result: xr.DataTree) -> bool:
-    """Whether the attribute ``simulated`` of the result, or of its posterior, is set.
+    """Whether spectra of the result are simulated, some at least.
 
     Parameters
     ----------
     result
         Result of `infer_labels`.
     """
-    return bool(int(result.attrs.get("simulated", result["posterior"].attrs.get("simulated", 0))))
+    return bool(which_simulated(result).any())
+
+
+def which_simulated(result: xr.DataTree) -> NDArray[np.bool_]:
+    """Which stars of a result are simulated, shape (n_stars,).
+
+    All, by the attribute ``simulated`` of the result or of its posterior, unless they are noted.
+
+    Parameters
+    ----------
+    result
+        Result of `infer_labels`.
+    """
+    posterior = result["posterior"]
+    some = bool(int(result.attrs.get("simulated", posterior.attrs.get("simulated", 0))))
+    return simulated_stars(some, notes_of(result) if some else {}, posterior.sizes.get("star", 1))
 
 
 def id_name_of(result: xr.DataTree) -> str:

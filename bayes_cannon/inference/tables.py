@@ -15,23 +15,32 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.storage import write_atomically
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.posterior import catalogue_of
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.label_kinds import label_kind
-from bayes_cannon.spectra.star_ids import ID_NAMES, id_column, row_of
+from bayes_cannon.spectra.star_ids import (
+    ID_NAMES,
+    SIMULATED_NOTE,
+    id_column,
+    row_of,
+    simulated_stars,
+)
 from bayes_cannon.surveys.reductions import other_reductions
 
 __all__ = [
     "MARK",
     "catalogue_name",
     "labels_first",
+    "mark_of",
     "notes_of_table",
     "reduction_story",
     "rounded",
     "row_of_star",
+    "simulated_rows",
     "star_column",
     "star_ids",
     "write_ecsv",
@@ -43,6 +52,34 @@ MARK = "SIMULATED spectra: not observations"
 _CATALOGUE = "ASPCAP"
 _NAMELESS = "CATALOGUE"
 """What a training set says whose catalogue was given no name."""
+
+
+def simulated_rows(table: Table) -> NDArray[np.bool_]:
+    """Which rows of a catalogue are of simulated spectra, shape (n_rows,).
+
+    Parameters
+    ----------
+    table
+        Catalogue, by its ``meta``, and by its column SIMULATED where not all are.
+    """
+    notes = {n: np.asarray(table[n]) for n in (SIMULATED_NOTE,) if n in table.colnames}
+    some = bool(table.meta.get("SIMULATE"))
+    return simulated_stars(some, notes if some else {}, len(table))
+
+
+def mark_of(table: Table) -> list[str]:
+    """What a table says of simulated spectra: a line, or none.
+
+    Parameters
+    ----------
+    table
+        Of a result.
+    """
+    which = simulated_rows(table)
+    if which.all() or not which.any():
+        return [MARK] if table.meta.get("SIMULATE") and (which.any() or not which.size) else []
+    spectra = count_text(which.size, "spectrum")
+    return [f"{which.sum()} of {spectra} are SIMULATED, not observed: column SIMULATED"]
 
 
 def star_column(table: Table) -> str:
@@ -114,7 +151,7 @@ def row_of_star(table: Table, star: str | None = None) -> int:
     if star is None and ids.size == 1:
         return 0
     if star is None:
-        raise InvalidDataError(f"there are {ids.size} stars; name one with star=.")
+        raise InvalidDataError(f"there are {count_text(ids.size, 'star')}; name one with star=.")
     return row_of(ids, star)
 
 
@@ -242,8 +279,8 @@ def rounded(table: Table, *, digits: int = 6) -> Table:
         if shown[name].dtype.kind == "f":
             shown[name] = [float(f"{value:.{digits}g}") for value in shown[name]]
             shown[name].unit = table[name].unit
-    if shown.meta.get("SIMULATE"):
-        shown.meta["comments"] = [MARK, *shown.meta.get("comments", [])]
+    if mark := mark_of(shown):
+        shown.meta["comments"] = [*mark, *shown.meta.get("comments", [])]
     return shown
 
 
@@ -273,7 +310,7 @@ def notes_of_table(table: Table) -> list[str]:
     table
         Of a result.
     """
-    told = [MARK] if table.meta.get("SIMULATE") else []
+    told = mark_of(table)
     if table.meta.get("SIMMODEL") and not told:
         told = ["The model was trained on SIMULATED spectra."]
     told += [reduction_story(table), *table.meta.get("comments", ())]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import LabelError
 
@@ -120,8 +121,9 @@ def require_independent(names: Sequence[str], ell: FloatArray) -> None:
         return
     part = np.abs(vectors[:, 0])
     tied = [name for name, size in zip(names, part, strict=True) if size > 0.1 * part.max()]
+    stars = count_text(complete.sum(), "training star")
     raise LabelError(
-        f"{', '.join(tied[:-1])} and {tied[-1]} follow from one another in the {complete.sum()} "
-        "training stars that have all labels, so that spectra cannot tell them apart; leave "
+        f"{', '.join(tied[:-1])} and {tied[-1]} follow from one another in the {stars} "
+        "with all labels, so that spectra cannot tell them apart; leave "
         f"{tied[-1] if len(tied) == 2 else 'one of them'} out."
     )

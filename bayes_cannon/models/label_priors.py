@@ -237,7 +237,7 @@ class LabelPriors:
 
     def __post_init__(self) -> None:
         if len(self.names) != len(self.priors) or not self.names:
-            raise LabelError(f"{len(self.names)} labels but {len(self.priors)} priors.")
+            raise LabelError(f"priors are {len(self.priors)}, labels {len(self.names)}.")
 
     @classmethod
     def for_labels(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import BayesCannonWarning, LabelError
 from bayes_cannon.models.label_priors import (
     LabelPrior,
@@ -66,9 +67,9 @@ def default_priors(cannon: Cannon, *, given: Container[str] = ()) -> dict[str, L
         if usual is not None and out[name] != LabelPrior.uniform(*usual):
             outside = int(np.sum((column < usual[0]) | (column > usual[1])))
             told.append(
-                f"{name}: {outside} of {column.size} training stars lie outside {usual[0]:g} to "
-                f"{usual[1]:g} {unit}, the prior is uniform from {out[name].lower:.4g} to "
-                f"{out[name].upper:.4g}"
+                f"{name}: {outside} of {count_text(column.size, 'training star')} lie outside "
+                f"{usual[0]:g} to {usual[1]:g} {unit}, the prior is uniform from "
+                f"{out[name].lower:.4g} to {out[name].upper:.4g}"
             )
     if told:
         text = f"default priors are widened: {'; '.join(told)}. Give priors to have others."

@@ -7,7 +7,7 @@ to visit is a scale a times it and a floor f, independent of the S/N:
 
 The star's own value t has a flat prior and is integrated out, which leaves the n - 1 differences
 between its n visits (a restricted likelihood): the three pairs of three visits are not three
-witnesses. With w = 1 / v, W = sum w and the weighted mean m = sum w l / W,
+independent ones. With w = 1 / v, W = sum w and the weighted mean m = sum w l / W,
 
     -2 log L[i] = sum log v + log W + Q ,         Q = sum w (l - m)**2 .
 

@@ -15,6 +15,7 @@ from .common import save_figure as save_figure
 from .corner import plot_corner as plot_corner
 from .ensembles.groups import plot_group_corner as plot_group_corner
 from .ensembles.groups import plot_group_forest as plot_group_forest
+from .ensembles.planes import plot_plane as plot_plane
 from .ensembles.visits import plot_repeats as plot_repeats
 from .gradients import plot_gradients as plot_gradients
 from .gradients import plot_line_group as plot_line_group

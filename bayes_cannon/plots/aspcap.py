@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 
 from bayes_cannon.analysis.aspcap import AspcapComparison
 from bayes_cannon.analysis.residuals import residual_blocks
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
@@ -95,7 +96,8 @@ def plot_errors(comparison: AspcapComparison) -> Figure:
         for k, text in _error_names(comparison).items()
     ]
     _legend(figure, axes, len(comparison.names), handles)
-    text = f"Uncertainties of {len(comparison.stars)} stars against S/N, medians as lines"
+    stars = count_text(len(comparison.stars), "star")
+    text = f"Uncertainties of {stars} against S/N, medians as lines"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 
@@ -155,7 +157,8 @@ def plot_pulls(comparison: AspcapComparison) -> Figure:
     ]
     handles.append(Line2D([], [], color=BLACK, ls="--", label="unit normal"))
     _legend(figure, axes, len(columns), handles)
-    text = f"Pulls, (ours − {comparison.catalogue}) / joint error, of {len(comparison.stars)} stars"
+    stars = count_text(len(comparison.stars), "star")
+    text = f"Pulls, (ours − {comparison.catalogue}) / joint error, of {stars}"
     figure.suptitle(title_of(text, simulated=comparison.simulated), fontsize=13)
     return figure
 

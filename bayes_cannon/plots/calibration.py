@@ -17,6 +17,7 @@ from scipy.stats import binom
 from bayes_cannon.analysis.calibration import LEVELS, TOLERANCES, Check
 from bayes_cannon.analysis.sbc.ranks import Ranks
 from bayes_cannon.analysis.scores import Scores
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.plots.common import (
     BLACK,
@@ -91,7 +92,7 @@ def plot_calibration(check: Check, reference: str) -> Figure:
     axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylim(_lowest(check, reference), 1.02)
     n = int(max(check.coverage["N"][check.coverage["REFERENCE"] == reference]))
-    text = f"Calibration against the {reference}, {n} held-out stars"
+    text = f"Calibration against the {reference}, {count_text(n, 'held-out star')}"
     figure.suptitle(title_of(text, simulated=check.simulated), fontsize=13)
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=_COLOURS[k], marker="o", ms=5, label=f"{k} posterior") for k in kinds
@@ -243,9 +244,12 @@ def plot_ranks(ranks: Ranks, *, title: str, n_columns: int = 4) -> Figure:
     axes[0, 0].set(xlim=(0, ranks.n_kept + 1), xticks=[0, 25, 50, 75])
     for ax in axes.flat[len(ranks.names) :]:
         ax.set_visible(False)
-    figure.supxlabel(f"rank of the true value among {ranks.n_kept} draws", fontsize=11)
+    figure.supxlabel(
+        f"rank of the true value among {count_text(ranks.n_kept, 'draw')}", fontsize=11
+    )
     figure.supylabel("simulations", fontsize=11)
     figure.suptitle(
-        f"{title[:1].upper()}{title[1:]}: {ranks.n_simulations} simulations", fontsize=12
+        f"{title[:1].upper()}{title[1:]}: {count_text(ranks.n_simulations, 'simulation')}",
+        fontsize=12,
     )
     return figure

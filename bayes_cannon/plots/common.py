@@ -22,10 +22,12 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import simulated_text
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import is_simulated, model_is_simulated
+from bayes_cannon.inference.posterior import model_is_simulated, which_simulated
+from bayes_cannon.inference.tables import simulated_rows
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.spectra.label_kinds import label_tex, label_unit
 
@@ -95,7 +97,7 @@ def figure_of(drawn: Figure | Axes) -> Figure:
     return owner
 
 
-def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> str:
+def title_of(text: str, *, simulated: bool | str, model_simulated: bool = False) -> str:
     """Title of a figure; says where its data are simulated, or else the model's training stars.
 
     Parameters
@@ -103,12 +105,12 @@ def title_of(text: str, *, simulated: bool, model_simulated: bool = False) -> st
     text
         What the figure shows.
     simulated
-        Whether its spectra are.
+        Whether its spectra are, or how many of them.
     model_simulated
         Whether those are that the model was trained on.
     """
     if simulated:
-        return f"{text} (simulated)"
+        return f"{text} ({'simulated' if simulated is True else simulated})"
     return f"{text} (model trained on simulated stars)" if model_simulated else text
 
 
@@ -122,8 +124,8 @@ def result_title(text: str, result: xr.DataTree) -> str:
     result
         Whose attributes say what is simulated.
     """
-    simulated, model_simulated = is_simulated(result), model_is_simulated(result)
-    return title_of(text, simulated=simulated, model_simulated=model_simulated)
+    simulated = simulated_text(which_simulated(result)).lower()
+    return title_of(text, simulated=simulated, model_simulated=model_is_simulated(result))
 
 
 def table_title(text: str, table: Table) -> str:
@@ -136,8 +138,8 @@ def table_title(text: str, table: Table) -> str:
     table
         Whose header says what is simulated.
     """
-    simulated, model_simulated = (bool(table.meta.get(key)) for key in ("SIMULATE", "SIMMODEL"))
-    return title_of(text, simulated=simulated, model_simulated=model_simulated)
+    simulated = simulated_text(simulated_rows(table)).lower()
+    return title_of(text, simulated=simulated, model_simulated=bool(table.meta.get("SIMMODEL")))
 
 
 def wavelength_label(medium: str = "vacuum") -> str:
@@ -347,11 +349,9 @@ def name_inside(
     below
         Write below the curve.
     """
-    low, high = ax.get_xlim()
-    rows: list[float] = []
+    (low, high), rows = ax.get_xlim(), list[float]()
     for line, value, name in sorted(zip(wavelength, values, names, strict=True)):
-        at = (float(line) - low) / (high - low)
-        at = min(max(at, 0.045), 0.955)  # the whole name inside the axes
+        at = min(max((float(line) - low) / (high - low), 0.045), 0.955)  # all of it inside
         free = [i for i, end in enumerate(rows) if at - 0.045 > end]
         row = free[0] if free else len(rows)
         if row == _MOST_ROWS:

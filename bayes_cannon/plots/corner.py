@@ -24,6 +24,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
@@ -37,7 +38,6 @@ from bayes_cannon.plots.common import (
     BLACK,
     GREEN,
     label_text,
-    result_title,
     star_text,
 )
 from bayes_cannon.plots.posteriors import (
@@ -46,6 +46,7 @@ from bayes_cannon.plots.posteriors import (
     PosteriorStyle,
     posterior_handle,
     star_draws,
+    title_of_star,
 )
 from bayes_cannon.spectra.label_kinds import label_tex
 from bayes_cannon.spectra.labels import Labels
@@ -121,8 +122,8 @@ def plot_corner(
     samples = {kind: star_draws(result, kind, names, star) for kind in kinds}
     if few := [k for k in kinds if len(samples[k]) < max(_FEWEST_DRAWS, len(names))]:
         raise InvalidDataError(
-            f"star {star} has {len(samples[few[0]])} draws; a corner plot needs at least "
-            f"{max(_FEWEST_DRAWS, len(names))}."
+            f"star {star} has {count_text(len(samples[few[0]]), 'draw')}; a corner plot needs at "
+            f"least {max(_FEWEST_DRAWS, len(names))}."
         )
     true = None if truth is None else np.asarray(truth, dtype=np.float64)
     if true is not None and true.shape != (len(names),):
@@ -158,7 +159,7 @@ def _heading(result: xr.DataTree, star: str, snr: float | None, *, wide: bool) -
         flags = [str(bit.name) for bit in LabelFlag if flag & bit]
         facts.append(f"flags: {', '.join(flags)}" if flags else "no flags")
     facts += ["drawn from moments"] * holds_moments(group_of(result, "posterior"))
-    title = result_title(f"Labels of {star_text(star)}", result)
+    title = title_of_star(f"Labels of {star_text(star)}", result, star)
     return [title, *textwrap.wrap("; ".join(facts), 90 if wide else 56)]
 
 
@@ -174,10 +175,8 @@ def _canvas(figure: Figure | None, n: int, *, n_lines: int) -> tuple[Figure, NDA
     if not figure.axes:
         _label_outside(figure.subplots(n, n, squeeze=False))
     if len(figure.axes) != n * n:
-        raise InvalidDataError(
-            f"the figure has {len(figure.axes)} axes, and {n} labels need {n * n}; pass an empty "
-            "figure."
-        )
+        have = f"the figure has {len(figure.axes)} axes, and {count_text(n, 'label')} need {n * n}"
+        raise InvalidDataError(f"{have}; pass an empty figure.")
     axes = np.array(figure.axes, dtype=object).reshape(n, n)
     for text in [*figure.texts, *figure.legends]:
         text.remove()

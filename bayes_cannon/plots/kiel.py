@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import Isochrone, IsochroneSet, packaged_isochrones
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more, plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -128,7 +129,9 @@ def plot_kiel(
     teff, logg = (_values(table, name) for name in _AXES)
     known = np.isfinite(teff) & np.isfinite(logg)
     if not known.any():
-        raise InvalidDataError(f"none of the {len(table)} stars of the table has Teff and log g.")
+        raise InvalidDataError(
+            f"none of the {count_text(len(table), 'star')} of the table has Teff and log g."
+        )
     draws = _chosen_draws(source, stars)
     ax = new_axes(ax, (8.6, 7.4))
     handles, norm = _draw_stars(ax, table, known)
@@ -152,7 +155,7 @@ def plot_kiel(
         handles += [posterior_handle(POSTERIOR_STYLES[kind]) for kind in next(iter(draws.values()))]
     _finish(ax, x, y)
     _cite(ax, chosen)
-    text = f"Kiel diagram, {int(known.sum())} stars"
+    text = f"Kiel diagram, {count_text(int(known.sum()), 'star')}"
     ax.set_title(table_title(text, table))
     ax.legend(handles=handles, loc="upper left", fontsize=9, framealpha=0.9)
     return figure_of(ax)
@@ -256,7 +259,9 @@ def _chosen_draws(
     if result is None:
         raise InvalidDataError("posteriors of chosen stars need the result of inference.")
     if len(stars) > _MOST_STARS:
-        raise InvalidDataError(f"at most {_MOST_STARS} stars can be told apart, not {len(stars)}.")
+        raise InvalidDataError(
+            f"at most {count_text(_MOST_STARS, 'star')} can be told apart, not {len(stars)}."
+        )
     if missing := [n for n in _AXES if n not in posterior_names(result)]:
         raise InvalidDataError(f"the result has no {' and '.join(missing)}.")
     for name, unit in units_of_result(result, _AXES).items():

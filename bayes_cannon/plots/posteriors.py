@@ -16,14 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from bayes_cannon.base.packing import unpack
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import holds_moments, moments_of
-from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.inference.posterior import holds_moments, model_is_simulated, which_simulated
+from bayes_cannon.inference.summaries.described import described_draws
 from bayes_cannon.plots.common import (
     BLUE,
     ORANGE,
+    title_of,
 )
 from bayes_cannon.spectra.star_ids import row_of
 
@@ -36,6 +37,7 @@ __all__ = [
     "mass_contours",
     "posterior_handle",
     "star_draws",
+    "title_of_star",
 ]
 
 
@@ -68,10 +70,6 @@ POSTERIOR_STYLES: Mapping[str, PosteriorStyle] = MappingProxyType(
 """By the groups of a result of inference."""
 
 
-_OF_MOMENTS = 2000
-"""Draws of a star of which moments were kept."""
-
-
 def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str) -> FloatArray:
     """Draws of one star, shape (n_draws, n_labels).
 
@@ -97,36 +95,30 @@ def star_draws(result: xr.DataTree, group: str, names: Sequence[str], star: str)
     dataset = result[group].to_dataset()
     row = row_of(dataset["star"].values.astype(np.str_), star)
     if holds_moments(dataset):
-        draws = _of_moments(dataset.isel(star=[row]), tuple(names), star)
-        if draws is None:
-            raise InvalidDataError(
-                f"star {star} has no {group}: its inference failed, see its flag."
-            )
-        return draws
-    columns = [dataset[n].isel(star=row).transpose("chain", "draw").values.ravel() for n in names]
-    draws = np.stack(columns, axis=1).astype(np.float64)
+        draws = described_draws(dataset.isel(star=[row]), names)[:, 0]
+    else:
+        part = dataset[list(names)].isel(star=row).transpose("chain", "draw")
+        draws = np.stack([part[n].values.ravel() for n in names], axis=1).astype(np.float64)
     if not np.isfinite(draws).all():
         raise InvalidDataError(f"star {star} has no {group}: its inference failed, see its flag.")
     return draws
 
 
-def _of_moments(group: xr.Dataset, names: tuple[str, ...], star: str) -> FloatArray | None:
-    """Draws of the distribution that the moments of one star describe; None without moments."""
-    moments = moments_of(group, names)
-    mean, cov, nu = moments.mean[0], moments.cov[0], np.inf
-    if not np.isfinite(mean).all():
-        return None
-    if "scale" in group:
-        order = [group["label_name"].values.tolist().index(n) for n in names]
-        mean = group["center"].values[0, order].astype(np.float64)
-        cov = unpack(group["scale"].values[0].astype(np.float64))[np.ix_(order, order)]
-        nu = float(group.attrs["nu"])
-    rng = np.random.default_rng(star_seed(0, star))
-    values, vectors = np.linalg.eigh(cov)
-    normal = rng.standard_normal((_OF_MOMENTS, len(names)))
-    stretch = np.ones(_OF_MOMENTS) if np.isinf(nu) else np.sqrt(nu / rng.chisquare(nu, _OF_MOMENTS))
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    return np.asarray(mean + stretch[:, None] * (normal @ root.T))
+def title_of_star(text: str, result: xr.DataTree, star: str) -> str:
+    """Title of a figure of one star, which says whether its spectrum, or the model, is simulated.
+
+    Parameters
+    ----------
+    text
+        What the figure shows.
+    result
+        Result of inference.
+    star
+        Name of the star.
+    """
+    row = row_of(result["posterior"].to_dataset()["star"].values.astype(np.str_), star)
+    simulated = bool(which_simulated(result)[row])
+    return title_of(text, simulated=simulated, model_simulated=model_is_simulated(result))
 
 
 def draw_contours(
@@ -220,7 +212,8 @@ def mass_contours(draws: FloatArray, levels: Sequence[float] = ONE_TWO_SIGMA) ->
     """
     if draws.ndim != 2 or draws.shape[1] != 2 or len(draws) < _FEWEST:
         raise InvalidDataError(
-            f"contours need at least {_FEWEST} draws of two quantities, got shape {draws.shape}."
+            f"contours need at least {count_text(_FEWEST, 'draw')} of two quantities, got shape "
+            f"{draws.shape}."
         )
     if not np.isfinite(draws).all() or not all(0 < level < 1 for level in levels):
         raise InvalidDataError("contours need finite draws, and levels between 0 and 1.")

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -95,7 +96,7 @@ def plot_catalogue_slice(
     n, release = int(keep.sum()), catalogue.release.upper()
     where = f" of {release}" if release else ""
     figure.suptitle(
-        title_of(f"Catalogue slice{where}: {n} of {keep.size} stars pass the cuts",
+        title_of(f"Catalogue slice{where}: {n} of {count_text(keep.size, 'star')} pass the cuts",
                  simulated=catalogue.simulated),
         fontsize=13,
     )  # fmt: skip
@@ -235,7 +236,15 @@ def plot_sample(
         _draw_points(axes, values, limits, color, filled=kind == "training")
     _draw_cuts(axes, names, limits, lines)
     handles = [
-        Line2D([], [], color=color, marker="o", ms=5, lw=1.4, label=f"{kind}: {len(v)} stars")
+        Line2D(
+            [],
+            [],
+            color=color,
+            marker="o",
+            ms=5,
+            lw=1.4,
+            label=f"{kind}: {count_text(len(v), 'star')}",
+        )
         for color, (kind, v) in zip((BLUE, ORANGE), points.items(), strict=False)
     ]
     if any(v is not None for v in lines.values()):

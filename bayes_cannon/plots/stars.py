@@ -16,6 +16,7 @@ from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more, plain_numbers
 from bayes_cannon.base.numerical import slope_of
 from bayes_cannon.base.rounding import value_with_error
@@ -114,7 +115,7 @@ def plot_one_to_one(
         Line2D([], [], ls="", label=f"Δ: this work − {reference_name}"),
     ]  # fmt: skip
     n_stars = int(max(p.known.sum() for p in pairs.values()))
-    text = f"Labels against {reference_name}, {n_stars} stars"
+    text = f"Labels against {reference_name}, {count_text(n_stars, 'star')}"
     figure = _page(names, pairs, reference_name, handles)
     figure.suptitle(table_title(text, table), fontsize=13)
     return figure

@@ -15,6 +15,7 @@ from scipy.stats import median_abs_deviation
 
 from bayes_cannon.analysis.diagnostics import Diagnostics
 from bayes_cannon.analysis.lines import explain_peaks, load_lines
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model
@@ -99,9 +100,8 @@ def plot_scatter(
     ax.set_ylim(0, 1.25 * float(s[used].max(initial=1e-6)))
     ax.set_ylabel("intrinsic scatter s\n(in normalised flux)")
     peaks = _peaks(w, np.where(used, s, np.nan), n_lines, cannon.medium)
-    named = peaks[peaks["name"] != ""]
+    named, unknown = (peaks[(peaks["name"] == "") == no_name] for no_name in (False, True))
     mark_lines(ax, list(named["wavelength"]), [str(n) for n in named["name"]])
-    unknown = peaks[peaks["name"] == ""]
     if len(unknown):
         height = np.asarray(unknown["value"]) + 0.03 * ax.get_ylim()[1]
         ax.plot(unknown["wavelength"], height, "v", ms=4, color=GREY, label="no line known")
@@ -148,9 +148,7 @@ def plot_loadings(
     cannon = as_model(cannon)
     chosen = list(range(min(5, cannon.n_factors))) if factors is None else list(factors)
     if not chosen or not all(0 <= j < cannon.n_factors for j in chosen):
-        raise InvalidDataError(
-            f"the model has {cannon.n_factors} factors, numbered from 0; cannot show {chosen}."
-        )
+        raise InvalidDataError(f"factors have numbers below {cannon.n_factors}, not {chosen}.")
     part = within(cannon.wavelength, window)
     w, used = cannon.wavelength[part], cannon.used[part]
     figure, axes = plt.subplots(
@@ -180,7 +178,7 @@ def plot_loadings(
             at = np.interp(side["wavelength"], w, loading)
             name_inside(ax, side["wavelength"], at, side["name"], below=below)
     axes[-1, 0].set_xlabel(wavelength_label(cannon.medium))
-    title = f"Loadings of {len(chosen)} of {cannon.n_factors} factors{lines}"
+    title = f"Loadings of {len(chosen)} of {count_text(cannon.n_factors, 'factor')}{lines}"
     figure.suptitle(title_of(title, simulated=cannon.simulated))
     return figure
 
@@ -226,7 +224,8 @@ def plot_factor_choice(cannon: GivenModel, *, ax: Axes | None = None) -> Figure:
     if below.min() < -1e2:
         ax.set_yscale("symlog", linthresh=10)
         ax.set_ylim(3 * float(below.min()), 10)
-    ax.axvline(cannon.n_factors, color=ORANGE, ls="--", label=f"chosen: {cannon.n_factors} factors")
+    chosen = f"chosen: {count_text(cannon.n_factors, 'factor')}"
+    ax.axvline(cannon.n_factors, color=ORANGE, ls="--", label=chosen)
     ax.set_xticks(grid)
     ax.set(
         xlabel="number of factors J",
@@ -297,7 +296,8 @@ def plot_elbo(cannon: GivenModel, *, ax: Axes | None = None) -> Figure:
         )  # fmt: skip
     ax.axhline(0, color=BLACK, lw=0.8, ls=":", label="median of the last fifth")
     ax.set(xlabel="step", ylabel="ELBO minus its final level (nat)")
-    ax.set_title(title_of(f"Convergence of ADVI, {len(smooth)} chunks", simulated=cannon.simulated))
+    title = f"Convergence of ADVI, {count_text(len(smooth), 'chunk')}"
+    ax.set_title(title_of(title, simulated=cannon.simulated))
     ax.legend(loc="lower right")
     return figure_of(ax)
 
@@ -327,8 +327,8 @@ def plot_chi2_pixels(diagnostics: Diagnostics, *, ax: Axes | None = None) -> Fig
     ax.axhline(median, color=ORANGE, lw=1, label=f"median {median:.2f}")
     ax.set(xlim=(diagnostics.wavelength[0], diagnostics.wavelength[-1]), ylim=(0, None))
     ax.set(xlabel=wavelength_label(diagnostics.medium), ylabel="reduced chi-square over stars")
-    n = diagnostics.quality.star_id.size
-    ax.set_title(title_of(f"Fit of every pixel, {n} stars", simulated=diagnostics.simulated))
+    stars = count_text(diagnostics.quality.star_id.size, "star")
+    ax.set_title(title_of(f"Fit of every pixel, {stars}", simulated=diagnostics.simulated))
     ax.legend(loc="lower right", ncols=3)
     return figure_of(ax)
 
@@ -384,7 +384,7 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
     """
     found, j = diagnostics.correlation, diagnostics.n_factors
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    styles = (("before factors", ORANGE, "--"), (f"after {j} factors", BLUE, "-"))
+    styles = (("before factors", ORANGE, "--"), (f"after {count_text(j, 'factor')}", BLUE, "-"))
     middle = np.sqrt(found.lag_edges[:-1] * (found.lag_edges[1:] - 1.0))
     number = np.arange(1, found.eigenvalue_share.shape[0] + 1)
     bins = np.linspace(-1, 1, 81)
@@ -404,7 +404,7 @@ def plot_residual_correlation(diagnostics: Diagnostics) -> Figure:
     for ax in axes:
         ax.legend(loc="upper right")
     n = diagnostics.quality.star_id.size
-    title = f"Residual correlation between {found.pixels.size} pixels over {n} stars"
+    title = f"Residual correlation between {found.pixels.size} pixels over {count_text(n, 'star')}"
     figure.suptitle(title_of(title, simulated=diagnostics.simulated))
     return figure
 

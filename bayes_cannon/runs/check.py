@@ -166,6 +166,7 @@ def write_check(check: Check, folder: str | os.PathLike[str], *, overwrite: bool
             "simulated": check.simulated,
             "passed": check.passed,
             "judged": check.judged,
+            "of_moments": check.of_moments,
             "failures": list(check.failures),
             "coverage": rows,
             "joint": [dict(zip(check.joint.colnames, row, strict=True)) for row in check.joint],

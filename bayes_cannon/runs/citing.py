@@ -14,7 +14,7 @@ import numpy as np
 from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.rounding import two_digits
 from bayes_cannon.errors import FileFormatError, InvalidDataError
-from bayes_cannon.inference.posterior import model_is_simulated
+from bayes_cannon.inference.posterior import model_is_simulated, which_simulated
 from bayes_cannon.runs.results import Run, open_run
 from bayes_cannon.spectra.label_kinds import label_kind
 
@@ -211,7 +211,9 @@ def methods_paragraph(run: Run | str | os.PathLike[str]) -> Paragraph:
     parts = (_model, _training, _inference, _errors, _outcome, _software)
     text = " ".join(sentence for part in parts for sentence in part(facts))
     if run.simulated:
-        text = "[The spectra of this run are simulated.] " + text
+        which = which_simulated(run.result)
+        of_which = "The" if which.all() else f"{which.sum()} of {which.size}"
+        text = f"[{of_which} spectra of this run are simulated.] {text}"
     own = _package(facts.version)
     cited = [_KNOWN[key] for key in facts.cited]
     return Paragraph(text, (own, *cited), tuple(facts.missing))

@@ -18,13 +18,19 @@ from numpy.typing import NDArray
 
 from bayes_cannon._version import __version__
 from bayes_cannon.analysis.catalogues import CatalogueTable, catalogue
-from bayes_cannon.base.cards import SIMULATED, Carded, count_text
+from bayes_cannon.base.cards import Carded, count_text, simulated_mark
 from bayes_cannon.base.cards import Row as Fact
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.inference.flags import LabelFlag, describe_flag, is_flagged
-from bayes_cannon.inference.posterior import group_of, holds_moments, is_simulated, posterior_names
+from bayes_cannon.inference.posterior import (
+    group_of,
+    holds_moments,
+    is_simulated,
+    posterior_names,
+    which_simulated,
+)
 from bayes_cannon.inference.tables import catalogue_name, star_column, star_ids
 from bayes_cannon.inference.units import units_of_table
 from bayes_cannon.models.cannon import Cannon
@@ -252,7 +258,8 @@ class Run(Carded):
                  (("n_failed", "without a posterior"), ("n_flagged", "flagged"))
                  if summary.get(key)]  # fmt: skip
         model = [places[0].name for places in paths_of(self.folder, summary, "cannon")]
-        title = f"Run of {count_text(len(self), 'star')}{SIMULATED if self.simulated else ''}"
+        mark = simulated_mark(which_simulated(self.result))
+        title = f"Run of {count_text(len(self), 'star')}{mark}"
         return title, [
             ("folder", str(self.folder)),
             ("labels", ", ".join(self.names)),

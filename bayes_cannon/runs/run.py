@@ -25,6 +25,7 @@ from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import read_json
 from bayes_cannon.errors import NoStarsError
 from bayes_cannon.inference.arguments import KnownLabels, as_any_spectra, as_model
+from bayes_cannon.inference.calibrated import ErrorModel
 from bayes_cannon.inference.flags import is_flagged
 from bayes_cannon.inference.infer import deliver_blocks
 from bayes_cannon.inference.likelihood.pixels import pixels_needed
@@ -161,6 +162,7 @@ def infer_run(
             "method": settings.method,
             "seed": int(seed),
             "simulated": bool(spectra.simulated),
+            "n_simulated": int(spectra.simulated_stars.sum()),
             **_reductions(table),
             "settings": settings.record(),
             "priors": _describe(priors),
@@ -185,9 +187,12 @@ def _provenance(
 ) -> dict[str, str]:
     """Where a catalogue comes from: cards of its header."""
     release = str((cannon.settings.get("dataset") or {}).get("release", ""))
+    tree = cannon.model_error
+    nu = "" if tree is None else f"{float(np.median(ErrorModel.from_tree(tree).nu)):.2f}"
     said = {
         "VERSION": digests["version"], "METHOD": settings.method, "SEED": digests["seed"],
         "MODELDIG": digests["model"], "SPECDIG": digests["spectra"], "RELEASE": release,
+        "ERRNU": nu,
     }  # fmt: skip
     return {name: text for name, text in said.items() if text}
 

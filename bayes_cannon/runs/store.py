@@ -25,6 +25,7 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.locks import LOCK_NAME
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.storage import told_writing
@@ -273,8 +274,8 @@ class RunStore(BlockFolder):
         for block in hurt:
             self._mark(block).unlink()
         warnings.warn(
-            f"the posteriors of {stars.size} stars ({name_some(stars)}) in {self.path} were "
-            "damaged or lost; they are done again.",
+            f"the posteriors of {count_text(stars.size, 'star')} ({name_some(stars)}) in "
+            f"{self.path} were damaged or lost; they are done again.",
             BayesCannonWarning,
             stacklevel=5,
         )
@@ -414,8 +415,8 @@ def _only_done(tree: xr.DataTree, folder: Path) -> xr.DataTree:
     if done.all():
         return tree
     warnings.warn(
-        f"{folder} is not finished: {done.sum()} of {n_stars} stars are here; the same command "
-        "goes on with it.",
+        f"{folder} is not finished: {done.sum()} of {count_text(n_stars, 'star')} are here; the "
+        "same command goes on with it.",
         BayesCannonWarning,
         stacklevel=4,
     )

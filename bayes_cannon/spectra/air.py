@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 
@@ -30,8 +31,9 @@ def _checked(wavelength: ArrayLike) -> FloatArray:
     wrong = ~((array >= _VALID[0]) & (array <= _VALID[1]))
     if wrong.any():
         raise InvalidDataError(
-            f"{wrong.sum()} of {array.size} wavelengths (first: {array[wrong][0]:g}) are outside "
-            f"{_VALID[0]:.0f}-{_VALID[1]:.0f} Å, where the refraction of air is known; give Å."
+            f"{wrong.sum()} of {count_text(array.size, 'wavelength')} (first: {array[wrong][0]:g}) "
+            f"are outside {_VALID[0]:.0f}-{_VALID[1]:.0f} Å, where the refraction of air is known; "
+            "give Å."
         )
     return array
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.resources import software_versions
 from bayes_cannon.errors import BayesCannonWarning, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumSettings, warn_masked
@@ -106,8 +107,8 @@ def spectra_from_arrays(
     if found.reasons:
         ids = pixels.star_id[list(found.reasons)]
         _warn(
-            f"{ids.size} of {len(pixels.star_id)} stars ({name_some(ids)}) have no usable pixel; "
-            f"{ids[0]}: {next(iter(found.reasons.values()))}."
+            f"{ids.size} of {count_text(len(pixels.star_id), 'star')} ({name_some(ids)}) have no "
+            f"usable pixel; {ids[0]}: {next(iter(found.reasons.values()))}."
         )
     warn_masked(found.spectra.star_id, found.masked_chips)
     return found.spectra
@@ -273,10 +274,12 @@ def _tell(problems: Sequence[StarProblem], n_stars: int, n_left: int) -> None:
         return
     first = f"{problems[0].star_id}: {problems[0].message.rstrip('.')}"
     if n_left == 0:
-        raise NoStarsError(f"none of {n_stars} stars can be used; the first, {first}.")
+        raise NoStarsError(
+            f"none of {count_text(n_stars, 'star')} can be used; the first, {first}."
+        )
     _warn(
-        f"{len(problems)} of {n_stars} stars ({name_some([p.star_id for p in problems])}) are "
-        f"left out; {first}.",
+        f"{len(problems)} of {count_text(n_stars, 'star')} "
+        f"({name_some([p.star_id for p in problems])}) are left out; {first}.",
         stacklevel=5,
     )
 

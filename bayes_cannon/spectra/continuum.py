@@ -24,6 +24,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import numbers_of, whole_number
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.base.typing import FloatArray
@@ -275,9 +276,9 @@ def warn_masked(star_id: NDArray[np.str_], masked_chips: NDArray[np.bool_]) -> N
         return
     counts = ", ".join(f"{n} in chip {c}" for c, n in enumerate(masked_chips.sum(axis=0)) if n)
     warnings.warn(
-        f"{stars.sum()} of {stars.size} stars ({name_some(star_id[stars])}) have too few good "
-        f"continuum pixels or a continuum that is not positive ({counts}); these chips are "
-        "masked in them. Drop the stars, lower min_pixels, or use a lower degree.",
+        f"{stars.sum()} of {count_text(stars.size, 'star')} ({name_some(star_id[stars])}) have "
+        f"too few good continuum pixels or a continuum that is not positive ({counts}); these "
+        "chips are masked in them. Drop the stars, lower min_pixels, or use a lower degree.",
         BayesCannonWarning,
         stacklevel=3,
     )

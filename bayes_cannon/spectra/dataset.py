@@ -14,9 +14,9 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text, simulated_mark
 from bayes_cannon.base.columns import as_seed
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.storage import read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.label_kinds import label_kind
@@ -87,8 +87,8 @@ class TrainingSet(Carded):
             )
         if not np.array_equal(self.spectra.star_id, self.labels.star_id):
             raise InvalidDataError(
-                f"spectra of {self.spectra.n_stars} stars and labels of {self.labels.n_stars}: "
-                "they must be of the same stars in the same order."
+                f"spectra of {count_text(self.spectra.n_stars, 'star')} and labels of "
+                f"{self.labels.n_stars}: they must be of the same stars in the same order."
             )
         info = {name: _info_column(column) for name, column in (self.info or {}).items()}
         wrong = [name for name, c in info.items() if c.shape != (self.spectra.n_stars,)]
@@ -126,7 +126,7 @@ class TrainingSet(Carded):
         return self.n_stars
 
     def _facts(self) -> tuple[str, list[Row]]:
-        mark = SIMULATED if self.spectra.simulated else ""
+        mark = simulated_mark(self.spectra.simulated_stars)
         labels, pixels = self.labels, dict(self.spectra._pixel_rows())
         ranges = ", ".join(
             f"{name} {range_text(labels[name], max(label_kind(name, unit).digits - 1, 0), unit)}"
@@ -195,8 +195,8 @@ class TrainingSet(Carded):
         n_first = round(fraction * self.n_stars)
         if not 0 < n_first < self.n_stars:
             raise InvalidDataError(
-                f"a split of {self.n_stars} stars at {fraction} leaves one part empty; "
-                "use more stars or another fraction."
+                f"a split of {count_text(self.n_stars, 'star')} at {fraction} leaves one part "
+                "empty; use more stars or another fraction."
             )
         by_name = np.argsort(self.star_id, kind="stable")
         chosen = by_name[np.random.default_rng(seed).permutation(self.n_stars)[:n_first]]
@@ -253,12 +253,13 @@ class TrainingSet(Carded):
             If `path` exists and `overwrite` is false, or cannot be written.
         """
         from bayes_cannon.spectra.files.storing import store_set
-        from bayes_cannon.spectra.files.trees import to_tree
+        from bayes_cannon.spectra.files.trees import to_tree, with_coordinates
 
-        if user_path(path).suffix == ".zarr":
+        if has_ending(user_path(path), ".zarr"):
             return store_set(self, user_path(path), overwrite=overwrite)
+        tree = with_coordinates(to_tree(self))
         return write_tree(
-            to_tree(self), path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
+            tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite
         )
 
     @classmethod
@@ -280,6 +281,11 @@ class TrainingSet(Carded):
 
         if is_stored(path):
             return StoredSet.load(path).in_memory()
+        if (folder := user_path(path)).is_dir():
+            raise FileFormatError(
+                f"{folder} is a folder and no dataset; prepare a survey first: bayes-cannon "
+                f"prepare {folder} -o DATASET.nc"
+            )
         tree = read_tree(path, format_name=FORMAT, version=FORMAT_VERSION)
         try:
             return from_tree(tree, TrainingSet, spectra_in_memory)

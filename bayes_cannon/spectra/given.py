@@ -12,6 +12,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import Numbers, names_of, numbers_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -136,8 +137,9 @@ class GivenSpectra:
                 f"an {name} that cannot be" if (odd & finite).any() else "flux that is not finite"
             )
             raise InvalidDataError(
-                f"all {ids.size} stars ({name_some(ids)}) have {what}, in {odd.sum()} pixels: "
-                "errors are positive, inverse variances positive or 0 where a pixel is bad."
+                f"all {count_text(ids.size, 'star')} ({name_some(ids)}) have {what}, in "
+                f"{count_text(odd.sum(), 'pixel')}: errors are positive, inverse variances "
+                "positive or 0 where a pixel is bad."
             )
         return cls(
             ids, grid, np.where(good, values, 0.0), np.where(good, weight, 0.0),
@@ -147,7 +149,8 @@ class GivenSpectra:
     def about_pixels(self) -> str:
         """What was left out of the pixels, as text; empty where nothing was."""
         parts = [
-            f"{n.sum()} pixels of {(n > 0).sum()} stars ({name_some(self.star_id[n > 0])}) {what}"
+            f"{count_text(n.sum(), 'pixel')} of {count_text((n > 0).sum(), 'star')} "
+            f"({name_some(self.star_id[n > 0])}) {what}"
             for n, what in (
                 (self.n_masked, "are masked"),
                 (self.n_unusable, "have no usable flux or error"),
@@ -248,7 +251,10 @@ def check_star_ids(given: Sequence[str] | None, n_stars: int) -> NDArray[np.str_
         return np.array([f"star-{i + 1}" for i in range(n_stars)], dtype=np.str_)
     names = names_of(given)
     if names.shape != (n_stars,):
-        raise InvalidDataError(f"{names.size} names for {n_stars} stars; give one for each.")
+        raise InvalidDataError(
+            f"{count_text(names.size, 'name')} for {count_text(n_stars, 'star')}; give one for "
+            "each."
+        )
     unique, counts = np.unique(names, return_counts=True)
     if (counts > 1).any():
         raise InvalidDataError(
@@ -263,8 +269,9 @@ def _grid(wavelength: ArrayLike) -> FloatArray:
     given = numbers_of(wavelength, "wavelength")
     if given.mask.any():
         raise InvalidDataError(
-            f"{given.mask.sum()} of {given.mask.size} wavelengths are masked (the first at pixel "
-            f"{int(np.argmax(given.mask.ravel()))}); a pixel needs its wavelength: mask its flux."
+            f"{given.mask.sum()} of {count_text(given.mask.size, 'wavelength')} are masked (the "
+            f"first at pixel {int(np.argmax(given.mask.ravel()))}); a pixel needs its wavelength: "
+            "mask its flux."
         )
     if given.unit is not None and given.unit.physical_type != "length":
         raise InvalidDataError(
@@ -378,13 +385,14 @@ def _not_normal(star_id: NDArray[np.str_], median: FloatArray) -> dict[int, str]
     lit = median > 0
     if lit.any() and 2 * (odd & lit).sum() > lit.sum():
         raise InvalidDataError(
-            f"the median flux of {odd.sum()} of {odd.size} stars ({name_some(star_id[odd])}) is "
-            "far from 1: they are not normalised; give `continuum`, a ContinuumSettings."
+            f"the median flux of {odd.sum()} of {count_text(odd.size, 'star')} "
+            f"({name_some(star_id[odd])}) is far from 1: they are not normalised; give "
+            "`continuum`, a ContinuumSettings."
         )
     if odd.any() and not lit.any():
         raise InvalidDataError(
-            f"the median flux of all {odd.sum()} stars ({name_some(star_id[odd])}) with good "
-            "pixels is 0 or negative; give spectra with flux."
+            f"the median flux of all {count_text(odd.sum(), 'star')} ({name_some(star_id[odd])}) "
+            "with good pixels is 0 or negative; give spectra with flux."
         )
     return {
         int(row): f"its median flux is {median[row]:.3g}, not near 1 like that of the other stars"

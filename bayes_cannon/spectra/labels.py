@@ -135,13 +135,14 @@ class Labels(Carded):
         wrong |= (spreads <= 0).any(axis=1)
         if wrong.any():
             raise LabelError(
-                f"{wrong.sum()} stars ({name_some(star_id[wrong])}) have infinite labels or errors "
-                "that are not positive; use NaN for what is unknown."
+                f"{wrong.sum()} of {count_text(wrong.size, 'star')} ({name_some(star_id[wrong])}) "
+                "have infinite labels or errors that are not positive; use NaN for what is "
+                "unknown."
             )
         object.__setattr__(self, "id_name", check_id_name(self.id_name))
         units = one_or_more(self.units) or tuple(label_unit(n) for n in names)
         if len(units) != len(names):
-            raise LabelError(f"{len(names)} labels but {len(units)} units.")
+            raise LabelError(f"{count_text(len(names), 'label')} but {len(units)} units.")
         for key, value in (
             ("names", names), ("values", table), ("errors", spreads),
             ("star_id", star_id), ("units", units),

@@ -12,6 +12,7 @@ from astropy import units as u
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import Numbers, is_fill_value, names_of, numbers_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -144,8 +145,9 @@ def matched(given: Any, star_id: Any, what: str = "labels") -> dict[str, Any]:
         if odd.size:
             raise LabelError(
                 f"{what} have names of stars of their own ({name_some(own)}), and {why} "
-                f"{odd.size} of the {stars.size} stars ({name_some(odd)}); make the names agree, "
-                f"or take them out of {what} if their rows are in the order of the spectra."
+                f"{odd.size} of the {count_text(stars.size, 'star')} ({name_some(odd)}); make the "
+                f"names agree, or take them out of {what} if their rows are in the order of the "
+                "spectra."
             )
     return {n: _rows(c, rows, own.size, n) for n, c in columns.items()}
 
@@ -155,7 +157,10 @@ def _rows(column: Any, rows: NDArray[np.intp], n_rows: int, name: str) -> Any:
     if np.ndim(column) == 0:
         return column
     if len(column) != n_rows:
-        raise LabelError(f"{name} has {len(column)} values for {n_rows} names of stars.")
+        raise LabelError(
+            f"{name} has {count_text(len(column), 'value')} for {count_text(n_rows, 'name')} of "
+            "stars."
+        )
     if hasattr(column, "iloc"):
         return column.iloc[rows]
     return column[rows] if hasattr(column, "dtype") else [column[row] for row in rows.tolist()]
@@ -270,9 +275,9 @@ def require_labels(labels: Labels, *, allowed: bool) -> None:
     ).replace(" of ", " in ")
     if not allowed:
         raise LabelError(
-            f"{lacking.sum()} of {len(labels)} stars ({name_some(labels.star_id[lacking])}) lack "
-            f"labels; leave them out, or set allow_missing_labels (missing or fill values: "
-            f"{counts})."
+            f"{lacking.sum()} of {count_text(len(labels), 'star')} "
+            f"({name_some(labels.star_id[lacking])}) lack labels; leave them out, or set "
+            f"allow_missing_labels (missing or fill values: {counts})."
         )
     _log.info("labels missing in stars that are kept: %s", counts)
 
@@ -319,8 +324,9 @@ def _known_errors(name: str, given: FloatArray, star_id: NDArray[np.str_]) -> Fl
     filled = lacking & is_fill_value(errors)
     if (lacking & ~filled).any() and not (~lacking & np.isfinite(errors)).any():
         raise LabelError(
-            f"{lacking.sum()} stars ({name_some(star_id[lacking])}) have {name} errors that are "
-            "not positive; use NaN for what is unknown."
+            f"{lacking.sum()} of {count_text(lacking.size, 'star')} "
+            f"({name_some(star_id[lacking])}) have {name} errors that are not positive; use NaN "
+            "for what is unknown."
         )
     _log_missing(star_id, lacking, f"no positive error of {name}")
     return np.where(lacking, np.nan, errors)

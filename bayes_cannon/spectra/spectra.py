@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
+from bayes_cannon.base.cards import Carded, Row, count_text, range_text, simulated_mark
 from bayes_cannon.base.columns import as_masked, names_of, numbers_of, unit_of
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.spectra.star_ids import DEFAULT_ID, check_id_name, checked_notes, rows_of
+from bayes_cannon.spectra.star_ids import (
+    DEFAULT_ID,
+    check_id_name,
+    checked_notes,
+    index_of,
+    name_some,
+    refuse_repeated,
+    simulated_stars,
+    some_simulated,
+)
 
 __all__ = [
     "MEDIA",
@@ -29,20 +38,6 @@ __all__ = [
 
 MEDIA = ("vacuum", "air")
 """What wavelengths are in."""
-
-
-def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
-    """Join the first few ids for a message: ``'a, b, c, …'``.
-
-    Parameters
-    ----------
-    ids
-        Of any kind.
-    limit
-        How many are named.
-    """
-    shown = ", ".join(str(i) for i in list(ids)[:limit])
-    return shown + (", …" if len(ids) > limit else "")
 
 
 def check_medium(medium: str) -> str:
@@ -107,7 +102,9 @@ class SpectraOnGrid(Carded):
     wavelength: NDArray[np.float64]
     snr: NDArray[np.float64]
     chips: tuple[tuple[int, int], ...]
+    simulated: bool
     medium: str
+    notes: Mapping[str, NDArray[np.str_]]
 
     @property
     def n_stars(self) -> int:
@@ -141,9 +138,14 @@ class SpectraOnGrid(Carded):
         """
         return index_of(self.star_id, stars)
 
+    @property
+    def simulated_stars(self) -> NDArray[np.bool_]:
+        """Which stars are simulated, shape (n_stars,)."""
+        return simulated_stars(self.simulated, self.notes, self.n_stars)
+
     def _rows_of_grid(self, good: int, n: int) -> list[Row]:
         """Grid, and how good the spectra are: `good` of `n` pixels are usable."""
-        ranges = f", {len(self.chips)} chips" if len(self.chips) > 1 else ""
+        ranges = f", {count_text(len(self.chips), 'chip')}" if len(self.chips) > 1 else ""
         grid = range_text(self.wavelength, unit="Å")
         return [
             ("pixels", f"{self.n_pixels}, {grid} in {self.medium}{ranges}"),
@@ -171,9 +173,8 @@ class _Spectra(SpectraOnGrid):
         star_id = names_of(self.star_id)
         given = numbers_of(self.wavelength, "wavelength")
         if given.mask.any():
-            raise InvalidDataError(
-                f"{given.mask.sum()} wavelengths are masked; a pixel needs its wavelength."
-            )
+            masked = count_text(given.mask.sum(), "wavelength")
+            raise InvalidDataError(f"the mask covers {masked}; a pixel needs its wavelength.")
         wavelength = np.ascontiguousarray(given.values * given.factor_to("Angstrom", "wavelength"))
         flux, ivar = _pixels(self.flux, self.ivar)
         check_medium(self.medium)
@@ -188,19 +189,14 @@ class _Spectra(SpectraOnGrid):
             )
         if not (np.all(np.isfinite(wavelength)) and np.all(np.diff(wavelength) > 0)):
             raise InvalidDataError("wavelength must be finite and strictly increasing.")
-        unique, counts = np.unique(star_id, return_counts=True)
-        if np.any(counts > 1):
-            raise InvalidDataError(
-                f"{np.sum(counts > 1)} star ids occur more than once "
-                f"({name_some(unique[counts > 1])}); make them unique."
-            )
+        refuse_repeated(star_id)
         bad_star = ~(np.isfinite(flux).all(axis=1) & np.isfinite(ivar).all(axis=1))
         bad_star |= (ivar < 0).any(axis=1)
         if bad_star.any():
             raise InvalidDataError(
-                f"{bad_star.sum()} of {star_id.size} stars ({name_some(star_id[bad_star])}) have "
-                "flux or ivar that is not finite, or negative ivar; "
-                "set ivar = 0 and flux = 1 where a pixel is bad."
+                f"{bad_star.sum()} of {count_text(star_id.size, 'star')} "
+                f"({name_some(star_id[bad_star])}) have flux or ivar that is not finite, or "
+                "negative ivar; set ivar = 0 and flux = 1 where a pixel is bad."
             )
         snr = np.atleast_1d(numbers_of(self.snr, "snr").values)
         if snr.size == 0:
@@ -269,7 +265,9 @@ class _Spectra(SpectraOnGrid):
 
     def _facts(self) -> tuple[str, list[Row]]:
         kind = type(self).__name__
-        title = f"{kind} of {count_text(self.n_stars, 'star')}{SIMULATED if self.simulated else ''}"
+        title = (
+            f"{kind} of {count_text(self.n_stars, 'star')}{simulated_mark(self.simulated_stars)}"
+        )
         return title, [*self._pixel_rows(), ("stars", name_some(self.star_id))]
 
     def _pixel_rows(self) -> list[Row]:
@@ -282,7 +280,7 @@ class _Spectra(SpectraOnGrid):
         Parameters
         ----------
         stars
-            Integer indices, a boolean mask of shape (n_stars,), or star ids.
+            Integer indices, a boolean mask of shape (n_stars,), or star ids; each star once.
         """
         return self._of_rows(self.index_of(stars))
 
@@ -297,6 +295,7 @@ class _Spectra(SpectraOnGrid):
         return self._of_rows(rows)
 
     def _of_rows(self, index: NDArray[np.intp] | slice) -> Self:
+        notes = {name: column[index] for name, column in self.notes.items()}
         return type(self)(
             star_id=self.star_id[index],
             wavelength=self.wavelength,
@@ -304,10 +303,10 @@ class _Spectra(SpectraOnGrid):
             ivar=self.ivar[index],
             snr=self.snr[index],
             chips=self.chips,
-            simulated=self.simulated,
+            simulated=some_simulated(self.simulated, notes),
             medium=self.medium,
             id_name=self.id_name,
-            notes={name: column[index] for name, column in self.notes.items()},
+            notes=notes,
         )
 
 
@@ -340,68 +339,6 @@ def _pixels(flux: Any, ivar: Any) -> tuple[NDArray[np.float32], NDArray[np.float
         np.ascontiguousarray(light, dtype=np.float32),
         np.ascontiguousarray(weight, dtype=np.float32),
     )
-
-
-def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
-    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked).
-
-    Parameters
-    ----------
-    star_id : (n_stars,) str
-    stars
-        Row numbers, a mask of shape (n_stars,), a slice, or names.
-
-    Returns
-    -------
-    (n,) int
-
-    Raises
-    ------
-    InvalidDataError
-        If one of them is not there, or they are of another kind.
-    """
-    n_stars = star_id.size
-    if isinstance(stars, slice):
-        return np.asarray(np.arange(n_stars)[stars], dtype=np.intp)
-    array = _choice(stars)
-    if array.size == 0:
-        return np.empty(0, dtype=np.intp)
-    if array.dtype.kind in "U":
-        found = rows_of(star_id, array)
-        unknown = found < 0
-        if unknown.any():
-            raise InvalidDataError(
-                f"{unknown.sum()} star ids are not in these {n_stars} spectra: "
-                f"{name_some(array[unknown])}."
-            )
-        return found
-    if array.dtype == bool and array.shape != (n_stars,):
-        raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
-    if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):
-        raise InvalidDataError(f"star numbers run from 0 to {n_stars - 1}, got {name_some(array)}.")
-    return np.asarray(np.arange(n_stars)[array], dtype=np.intp)
-
-
-def _choice(stars: Any) -> NDArray[Any]:
-    """Which stars, as an array of bool, of whole numbers or of text."""
-    if hasattr(stars, "to_numpy") and not isinstance(stars, np.ndarray):
-        stars = stars.to_numpy()
-    if np.ma.is_masked(stars):
-        if stars.dtype != bool:
-            raise InvalidDataError("some of the stars to choose are masked; leave these out.")
-        stars = np.ma.filled(stars, False)
-    array = np.atleast_1d(np.asarray(stars))
-    if array.dtype.kind in "SO" and array.size:
-        if all(isinstance(v, bool | np.bool_) for v in array.ravel()):
-            return array.astype(np.bool_)
-        if not all(isinstance(v, int | np.integer) for v in array.ravel()):
-            return names_of(array)
-        array = array.astype(np.intp)
-    if array.dtype.kind not in "biuU" and array.size:
-        raise InvalidDataError(
-            f"stars are chosen by numbers, ids or a mask, not by values of kind {array.dtype}."
-        )
-    return array
 
 
 class ObservedSpectra(_Spectra):

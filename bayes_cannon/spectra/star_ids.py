@@ -7,30 +7,55 @@ of our own tables say it in ``ID``, and a DataFrame by the name of its index.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
+from bayes_cannon.base.columns import names_of
 from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
     "DEFAULT_ID",
     "ID_NAMES",
+    "SIMULATED_NOTE",
     "catalogue_column",
     "check_id_name",
     "checked_notes",
     "id_column",
     "index_name",
+    "index_of",
+    "name_some",
+    "refuse_repeated",
     "row_of",
     "rows_of",
+    "simulated_note",
+    "simulated_stars",
+    "some_simulated",
 ]
 
 ID_NAMES = ("APOGEE_ID", "SDSS_ID", "STAR_ID")
 """Names of columns that hold names of stars; the first that a table has counts."""
 DEFAULT_ID = "STAR_ID"
+SIMULATED_NOTE, _YES = "SIMULATED", "yes"
+"""Column of notes of simulated stars among others, and what it says of them."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
+    """Join the first few ids for a message: ``'a, b, c, …'``.
+
+    Parameters
+    ----------
+    ids
+        Of any kind.
+    limit
+        How many are named.
+    """
+    shown = ", ".join(str(i) for i in list(ids)[:limit])
+    return shown + (", …" if len(ids) > limit else "")
 
 
 def check_id_name(name: str) -> str:
@@ -52,6 +77,66 @@ def check_id_name(name: str) -> str:
             f"not {name!r}."
         )
     return str(name).upper()
+
+
+def refuse_repeated(star_id: NDArray[np.str_]) -> None:
+    """Raise `InvalidDataError` where a star comes more than once.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    """
+    unique, counts = np.unique(star_id, return_counts=True)
+    if np.any(many := counts > 1):
+        raise InvalidDataError(
+            f"{count_text(many.sum(), 'star id')} occur more than once "
+            f"({name_some(unique[many])}); make them unique."
+        )
+
+
+def simulated_note(simulated: Iterable[bool]) -> dict[str, NDArray[np.str_]]:
+    """Column of notes that says which stars are simulated; none where all are, or none.
+
+    Parameters
+    ----------
+    simulated
+        Whether each star is.
+    """
+    marks = np.array(list(simulated), dtype=np.bool_)
+    mixed = marks.any() and not marks.all()
+    return {SIMULATED_NOTE: np.where(marks, _YES, "")} if mixed else {}
+
+
+def simulated_stars(
+    simulated: bool, notes: Mapping[str, NDArray[np.str_]], n_stars: int
+) -> NDArray[np.bool_]:
+    """Which stars are simulated, shape (n_stars,).
+
+    Parameters
+    ----------
+    simulated
+        Whether some are.
+    notes
+        Of the stars; one says which, where not all are.
+    n_stars
+        Number of stars.
+    """
+    if SIMULATED_NOTE in notes:
+        return np.atleast_1d(np.asarray(notes[SIMULATED_NOTE]) == _YES)
+    return np.full(n_stars, bool(simulated))
+
+
+def some_simulated(simulated: bool, notes: Mapping[str, NDArray[np.str_]]) -> bool:
+    """Whether some of chosen stars are simulated.
+
+    Parameters
+    ----------
+    simulated
+        Whether some of those that they were chosen of are.
+    notes
+        Of the chosen ones.
+    """
+    return bool(simulated_stars(simulated, notes, 1).any())
 
 
 def checked_notes(given: Mapping[str, Any] | None, n_stars: int) -> dict[str, NDArray[np.str_]]:
@@ -177,3 +262,65 @@ def catalogue_column(name: str) -> str:
     ('GALAH_DR3', 'ASPCAP')
     """
     return re.sub(r"[^A-Z0-9]+", "_", name.upper()).strip("_") or "CATALOGUE"
+
+
+def index_of(star_id: NDArray[np.str_], stars: Any) -> NDArray[np.intp]:
+    """Return the row numbers of ids, of a mask, or of indices among `star_id` (checked).
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    stars
+        Row numbers, a mask of shape (n_stars,), a slice, or names.
+
+    Returns
+    -------
+    (n,) int
+
+    Raises
+    ------
+    InvalidDataError
+        If one of them is not there, or they are of another kind.
+    """
+    n_stars = star_id.size
+    if isinstance(stars, slice):
+        return np.asarray(np.arange(n_stars)[stars], dtype=np.intp)
+    array = _choice(stars)
+    if array.size == 0:
+        return np.empty(0, dtype=np.intp)
+    if array.dtype.kind in "U":
+        found = rows_of(star_id, array)
+        unknown = found < 0
+        if unknown.any():
+            raise InvalidDataError(
+                f"{unknown.sum()} of {count_text(array.size, 'star id')} are not in these "
+                f"{count_text(n_stars, 'spectrum')}: {name_some(array[unknown])}."
+            )
+        return found
+    if array.dtype == bool and array.shape != (n_stars,):
+        raise InvalidDataError(f"a mask of stars must have shape ({n_stars},).")
+    if array.dtype != bool and not np.all((array >= -n_stars) & (array < n_stars)):
+        raise InvalidDataError(f"star numbers run from 0 to {n_stars - 1}, got {name_some(array)}.")
+    return np.asarray(np.arange(n_stars)[array], dtype=np.intp)
+
+
+def _choice(stars: Any) -> NDArray[Any]:
+    """Which stars, as an array of bool, of whole numbers or of text."""
+    if hasattr(stars, "to_numpy") and not isinstance(stars, np.ndarray):
+        stars = stars.to_numpy()
+    if np.ma.is_masked(stars):
+        if stars.dtype != bool:
+            raise InvalidDataError("some of the stars to choose are masked; leave these out.")
+        stars = np.ma.filled(stars, False)
+    array = np.atleast_1d(np.asarray(stars))
+    if array.dtype.kind in "SO" and array.size:
+        if all(isinstance(v, bool | np.bool_) for v in array.ravel()):
+            return array.astype(np.bool_)
+        if not all(isinstance(v, int | np.integer) for v in array.ravel()):
+            return names_of(array)
+        array = array.astype(np.intp)
+    if array.dtype.kind not in "biuU" and array.size:
+        raise InvalidDataError(
+            f"stars are chosen by numbers, ids or a mask, not by values of kind {array.dtype}."
+        )
+    return array

@@ -19,16 +19,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.base.cards import SIMULATED, Row, count_text
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.cards import Row, count_text, simulated_mark
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.stores.blocks import damaged_file, read_json
 from bayes_cannon.base.stores.codecs import ZARR_FORMAT, refuse_codecs
 from bayes_cannon.base.stores.rows import BLOCK, RowReader
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.dataset import FORMAT, FORMAT_VERSION, TrainingSet
 from bayes_cannon.spectra.files.trees import from_tree
-from bayes_cannon.spectra.spectra import NormalizedSpectra, SpectraOnGrid, name_some
-from bayes_cannon.spectra.star_ids import DEFAULT_ID
+from bayes_cannon.spectra.spectra import (
+    NormalizedSpectra,
+    SpectraOnGrid,
+    name_some,
+)
+from bayes_cannon.spectra.star_ids import DEFAULT_ID, refuse_repeated, some_simulated
 
 __all__ = [
     "AnySpectra",
@@ -104,7 +108,7 @@ class StoredSpectra(SpectraOnGrid):
         )
 
     def _facts(self) -> tuple[str, list[Row]]:
-        mark = SIMULATED if self.simulated else ""
+        mark = simulated_mark(self.simulated_stars)
         title = f"StoredSpectra of {count_text(self.n_stars, 'star')}{mark}"
         on_disk = ("on disk", str(self.path))
         return title, [on_disk, *self._pixel_rows(), ("stars", name_some(self.star_id))]
@@ -119,11 +123,20 @@ class StoredSpectra(SpectraOnGrid):
         ----------
         stars
             Integer indices, a boolean mask of shape (n_stars,), a slice, or star ids.
+
+        Raises
+        ------
+        InvalidDataError
+            If one of them is not there, or comes twice.
         """
         index = stars if isinstance(stars, slice) else self.index_of(stars)
+        if not isinstance(index, slice) and np.unique(index).size < index.size:
+            refuse_repeated(self.star_id[index])
+        notes = {n: text[index] for n, text in self.notes.items()}
         return replace(
             self, row=self.row[index], star_id=self.star_id[index], snr=self.snr[index],
-            n_good=self.n_good[index], notes={n: text[index] for n, text in self.notes.items()},
+            n_good=self.n_good[index], notes=notes,
+            simulated=some_simulated(self.simulated, notes),
         )  # fmt: skip
 
     def part(self, rows: slice) -> Self:
@@ -153,7 +166,7 @@ class StoredSpectra(SpectraOnGrid):
         flux, ivar = mine.columns(slice(None))
         return NormalizedSpectra(
             star_id=mine.star_id, wavelength=self.wavelength, flux=flux, ivar=ivar, snr=mine.snr,
-            chips=self.chips, simulated=self.simulated, medium=self.medium, id_name=self.id_name,
+            chips=self.chips, simulated=mine.simulated, medium=self.medium, id_name=self.id_name,
             notes=mine.notes,
         )  # fmt: skip
 
@@ -272,7 +285,7 @@ def is_stored(path: str | os.PathLike[str]) -> bool:
     folder = user_path(path)
     heads = (".zgroup", ".zattrs", "zarr.json")
     return folder.is_dir() and (
-        folder.suffix == ".zarr" or any((folder / head).is_file() for head in heads)
+        has_ending(folder, ".zarr") or any((folder / head).is_file() for head in heads)
     )
 
 

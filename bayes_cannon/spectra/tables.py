@@ -14,6 +14,7 @@ from astropy.io.registry import IORegistryError
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import names_of, one_or_more
 from bayes_cannon.base.paths import is_fits_name, user_path
 from bayes_cannon.base.progress import Progress
@@ -198,7 +199,9 @@ def read_files(
             if problems
             else ""
         )
-        raise NoStarsError(f"none of {len(paths)} files holds a spectrum that can be used{first}.")
+        raise NoStarsError(
+            f"none of {count_text(len(paths), 'file')} holds a spectrum that can be used{first}."
+        )
     pixels = GivenSpectra(
         ids[kept],
         rows[0].wavelength,

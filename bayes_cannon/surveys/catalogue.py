@@ -76,7 +76,8 @@ class Catalogue(Carded):
             raise InvalidDataError(f"a catalogue's table must have a column {self.id_name}.")
         if self.known_ids is not None and np.shape(self.known_ids) != (len(self.table),):
             raise InvalidDataError(
-                f"{np.size(self.known_ids)} names for {len(self.table)} rows of a catalogue."
+                f"{count_text(np.size(self.known_ids), 'name')} for "
+                f"{count_text(len(self.table), 'row')} of a catalogue."
             )
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.resources import software_versions
@@ -285,7 +286,8 @@ def _require_stars(
     unread = [p for p in problems if p.path]
     first = f" (first: {unread[0].star_id}, {unread[0].message})" if unread else ""
     raise NoStarsError(
-        f"none of {n_stars} stars is left: {removed}{first}; loosen the cuts or add spectra."
+        f"none of {count_text(n_stars, 'star')} is left: {removed}{first}; loosen the cuts or add "
+        "spectra."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import names_of
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
@@ -141,13 +142,18 @@ def prepare_spectra(
     treatment = treatment_of_files(Treatment.from_settings(settings_like(like)), files)
     names = None if star_ids is None else names_of(star_ids, "star_ids")
     if names is not None and names.shape != (len(files),):
-        raise InvalidDataError(f"{names.size} star ids for {len(files)} files; give one for each.")
+        raise InvalidDataError(
+            f"{count_text(names.size, 'star id')} for {count_text(len(files), 'file')}; give one "
+            "for each."
+        )
     if names is not None and np.unique(names).size < names.size:
         raise InvalidDataError("star ids for the files must differ from each other.")
     read = read_treated(files, names, treatment, visit=visit, progress=progress)
     if not read.kept.size:
         first = f"; the first: {read.problems[0].message}" if read.problems else "."
-        raise NoStarsError(f"none of {len(files)} files holds a usable spectrum{first}")
+        raise NoStarsError(
+            f"none of {count_text(len(files), 'file')} holds a usable spectrum{first}"
+        )
     spectra = read.spectra()
     own = np.array([star.star_id for star in read.stars], dtype=np.str_)
     if names is None and not np.array_equal(own, spectra.star_id):

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.spectra.continuum import ContinuumFit, ContinuumSettings, divide_by_continuum
 from bayes_cannon.spectra.dataset import Setting
 from bayes_cannon.spectra.problems import StarProblem, read_each
 from bayes_cannon.spectra.spectra import NormalizedSpectra, ObservedSpectra
+from bayes_cannon.spectra.star_ids import simulated_note
 from bayes_cannon.surveys.apogee.names import unique_star_ids
 from bayes_cannon.surveys.readers import StarSpectrum, SurveyReader, reader_named
 
@@ -273,17 +275,8 @@ def read_treated(
             k = len(stars)
             flux[k], ivar[k] = normalized.flux[row, pixels], normalized.ivar[row, pixels]
             if ivar[k].any():
-                stars.append(
-                    ReadStar(
-                        i,
-                        star.star_id,
-                        star.place,
-                        star.snr,
-                        star.simulated,
-                        masked[row],
-                        star.notes,
-                    )
-                )
+                facts = star.place, star.snr, star.simulated, masked[row], star.notes
+                stars.append(ReadStar(i, star.star_id, *facts))
             else:
                 name = star.star_id if names is None else str(names[i])
                 problems.append(StarProblem(name, paths[i], why[row]))
@@ -337,7 +330,7 @@ def read_raw(
     found = dict(_read(files, names, treatment, None, problems, progress))
     if not found:
         first = f"; {problems[0].message}" if problems else "."
-        raise NoStarsError(f"none of {len(files)} files could be read{first}")
+        raise NoStarsError(f"none of {count_text(len(files), 'file')} could be read{first}")
     stars = list(found.values())
     ids = (
         _own_names([s.star_id for s in stars], [s.place for s in stars])
@@ -438,7 +431,8 @@ def _observed(
 def _notes(stars: Sequence[ReadStar | StarSpectrum]) -> dict[str, NDArray[np.str_]]:
     """What is noted of stars, by column; '' where a star lacks one. No column is empty."""
     names = dict.fromkeys(name for star in stars for name, text in star.notes.items() if text)
-    return {n: np.array([s.notes.get(n, "") for s in stars], dtype=np.str_) for n in names}
+    found = {n: np.array([s.notes.get(n, "") for s in stars], dtype=np.str_) for n in names}
+    return found | simulated_note(s.simulated for s in stars)
 
 
 def _why_empty(fit: ContinuumFit, row: int) -> str:

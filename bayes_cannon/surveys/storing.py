@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bayes_cannon.base.digests import ContentDigest
 from bayes_cannon.base.parallel import as_executor, in_order
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.stores.rows import RowStore, write_block
 from bayes_cannon.errors import BayesCannonError, InvalidDataError
@@ -25,6 +25,7 @@ from bayes_cannon.spectra.files.storing import PIXELS, finish_set, row_facts
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import name_some
+from bayes_cannon.spectra.star_ids import simulated_note
 from bayes_cannon.spectra.stored import StoredSet, StoredSpectra
 from bayes_cannon.surveys.apogee.cuts import Cuts
 from bayes_cannon.surveys.plans import Plan
@@ -88,7 +89,7 @@ def prepare_to(
         If the executor fails.
     """
     folder = user_path(out).absolute()
-    if folder.suffix != ".zarr":
+    if not has_ending(folder, ".zarr"):
         raise InvalidDataError(f"a dataset on disk needs a name that ends with .zarr, not {out}.")
     executor = as_executor(executor)
     plan = Plan.make(
@@ -165,7 +166,7 @@ def _prepare_block(given: _Block) -> None:
         **row_facts(read.ivar),
         "place": read.kept.tolist(),
         "snr": [float(star.snr) for star in read.stars],
-        "simulated": any(star.simulated for star in read.stars),
+        "simulated": [star.simulated for star in read.stars],
         "masked_chips": read.masked_chips.astype(int).tolist(),
         "notes": {name: text.tolist() for name, text in read.notes.items()},
         "n_readable": read.n_readable,
@@ -203,8 +204,8 @@ class _Read:
             star_id=plan.star_id[kept],
             snr=np.array(_joined(facts, "snr"), dtype=np.float64),
             n_good=np.array(_joined(facts, "n_good"), dtype=np.intp),
-            simulated=any(f["simulated"] for f in facts),
-            notes=_notes(facts),
+            simulated=any(marks := _joined(facts, "simulated")),
+            notes=_notes(facts) | simulated_note(marks),
             **plan.treatment.grid(),
         )
         problems = tuple(StarProblem(**p) for p in _joined(facts, "problems"))

@@ -70,7 +70,8 @@ class Survey(Carded):
     def __post_init__(self) -> None:
         if self.files.shape != (len(self.catalogue),):
             raise SurveyError(
-                f"{self.files.size} file names for {len(self.catalogue)} rows of the catalogue."
+                f"{count_text(self.files.size, 'file name')} for "
+                f"{count_text(len(self.catalogue), 'row')} of the catalogue."
             )
 
     @property
@@ -190,7 +191,10 @@ def survey_of(
     found = find_columns(columns, (reader.id_name,), names)
     ids = names_of(found.pop(reader.id_name), reader.id_name)
     if len(files) != ids.size:
-        raise InvalidDataError(f"{len(files)} files for the {ids.size} rows of the catalogue.")
+        raise InvalidDataError(
+            f"{count_text(len(files), 'file')} for the {count_text(ids.size, 'row')} of the "
+            "catalogue."
+        )
     known = make_labels(ids, found, None, None, reader.id_name)
     whole = Table({n.upper(): c for n, c in columns.items()})
     whole[reader.id_name] = ids

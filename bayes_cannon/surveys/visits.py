@@ -17,6 +17,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
@@ -24,6 +25,7 @@ from bayes_cannon.errors import InvalidDataError, NoStarsError, SurveyError
 from bayes_cannon.spectra.dataset import Setting, TrainingSet
 from bayes_cannon.spectra.problems import StarProblem
 from bayes_cannon.spectra.spectra import NormalizedSpectra
+from bayes_cannon.spectra.star_ids import simulated_note
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
 from bayes_cannon.surveys.preparing import Trained, settings_like
 from bayes_cannon.surveys.readers import SurveyReader
@@ -118,8 +120,8 @@ def visit_spectra(
         many = [k for k in range(rows.size) if len(dates[k]) >= least]
         if not many:
             raise NoStarsError(
-                f"none of the {rows.size} stars that are left of {survey.path} was visited "
-                f"{least} times; the spectra of single visits are needed{_first(unread)}."
+                f"none of the {count_text(rows.size, 'star')} that are left of {survey.path} was "
+                f"visited {least} times; the spectra of single visits are needed{_first(unread)}."
             )
         parts: list[ReadSpectra] = []
         found: list[tuple[str, int, float]] = []
@@ -135,7 +137,9 @@ def visit_spectra(
               if n >= least}  # fmt: skip
     chosen = [i for i in np.lexsort((np.array([f[1] for f in found]), star)) if star[i] in usable]
     if not chosen:
-        raise NoStarsError(f"no star of {survey.path} has {least} usable visits{_first(problems)}.")
+        raise NoStarsError(
+            f"no star of {survey.path} has {count_text(least, 'usable visit')}{_first(problems)}."
+        )
     spectra = _joined([part.spectra() for part in parts if part.kept.size]).select(chosen)
     table = Table(
         {
@@ -202,5 +206,5 @@ def _joined(parts: Sequence[NormalizedSpectra]) -> NormalizedSpectra:
         notes={
             name: np.concatenate([p.notes[name] for p in parts])
             for name in first.notes if all(name in p.notes for p in parts)
-        },
+        } | simulated_note(np.concatenate([p.simulated_stars for p in parts])),
     )  # fmt: skip

@@ -30,6 +30,7 @@ from pymc.variational.opvi import node_property
 from pymc.variational.updates import adam
 from pytensor.gradient import disconnected_grad
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack_outer, packed_size
 from bayes_cannon.base.progress import Progress, as_progress
@@ -100,7 +101,9 @@ def _check(flux: Any, ivar: Any, design: Design, start: MapFit) -> None:
     if ivar.shape != flux.shape:
         raise InvalidDataError(f"ivar has shape {ivar.shape}, flux has shape {flux.shape}.")
     if len(design.mean) != n_stars:
-        raise InvalidDataError(f"the design has {len(design.mean)} stars, flux has {n_stars}.")
+        raise InvalidDataError(
+            f"the design has {count_text(len(design.mean), 'star')}, flux has {n_stars}."
+        )
     if start.mean.shape != (n_pixels, design.n_coef):
         raise InvalidDataError(
             f"the starting fit has {start.mean.shape[0]} pixels and {start.mean.shape[1]} "

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.numerical import numerical_stage
@@ -126,7 +127,8 @@ def assign_folds(
     """
     if not 2 <= folds <= star_id.size:
         raise InvalidDataError(
-            f"{folds} folds of {star_id.size} stars; choose 2 to {star_id.size}."
+            f"{count_text(folds, 'fold')} of {count_text(star_id.size, 'star')}; choose 2 to "
+            f"{star_id.size}."
         )
     keys = [hashlib.sha256(f"{int(seed)}/{name}".encode()).digest() for name in star_id.tolist()]
     groups: dict[int, list[int]] = {}
@@ -134,8 +136,10 @@ def assign_folds(
         groups.setdefault(star if same is None else int(same[star]), []).append(star)
     if len(groups) < folds:
         raise InvalidDataError(
-            f"{folds} folds, but only {len(groups)} different spectra of {star_id.size} training "
-            "stars; leave out what is there twice, or train without cross-validation (folds = 0)."
+            f"{count_text(folds, 'fold')}, but only "
+            f"{count_text(len(groups), 'different spectrum')} of "
+            f"{count_text(star_id.size, 'training star')}; leave out what is there twice, or train "
+            "without cross-validation (folds = 0)."
         )
     out = np.empty(star_id.size, dtype=np.int64)
     for number, stars in enumerate(groups.values()):

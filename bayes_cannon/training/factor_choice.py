@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.packing import pack_outer, packed_weights, unpack
@@ -165,9 +166,7 @@ def choose_factors(
             densities.append(density)
         with sharing(executor, (split, base)) as shared:
             tasks = (_Try(shared, j) for j in grid[len(densities) :])
-            found = in_order(
-                executor, _try_shared, tasks, ahead=1, named=lambda task: f"{task.n} factors"
-            )  # fmt: skip
+            found = in_order(executor, _try_shared, tasks, ahead=1, named=_Try.name)
             for i, density in enumerate(found, len(densities)):
                 tell(i, len(grid), "choosing the number of factors")
                 densities.append(density)
@@ -208,6 +207,9 @@ class _Try:
 
     shared: Shared[tuple[_Split, MapFit | None]]
     n: int
+
+    def name(self) -> str:
+        return count_text(self.n, "factor")
 
 
 def _try_shared(task: _Try) -> FloatArray:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import pack, packed_size
 from bayes_cannon.base.parallel import as_executor
@@ -253,8 +254,8 @@ def fit_map(
             return begin if pixels is None else _on_all_pixels(begin, fitted, free)
     if not seen.any():
         raise FitError(
-            f"none of {seen.size} pixels has a good value in any of {len(flux)} training stars; "
-            "check ivar."
+            f"none of {seen.size} pixels has a good value in any of "
+            f"{count_text(len(flux), 'training star')}; check ivar."
         )
     raise FitError(
         f"the coefficients of {(seen & ~fitted).sum()} of {seen.size} pixels cannot be worked out; "

@@ -12,6 +12,7 @@ import xarray as xr
 from arviz_stats.base.array import array_stats
 from scipy.stats import median_abs_deviation
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.compiled.any_length import AnyLengthModel
 from bayes_cannon.base.numerical import numerical_stage
@@ -114,8 +115,9 @@ def prepare_differences(
     k = basis.n_labels
     if rows.size < stars_needed(k):
         raise FitError(
-            f"{rows.size} stars with all labels are too few to learn the model error of {k} "
-            f"labels; at least {stars_needed(k)} are needed (or train without cross-validation)."
+            f"{count_text(rows.size, 'star')} with all labels are too few to learn the model error "
+            f"of {k} labels; at least {stars_needed(k)} are needed (or train without "
+            "cross-validation)."
         )
     if rows.size > max_stars:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_stars, replace=False))

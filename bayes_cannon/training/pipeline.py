@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.numerical import numerical_stage
 from bayes_cannon.base.parallel import as_executor
@@ -132,8 +133,8 @@ def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> Trainin
         )  # fmt: skip
     if not keep.any():
         raise NoStarsError(
-            f"none of {keep.size} stars is bright enough (S/N >= {settings.snr_min:g}) and has "
-            "labels; lower snr_min or allow missing labels."
+            f"none of {count_text(keep.size, 'star')} is bright enough (S/N >= "
+            f"{settings.snr_min:g}) and has labels; lower snr_min or allow missing labels."
         )
     return dataset.select(keep) if not keep.all() else dataset
 
@@ -141,8 +142,9 @@ def _training_stars(dataset: TrainingSet, settings: TrainingSettings) -> Trainin
 def _enough(n_stars: int, basis: PolynomialBasis, ids: NDArray[np.str_]) -> None:
     if n_stars < basis.n_labels + 2:
         raise FitError(
-            f"{n_stars} training stars ({name_some(ids)}) are too few for {basis.n_labels} labels; "
-            f"at least {basis.n_labels + 2} are needed, and ten per label are sensible."
+            f"{count_text(n_stars, 'training star')} ({name_some(ids)}) are too few for "
+            f"{count_text(basis.n_labels, 'label')}; at least {basis.n_labels + 2} are needed, and "
+            "ten per label are sensible."
         )
 
 
@@ -250,9 +252,10 @@ def _most_factors(stars: TrainingSet, settings: TrainingSettings) -> int:
     if settings.n_factors != "auto" and settings.n_factors > most:
         of_fold = f" (of which {fewest} are in the smallest fold)" if fewest < n_stars else ""
         raise FitError(
-            f"{settings.n_factors} factors are too many for {n_stars} training stars{of_fold}, "
-            f"{stars.labels.n_labels} labels and {n_pixels} pixels: at most {most} are possible. "
-            "Lower n_factors (--factors), or leave it at 'auto'."
+            f"{count_text(settings.n_factors, 'factor')} are too many for "
+            f"{count_text(n_stars, 'training star')}{of_fold}, "
+            f"{count_text(stars.labels.n_labels, 'label')} and {n_pixels} pixels: at most {most} "
+            "are possible. Lower n_factors (--factors), or leave it at 'auto'."
         )
     return most
 
@@ -383,9 +386,9 @@ def _with_model_error(
     if not _has_folds(stars, settings):
         return _without_model_error(
             cannon,
-            f"{stars.labels.complete.sum()} training stars with all labels are too few to learn "
-            f"the model error ({max(stars_needed(stars.labels.n_labels), settings.folds)} are "
-            "needed)",
+            f"{count_text(stars.labels.complete.sum(), 'training star')} with all labels are too "
+            "few to learn the model error "
+            f"({max(stars_needed(stars.labels.n_labels), settings.folds)} are needed)",
         )
     seen, spectra = cannon, stars.spectra
     if imputed:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.resources import software_versions
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.models.basis import PolynomialBasis
@@ -111,7 +112,8 @@ def pixels_left_out(
     """
     reasons = {
         "no good value in any training star": good == 0,
-        f"good values in fewer than {needed} training stars": (good > 0) & (good < needed),
+        f"good values in fewer than {count_text(needed, 'training star')}": (good > 0)
+        & (good < needed),
         "fluxes or errors too extreme for their coefficients to be worked out": (good >= needed)
         & ~fitted,
     }

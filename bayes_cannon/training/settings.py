@@ -39,7 +39,7 @@ class TrainingSettings:
     degree : int
         Of the polynomial, 1 to 3.
     snr_min : float
-        Train on stars at least this bright.
+        Minimum S/N per pixel of the training stars.
     missing : {"auto", "impute", "drop"}
         A star that lacks a label: infer it from the star's spectrum by a model of the complete
         stars (see `missing_labels`), or leave the star out. ``"auto"`` imputes where enough stars

@@ -19,6 +19,7 @@ from bayes_cannon.analysis.calibration import (
 )
 from bayes_cannon.analysis.scores import score
 from bayes_cannon.errors import FileFormatError, InvalidDataError
+from bayes_cannon.inference.summaries.keeping import reduce_draws
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.posteriors import POSTERIOR_STYLES
@@ -72,6 +73,24 @@ def test_pit_of_a_reference_with_errors_is_that_of_draws_with_noise():
     np.testing.assert_allclose(found.pit[:, 1], below, atol=0.01)
     expected = (draws.mean(axis=0) - catalogue["LOGG"]) / np.hypot(draws.std(axis=0), 0.1)
     np.testing.assert_allclose(found.pull[:, 1], expected, rtol=1e-3)
+
+
+def test_runs_kept_as_moments_are_checked_by_what_these_describe():
+    """Normal draws, 1000 of each star, against 2000 of their moments' distribution: 0.1 is 5 sd."""
+    tree, truth, catalogue = problem(error=0.5)
+    moments = reduce_draws(tree, "moments", 200.0)
+    for reference in (truth, catalogue):
+        for group in ("posterior", "calibrated_posterior"):
+            found, right = (score(t, reference, group=group) for t in (moments, tree))
+            np.testing.assert_allclose(found.pit, right.pit, atol=0.1)
+            np.testing.assert_allclose(found.joint, right.joint, atol=0.1)
+            np.testing.assert_allclose(found.pull, right.pull, rtol=1e-4, atol=1e-4)
+    check = check_calibration(moments, {"truth": truth})
+    assert check.of_moments
+    assert check.passed
+    assert "Student t" in repr(check)
+    wide, _, _ = problem(scale=2.0)
+    assert not check_calibration(reduce_draws(wide, "moments", 200.0), {"truth": truth}).passed
 
 
 def test_scores_are_normal_against_truth_and_against_a_catalogue():

@@ -234,7 +234,7 @@ def test_stars_without_the_visit_are_rows_without_pixels(model, files):
 def test_nothing_usable(model, tmp_path):
     with pytest.raises(NoStarsError, match="no apStar or asStar file below"):
         spectra_to_infer(model, [tmp_path])
-    with pytest.raises(NoStarsError, match=r"none of 1 files .* does not exist"):
+    with pytest.raises(NoStarsError, match=r"none of 1 file .* does not exist"):
         spectra_to_infer(model, [tmp_path / "absent.fits"])
 
 

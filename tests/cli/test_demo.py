@@ -63,6 +63,7 @@ def test_demo_of_real_giants_goes_the_whole_way(tmp_path, capsys):
     table = Table.read(out / "run" / "catalogue.fits")
     assert len(table) == 60
     assert not table.meta["SIMULATE"]
+    assert float(table.meta["ERRNU"]) > 1
     assert np.isfinite(table["TEFF_ASPCAP"]).all()
     summary = json.loads((out / "summary.json").read_text())
     teff = next(row for row in summary["against_catalogue"] if row["LABEL"] == "TEFF")

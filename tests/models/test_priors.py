@@ -115,7 +115,7 @@ def test_defaults():
         (lambda: LabelPrior.normal(0, 0), "sd > 0"),
         (lambda: LabelPrior.normal(np.inf, 1), "finite mean"),
         (lambda: LabelPrior.truncated(0, 1, 50, 60), "too far in the tail"),
-        (lambda: LabelPriors(("A",), ()), "1 labels but 0 priors"),
+        (lambda: LabelPriors(("A",), ()), "priors are 0, labels 1"),
         (lambda: LabelPriors.for_labels(("A",), {"B": KINDS["normal"]}), "given for B"),
     ],
 )

@@ -298,7 +298,7 @@ def test_loadings_are_drawn_with_the_lines_they_follow(cannon: Cannon) -> None:
     assert "2 of 2 factors" in title(figure)
     only = plots.plot_loadings(cannon, factors=[1])
     assert "factor 2" in only.axes[0].get_ylabel()
-    with pytest.raises(InvalidDataError, match="2 factors, numbered from 0"):
+    with pytest.raises(InvalidDataError, match="factors have numbers below 2"):
         plots.plot_loadings(cannon, factors=[2])
 
 

@@ -175,7 +175,7 @@ def test_labels_without_groups() -> None:
     assert line_groups("VMICRO") == ()
     with pytest.raises(LabelError, match="not a label with lines"):
         line_groups("AGE")
-    with pytest.raises(InvalidDataError, match="1 names and 0 wavelengths"):
+    with pytest.raises(InvalidDataError, match="1 name and 0 wavelengths"):
         LineGroup("none", "FE_H", ("a",), ())
 
 

@@ -10,12 +10,14 @@ import pytest
 from astropy.table import Table
 
 from bayes_cannon import plots
+from bayes_cannon.analysis.catalogues import catalogue as catalogue_of
 from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.spectra.dataset import CutStep
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.surveys.apogee.cuts import Cuts, apply_cuts
 from bayes_cannon.surveys.catalogue import Catalogue
-from tests.comparison_problem import NAMES, make_catalogue, make_labels, make_set
+from tests.comparison_problem import NAMES, make_catalogue, make_labels, make_result, make_set
 
 N = 300
 THEIRS = make_catalogue(make_labels(N))
@@ -156,3 +158,25 @@ def test_sample_leaves_incomplete_stars_out() -> None:
         plots.plot_sample(THEIRS, names=["NI_FE"])
     with pytest.raises(LabelError, match="unknown labels FE_H"):
         plots.plot_sample(THEIRS, THEIRS.only(["TEFF", "LOGG"]))
+
+
+def test_plane_shows_stars_with_their_joint_errors():
+    truth = make_labels(60)
+    bad = int(LabelFlag.RHAT)
+    result = make_result(truth, flags=np.where(np.arange(60) < 4, bad, 0))
+    table = catalogue_of(result)
+    figure = plots.plot_plane(table, "FE_H", "LOGG", reference=make_catalogue(truth))
+    (ax,) = figure.axes
+    assert ax.get_title().endswith("against [Fe/H] (simulated)")
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["ASPCAP", "this work, 56 ± calibrated sd", "with a BAD flag: 4"]
+    (ellipse,) = ax.patches
+    np.testing.assert_allclose(sorted((ellipse.width, ellipse.height)), [0.06, 0.12], rtol=0.05)
+    assert "median joint error" in texts(ax)
+    alone = plots.plot_plane(make_result(truth, calibrated=False), "FE_H", "LOGG")
+    assert "formal" in alone.axes[0].get_legend().get_texts()[0].get_text()
+    with pytest.raises(LabelError, match="must be two of the labels TEFF, LOGG, FE_H"):
+        plots.plot_plane(table, "FE_H", "MG_FE")
+    table["FE_H"] = np.nan
+    with pytest.raises(InvalidDataError, match="none of the stars of the table has both"):
+        plots.plot_plane(table, "FE_H", "LOGG")

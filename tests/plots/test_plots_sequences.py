@@ -102,7 +102,7 @@ def test_isochrone_sequence_follows_the_isochrone(cannon: Cannon) -> None:
     poor = packaged_isochrones().select(log10_age=9.8, feh=-0.5)
     other = isochrone_sequence(cannon, [2.5], isochrone=poor)
     assert other.values[0, 2] == -0.5
-    with pytest.raises(InvalidDataError, match="1 of 1 gravities are outside the giant branch"):
+    with pytest.raises(InvalidDataError, match="1 of 1 gravity are outside the giant branch"):
         isochrone_sequence(cannon, [4.4])
 
 

@@ -493,7 +493,7 @@ def test_cells_sort_by_their_numbers():
 
 
 def test_parts_refuse_what_they_cannot_show():
-    with pytest.raises(InvalidDataError, match="2 values for 1 columns"):
+    with pytest.raises(InvalidDataError, match="has 2 values, not 1"):
         Grid("t", [Column("a")], [("x",), ("y", "z")])
     with pytest.raises(InvalidDataError, match="not a PNG"):
         Picture(b"GIF89a" * 10, "a picture")

@@ -347,7 +347,7 @@ def test_settings_are_plain_and_complete(dataset: TrainingSet) -> None:
     assert json.loads(dataset.settings["cuts"])["snr_min"] == 50
 
 
-def test_simulated_survey(tmp_path: Path) -> None:
+def test_simulated_survey(tmp_path: Path, shipped_dir: Path) -> None:
     folder = simulate_survey(tmp_path / "s", n_stars=12, seed=3)
     survey = open_survey(folder)
     assert len(survey.orphans) == 1
@@ -363,6 +363,12 @@ def test_simulated_survey(tmp_path: Path) -> None:
     assert problems == ()
     assert mystery.simulated
     assert mystery.n_pixels == result.spectra.n_pixels
+    real = sorted(shipped_dir.glob("apStar-*.fits.gz"))
+    both, _ = prepare_spectra([folder / survey.orphans[0], *real], like=result)
+    assert both.simulated_stars.tolist() == [True, False, False]
+    assert repr(both).startswith("NormalizedSpectra of 3 stars (1 of 3 SIMULATED)")
+    assert not both.select([1, 2]).simulated
+    assert both.select([0]).simulated
 
 
 # Other files treated alike
@@ -402,11 +408,11 @@ def test_repeated_files_get_names_of_their_own(dataset: TrainingSet, six: Path) 
 
 def test_prepare_spectra_refuses(dataset: TrainingSet, six: Path, tmp_path: Path) -> None:
     paths = [spectrum_path(six, 1), spectrum_path(six, 2)]
-    with pytest.raises(NoStarsError, match=r"none of 1 files holds a usable spectrum; the first"):
+    with pytest.raises(NoStarsError, match=r"none of 1 file holds a usable spectrum; the first"):
         prepare_spectra([tmp_path / "absent.fits"], like=dataset)
     with pytest.raises(NoStarsError, match="none of 0 files"):
         prepare_spectra([], like=dataset)
-    with pytest.raises(InvalidDataError, match="1 star ids for 2 files"):
+    with pytest.raises(InvalidDataError, match="1 star id for 2 files"):
         prepare_spectra(paths, like=dataset, star_ids=["a"])
     with pytest.raises(InvalidDataError, match="must differ from each other"):
         prepare_spectra(paths, like=dataset, star_ids=["a", "a"])

@@ -84,7 +84,7 @@ def test_how_many_pixels_are_left_out_is_in_the_cut_table():
     dataset = training_set_from_arrays(W, np.ma.array(DIRTY, mask=BAD), labels, error=error)
     masked = f"{BAD.sum()} pixels of {BAD.any(axis=1).sum()} stars (star-"
     assert masked in dataset.cut_table()["description"][-1]
-    assert "1 pixels of 1 stars (star-3) have no usable flux or error" in (
+    assert "1 pixel of 1 star (star-3) have no usable flux or error" in (
         dataset.cut_steps[-1].description
     )
 
@@ -96,7 +96,7 @@ def test_masks_of_spectra_made_by_hand(kind):
         spectra = kind(IDS, W, *given)
         np.testing.assert_array_equal(spectra.good, ~BAD)
         assert (spectra.flux[BAD] == 1).all()
-    with pytest.raises(InvalidDataError, match="1 wavelengths are masked"):
+    with pytest.raises(InvalidDataError, match="the mask covers 1 wavelength;"):
         kind(IDS, np.ma.array(W, mask=W == 5050), DIRTY, ivar)
     with pytest.raises(InvalidDataError, match="flux has the unit"):
         kind(IDS, W, DIRTY * CGS, ivar)
@@ -518,7 +518,7 @@ def test_splits_with_numbers_of_every_kind():
         (lambda: DATASET.split("half", seed=1), "fraction of a split must be a number"),
         (lambda: DATASET.split(0.5, seed="1"), "seed must be a whole number from 0"),
         (lambda: DATASET.split(0.5, seed=-1), "seed must be a whole number from 0"),
-        (lambda: DATASET.select(["nobody"]), "1 star ids are not in these 8 spectra"),
+        (lambda: DATASET.select(["nobody"]), "1 of 1 star id are not in these 8 spectra"),
         (lambda: DATASET.select([99]), "star numbers run from 0 to 7"),
         (lambda: DATASET.save(None), "a path must be text"),
         (lambda: TrainingSet.load(7), "a path must be text"),

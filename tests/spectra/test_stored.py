@@ -108,6 +108,11 @@ def test_what_is_saved_comes_back_as_from_netcdf(whole, kept, tmp_path):
     file = whole.save(tmp_path / "set.nc")
     of_file = TrainingSet.load(file)
     assert_same(TrainingSet.load(kept), of_file)
+    plain = xr.open_dataset(file)  # other programs choose stars and labels by their names
+    star = whole.star_id[5]
+    np.testing.assert_array_equal(plain["flux"].sel(star=star), whole.spectra.flux[5])
+    assert float(plain["label_values"].sel(star=star, label_name="TEFF")) == whole.labels["TEFF"][5]
+    assert plain["flux"].coords["wavelength"].attrs["units"] == "Angstrom"
     stored = open_dataset(kept)
     assert isinstance(stored, StoredSet)
     assert isinstance(stored.spectra, StoredSpectra)
@@ -133,6 +138,29 @@ def test_other_programs_open_it_without_a_warning(whole, kept, recwarn):
     assert tree["pixels/flux"].dims == ("row", "pixel")
     np.testing.assert_array_equal(tree["pixels/flux"][3].values, whole.spectra.flux[3])
     assert not [w for w in recwarn if issubclass(w.category, UserWarning)]
+
+
+@pytest.mark.parametrize("stars", [[3, 3], ["stär 0003", "stär 0003"]], ids=["rows", "names"])
+def test_a_star_is_chosen_once_alone_as_in_memory(whole, kept, stars):
+    for spectra in (whole.spectra, open_dataset(kept).spectra):
+        with pytest.raises(InvalidDataError, match="1 star id occur more than once"):
+            spectra.select(stars)
+
+
+def test_endings_of_names_count_in_capitals_too(tmp_path):
+    few = a_set(3, 20)
+    folder = few.save(tmp_path / "SET.ZARR")
+    assert is_stored(folder)
+    assert (folder / "progress" / "whole").is_file()
+    assert_same(open_dataset(folder).in_memory(), few)
+
+
+def test_a_folder_of_something_else_is_told_from_a_dataset(tmp_path):
+    (tmp_path / "dr17").mkdir()
+    with pytest.raises(
+        FileFormatError, match=r"prepare a survey first: bayes-cannon prepare .*dr17"
+    ):
+        open_dataset(tmp_path / "dr17")
 
 
 @pytest.mark.parametrize(

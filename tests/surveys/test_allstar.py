@@ -306,7 +306,7 @@ def test_names_of_stars_in_several_fields(tmp_path: Path) -> None:
 def test_catalogue_is_checked() -> None:
     with pytest.raises(InvalidDataError, match="must have a column APOGEE_ID"):
         Catalogue(Table({"ID": ["a"]}))
-    with pytest.raises(InvalidDataError, match="2 names for 1 rows"):
+    with pytest.raises(InvalidDataError, match="2 names for 1 row"):
         Catalogue(Table({"APOGEE_ID": ["a"]}), known_ids=np.array(["a", "b"]))
     bare = Catalogue(Table({"APOGEE_ID": ["a", "a", ""]}))
     assert bare.star_id.tolist() == ["a", "a#2", "unnamed"]

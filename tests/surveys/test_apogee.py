@@ -599,7 +599,7 @@ def test_one_broken_file_in_a_thousand(good: Path, tmp_path: Path) -> None:
 
 
 def test_star_ids_are_checked(good: Path) -> None:
-    with pytest.raises(InvalidDataError, match="1 star ids for 2 files"):
+    with pytest.raises(InvalidDataError, match="1 star id for 2 files"):
         read_spectra([good, good], star_ids=["a"])
     with pytest.raises(InvalidDataError, match=r"more than once \(a\); make them unique"):
         read_spectra([good, good], star_ids=["a", "a"])

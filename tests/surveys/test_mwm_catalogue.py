@@ -246,9 +246,7 @@ def test_what_a_folder_lacks_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SurveyError, match=r"mwm: it has no mwmStar-\*.fits files"):
         bc.open_survey(empty)
     write_mwmstar(empty, Star(sdss_id=7))
-    with pytest.raises(
-        SurveyError, match=r"none of the spectra in .* belongs to one of the 1 rows"
-    ):
+    with pytest.raises(SurveyError, match=r"none of the spectra in .* belongs to one of the 1 row"):
         bc.open_survey(empty)
     write_astra(folder, [astra_row(Star())], name="0.8.1")
     with pytest.raises(SurveyError, match=r"has several catalogues .* not mixed; leave one"):

@@ -233,7 +233,7 @@ def test_spectra_of_other_stars_only(folder: Path) -> None:
     write_catalogue(folder, [A])
     put(folder, spectrum_name(B))
     with pytest.raises(
-        SurveyError, match=r"none of the 1 spectra in .* belongs to one of the 1 rows"
+        SurveyError, match=r"none of the 1 spectrum in .* belongs to one of the 1 row"
     ):
         open_survey(folder)
 
@@ -267,7 +267,7 @@ def test_as_many_files_as_rows(folder: Path) -> None:
     write_catalogue(folder, [A, B])
     put(folder, spectrum_name(A))
     survey = open_survey(folder)
-    with pytest.raises(SurveyError, match="1 file names for 2 rows"):
+    with pytest.raises(SurveyError, match="1 file name for 2 rows"):
         Survey(folder, survey.catalogue, survey.files[:1])
 
 

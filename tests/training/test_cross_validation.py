@@ -77,7 +77,7 @@ def test_fewer_spectra_than_folds_are_refused():
 
 @pytest.mark.parametrize("folds", [1, 24])
 def test_impossible_folds_are_refused(folds):
-    with pytest.raises(InvalidDataError, match=f"{folds} folds of 23 stars; choose 2 to 23"):
+    with pytest.raises(InvalidDataError, match=rf"{folds} folds? of 23 stars; choose 2 to 23"):
         assign_folds(np.arange(23).astype(str), folds, seed=1)
 
 

@@ -33,6 +33,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FitError
 from bayes_cannon.inference.binaries.fast_pass import FastPass
@@ -177,8 +178,9 @@ def learn_evidence(null: FastPass, pairs: FastPass) -> Evidence:
     x0, x1 = x0[np.isfinite(x0).all(axis=1)], x1[np.isfinite(x1).all(axis=1)]
     if min(len(x0), len(x1)) < LEAST_STARS:
         raise FitError(
-            f"{len(x0)} single stars and {len(x1)} pairs could be fitted; {LEAST_STARS} of each "
-            "are needed to say how often a single star looks like a pair. Give more training stars."
+            f"{count_text(len(x0), 'single star')} and {count_text(len(x1), 'pair')} could be "
+            f"fitted; {LEAST_STARS} of each are needed to say how often a single star looks like a "
+            "pair. Give more training stars."
         )
     gain0, gain1 = x0[:, 0], x1[:, 0]
     both = np.concatenate([x0, x1])

@@ -69,6 +69,7 @@ FACTS: Mapping[str, ColumnFacts] = MappingProxyType({
                             "integer", "", "I12"),
     "ASPCAPFLAG": ColumnFacts("ASPCAP's bit mask of its labels", "meta.code.qual",
                               "integer", "", "I12"),
+    "SIMULATED": ColumnFacts("yes: a simulated spectrum, no observation", "meta.note", "text"),
     "REDUCTION": ColumnFacts("version of the survey's pipeline that made the spectrum",
                              "meta.version", "text"),
     "RHAT_MAX": ColumnFacts("largest R-hat of the labels", "stat.value", display="F8.4"),

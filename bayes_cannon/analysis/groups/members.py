@@ -12,6 +12,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import names_of
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.paths import is_fits_name, user_path
@@ -126,7 +127,7 @@ class Members:
         others = [f.partition(":")[0] for f in self.fate.tolist() if f != USED]
         counts = {why: others.count(why) for why in dict.fromkeys(others)}
         rest = "".join(f", {n} {why}" for why, n in counts.items())
-        return f"{int(self.used.sum())} of {self.star_id.size} stars used{rest}"
+        return f"{int(self.used.sum())} of {count_text(self.star_id.size, 'star')} used{rest}"
 
 
 def choose_members(

@@ -201,8 +201,8 @@ def compare_visits(
     """
     if labels.n_stars < FEWEST_STARS:
         raise NoStarsError(
-            f"{labels.n_stars} stars have two usable visits; {FEWEST_STARS} are needed to compare "
-            "repeats."
+            f"{count_text(labels.n_stars, 'star')} have two usable visits; {FEWEST_STARS} are "
+            "needed to compare repeats."
         )
     pairs = pairs_of(labels)
     if fit is None:

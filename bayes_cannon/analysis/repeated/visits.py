@@ -12,6 +12,7 @@ import xarray as xr
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import names_of, plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, NoStarsError
@@ -113,7 +114,7 @@ def labels_of_visits(
     several = np.flatnonzero(keep)[n[place] > 1]
     if several.size == 0:
         raise NoStarsError(
-            f"none of {np.unique(star).size} stars has two visits with a posterior"
+            f"none of {count_text(np.unique(star).size, 'star')} has two visits with a posterior"
             f"{' and without a BAD flag' if flagged == 'exclude' and bad.any() else ''}; "
             "repeats cannot be compared."
         )
@@ -138,8 +139,8 @@ def _told(visits: Any, visit_id: NDArray[np.str_]) -> tuple[NDArray[np.str_], Fl
     lacking = [v for v in visit_id.tolist() if v not in place]
     if lacking:
         raise InvalidDataError(
-            f"the table of visits lacks {len(lacking)} of {visit_id.size} visits of the result "
-            f"({name_some(lacking)})."
+            f"the table of visits lacks {len(lacking)} of {count_text(visit_id.size, 'visit')} of "
+            f"the result ({name_some(lacking)})."
         )
     rows = [place[v] for v in visit_id.tolist()]
     star = names_of(table["STAR"], "STAR")[rows]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.sbc.ranks import LONGER, N_KEPT, Ranks, effective_draws, thinned_rank
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.packing import unpack
 from bayes_cannon.base.typing import FloatArray
@@ -180,7 +181,9 @@ def rank_labels(
         columns = [posterior[n].transpose("star", "chain", "draw").values for n in names]
         draws = np.stack(columns, axis=-1).astype(np.float64)
         if missing := int(np.sum(~np.isfinite(draws).all(axis=(1, 2, 3)))):
-            raise FitError(f"{missing} of {todo.size} simulated stars got no posterior.")
+            raise FitError(
+                f"{missing} of {count_text(todo.size, 'simulated star')} got no posterior."
+            )
         enough = np.array([effective_draws(d) >= N_KEPT for d in draws])
         for star, d in zip(todo[enough], draws[enough], strict=True):
             ranks[star], sd[star] = thinned_rank(d, truth[star]), d.std(axis=(0, 1))
@@ -188,6 +191,7 @@ def rank_labels(
         if todo.size == 0:
             return replace(Ranks.from_draws(names, truth, ranks, sd), seed=seed)
     raise FitError(
-        f"the draws of {todo.size} of {len(truth)} simulated stars are worth fewer than {N_KEPT} "
-        "independent ones, even many of them; look at their posteriors, or ask for more draws."
+        f"the draws of {todo.size} of {count_text(len(truth), 'simulated star')} are worth fewer "
+        f"than {N_KEPT} independent ones, even many of them; look at their posteriors, or ask for "
+        "more draws."
     )

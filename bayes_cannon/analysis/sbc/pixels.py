@@ -21,6 +21,7 @@ from scipy.special import ndtr
 from scipy.stats import chi2
 
 from bayes_cannon.analysis.sbc.ranks import LONGER, N_KEPT, Ranks, effective_draws, thinned_rank
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.compiled.kept import compile_model
 from bayes_cannon.base.packing import unpack
@@ -175,8 +176,8 @@ class TrainingSampler:
             if (worth := effective_draws(np.concatenate(flat, axis=-1))) >= N_KEPT:
                 return found
         raise FitError(
-            f"{settings.chains * n_draws} draws of a simulated training set are worth "
-            f"{worth:.0f}, fewer than {N_KEPT}."
+            f"{count_text(settings.chains * n_draws, 'draw')} of a simulated training set are "
+            f"worth {worth:.0f}, fewer than {N_KEPT}."
         )
 
 

@@ -86,7 +86,7 @@ class Ranks(Carded):
                   zip(self.names, self.contraction, known, strict=True) if there]  # fmt: skip
         return title, [
             ("parameters", ", ".join(self.names)),
-            ("among", f"{self.n_kept} draws"),
+            ("among", count_text(self.n_kept, "draw")),
             ("contraction", ", ".join(shrunk)),
         ]
 

@@ -22,6 +22,7 @@ from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from typing import Any, override
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.engines.engine import Engine, Job, WorkerLostError
 from bayes_cannon.base.engines.shared import unpack
 
@@ -257,8 +258,8 @@ class WorkerPool(Engine):
             return
         job.future.set_exception(
             WorkerLostError(
-                f"{job.losses} worker processes ended early, the last one {how}; if they lack "
-                "memory, take fewer workers"
+                f"{count_text(job.losses, 'worker process')} ended early, the last one {how}; if "
+                "they lack memory, take fewer workers"
             )
         )
 

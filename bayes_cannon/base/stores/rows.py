@@ -27,6 +27,7 @@ import zarr
 from numcodecs import Blosc  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.locks import LOCK_NAME
 from bayes_cannon.base.storage import told_writing
 from bayes_cannon.base.stores.blocks import (
@@ -244,8 +245,8 @@ class RowStore(BlockFolder):
         for block in hurt:
             self._mark(block).unlink()
         warnings.warn(
-            f"{len(hurt)} of {len(self.blocks)} blocks of {BLOCK} stars in {self.folder} were "
-            "damaged or lost; they are done again.",
+            f"{len(hurt)} of {count_text(len(self.blocks), 'block')} of {BLOCK} stars in "
+            f"{self.folder} were damaged or lost; they are done again.",
             BayesCannonWarning,
             stacklevel=5,
         )

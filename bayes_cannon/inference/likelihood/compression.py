@@ -8,7 +8,7 @@ With the nuisance factors integrated out, the pixels of a star are
 `D` is diagonal: photon noise, intrinsic scatter and, because the trained coefficients c are
 uncertain, ``x' Cov(c) x`` with ``x = [v(ell), z]``. That last part depends on the star's labels
 and factors; it is evaluated at a point that the caller gives and refreshes (see `label_modes`).
-Pixels are not independent witnesses: the log likelihood of each is divided by its ``kappa``, the
+Residuals of pixels are correlated: the log likelihood of each is divided by its ``kappa``, the
 pixels per independent one (`bayes_cannon.training.effective_pixels`), before the factors are
 integrated out, so that S^-1 above is that of weights ``w / kappa``.
 Known terms (`bayes_cannon.spectra.distortions`) are further columns of U, templates that follow the

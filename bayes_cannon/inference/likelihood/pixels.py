@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -118,8 +119,8 @@ class PixelModel:
             finite &= np.isfinite(cov).all(axis=0)
         if not finite.all():
             raise InvalidDataError(
-                f"{np.sum(~finite)} usable pixels of the trained model have coefficients that are "
-                "not finite; train it again."
+                f"{count_text(np.sum(~finite), 'usable pixel')} of the trained model have "
+                "coefficients that are not finite; train it again."
             )
         independent = cannon.independent_pixels
         tempered = None if independent.trivial else independent.only(used)

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import xarray as xr
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import BayesCannonWarning
 from bayes_cannon.inference.checks import StarStatus
 from bayes_cannon.inference.flags import LabelFlag
@@ -43,17 +44,17 @@ def warn_of_undone(
     if few.any():
         n_pixels = int(np.sum(cannon.used))
         warnings.warn(
-            f"{few.sum()} of {few.size} stars ({name_some(star_id[few])}) have fewer than "
-            f"{pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the model's "
-            f"{n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or lower "
-            "min_pixels (--min-pixels).",
+            f"{few.sum()} of {count_text(few.size, 'star')} ({name_some(star_id[few])}) have "
+            f"fewer than {pixels_needed(n_pixels, settings.min_pixels)} usable pixels of the "
+            f"model's {n_pixels} and get no posterior (flag NO_PIXELS); look at their masks, or "
+            "lower min_pixels (--min-pixels).",
             BayesCannonWarning,
             stacklevel=3,
         )
     if failed.any():
         warnings.warn(
-            f"{failed.sum()} of {failed.size} stars ({name_some(star_id[failed])}) get no "
-            "posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
+            f"{failed.sum()} of {count_text(failed.size, 'star')} ({name_some(star_id[failed])}) "
+            "get no posterior, as optimiser or sampler failed (flag FAILED); the log says why.",
             BayesCannonWarning,
             stacklevel=3,
         )
@@ -77,9 +78,10 @@ def _warn_of_reductions(stats: xr.Dataset, cannon: Cannon) -> None:
         else ""
     )
     warnings.warn(
-        f"{other.sum()} of {other.size} spectra ({name_some(stats['star'].values[other])}) are of "
-        f"the reduction {names}, the training set of {trained} (flag OTHER_REDUCTION): offsets "
-        f"between the two are in the labels and not in their errors.{far}",
+        f"{other.sum()} of {count_text(other.size, 'spectrum')} "
+        f"({name_some(stats['star'].values[other])}) are of the reduction {names}, the training "
+        f"set of {trained} (flag OTHER_REDUCTION): offsets between the two are in the labels and "
+        f"not in their errors.{far}",
         BayesCannonWarning,
         stacklevel=4,
     )

@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bayes_cannon.analysis.groups.fit import group_table
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.rounding import error_digits, two_digits
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -87,7 +88,7 @@ def plot_group_forest(found: xr.DataTree, labels: str | Sequence[str] | None = N
         axes[0].set_yticks(rows, [star_text(s) for s in stars.tolist()], fontsize=7)
     else:
         axes[0].set_ylabel("member")
-    figure.suptitle(_title(found, f"{n} members of a group"), fontsize=13)
+    figure.suptitle(_title(found, f"{count_text(n, 'member')} of a group"), fontsize=13)
     kind = str(found.attrs.get("errors", "calibrated"))
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=BLACK, marker="o", ms=4, label=f"star, {kind} error"),
@@ -153,7 +154,9 @@ def plot_group_corner(
             axes[i, i].axvline(row["SCATTER_LIMIT"], color=GREY, ls=":", lw=1.1)
     title = "Intrinsic scatters" if what == "scatter" else "Means"
     n = found["posterior"].sizes["star"]
-    figure.suptitle(_title(found, f"{title} of a group of {n} stars"), fontsize=12, y=0.995)
+    figure.suptitle(
+        _title(found, f"{title} of a group of {count_text(n, 'star')}"), fontsize=12, y=0.995
+    )
     return figure
 
 

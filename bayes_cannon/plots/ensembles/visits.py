@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from bayes_cannon.analysis.repeated.comparison import Repeats
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.plots.common import BLACK, GREY, label_text, new_figure, title_of
 from bayes_cannon.plots.posteriors import POSTERIOR_STYLES
 from bayes_cannon.spectra.label_kinds import label_tex
@@ -49,7 +50,7 @@ def plot_repeats(found: Repeats) -> Figure:
         ax.set_ylim(0, highest)
     axes[1, 0].set_ylabel("sd of z")
     n = found.labels
-    text = f"Repeats: {n.star.size} visits to {n.n_stars} stars"
+    text = f"Repeats: {count_text(n.star.size, 'visit')} to {count_text(n.n_stars, 'star')}"
     figure.suptitle(title_of(text, simulated=found.simulated), fontsize=13)
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=BLACK, marker="o", ls="", label="differences of visits"),

@@ -140,6 +140,7 @@ def _stars(
     there = {star: path for star, path in files.items() if path.is_file()}
     few = list(there)[:n] if len(inputs.table) <= _MOST_PICTURES else []
     pictures = dict(zip(few, small_pictures([there[s] for s in few]), strict=True))
+    mixed = not inputs.simulated_stars.all()
     stars = []
     for i, star in enumerate(inputs.star_id[:n].tolist()):
         found: dict[str, Any] = {
@@ -155,7 +156,9 @@ def _stars(
             found["file"] = there[star].name
         if pictures.get(star):
             found["corner"] = pictures[star]
-        if not inputs.simulated:
+        if mixed and inputs.simulated_stars[i]:
+            found["mark"] = "SIMULATED"
+        if not inputs.simulated_stars[i]:
             named = "APOGEE_ID" in inputs.table.colnames
             name = str(inputs.table["APOGEE_ID"][i]) if named else star
             found["links"] = links_of(name, _release(inputs))

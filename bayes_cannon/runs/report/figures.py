@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from bayes_cannon.analysis.calibration import OF_MOMENTS
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
@@ -323,6 +324,8 @@ def calibration(inputs: ReportInputs) -> Iterator[Item]:
     if isinstance(check, str):
         yield Note(check, gone=True)
         return
+    if check.of_moments:
+        yield Note(OF_MOMENTS)
     yield coverage_table(check)
     if check.failures:
         rows = [(failure,) for failure in check.failures]

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.calibration import Check
 from bayes_cannon.analysis.catalogues import comparison
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.numerical import slope_of
 from bayes_cannon.base.rounding import two_digits, value_with_error
 from bayes_cannon.inference.flags import LabelFlag, is_flagged, severity
@@ -72,7 +73,7 @@ def _accuracy(inputs: ReportInputs) -> tuple[str, str]:
     if biased:
         tail = f"; biased are {_listed(biased)}."
     return "Accuracy", (
-        f"The labels of {int(max(rows['N'])):,} stars scatter about {what} by "
+        f"The labels of {count_text(int(max(rows['N'])), 'star', ',')} scatter about {what} by "
         f"{_listed(parts)} (robust){tail}"
     )
 
@@ -97,7 +98,7 @@ def _calibration(inputs: ReportInputs) -> tuple[str, str]:
         tail = "which is within the tolerances for every label."
     else:
         good = len(rows) - len(wrong)
-        tail = f"{good} of {len(rows)} labels pass; {_listed(wrong)}."
+        tail = f"{good} of {count_text(len(rows), 'label')} pass; {_listed(wrong)}."
     return "Calibration", (
         f"The {check.judged} 68 % intervals hold the {reference} for {span} of the stars: {tail}"
     )
@@ -126,8 +127,8 @@ def _edges(inputs: ReportInputs) -> tuple[str, str]:
     }  # fmt: skip
     parts = [f"{shown_label(k)} {n}" for k, n in by_label.items() if n]
     text = (
-        f"{int(at.sum()):,} of {len(flag):,} stars lie beyond the training labels or where there "
-        "are few of them"
+        f"{int(at.sum()):,} of {count_text(len(flag), 'star', ',')} lie beyond the training labels "
+        "or where there are few of them"
     )
     if parts:
         text += f"; near the edge of single labels: {', '.join(parts)}"
@@ -154,8 +155,9 @@ def _worst(inputs: ReportInputs) -> tuple[str, str]:
         parts.append(f"{inputs.star_id[row]} ({shown}σ in {shown_label(name)}, {state})")
     beyond = int((far > _FAR).sum())
     return "Worst stars", (
-        f"{beyond:,} of {int(np.isfinite(far).sum()):,} stars differ from {inputs.catalogue} by "
-        f"more than {_FAR:g} joint errors in some label; furthest off are {_listed(parts)}."
+        f"{beyond:,} of {count_text(int(np.isfinite(far).sum()), 'star', ',')} differ from "
+        f"{inputs.catalogue} by more than {_FAR:g} joint errors in some label; furthest off are "
+        f"{_listed(parts)}."
     )
 
 
@@ -167,7 +169,8 @@ def _failed(inputs: ReportInputs) -> tuple[str, str]:
     flagged = int(is_flagged(flag).sum())
     rhat = column(inputs.table, "RHAT_MAX")
     sampled = np.isfinite(rhat)
-    text = f"Of {n:,} stars, {without or 'none'} {'lack' if without > 1 else 'lacks'} a posterior"
+    lacks = "lack" if without > 1 else "lacks"
+    text = f"Of {count_text(n, 'star', ',')}, {without or 'none'} {lacks} a posterior"
     if sampled.any():
         text += f"; {int((rhat[sampled] >= 1.01).sum())} have R-hat above 1.01"
     return "Failures", (
@@ -260,9 +263,9 @@ def scores_caption(check: Check, reference: str) -> str:
     off = int(np.sum(np.abs(bins["MEAN"]) > _FAR / np.sqrt(n)))
     wide = int(np.sum(np.abs(np.asarray(bins["SD"]) - 1) > _FAR / np.sqrt(2 * (n - 1))))
     return (
-        f"Mean (should be 0) and width (should be 1) of the {check.judged} scores in bins of "
-        f"stars: of {len(bins)} bins, {off} means and {wide} widths are off by more than three "
-        "standard errors."
+        f"Mean (should be 0) and width (should be 1) of the {check.judged} scores in "
+        f"bins of stars: of {count_text(len(bins), 'bin')}, {off} means and {wide} widths are off "
+        "by more than three standard errors."
     )
 
 
@@ -296,8 +299,8 @@ def factors_caption(cannon: Cannon) -> str:
     """
     rms = np.sqrt(np.mean(np.asarray(cannon.loadings, dtype=float) ** 2, axis=0))
     return (
-        f"The {rms.size} loadings in order of their size: one standard deviation of a factor moves "
-        f"the flux by {two_digits(float(rms.max()))} (rms over the pixels) for the largest and "
-        f"{two_digits(float(rms.min()))} for the smallest. Lines are named where a loading, freed "
-        "of its slow waves, is largest."
+        f"The {count_text(rms.size, 'loading')} in order of their size: one standard deviation of "
+        f"a factor moves the flux by {two_digits(float(rms.max()))} (rms over the pixels) for the "
+        f"largest and {two_digits(float(rms.min()))} for the smallest. Lines are named where a "
+        "loading, freed of its slow waves, is largest."
     )

@@ -15,16 +15,15 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.calibration import Check, check_calibration
 from bayes_cannon.analysis.repeated.comparison import Repeats
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.posterior import (
     group_of,
-    holds_moments,
-    is_simulated,
     model_is_simulated,
     posterior_names,
 )
-from bayes_cannon.inference.tables import catalogue_name, star_ids
+from bayes_cannon.inference.tables import catalogue_name, simulated_rows, star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.runs.results import RUN_TABLE
@@ -113,8 +112,13 @@ class ReportInputs:
 
     @property
     def simulated(self) -> bool:
-        """Whether the spectra are."""
-        return is_simulated(self.result) or bool(self.table.meta.get("SIMULATE"))
+        """Whether spectra are, some at least."""
+        return bool(self.simulated_stars.any())
+
+    @cached_property
+    def simulated_stars(self) -> NDArray[np.bool_]:
+        """Which stars of the table are, shape (n_stars,)."""
+        return simulated_rows(self.table)
 
     @property
     def model_simulated(self) -> bool:
@@ -193,8 +197,6 @@ class ReportInputs:
             references["catalogue"] = self.aspcap
         if not references:
             return "The run has no catalogue labels to compare with."
-        if holds_moments(group_of(self.result, "posterior")):
-            return "The run keeps moments and no draws, by which intervals are checked (--keep)."
         result, left = self.result, np.ones(len(self.table), dtype=np.bool_)
         if self.cannon is not None:
             left = ~np.isin(self.star_id, self.cannon.training.star_id)
@@ -202,8 +204,8 @@ class ReportInputs:
         n = int((left & self.has_posterior & ~self.unlabelled).sum())
         if n < _FEWEST:
             return (
-                f"Needs {_FEWEST} stars with catalogue labels that the model was not trained on; "
-                f"the run has {n}."
+                f"Needs {count_text(_FEWEST, 'star')} with catalogue labels that the model was not "
+                f"trained on; the run has {n}."
             )
         snr = dict(zip(self.star_id.tolist(), self.snr.tolist(), strict=True))
         known = bool(np.isfinite(self.snr).any())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bayes_cannon.analysis.repeated.comparison import Repeats
-from bayes_cannon.base.paths import user_path
+from bayes_cannon.base.paths import has_ending, user_path
 from bayes_cannon.errors import BayesCannonError, BayesCannonWarning, FileFormatError
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.models.cannon import Cannon
@@ -201,7 +201,7 @@ def _find_spectra(
 
 
 def _may_be_dataset(path: Path) -> bool:
-    return is_stored(path) or (path.is_file() and path.suffix not in (".fits", ".gz"))
+    return is_stored(path) or (path.is_file() and not has_ending(path, ".fits", ".gz"))
 
 
 def _noted_dataset(

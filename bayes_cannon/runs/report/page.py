@@ -23,6 +23,7 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.base.rounding import two_digits, value_with_error
 from bayes_cannon.errors import InvalidDataError
@@ -231,8 +232,8 @@ class Grid:
         wrong = [i for i, row in enumerate(self.rows) if len(row) != len(self.columns)]
         if wrong:
             raise InvalidDataError(
-                f"row {wrong[0]} of the table {self.caption!r} has {len(self.rows[wrong[0]])} "
-                f"values for {len(self.columns)} columns."
+                f"row {wrong[0]} of the table {self.caption!r} has "
+                f"{count_text(len(self.rows[wrong[0]]), 'value')}, not {len(self.columns)}."
             )
 
     def cells(self) -> Iterator[list[Cell]]:

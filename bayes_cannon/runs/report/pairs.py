@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bayes_cannon.analysis.repeated.comparison import SEES
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.inference.units import with_unit
 from bayes_cannon.plots.ensembles.visits import plot_repeats
 from bayes_cannon.runs.report.inputs import ReportInputs
@@ -114,13 +115,14 @@ def repeated_visits(inputs: ReportInputs) -> Iterator[Item]:
     ]  # fmt: skip
     labels, n_pairs = found.labels, found.pairs.star.size
     yield Grid(
-        f"{n_pairs} pairs of {labels.star.size} visits to {labels.n_stars} stars. The error seen "
-        "from visit to visit is sqrt((scale × formal)² + floor²); errors are medians.",
+        f"{count_text(n_pairs, 'pair')} of {count_text(labels.star.size, 'visit')} to "
+        f"{count_text(labels.n_stars, 'star')}. The error seen from visit to visit is sqrt((scale "
+        "× formal)² + floor²); errors are medians.",
         _VISIT_COLUMNS, rows,
     )  # fmt: skip
     kept = "left out" if found.table.meta["FLAGGED"] == "exclude" else "kept"
     yield Text(
-        f"{SEES} {labels.n_flagged} visits with a flag of severity BAD were {kept}, "
+        f"{SEES} {count_text(labels.n_flagged, 'visit')} with a flag of severity BAD were {kept}, "
         f"{labels.n_without} have no posterior, {labels.n_alone} were left alone by that."
     )
     if found.simulated and not inputs.simulated:

@@ -17,6 +17,7 @@ from bayes_cannon.analysis.gradients import line_groups
 from bayes_cannon.analysis.information import OWN, line_information
 from bayes_cannon.analysis.isochrones import packaged_isochrones
 from bayes_cannon.analysis.tables import mystery_story
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
 from bayes_cannon.models.cannon import Cannon
@@ -147,8 +148,8 @@ def _offsets_caption(inputs: ReportInputs) -> str:
     if off.size == 0:
         return f"{text}."
     return (
-        f"{text}: the median of {off.size:,} stars is {np.median(off):+.0f} K, and "
-        f"{100 * np.mean(np.abs(off) > 100):.0f} % of them are off by more than 100 K."
+        f"{text}: the median of {count_text(off.size, 'star', ',')} is {np.median(off):+.0f} K, "
+        f"and {100 * np.mean(np.abs(off) > 100):.0f} % of them are off by more than 100 K."
     ).replace("-", "\N{MINUS SIGN}")
 
 
@@ -282,7 +283,10 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
     assert other is not None
     stars = [str(s) for s in other.star_id[other.has_posterior]]
     if len(stars) > _MOST_MYSTERIES:
-        yield Text(f"The first {_MOST_MYSTERIES} of {len(stars)} stars without catalogue labels.")
+        yield Text(
+            f"The first {_MOST_MYSTERIES} of {count_text(len(stars), 'star')} without catalogue "
+            "labels."
+        )
     every = [*inputs.star_id.tolist(), *other.star_id.tolist()]
     names = file_names("mystery", stars, list(dict.fromkeys(every)))
     snr = dict(zip(other.star_id.tolist(), other.snr.tolist(), strict=True))
@@ -310,7 +314,9 @@ def mystery(inputs: ReportInputs) -> Iterator[Item]:
                       "residuals in units of their errors.")  # fmt: skip
     failed = other.star_id[~other.has_posterior]
     if failed.size:
-        yield Note(f"{failed.size} stars without catalogue labels have no posterior either.")
+        yield Note(
+            f"{count_text(failed.size, 'star')} without catalogue labels have no posterior either."
+        )
 
 
 def _truth_of(inputs: ReportInputs, names: Sequence[str], star: str) -> FloatArray | None:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bayes_cannon._version import __version__
+from bayes_cannon.base.cards import simulated_text
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
 from bayes_cannon.base.storage import write_atomically
@@ -314,8 +315,10 @@ def _render(figure: Figure) -> bytes:
 
 
 def _banner(inputs: ReportInputs) -> str:
-    if inputs.simulated:
+    if inputs.simulated_stars.all() and inputs.simulated:
         return "SIMULATED: no star of this run is real"
+    if inputs.simulated:
+        return f"{simulated_text(inputs.simulated_stars)}: those stars of this run are not real"
     if inputs.model_simulated:
         return "The model was trained on SIMULATED stars"
     return other_reductions(inputs.table)

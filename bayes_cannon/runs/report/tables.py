@@ -220,9 +220,11 @@ def _scatter(inputs: ReportInputs) -> Iterator[Item]:
     told = (f"{p.name[0].upper()}{p.name[1:]}: {p.source.rstrip('.')}." for p in others)
     yield Text(f"The last columns are scatters that others found, on other stars. {' '.join(told)}")
     if inputs.simulated:
+        which = inputs.simulated_stars
+        of_which = "The" if which.all() else f"{which.sum()} of {which.size}"
         yield Note(
-            "The stars of this run are simulated: these numbers say how well the method does on "
-            "synthetic spectra, not on the sky. The published ones are of real stars."
+            f"{of_which} stars of this run are simulated: these numbers say how well the method "
+            "does on synthetic spectra, not on the sky. The published ones are of real stars."
         )
 
 

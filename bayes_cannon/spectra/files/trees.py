@@ -21,6 +21,7 @@ __all__ = [
     "from_tree",
     "spectra_in_memory",
     "to_tree",
+    "with_coordinates",
 ]
 
 
@@ -72,6 +73,25 @@ def to_tree(dataset: TrainingSet, *, pixels: bool = True) -> xr.DataTree:
         texts_of_stars = {n: ("star", text.astype(object)) for n, text in spectra.notes.items()}
         groups["/notes"] = xr.Dataset(texts_of_stars)
     return xr.DataTree.from_dict(groups)
+
+
+def with_coordinates(tree: xr.DataTree) -> xr.DataTree:
+    """Return what `to_tree` made with coordinates, by which other programs choose stars and labels.
+
+    Parameters
+    ----------
+    tree
+        What it returned.
+    """
+    whole = tree.to_dataset(inherit=False)
+    found = whole.set_coords("wavelength").assign_coords(
+        star=("star", whole["star_id"].values),
+        label_name=("label_name", json.loads(str(whole["label_names"].values))),
+    )
+    for name, text in (("flux", "flux over the continuum"), ("ivar", "its inverse variance")):
+        found[name].attrs = {"long_name": text, "units": "1"}
+    tree.dataset = found
+    return tree
 
 
 def from_tree[Set: TrainingSet](

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
@@ -348,7 +349,9 @@ def _observed(
 def _nothing_read(problems: Sequence[StarProblem]) -> NoStarsError:
     if not problems:
         return NoStarsError("no files were given to read spectra from.")
-    return NoStarsError(f"none of {len(problems)} files could be read; {problems[0].message}")
+    return NoStarsError(
+        f"none of {count_text(len(problems), 'file')} could be read; {problems[0].message}"
+    )
 
 
 def _check_choice(visit: int | None, weighting: str | None, mask_row: int | None) -> None:
@@ -365,11 +368,14 @@ def _check_choice(visit: int | None, weighting: str | None, mask_row: int | None
 def _check_names(star_ids: Sequence[str] | NDArray[np.str_] | None, n_files: int) -> list[str]:
     names = [] if star_ids is None else [str(name) for name in star_ids]
     if star_ids is not None and len(names) != n_files:
-        raise InvalidDataError(f"{len(names)} star ids for {n_files} files; give one for each.")
+        raise InvalidDataError(
+            f"{count_text(len(names), 'star id')} for {count_text(n_files, 'file')}; give one for "
+            "each."
+        )
     repeated = [name for name, times in Counter(names).items() if times > 1]
     if repeated:
         raise InvalidDataError(
-            f"{len(repeated)} star ids are given more than once ({name_some(repeated)}); "
-            "make them unique."
+            f"{len(repeated)} of {count_text(len(names), 'star id')} are given more than once "
+            f"({name_some(repeated)}); make them unique."
         )
     return names

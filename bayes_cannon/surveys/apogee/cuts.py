@@ -12,6 +12,7 @@ import pandas as pd
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.spectra.dataset import CutStep
@@ -251,7 +252,7 @@ def _flag_cut(catalogue: Catalogue, name: str, column: str, bits: Sequence[int])
     unknown = int(np.ma.getmaskarray(given).sum())
     text = f"{column} bit {listed}"
     if unknown:
-        text += f" ({unknown} rows without a value stay)"
+        text += f" ({count_text(unknown, 'row')} without a value stay)"
     return _Cut(name, text, (flags & wanted) != 0)
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import FileFormatError
 from bayes_cannon.surveys.fits import CardSource, card_number
 from bayes_cannon.surveys.images import ImageFile, open_images
@@ -200,8 +201,8 @@ def read_mask(
         wanted = 0
     if wanted >= n_rows:
         raise FileFormatError(
-            f"{file.path} has no row {wanted} to take the mask from, only {n_rows} rows; "
-            "use mask_row=0, or leave it out."
+            f"{file.path} has no row {wanted} to take the mask from, only "
+            f"{count_text(n_rows, 'row')}; use mask_row=0, or leave it out."
         )
     mask = file.read_row(3, wanted)
     if wanted == 1 and not mask.any():

@@ -18,6 +18,7 @@ import numpy as np
 from astropy.table import MaskedColumn, Table, vstack
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import FileFormatError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.problems import StarProblem
@@ -111,9 +112,10 @@ class ApogeeReader(SurveyReader):
         files, unsafe = _match(catalogue, releases, found)
         if not (files != "").any():
             raise SurveyError(
-                f"none of the {len(found)} spectra in {folder} ({name_some(found)}) belongs to "
-                f"one of the {len(catalogue)} rows of its catalogue; the folders are named after "
-                "TELESCOPE and FIELD, the files after APOGEE_ID."
+                f"none of the {count_text(len(found), 'spectrum')} in {folder} "
+                f"({name_some(found)}) belongs to one of the {count_text(len(catalogue), 'row')} "
+                "of its catalogue; the folders are named after TELESCOPE and FIELD, the files "
+                "after APOGEE_ID."
             )
         orphans = tuple(sorted(set(found) - set(files.tolist())))
         paths = np.array(

@@ -12,6 +12,7 @@ from pathlib import Path
 from astropy.table import Table
 from platformdirs import user_cache_dir
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more, whole_number
 from bayes_cannon.base.locks import lock_folder
 from bayes_cannon.base.paths import user_path
@@ -91,7 +92,7 @@ class DownloadReport:
 
     def __str__(self) -> str:
         text = (
-            f"{self.n_wanted} spectra wanted: {self.n_fetched} fetched "
+            f"{count_text(self.n_wanted, 'spectrum')} wanted: {self.n_fetched} fetched "
             f"({self.n_bytes / 1e6:.1f} MB), {self.n_present} there already"
         )
         if self.absent:
@@ -157,7 +158,7 @@ def download_survey(
     limit : int, optional
         At most so many spectra, taken in turn from the fields.
     snr_min : float, optional
-        Least S/N per pixel.
+        Minimum S/N per pixel.
     cuts : Cuts or callable, optional
         Spectra to leave out: the package's cuts, or a function that takes the catalogue's table
         and returns which rows to keep, shape (n_rows,) bool. Single `stars` are spared.

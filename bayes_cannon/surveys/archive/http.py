@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import requests
 
 from bayes_cannon._version import __version__
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import DownloadError
 
 __all__ = [
@@ -326,7 +327,7 @@ class HttpClient:
                 if failures >= self.settings.attempts:
                     break
                 self._back_off(failures, error)
-        raise FetchError(f"{reason}, after {failures} attempts", general=True)
+        raise FetchError(f"{reason}, after {count_text(failures, 'attempt')}", general=True)
 
     def _back_off(self, failures: int, error: RetryError) -> None:
         """Wait as long as the server asks, or ever longer."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
@@ -120,7 +121,7 @@ def download_mwm(
     limit : int, optional
         At most so many stars, taken in turn from what was asked for.
     snr_min : float, optional
-        Least S/N per pixel of a star's best row; a star without a row is kept.
+        Minimum S/N per pixel of a star's best row; a star without a row is kept.
     sas_url : str, optional
         Other address of the archive; else the environment variable ``BAYES_CANNON_SAS_URL``, else
         SDSS's own.
@@ -188,7 +189,9 @@ def _numbers(region: Any, n: int, what: str) -> tuple[float, ...]:
     numbers = () if isinstance(region, str) or np.ndim(region) != 1 else tuple(region)
     if len(numbers) != n:
         order = "ra, dec, radius" if n == 3 else "ra_min, ra_max, dec_min, dec_max"
-        raise DownloadError(f"a {what} is {n} numbers in degrees ({order}), not {region!r}.")
+        raise DownloadError(
+            f"a {what} is {count_text(n, 'number')} in degrees ({order}), not {region!r}."
+        )
     return numbers
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.spectra.spectra import name_some
@@ -49,7 +50,7 @@ def check_limits(limit: int | None, snr_min: float | None) -> tuple[int | None, 
     limit
         At most so many, from 1; None: all.
     snr_min
-        Least S/N; None: any.
+        Minimum S/N; None: any.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class Request:
     limit : int, optional
         At most so many spectra.
     snr_min : float, optional
-        Least S/N per pixel.
+        Minimum S/N per pixel.
     cuts : Cuts or callable, optional
         See `download_survey`.
 
@@ -204,7 +205,7 @@ def _apply_cuts(
         if keep.shape != (len(table),):
             raise DownloadError(
                 f"cuts returned an array of shape {keep.shape}; it must say of each of the "
-                f"{len(table)} rows whether to keep it."
+                f"{count_text(len(table), 'row')} whether to keep it."
             )
         return keep
     from bayes_cannon.surveys.apogee.allstar import read_allstar

@@ -23,6 +23,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import DownloadError
 from bayes_cannon.surveys.archive.addresses import Release, check_field, check_star
 from bayes_cannon.surveys.archive.catalogue import CatalogueColumn, catalogue_columns, make_table
@@ -170,8 +171,8 @@ def parse_rows(text: str, columns: Sequence[CatalogueColumn]) -> dict[str, NDArr
     rows = [row for row in _records("\n".join(body[1:])) if row]
     if len(rows) >= _ROW_CAP:
         raise DownloadError(
-            f"SkyServer sent {len(rows)} rows, the most that it ever sends; ask for fewer fields, "
-            "or use the allStar file."
+            f"SkyServer sent {count_text(len(rows), 'row')}, the most that it ever sends; ask for "
+            "fewer fields, or use the allStar file."
         )
     if any(len(row) != len(columns) for row in rows):
         raise DownloadError("SkyServer's answer is cut short or garbled; try again.")

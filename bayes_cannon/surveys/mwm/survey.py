@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.errors import FileFormatError, InvalidDataError, SurveyError
 from bayes_cannon.spectra.continuum import ContinuumSettings
 from bayes_cannon.spectra.spectra import name_some
@@ -431,7 +432,7 @@ def _survey(
     if not any(files):
         raise SurveyError(
             f"none of the spectra in {folder} ({name_some(orphans)}) belongs to one of the "
-            f"{len(catalogue)} rows of its catalogue {catalogue.path.name}."
+            f"{count_text(len(catalogue), 'row')} of its catalogue {catalogue.path.name}."
         )
     return Survey(folder, catalogue, np.array(files, dtype=np.str_), orphans, (), reader)
 

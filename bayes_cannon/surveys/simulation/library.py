@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.resources import data_path
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
@@ -71,7 +72,7 @@ class Library:
         if wrong or not (_finite(flux) and _finite(wavelength)):
             raise InvalidDataError(
                 f"the library's {', '.join(wrong) or 'flux or wavelength'} must be finite, "
-                f"with one value for each of {len(flux)} stars."
+                f"with one value for each of {count_text(len(flux), 'star')}."
             )
         arrays: list[NDArray[Any]] = [wavelength, flux, *labels.values()]
         for array in arrays:

@@ -16,6 +16,7 @@ from astropy.table import Table
 from numpy.random import SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import user_path
 from bayes_cannon.base.progress import Progress, as_progress
@@ -378,8 +379,9 @@ def _library_index(library: Library, index: ArrayLike | None) -> NDArray[np.intp
     outside = (chosen < 0) | (chosen >= library.n_stars)
     if outside.any():
         raise InvalidDataError(
-            f"{outside.sum()} of {chosen.size} stars ({chosen[outside][:3].tolist()}) are not in "
-            f"the library; it has stars 0 to {library.n_stars - 1}."
+            f"{outside.sum()} of {count_text(chosen.size, 'star')} "
+            f"({chosen[outside][:3].tolist()}) are not in the library; it has stars 0 to "
+            f"{library.n_stars - 1}."
         )
     return chosen.astype(np.intp)
 

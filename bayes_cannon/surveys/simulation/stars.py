@@ -13,6 +13,7 @@ from astropy.coordinates import SkyCoord
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.columns import whole_number
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.surveys.apogee.names import spectrum_file
@@ -168,7 +169,7 @@ def draw_survey(
     wanted = available if n_stars is None else whole_number(n_stars, "n_stars")
     if not 1 <= wanted <= available:
         raise InvalidDataError(
-            f"n_stars = {wanted}, but the library can give 1 to {available} stars "
+            f"n_stars = {wanted}, but the library can give 1 to {count_text(available, 'star')} "
             "(one more is kept as the mystery star); leave n_stars out to take them all."
         )
     order = np.random.default_rng(SeedSequence(seed, spawn_key=(3,))).permutation(library.n_stars)

@@ -40,7 +40,7 @@ def pixels_per_independent_one(
 
     Whatever moves many pixels together and is not among the labels leaves residuals that go
     together. By chance it goes along with the labels a little, and then changes the coefficients
-    of all those pixels in the same way: they must not count as so many witnesses.
+    of all those pixels in the same way: they must not count as independent.
 
     The eigenvalues of the stars' products over p independent pixels of unit variance scatter about
     their mean by ``var / mean**2 = (number of eigenvalues) / p`` (those of a Wishart matrix).
