@@ -135,8 +135,8 @@ def train(
     if cannon.model_error is not None and (outliers := cannon.outliers()):
         named = ", ".join(f"{star} ({p:.2f})" for star, p in list(outliers.items())[:5])
         OUT.print(
-            f"{len(outliers)} training stars are probably outliers, their labels off by more than "
-            f"such stars' (probability): {named}{', …' if len(outliers) > 5 else ''}",
+            f"{count_text(len(outliers), 'probable outlier')} among the training stars, labels far "
+            f"from the catalogue's (probability): {named}{', …' if len(outliers) > 5 else ''}",
             markup=False,
         )
 

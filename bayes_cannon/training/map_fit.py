@@ -446,6 +446,7 @@ def _fit_with_factors(
     hyper = learnt.transformed(rotation @ matrix)
     fit = fit_all_pixels(problem, join_design(problem.labels, factors), hyper, u)
     found = _result(problem, fit, hyper, factors, tuple(history), converged=converged)
-    if known is None:
-        return found
-    return replace(found, terms=known.terms, amplitudes=known.amplitudes)
+    both: dict[str, Any] = (
+        {} if known is None else {"terms": known.terms, "amplitudes": known.amplitudes}
+    )
+    return replace(found, **both)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_cannon.analysis.isochrones import Isochrone, IsochroneSet
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError
 from bayes_cannon.models.cannon import Cannon
@@ -207,8 +208,8 @@ def _check(light: IsochroneLight, labels: FloatArray) -> None:
     low, high = light.feh[0] - _NEAR_FEH, light.feh[-1] + _NEAR_FEH
     on &= (labels[:, 2] > low) & (labels[:, 2] < high)
     text = (
-        f"{int(on.sum())} of {on.size} training stars lie within two errors ({light.teff_error:g} "
-        f"K, {light.logg_error:g} dex) of an isochrone; "
+        f"{int(on.sum())} of {count_text(on.size, 'training star')} lie within two errors "
+        f"({light.teff_error:g} K, {light.logg_error:g} dex) of an isochrone; "
         + _ranges(light.teff, light.log_g, light.feh)
     )
     if on.mean() < _FEWEST:

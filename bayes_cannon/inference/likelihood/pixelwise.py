@@ -149,7 +149,8 @@ class _Drawn:
         loadings = pixels.coef[:, k:]
         if pixels.templates is not None:
             loadings = np.concatenate([loadings, pixels.templates.scaled(center)[0].T], axis=1)
-        kappa = np.ones(pixels.n_pixels) if pixels.kappa is None else pixels.kappa
+        power = pixels.power(ivar[None])
+        kappa = np.ones(pixels.n_pixels) if power is None else 1 / power[0]
         U, y, photon, kappa = loadings[good], flux[good], 1 / ivar[good], kappa[good]
         theta = pixels.coef[good, :k]
         mean, z = np.zeros(U.shape[1]), np.zeros((len(v), U.shape[1]))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_cannon.base.cards import count_text
 from bayes_cannon.base.parallel import memory_here
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
@@ -57,14 +58,14 @@ def require_room(n_stars: int, n_pixels: int) -> None:
     """
     need, have = _COPIES * 8 * n_stars * n_pixels, memory_here()
     told = (
-        f"known terms take all spectra into memory, {need / 1e9:.1f} GB for {n_stars} stars of "
-        f"{n_pixels} pixels"
+        f"known terms take all spectra into memory, {need / 1e9:.1f} GB for "
+        f"{count_text(n_stars, 'star')} of {count_text(n_pixels, 'pixel')}"
     )
     if need > have:
         raise InvalidDataError(
             f"{told}, and this machine has {have / 1e9:.1f} GB: train on "
-            f"{int(n_stars * have / need / 1.25)} stars at most (--train-fraction), or without "
-            "them (--terms none)."
+            f"{count_text(int(n_stars * have / need / 1.25), 'star')} at most (--train-fraction), "
+            "or without them (--terms none)."
         )
     _LOG.warning(
         "%s (of %.1f GB here), and as much for each worker of the cross-validation.",
