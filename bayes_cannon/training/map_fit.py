@@ -200,8 +200,7 @@ def fit_map(
     progress
         Told of (done, total, what), see `bayes_cannon.base.progress`; True draws bars.
     start
-        A fit without factors (or with fewer) of the same data, to begin from; there must be
-        factors to be fitted.
+        A fit without factors (or with fewer) of the same data, from which one with factors begins.
     terms
         Known terms on these pixels, with a first guess of their scales; None: none.
     executor
@@ -446,7 +445,6 @@ def _fit_with_factors(
     hyper = learnt.transformed(rotation @ matrix)
     fit = fit_all_pixels(problem, join_design(problem.labels, factors), hyper, u)
     found = _result(problem, fit, hyper, factors, tuple(history), converged=converged)
-    both: dict[str, Any] = (
-        {} if known is None else {"terms": known.terms, "amplitudes": known.amplitudes}
-    )
-    return replace(found, **both)
+    if known is not None:
+        found = replace(found, terms=known.terms, amplitudes=known.amplitudes)
+    return found
