@@ -1,6 +1,7 @@
 """The effective number of pixels: learnt where noise is shared by neighbours, 1 where it is not."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.inference.infer import infer_labels
+from bayes_cannon.inference.likelihood.pixels import PixelModel
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.cannon import Cannon
@@ -15,7 +17,12 @@ from bayes_cannon.models.noise.independent_pixels import IndependentPixels
 from bayes_cannon.spectra.dataset import TrainingSet
 from bayes_cannon.spectra.labels import Labels
 from bayes_cannon.spectra.spectra import NormalizedSpectra
-from bayes_cannon.training.effective_pixels import EffectivePixels
+from bayes_cannon.training.effective_pixels import (
+    EffectivePixels,
+    _by_lag,
+    _filters,
+    _from_residuals,
+)
 from bayes_cannon.training.pipeline import train
 from bayes_cannon.training.settings import TrainingSettings
 
@@ -136,12 +143,20 @@ def test_a_star_lies_between_noise_and_scatter():
     assert not found.trivial
 
 
-def test_slow_waves_do_not_count(models):
-    """Residuals shared over the whole chip, a fifth of the noise: sums of rho are near 5."""
-    stars = make_set(300, correlated=(False, False), seed=1)
-    height = np.random.default_rng(5).standard_normal((300, 2))
-    waves = 0.006 * np.repeat(height, 150, axis=1)
-    spectra = replace(stars.spectra, flux=stars.spectra.flux + waves)
-    cannon = train(replace(stars, spectra=spectra), settings=TrainingSettings(n_factors=0), seed=1)
-    plain = cannon.settings["training"]["effective_pixels"]
-    assert np.all(np.array(plain["from_residuals"]) < 1.8)
+def test_slow_waves_count_by_what_filters_see(models):
+    """Residuals with a correlation of 0.04 over 50 pixels: 5 of all, 1.1 of a line's filter."""
+    pixels = PixelModel.from_cannon(models[False, False])
+    h = _filters(pixels, pixels.basis.center, np.full(300, 900.0))
+    np.testing.assert_allclose(np.sum(h**2, axis=1), 1.0)
+    slopes = pixels.coef[:, 1:4] * 30.0  # of the labels in standard deviations of a pixel
+    seen = h @ slopes
+    np.testing.assert_allclose(seen, np.diag(np.diag(seen)), atol=1e-9 * np.abs(seen).max())
+    line = np.zeros((1, 300))
+    line[0, 100:103] = 1, 2, 1
+    waves = np.r_[1.0, np.full(50, 0.04)][None]
+    block = SimpleNamespace(products=900 * waves, pairs=np.full((1, 51), 900.0))
+    for filters, kappa in ((_by_lag(line)[None], 1 + 0.08 * (4 + 1) / 6), (np.ones((1, 51)), 5.0)):
+        block.filters = filters
+        rho, found = _from_residuals([block])
+        np.testing.assert_allclose(rho, waves)
+        np.testing.assert_allclose(found, kappa)
