@@ -64,8 +64,8 @@ class SingularPixelsError(FitError):
         self.pixels = [int(p) for p in pixels]
         shown = ", ".join(map(str, self.pixels[:3])) + (", …" if len(self.pixels) > 3 else "")
         super().__init__(
-            f"the coefficients of {len(self.pixels)} of the pixels ({shown}) are singular; set "
-            "their ivar to 0 if their fluxes or errors are extreme."
+            f"the coefficients of {len(self.pixels)} pixel{'s' * (len(self.pixels) != 1)} "
+            f"({shown}) are singular; set the ivar there to 0 if fluxes or errors are extreme."
         )
 
     def __reduce__(self) -> tuple[type[SingularPixelsError], tuple[list[int]]]:

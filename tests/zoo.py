@@ -571,7 +571,7 @@ def training_fainter() -> Survey:
 # Flux -----------------------------------------------------------------------------------------
 
 
-@animal(refused="only 1 different spectra of 100")
+@animal(refused="only 1 different spectrum of 100")
 def constant_flux() -> Survey:
     found = survey()
     return replace(found, flux=np.ones_like(found.flux), test_flux=np.ones_like(found.test_flux))

@@ -197,7 +197,7 @@ def test_coefficients_that_are_not_finite_are_refused(name):
     cannon = make_problem(n_pixels=40).cannon
     array = getattr(cannon, name).copy()
     array[3] = np.nan
-    with pytest.raises(InvalidDataError, match=r"1 usable pixels .* not finite"):
+    with pytest.raises(InvalidDataError, match=r"of 1 usable pixel .* not finite"):
         PixelModel.from_cannon(dataclasses.replace(cannon, **{name: array}))
 
 

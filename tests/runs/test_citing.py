@@ -78,7 +78,10 @@ def test_paragraph_says_how_the_run_was_made(run):
 def test_the_effective_number_of_pixels_is_told_where_it_is_not_all(run):
     assert "independent" not in methods_paragraph(run).text
     cannon = Cannon.load(run.folder.parent / "cannon.nc")
-    vars(run)["cannon"] = replace(cannon, kappa=np.linspace(2.0, 3.5, len(cannon.kappa)))
+    vars(run)["cannon"] = replace(
+        cannon, kappa=np.full(3, 3.5)[: len(cannon.kappa)],
+        kappa_noise=np.full(3, 2.0)[: len(cannon.kappa)],
+    )  # fmt: skip
     said = methods_paragraph(run).text
     assert "divided by the number of pixels per independent one, 2.0 to 3.5, learnt" in said
 

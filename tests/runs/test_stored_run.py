@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from typer.testing import CliRunner
 
-from bayes_cannon.base.engines import pool
+from bayes_cannon.base.engines import engine as engines
 from bayes_cannon.base.engines.opening import open_engine
 from bayes_cannon.base.stores import rows
 from bayes_cannon.base.stores.blocks import read_json
@@ -91,14 +91,14 @@ def test_a_run_is_the_same_to_the_last_bit_and_reads_by_blocks(folder, run_of_fi
 
 @pytest.mark.filterwarnings("ignore:1 of 22 stars")
 def test_workers_read_their_blocks_themselves(folder, run_of_file, tmp_path, monkeypatch):
-    sent, honest = [], pool.pack
+    sent, honest = [], engines.pack
 
     def weighed(task):
         content, shared = honest(task)
         sent.append(len(content))
         return content, shared
 
-    monkeypatch.setattr(pool, "pack", weighed)
+    monkeypatch.setattr(engines, "pack", weighed)
     with open_engine(2) as engine:
         run = inferred(folder, "zarr", tmp_path / "run", executor=engine)
     assert_same_posteriors(run.result, run_of_file.result)

@@ -133,7 +133,7 @@ def test_a_mask_chooses_stars() -> None:
 
 @pytest.mark.parametrize(
     ("index", "message"),
-    [([600], r"1 of 1 stars \(\[600\]\) are not"), ([-1, 2], "1 of 2"), ([0.5], "whole numbers"),
+    [([600], r"1 of 1 number \(\[600\]\) belong"), ([-1, 2], "1 of 2"), ([0.5], "whole numbers"),
      ([True, False], "whole numbers")],
 )  # fmt: skip
 def test_unknown_stars_are_refused(index: list[float], message: str) -> None:

@@ -353,7 +353,7 @@ def test_advi_is_given_the_spectra_without_the_terms(cannon, stars, monkeypatch)
     given = []
 
     def stop(flux, *_, **__):
-        given.append(flux)
+        given.append(flux[:, np.arange(flux.shape[1])])
         raise FitError("far enough")
 
     monkeypatch.setattr(advi, "fit_advi", stop)

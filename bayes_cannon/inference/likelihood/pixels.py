@@ -119,8 +119,8 @@ class PixelModel:
             finite &= np.isfinite(cov).all(axis=0)
         if not finite.all():
             raise InvalidDataError(
-                f"{count_text(np.sum(~finite), 'usable pixel')} of the trained model have "
-                "coefficients that are not finite; train it again."
+                f"coefficients of {count_text(np.sum(~finite), 'usable pixel')} of the trained "
+                "model are not finite; train it again."
             )
         independent = cannon.independent_pixels
         tempered = None if independent.trivial else independent.only(used)

@@ -24,6 +24,7 @@ from numpy.random import SeedSequence
 from numpy.typing import NDArray
 from scipy.stats import truncnorm
 
+from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import (
@@ -57,7 +58,7 @@ def pixel_groups(
     cannon: GivenModel | None = None,
     n_draws: int = 400,
     coefficient_uncertainty: bool = True,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> xr.DataTree:
     """Posterior of one star with the groups of ArviZ that have pixels.
 
@@ -76,7 +77,8 @@ def pixel_groups(
     coefficient_uncertainty
         As in the inference.
     seed
-        Of the draws of factors and predicted spectra.
+        Of the draws of factors and predicted spectra; None takes a fresh one, which is in the
+        attributes of ``posterior``.
 
     Returns
     -------
@@ -110,7 +112,9 @@ def pixel_groups(
         raise InvalidDataError(f"star {star} has no posterior: its inference failed, see its flag.")
     mine = as_any_spectra(spectra).select([star]).in_memory()
     pixels = PixelModel.from_cannon(model, coefficient_uncertainty=coefficient_uncertainty)
+    seed = as_seed(seed)
     found = _Drawn.of(pixels, mine, labels.astype(np.float64), star_seed(seed, star))
+    one = one.assign_attrs(seed=seed)
     return _tree(one, found, model.wavelength[pixels.used][found.good], tree)
 
 

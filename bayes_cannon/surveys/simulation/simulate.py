@@ -379,8 +379,8 @@ def _library_index(library: Library, index: ArrayLike | None) -> NDArray[np.intp
     outside = (chosen < 0) | (chosen >= library.n_stars)
     if outside.any():
         raise InvalidDataError(
-            f"{outside.sum()} of {count_text(chosen.size, 'star')} "
-            f"({chosen[outside][:3].tolist()}) are not in the library; it has stars 0 to "
+            f"{outside.sum()} of {count_text(chosen.size, 'number')} "
+            f"({chosen[outside][:3].tolist()}) belong to no star of the library; it has stars 0 to "
             f"{library.n_stars - 1}."
         )
     return chosen.astype(np.intp)
