@@ -24,6 +24,7 @@ from bayes_cannon.cli.options import (
     to_go_on,
     windows_of,
 )
+from bayes_cannon.errors import InvalidDataError
 
 __all__ = [
     "binaries",
@@ -252,12 +253,21 @@ def binaries(
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.models.cannon import Cannon
     from bayes_cannon.runs.binaries import TABLES, give_to_run, write_binaries
+    from bayes_cannon.runs.results import open_run
     from bayes_cannon.spectra.dataset import TrainingSet
 
     for name in TABLES:
         check_output(out / name, overwrite=overwrite)
     model, stars = Cannon.load(cannon), TrainingSet.load(dataset)
     second = None if second_cannon is None else Cannon.load(second_cannon)
+    if bool(isochrones) != (light.value == "isochrone"):
+        raise InvalidDataError(
+            "--isochrones needs --light isochrone."
+            if isochrones
+            else "--light isochrone needs --isochrones FILE, MIST isochrones of the stars' [Fe/H]."
+        )
+    if run is not None and set(open_run(run).star_id.tolist()).isdisjoint(stars.star_id.tolist()):
+        raise InvalidDataError(f"the run {run} has none of the stars of {dataset}.")
     tracks = read_mist(*isochrones) if isochrones else None
     with open_engine(workers, scheduler) as engine, watching() as progress:
         search = find_binaries(
@@ -281,7 +291,8 @@ def binaries(
     )
     if one_age := search.settings.isochrones:
         OUT.print(
-            f"light of {one_age.band} on isochrones of {one_age.log10_age.size} ages: "
+            f"light of {one_age.band} on isochrones of "
+            f"{count_text(one_age.log10_age.size, 'age')}: "
             f"{one_age.source}",
             markup=False,
         )

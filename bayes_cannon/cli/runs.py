@@ -123,8 +123,10 @@ def infer(
     earlier = f", {s['n_from_earlier']} of them done earlier" if s["n_from_earlier"] else ""
     flags = ", ".join(f"{name} {number}" for name, number in s["flags"].items())
     stars = count_text(s["n_stars"], "star")
+    n_training = len(set(run.star_id.tolist()) & set(model.training.star_id.tolist()))
+    of_training = f" ({n_training} of them in the training set)" if n_training else ""
     OUT.print(
-        f"{out}: {stars}{earlier}, {s['n_failed']} without a posterior, "
+        f"{out}: {stars}{earlier}{of_training}, {s['n_failed']} without a posterior, "
         f"{s['n_flagged']} flagged{f' ({flags})' if flags else ''}, {s['seconds']:.1f} s"
     )
     if s["n_stars"] <= _FEW:

@@ -20,8 +20,9 @@ from bayes_cannon.inference.tables import rounded, write_ecsv
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.common import save_figure
+from bayes_cannon.runs.fingerprint import digest_of_model
 from bayes_cannon.runs.inputs import spectra_to_infer
-from bayes_cannon.runs.results import Run, folder_of, open_run
+from bayes_cannon.runs.results import Run, folder_of, noted_digest, open_run
 from bayes_cannon.runs.run import infer_run
 from bayes_cannon.runs.summary import write_summary
 from bayes_cannon.spectra.labels import Labels
@@ -79,7 +80,7 @@ def run_check(
     NoStarsError
         If there is no held-out star.
     InvalidDataError
-        If settings or a seed are given beside a run.
+        If settings or a seed are given beside a run, or the run is of another model.
     OutputExistsError
         If the folder holds something else, or a check and `overwrite` is false.
     """
@@ -104,6 +105,11 @@ def run_check(
         snr = dict(zip(spectra.star_id.tolist(), spectra.snr.tolist(), strict=True))
         opened = run if isinstance(run, Run) else open_run(run)
         result = _only_new(opened.result, cannon, folder_of(run))
+        if noted_digest(opened.folder, "model") not in (None, digest_of_model(cannon)):
+            raise InvalidDataError(
+                f"the run {opened.folder} was made with another model than the one to be checked; "
+                "give that model, or infer the stars with this one."
+            )
     references: dict[str, Labels] = {} if true is None else {"truth": true}
     check = check_calibration(result, references | {"catalogue": catalogue}, snr=snr)
     write_check(check, out, overwrite=overwrite)

@@ -207,12 +207,11 @@ def _is_dataset(path: Path) -> bool:
 
 
 def _held_out(cannon: Cannon, dataset: TrainingSet, path: Path) -> np.ndarray:
-    trained = np.isin(dataset.star_id, cannon.training.star_id)
-    keep = np.isin(dataset.star_id, cannon.held_out) if cannon.held_out.size else ~trained
+    """All but the training stars: those held out, and those that training was never given."""
+    keep = ~np.isin(dataset.star_id, cannon.training.star_id)
     if not keep.any():
         raise NoStarsError(
-            f"{path} holds no star that was held out from training; "
-            "use --all-stars to take the training stars."
+            f"{path} holds training stars only; use --all-stars to take the training stars."
         )
     return np.asarray(keep)
 

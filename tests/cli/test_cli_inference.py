@@ -48,7 +48,7 @@ def test_stars_left_undone_are_said_and_give_status_1(folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "1 of 40 stars (star-1) have fewer than 60 usable pixels of the model's 120" in said.err
     assert "--min-pixels" in said.err
-    assert "40 stars, 1 without a posterior" in said.out
+    assert "40 stars (40 of them in the training set), 1 without a posterior" in said.out
     assert "NO_PIXELS 1" in said.out
     assert infer(folder, tmp_path / "other", "--min-pixels", 10) == 0
     assert "0 without a posterior" in capsys.readouterr().out

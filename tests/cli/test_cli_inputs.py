@@ -277,19 +277,28 @@ def dataset(tmp_path):
     return tmp_path / "dataset.nc"
 
 
+def trained_on(names, held_out):
+    """The model with these names among its training stars."""
+    training = CANNON.training
+    star_id = np.concatenate([names, training.star_id[len(names) :]])
+    return replace(CANNON, training=replace(training, star_id=star_id), held_out=held_out)
+
+
 def test_held_out_stars_of_a_dataset(dataset):
     names = make_spectra(6).star_id
-    model = replace(CANNON, held_out=names[[1, 4]])
+    model = trained_on(names[[0, 2, 3, 5]], held_out=names[[1]])
     spectra, labels = spectra_to_infer(model, [dataset])
-    assert spectra.star_id.tolist() == labels.star_id.tolist() == names[[1, 4]].tolist()
+    assert spectra.star_id.tolist() == labels.star_id.tolist() == names[[1, 4]].tolist(), (
+        "what training was never given is new as well"
+    )
     assert spectra_to_infer(model, [dataset], all_stars=True)[0].n_stars == 6
     none = replace(CANNON, held_out=np.array([], dtype=np.str_))
     assert spectra_to_infer(none, [dataset])[0].n_stars == 6, "none of them was trained on"
 
 
 def test_a_dataset_of_training_stars_alone(dataset):
-    model = replace(CANNON, held_out=np.array(["elsewhere"]))
-    with pytest.raises(NoStarsError, match=r"no star that was held out .*--all-stars"):
+    model = trained_on(make_spectra(6).star_id, held_out=np.array(["elsewhere"]))
+    with pytest.raises(NoStarsError, match=r"training stars only.*--all-stars"):
         spectra_to_infer(model, [dataset])
 
 

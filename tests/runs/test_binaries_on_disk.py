@@ -246,8 +246,8 @@ def test_command_needs_a_dataset_with_the_training_stars(
     for options, message in (
         ((), "none of the model's training stars"),
         (("--light", "isochrone", "--isochrones", mist), "none of the model's training stars"),
-        (("--light", "isochrone"), "isochrones belong together"),
-        (("--isochrones", mist), "isochrones belong together"),
+        (("--light", "isochrone"), "needs --isochrones FILE"),
+        (("--isochrones", mist), "--isochrones needs --light isochrone"),
         (("--light", "isochrone", "--isochrones", other), "not a MIST isochrone file"),
     ):
         with pytest.MonkeyPatch.context() as patch:

@@ -281,7 +281,7 @@ def _calibrate(
         flux, ivar = sum_spectra(arrays, every.flux, every.ivar, pairs, rng)
         names = np.array([f"pair-{number}-{i}" for i in range(share)])
         injected.append(fit(model, names, flux, ivar, settings, second=second))
-        tables.append(pairs.table(cannon.names, every.labels, every.star_id))
+        tables.append(pairs.table(cannon.names, every.labels, every.star_id, cannon.basis.units))
     tell(folds, folds, "single stars and pairs")
     return _joined(null), _joined(injected), vstack(tables)
 

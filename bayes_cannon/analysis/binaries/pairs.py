@@ -53,7 +53,13 @@ class Pairs:
     def __len__(self) -> int:
         return int(self.first.size)
 
-    def table(self, names: tuple[str, ...], labels: FloatArray, star_id: NDArray[np.str_]) -> Table:
+    def table(
+        self,
+        names: tuple[str, ...],
+        labels: FloatArray,
+        star_id: NDArray[np.str_],
+        units: tuple[str, ...],
+    ) -> Table:
         """Columns STAR_1, STAR_2, LIGHT, DV and both stars' catalogue labels.
 
         Parameters
@@ -64,6 +70,8 @@ class Pairs:
             Of all stars, shape (n_stars, n_labels).
         star_id
             Of all stars.
+        units
+            Of the labels.
         """
         table = Table({
             "STAR_1": star_id[self.first], "STAR_2": star_id[self.second], "LIGHT": self.light,
@@ -72,6 +80,9 @@ class Pairs:
         for k, name in enumerate(names):
             table[f"{name}_1"] = labels[self.first, k]
             table[f"{name}_2"] = labels[self.second, k]
+            for star in (1, 2):
+                table[f"{name}_{star}"].unit = units[k] or None
+        table["DV"].unit = "km / s"
         return table
 
 

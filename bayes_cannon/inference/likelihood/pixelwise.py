@@ -94,9 +94,12 @@ def pixel_groups(
     Raises
     ------
     InvalidDataError
-        If the star is not there or has no posterior, moments alone were kept, the spectra are not
-        on the model's pixels, or another likelihood than ``gaussian`` was sampled.
+        If there are to be no draws, the star is not there or has no posterior, moments alone were
+        kept, the spectra are not on the model's pixels, or another likelihood than ``gaussian``
+        was sampled.
     """
+    if n_draws < 1:
+        raise InvalidDataError(f"n_draws must be at least 1, not {n_draws}.")
     model = as_model(result if cannon is None else cannon)
     tree = as_result(result)
     kind = str(tree["posterior"].attrs.get("likelihood", "gaussian"))

@@ -39,6 +39,8 @@ MANY_STARS = 20_000
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 _FEWEST = 20
 """Draws of a star that a figure needs."""
+_FEW = 200
+"""Draws of which errors are good to 5 %."""
 
 
 def checked_keep(keep: Any) -> str | None:
@@ -68,6 +70,11 @@ def checked_keep(keep: Any) -> str | None:
         )
     if whole_number(int(number), "keep") < _FEWEST:
         raise InvalidDataError(f"keep={keep!r} leaves too few draws; keep at least {_FEWEST}.")
+    if int(number) < _FEW:
+        _LOG.warning(
+            "of %d draws errors are good to %.0f %%, and tables are made of what is kept; keep "
+            "'moments' for those of all draws.", int(number), 100 / np.sqrt(2 * int(number)),
+        )  # fmt: skip
     return f"thin:{int(number)}"
 
 

@@ -27,6 +27,7 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _COPIES = 3
+_MUCH = 0.1
 """Of the spectra: as they are, and without the terms of this round and of the last."""
 
 
@@ -67,7 +68,8 @@ def require_room(n_stars: int, n_pixels: int) -> None:
             f"{count_text(int(n_stars * have / need / 1.25), 'star')} at most (--train-fraction), "
             "or without them (--terms none)."
         )
-    _LOG.warning(
+    _LOG.log(
+        logging.WARNING if need > _MUCH * have else logging.INFO,
         "%s (of %.1f GB here), and as much for each worker of the cross-validation.",
         told, have / 1e9,
     )  # fmt: skip
