@@ -22,7 +22,7 @@ from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.files.cannon_tree import cannon_fields, cannon_tree
 from bayes_cannon.models.hyperparameters import Hyperparameters
 from bayes_cannon.models.label_moments import label_moments
-from bayes_cannon.models.noise.independent_pixels import IndependentPixels
+from bayes_cannon.models.noise.independent_pixels import IndependentPixels, chip_of_pixels
 from bayes_cannon.spectra.distortions import KnownTerms
 from bayes_cannon.spectra.label_kinds import label_kind, two_digits
 from bayes_cannon.spectra.labels import Labels
@@ -234,9 +234,7 @@ class Cannon(Carded):
     @property
     def independent_pixels(self) -> IndependentPixels:
         """How many of the pixels of a spectrum are independent."""
-        chip = np.zeros(self.n_pixels, dtype=np.int64)
-        for c, (start, stop) in enumerate(self.chips):
-            chip[start:stop] = c
+        chip = chip_of_pixels(self.chips, self.n_pixels)
         scatter2 = np.where(self.used, self.scatter, 0.0) ** 2
         return IndependentPixels(self.kappa, self.kappa_noise, chip, scatter2)
 

@@ -58,7 +58,11 @@ from bayes_cannon.inference.modes import Laplace, find_modes, gaussian_at
 from bayes_cannon.inference.reference import log_snr
 from bayes_cannon.models.basis import PolynomialBasis
 from bayes_cannon.models.label_priors import LabelPriors
-from bayes_cannon.models.noise.independent_pixels import IndependentPixels
+from bayes_cannon.models.noise.independent_pixels import (
+    IndependentPixels,
+    chip_of_pixels,
+    kappa_of_chips,
+)
 
 __all__ = [
     "EffectivePixels",
@@ -189,22 +193,6 @@ class EffectivePixels:
         return np.maximum(shared + (self.kappa - shared) * (1 - 1 / folds), 1.0)
 
 
-def chip_of_pixels(chips: Sequence[tuple[int, int]], used: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Number of the chip of every used pixel, shape (n_used,).
-
-    Parameters
-    ----------
-    chips
-        Half-open ranges of pixels.
-    used
-        Whether pixels are used, shape (n_pixels,).
-    """
-    number = np.zeros(used.size, dtype=np.int64)
-    for c, (start, stop) in enumerate(chips):
-        number[start:stop] = c
-    return number[used]
-
-
 def look_at_left_out(
     pixels: PixelModel,
     chips: Sequence[tuple[int, int]],
@@ -232,7 +220,8 @@ def look_at_left_out(
     laplace, data
         Modes and likelihoods of the stars with kappa = 1.
     """
-    chip, places = chip_of_pixels(chips, pixels.used), np.flatnonzero(pixels.used)
+    places = np.flatnonzero(pixels.used)
+    chip = chip_of_pixels(chips, pixels.used.size)[places]
     v = pixels.basis(laplace.labels)
     z = data.factors(v)
     x = np.concatenate([v, z], axis=1)
@@ -297,7 +286,7 @@ def _from_residuals(blocks: Sequence[LeftOut]) -> tuple[FloatArray, FloatArray]:
 
 
 def _modes(basis: PolynomialBasis, block: LeftOut, kappa: FloatArray, noise: FloatArray) -> Modes:
-    data = collapse(block.sums, 1 / (noise[:, None] + (kappa - noise)[:, None] * block.shares))
+    data = collapse(block.sums, 1 / kappa_of_chips(kappa, noise, block.shares))
     ends, _, _ = find_modes(basis, block.priors, data, block.u[:, None])
     chol, _ = gaussian_at(basis, block.priors, data, ends[:, 0])
     at = block.priors.at(ends[:, 0])

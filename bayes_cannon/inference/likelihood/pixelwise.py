@@ -22,7 +22,6 @@ import numpy as np
 import xarray as xr
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
-from scipy.stats import truncnorm
 
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.typing import FloatArray
@@ -37,6 +36,7 @@ from bayes_cannon.inference.arguments import (
 from bayes_cannon.inference.likelihood.pixels import LOG_2PI, PixelModel, extra_variance
 from bayes_cannon.inference.posterior import draws_of, posterior_names
 from bayes_cannon.inference.sampler import star_seed
+from bayes_cannon.models.label_priors import LabelPrior, LabelPriors
 from bayes_cannon.spectra.spectra import NormalizedSpectra
 from bayes_cannon.spectra.star_ids import row_of
 
@@ -222,14 +222,7 @@ def _prior(result: xr.DataTree, n: int) -> dict[str, FloatArray]:
     if "constant_data" not in result.children:
         return {}
     noted = result["constant_data"].to_dataset()
-    rng, out = np.random.default_rng(n), {}
-    for i, name in enumerate(noted["label_name"].values.tolist()):
-        lower, upper, mean, sd = (
-            float(noted[f"prior_{key}"].values[i]) for key in ("lower", "upper", "mean", "sd")
-        )
-        if np.isinf(sd):
-            out[name] = rng.uniform(lower, upper, n)
-        else:
-            ends = (lower - mean) / sd, (upper - mean) / sd
-            out[name] = truncnorm.rvs(*ends, loc=mean, scale=sd, size=n, random_state=rng)
-    return out
+    names = tuple(map(str, noted["label_name"].values))
+    numbers = (noted[f"prior_{key}"].values for key in ("lower", "upper", "mean", "sd"))
+    priors = LabelPriors(names, tuple(LabelPrior(*p) for p in zip(*numbers, strict=True)))
+    return dict(zip(names, priors.sample(n, np.random.default_rng(n)).T, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,38 @@ from bayes_cannon.base.typing import FloatArray
 
 __all__ = [
     "IndependentPixels",
+    "chip_of_pixels",
+    "kappa_of_chips",
 ]
+
+
+def chip_of_pixels(chips: Sequence[tuple[int, int]], n_pixels: int) -> NDArray[np.int64]:
+    """Number of the chip of every pixel, shape (n_pixels,).
+
+    Parameters
+    ----------
+    chips
+        Half-open ranges of pixels.
+    n_pixels
+        Number of pixels.
+    """
+    number = np.zeros(n_pixels, dtype=np.int64)
+    for c, (start, stop) in enumerate(chips):
+        number[start:stop] = c
+    return number
+
+
+def kappa_of_chips(scatter: FloatArray, noise: FloatArray, shares: FloatArray) -> FloatArray:
+    """Pixels of each chip per independent one, shape (n_chips, n_stars).
+
+    Parameters
+    ----------
+    scatter, noise : (n_chips,) float64
+        Of scatter and of photon noise alone.
+    shares : (n_chips, n_stars) float64
+        Mean share of the scatter in the variance.
+    """
+    return np.asarray(noise[:, None] + (scatter - noise)[:, None] * shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +114,5 @@ class IndependentPixels:
         ivar
             Inverse variances, shape (n_stars, n_pixels); 0: not used.
         """
-        shares = self.shares(ivar)
-        by_chip = self.noise[:, None] + (self.scatter - self.noise)[:, None] * shares
+        by_chip = kappa_of_chips(self.scatter, self.noise, self.shares(ivar))
         return np.asarray(by_chip.T[:, self.chip])

@@ -27,8 +27,9 @@ __all__ = [
 
 _LOG = logging.getLogger(__name__)
 _COPIES = 3
-_MUCH = 0.1
 """Of the spectra: as they are, and without the terms of this round and of the last."""
+_MUCH = 0.1
+"""Share of the memory from which a warning says so."""
 
 
 def of_flux(theta: FloatArray) -> FloatArray:
