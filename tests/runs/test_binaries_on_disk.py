@@ -13,6 +13,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch
+from bayes_cannon.analysis.binaries.pair_errors import learn_pair_errors
 from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.cli.commands import main
 from bayes_cannon.errors import FileFormatError, InvalidDataError, OutputExistsError
@@ -25,7 +26,7 @@ from bayes_cannon.runs.report.loading import load_inputs
 from bayes_cannon.runs.report.pairs import binary_stars
 from bayes_cannon.runs.report.registry import registered_sections
 from bayes_cannon.runs.results import Run, open_run
-from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars
+from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars, true_labels
 from tests.inference.test_binaries import seconds
 from tests.report_problem import make_run
 
@@ -51,16 +52,20 @@ def search() -> BinarySearch:
     )  # fmt: skip
     evidence = learn_evidence(null, injected)
     threshold = evidence.threshold(0.05)
-    labels = stars().labels.values
+    labels = stars().labels
     table = Table({"STAR_1": fast.star_id, "LIGHT": light, "DV": dv})
-    table["TEFF_1"], table["TEFF_2"] = labels[first, 0], labels[first, 0] + 400 * (first % 3)
+    for star, rows in (("1", first), ("2", seconds(first))):
+        for name, values in zip(labels.names, true_labels(rows).T, strict=True):
+            table[f"{name}_{star}"], table[f"{name}_{star}_ERR"] = values, 0.0
     table["FOUND"] = evidence.score(injected) >= threshold
     test = pairs(np.arange(N_TRAINING, N_TRAINING + 5), np.arange(5), 0.4, 25.0)
     found = fast_pass(small_cannon(), test.star_id, test.flux, test.ivar, SETTINGS)
-    result = finding._table(small_cannon(), test, found, evidence, 0.03, threshold)
+    errors = learn_pair_errors(null, np.ones(30, dtype=bool), labels, injected, table)
+    table["TEFF_2"] = table["TEFF_1"] + 400 * (first % 3)  # some of them alike
+    result = finding._table(small_cannon(), test, found, evidence, errors, 0.03, threshold)
     result.meta |= {"SEED": 1, "SIMULATE": True, "FPR": 0.05}
     return BinarySearch(
-        result, found, evidence, table, null, SETTINGS, 0.03, 0.05, threshold
+        result, found, evidence, errors, table, null, SETTINGS, 0.03, 0.05, threshold
     )  # fmt: skip
 
 
