@@ -177,12 +177,16 @@ def test_report_shows_the_candidates(run: Run) -> None:
     assert [row[0] for row in grid.rows] == [str(run.star_id[3]), str(run.star_id[1])]
     assert grid.rows[0][1:4] == (0.99, 0.25, -21.5)
     table = table_of(run)
+    table["TEFF_1_ERR"], table["TEFF_1_FORMAL_ERR"] = [30.0, 41.0, 52.0, 63.0], 20.0
     table["VSCATTER"], table.meta["LIGHTIS"] = [0.1, 7.5, 0.2, 0.3], "tied"
     facts, text, grid = list(binary_stars(load_inputs(give_to_run(run, table))))
     assert dict(facts.facts)["light of the second star"] == "tied to the labels of both stars"
     assert "another sign of a pair" in text.text
     assert grid.columns[-1].title == "velocity scatter of visits (km/s)"
     assert [row[-1] for row in grid.rows] == [0.3, 7.5]
+    error = [column.title for column in grid.columns].index("±")
+    assert grid.columns[error - 1].title == "TEFF, star 1"
+    assert [row[error] for row in grid.rows] == [63.0, 41.0]
     (section,) = [s for s in registered_sections() if s.key == "binaries"]
     assert section.optional
     assert load_inputs(run.folder).binaries is not None
