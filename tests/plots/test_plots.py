@@ -13,6 +13,7 @@ import pytest
 import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy.stats import linregress
@@ -597,13 +598,16 @@ def test_corner_of_what_is_not_there(result: xr.DataTree, labels: Labels) -> Non
 def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None:
     table = catalogue(result, aspcap=labels)
     figure = plots.plot_one_to_one(table)
-    assert len(figure.axes) == 6
+    assert len(figure.axes) == 7
     top, bottom = figure.axes[:2]
-    x, y = top.containers[0][0].get_data()
+    x, y = points(top).get_offsets().T
     known = np.isfinite(table["TEFF"])
     np.testing.assert_array_equal(x, table["TEFF_ASPCAP"][known])
     np.testing.assert_array_equal(y, table["TEFF"][known])
-    np.testing.assert_allclose(bottom.containers[0][0].get_data()[1], y - x)
+    np.testing.assert_allclose(points(bottom).get_offsets()[:, 1], y - x)
+    for ax in (top, bottom):
+        np.testing.assert_array_equal(points(ax).get_array(), table["FE_H"][known])
+    assert figure.axes[6].get_ylabel() == "[Fe/H] (dex)"
     bars = top.containers[0].lines[2][1].get_segments()  # vertical ones
     np.testing.assert_allclose([np.ptp(b[:, 1]) / 2 for b in bars], table["TEFF_ERR"][known])
     row = comparison(table, labels)[1]
@@ -620,12 +624,34 @@ def test_one_to_one_draws_the_table(result: xr.DataTree, labels: Labels) -> None
     assert "calibrated sd" in figure.legends[0].get_texts()[0].get_text()
 
 
+def points(ax: Axes) -> PathCollection:
+    return next(c for c in ax.collections if isinstance(c, PathCollection))
+
+
+def test_one_to_one_coloured_by_another_column_or_by_none(labels: Labels) -> None:
+    table = catalogue(make_result(labels), aspcap=labels)
+    table["SNR"] = np.linspace(50, 200, len(table))
+    table["SNR"][3] = np.nan
+    figure = plots.plot_one_to_one(table, names=["TEFF"], color_by="SNR")
+    known = np.isfinite(table["TEFF"])
+    np.testing.assert_array_equal(points(figure.axes[0]).get_array(), table["SNR"][known])
+    assert figure.axes[2].get_ylabel() == "S/N per pixel"
+    figure.canvas.draw()
+    grey = mpl.colors.to_rgba("#808080")
+    assert points(figure.axes[0]).get_facecolors()[3] == pytest.approx(grey), "no S/N: grey"
+    assert len(plots.plot_one_to_one(table, names=["TEFF"], color_by=None).axes) == 2
+    with pytest.raises(LabelError, match="no column COLOUR to colour the stars by; it has"):
+        plots.plot_one_to_one(table, color_by="COLOUR")
+    table["FE_H"] = np.nan
+    assert len(plots.plot_one_to_one(table, names=["TEFF"]).axes) == 2
+
+
 def test_one_to_one_bars_of_differences_and_stars_beyond(
     result: xr.DataTree, labels: Labels
 ) -> None:
     table = catalogue(result, aspcap=labels)
     table["TEFF"][5] += 5000
-    top, bottom = plots.plot_one_to_one(table, names=["TEFF"]).axes
+    top, bottom, _ = plots.plot_one_to_one(table, names=["TEFF"]).axes
     known = np.isfinite(table["TEFF"])
     joint = np.hypot(table["TEFF_ERR"], table["TEFF_ASPCAP_ERR"])[known]
     bars = bottom.containers[0].lines[2][1].get_segments()
@@ -644,7 +670,7 @@ def test_one_to_one_against_the_truth(labels: Labels) -> None:
     figure = plots.plot_one_to_one(
         table, reference=labels.select(order), reference_name="truth", names=["SI_FE"]
     )
-    x, _ = figure.axes[0].containers[0][0].get_data()
+    x = points(figure.axes[0]).get_offsets()[:, 0]
     np.testing.assert_array_equal(x, np.delete(labels["SI_FE"], 7))
     assert figure.axes[1].get_xlabel() == "truth: [Si/Fe] (dex)"
     assert "formal sd" in figure.legends[0].get_texts()[0].get_text()
@@ -662,6 +688,12 @@ def test_a_figure_for_a_paper_fits_a_column_and_stays_readable(labels: Labels, t
     table = catalogue(make_result(labels), aspcap=labels)
     wide = plots.for_paper(plots.plot_one_to_one(table))
     assert wide.get_size_inches()[0] == pytest.approx(7.1)
+    renderer = wide.canvas.get_renderer()
+    for ax in wide.axes:
+        box = ax.get_tightbbox(renderer)
+        assert 0 <= box.x0 <= box.x1 <= wide.bbox.x1, "the colour bar's text is inside, too"
+    one = plots.for_paper(plots.plot_one_to_one(table, names=["TEFF"]))
+    assert one.get_size_inches()[0] == pytest.approx(3.4), "a pair of panels and a colour bar"
     narrow = plots.for_paper(plots.plot_kiel(table_of_kiel()))
     assert narrow.get_size_inches()[0] == pytest.approx(3.4), "a panel and its colour bar"
     for figure in (wide, narrow):
