@@ -291,6 +291,8 @@ def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     InvalidDataError
         If ``none``, ``all`` or a number is given beside something else.
     """
+    from bayes_cannon.spectra.star_ids import plain_name
+
     usable: list[str] = spectra.star_id[spectra.usable].tolist()
     if not wanted:
         return usable[:MOST_CORNERS]
@@ -307,7 +309,7 @@ def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     # A star that is there several times has names like apo25m/M15/ID and ID#2.
     plain: dict[str, list[str]] = {}
     for star in spectra.star_id.tolist():
-        plain.setdefault(star.rpartition("/")[2].partition("#")[0], []).append(star)
+        plain.setdefault(plain_name(star), []).append(star)
     return [star for name in wanted for star in plain.get(name, [name])]
 
 

@@ -1,4 +1,4 @@
-"""The commands about runs: infer, report, cite, and demo, which makes one."""
+"""The commands about runs: infer, show, report, cite, and demo, which makes one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ __all__ = [
     "demo",
     "infer",
     "report",
+    "show",
 ]
 
 _FEW = 5
@@ -135,6 +136,27 @@ def infer(
         OUT.print(f"corner plots: of the first {MOST_CORNERS} stars; --corner all draws them all")
     if s["n_failed"]:
         raise typer.Exit(1)
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="Run folder from `infer`.")],
+    stars: Annotated[
+        list[str], typer.Argument(metavar="STAR...", help="Name of a star of the run, or several.")
+    ],
+) -> None:
+    """Print what a run says of a star: labels with both errors, flags with advice, S/N, fit.
+
+    The name may be that of the catalogue, without folders: all spectra of the star are printed.
+    """
+    from bayes_cannon.cli.printing import print_star
+    from bayes_cannon.runs.results import open_run
+
+    opened = open_run(run)
+    # Unknown names are refused before anything is printed.
+    known = [name for star in stars for name in opened.named(star)]
+    rows = {name: opened.row(name) for name in known}
+    for name in rows:
+        print_star(opened, name)
 
 
 def report(

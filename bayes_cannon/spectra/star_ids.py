@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ __all__ = [
     "index_name",
     "index_of",
     "name_some",
+    "near_names",
+    "plain_name",
     "refuse_repeated",
     "row_of",
     "rows_of",
@@ -56,6 +59,42 @@ def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
     """
     shown = ", ".join(str(i) for i in list(ids)[:limit])
     return shown + (", …" if len(ids) > limit else "")
+
+
+def plain_name(star: str) -> str:
+    """Name of a star without the folders before it and the number of its spectrum behind it.
+
+    Parameters
+    ----------
+    star
+        Name in a run.
+
+    Examples
+    --------
+    >>> plain_name("apo25m/M15/2M21265257+1159208"), plain_name("2M21265257+1159208#2")
+    ('2M21265257+1159208', '2M21265257+1159208')
+    """
+    return star.rpartition("/")[2].partition("#")[0]
+
+
+def near_names(star: str, ids: Iterable[str]) -> str:
+    """Say which names are near one that is not there; '' where none is.
+
+    Parameters
+    ----------
+    star
+        The name that was asked for.
+    ids
+        Names that are there.
+
+    Examples
+    --------
+    >>> near_names("2M0350", ["2M0351", "2M9999"])
+    'did you mean 2M0351?'
+    """
+    known = {name.lower(): name for name in ids}
+    near = get_close_matches(star.lower(), known, n=3)
+    return f"did you mean {', '.join(known[name] for name in near)}?" if near else ""
 
 
 def check_id_name(name: str) -> str:
@@ -244,7 +283,10 @@ def row_of(star_id: NDArray[np.str_], star: str) -> int:
     row = int(rows_of(star_id, [str(star)])[0])
     if row < 0:
         shown = ", ".join(star_id[:3]) + (", …" if star_id.size > 3 else "")
-        raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}).")
+        near = near_names(str(star), star_id.tolist())
+        raise InvalidDataError(
+            f"no star {star!r} among {star_id.size} ({shown}){f'; {near}' if near else '.'}"
+        )
     return row
 
 

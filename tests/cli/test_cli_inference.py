@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import bayes_cannon as bc
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.cli import commands
 from bayes_cannon.errors import FitError
 from bayes_cannon.runs.report import physics as report_physics
@@ -53,6 +55,35 @@ def test_stars_left_undone_are_said_and_give_status_1(folder, tmp_path, capsys):
     assert infer(folder, tmp_path / "other", "--min-pixels", 10) == 0
     assert "0 without a posterior" in capsys.readouterr().out
     assert infer(folder, tmp_path / "none", "--min-pixels", 0) == 2
+
+
+def test_show_prints_a_star_and_names_those_near(folder, tmp_path, capsys):
+    infer(folder, tmp_path / "run", "--min-pixels", 10, "--corner", "star-3")
+    table = bc.open_run(tmp_path / "run").table
+    capsys.readouterr()
+    assert run("show", tmp_path / "run", "star-1", "star-3") == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first.startswith("star-1\n")
+    assert "    FEW_PIXELS: fewer than half of the model's pixels are usable. Errors grow" in first
+    assert "corner plot: none yet; infer … --corner star-1 draws it" in first
+    row = table[2]
+    shown = value_with_error(row["AGE"], row["AGE_FORMAL_ERR"])
+    assert f"  AGE      {shown} Gyr (formal)\n" in second
+    assert f"S/N {row['SNR']:.0f}, reduced chi-square {row['CHI2_RED']:.2f}, pixels 120" in second
+    flag = int(row["LABEL_FLAG"])
+    assert f"  LABEL_FLAG {flag}" in second
+    assert "LAPLACE: drawn from the Gaussian at the mode, not sampled. Sample the star" in second
+    assert f"corner plot: {tmp_path / 'run' / 'figures' / 'corner-star-3.png'}" in second
+    assert f"bayes-cannon report {tmp_path / 'run'} makes it" in second
+    assert run("show", tmp_path / "run", "star-3", "Star_33") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no star 'Star_33' in the run" in said.err
+    assert "did you mean star-33" in said.err
+    opened = bc.open_run(tmp_path / "run")
+    vars(opened)["star_id"] = np.array(["M15/star-3", "star-3#2", "star-4"])
+    assert opened.named("star-3") == ["M15/star-3", "star-3#2"]
+    assert opened.named("star-3#2") == ["star-3#2"]
 
 
 def test_priors_of_a_file_may_leave_out_the_mean(folder, tmp_path, capsys):
