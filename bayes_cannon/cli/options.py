@@ -314,8 +314,13 @@ def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
 
 
 @contextmanager
-def to_go_on() -> Iterator[None]:
-    """Say of work that was interrupted that nothing is lost.
+def to_go_on(told: str = "run the same command again to continue") -> Iterator[None]:
+    """Say of work that was interrupted what is kept, and how to go on.
+
+    Parameters
+    ----------
+    told
+        What is said of it.
 
     Raises
     ------
@@ -325,5 +330,5 @@ def to_go_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to continue", err=True)
+        typer.echo(f"stopped; {told}", err=True)
         raise typer.Exit(130) from None

@@ -32,6 +32,7 @@ __all__ = [
     "near_names",
     "plain_name",
     "refuse_repeated",
+    "refuse_unnamed",
     "row_of",
     "rows_of",
     "simulated_note",
@@ -42,6 +43,7 @@ __all__ = [
 ID_NAMES = ("APOGEE_ID", "SDSS_ID", "STAR_ID")
 """Names of columns that hold names of stars; the first that a table has counts."""
 DEFAULT_ID = "STAR_ID"
+_BLANK = ord(" ")
 SIMULATED_NOTE, _YES = "SIMULATED", "yes"
 """Column of notes of simulated stars among others, and what it says of them."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -130,6 +132,28 @@ def refuse_repeated(star_id: NDArray[np.str_]) -> None:
         raise InvalidDataError(
             f"{count_text(many.sum(), 'star id')} occur more than once "
             f"({name_some(unique[many])}); make them unique."
+        )
+
+
+def refuse_unnamed(star_id: NDArray[np.str_]) -> None:
+    """Raise `InvalidDataError` where a name is empty, or has line breaks, tabs and the like.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    """
+    if star_id.size == 0 or star_id.dtype.itemsize == 0:
+        codes = np.zeros((star_id.size, 1), dtype=np.uint32)
+    else:
+        codes = np.ascontiguousarray(star_id).view(np.uint32).reshape(star_id.size, -1)
+    odd = ((codes > 0) & (codes < _BLANK)).any(axis=1)
+    if (bad := odd | (codes <= _BLANK).all(axis=1)).any():
+        rows = np.flatnonzero(bad)
+        shown = ", ".join(f"{str(star_id[row])!r} in row {row}" for row in rows[:3])
+        raise InvalidDataError(
+            f"{rows.size} of {count_text(star_id.size, 'star id')} are empty or have line breaks "
+            f"or tabs ({shown}{', …' if rows.size > 3 else ''}); name these stars otherwise, or "
+            "leave them out."
         )
 
 

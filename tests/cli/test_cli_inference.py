@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import re
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
@@ -109,6 +110,30 @@ def test_ways_with_missing_labels(folder, tmp_path, monkeypatch, capsys, how):
     assert asked == [how or "auto"]
     assert "far enough" in capsys.readouterr().err
     assert run("train", folder / "dataset.nc", "-o", tmp_path / "m.nc", "--missing", "mean") == 2
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"),
+    [
+        ("training.pipeline.train", "nothing is kept, and nothing was written; the same command"),
+        ("analysis.binaries.finding.find_binaries", "nothing is kept, and nothing was written"),
+        ("runs.binaries.write_binaries", "out is not complete; run the same command again with --"),
+    ],
+)
+def test_stopped_work_says_what_is_kept(folder, tmp_path, monkeypatch, capsys, stopped, told):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    module, _, name = stopped.rpartition(".")
+    search = import_module("bayes_cannon.analysis.binaries.finding")
+    monkeypatch.setattr(search, "find_binaries", lambda *_, **__: None)
+    monkeypatch.setattr(import_module(f"bayes_cannon.{module}"), name, stop)
+    files = (folder / "cannon.nc", folder / "dataset.nc")
+    arguments = ("train", files[1]) if name == "train" else ("binaries", *files)
+    assert run(*arguments, "-o", tmp_path / "out") == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("stopped; ")
+    assert told in line
 
 
 @pytest.mark.parametrize("verbose", [False, True])

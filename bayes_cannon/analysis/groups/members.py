@@ -90,10 +90,13 @@ def _lines_of(path: Path) -> list[str] | None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    single = all(len(line.split()) == 1 and "," not in line for line in lines)
-    if not lines or not single or text.startswith("# %ECSV"):
+    every = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in every if not line.startswith("#")]
+    # A header names the column among others; without one, a blank is part of a name (HD 122563).
+    header = any(set(ID_NAMES) & set(line.strip("#").upper().split()) for line in every[:2])
+    single = all(len(line.split()) == 1 for line in lines)
+    table = any("," in line or "\t" in line for line in lines) or text.startswith("# %ECSV")
+    if not lines or table or (header and not single):
         return None
     return lines[1:] if lines[0].upper() in ID_NAMES else lines
 
