@@ -79,7 +79,8 @@ class Run(Carded):
         Posteriors, read lazily: groups ``posterior``, ``star_stats``, ``constant_data`` and, where
         the model error was measured, ``calibrated_posterior``; of NUTS, ``sample_stats``. Draws
         have the dims chain, draw, star. Where moments were kept (``keep``), the posteriors have
-        ``mean``, ``cov``, ``quantiles`` and, the calibrated one, ``center``, ``scale`` and ``nu``.
+        ``mean``, ``cov``, ``quantiles`` and, the calibrated one, ``center``, ``scale`` and ``nu``;
+        where some draws were, groups ``posterior_moments`` and so on have them, of all draws.
     """
 
     folder: Path
