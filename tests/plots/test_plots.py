@@ -684,6 +684,37 @@ def test_one_to_one_of_nothing(labels: Labels) -> None:
         plots.plot_one_to_one(table, names=["NI_FE"])
 
 
+def test_pulls_beyond_the_training_labels_are_outward_and_coloured_by_flag(labels: Labels) -> None:
+    table = catalogue(make_result(labels))
+    training = labels.select(np.flatnonzero(labels["TEFF"] < 4600))
+    top, sd = training["TEFF"].max(), training["TEFF"].std()
+    flag = np.where(labels["TEFF"] > top, 2, 0)
+    table["TEFF_FLAG"] = flag
+    figure = plots.plot_edge_pulls(
+        table, training, reference=labels.only(("TEFF",)), reference_name="truth"
+    )
+    (ax,) = figure.axes
+    bad = next(line for line in ax.lines if line.get_marker() == "D")
+    known = np.isfinite(table["TEFF"]) & (flag > 0)
+    np.testing.assert_allclose(bad.get_xdata(), (labels["TEFF"][known] - top) / sd)
+    error = np.hypot(table["TEFF_ERR"], labels.error("TEFF"))
+    pull = np.clip((table["TEFF"] - labels["TEFF"]) / error, -6, 6)[known]
+    np.testing.assert_allclose(bad.get_ydata(), pull)
+    assert f"{known.sum()} labels beyond" in ax.get_title()
+    assert ax.get_xlabel() == "truth beyond the training labels (sd of these)"
+    below = replace(training, values=training.values + np.array([1000, 0, 0]))
+    low = plots.plot_edge_pulls(table, below, reference=labels.only(["TEFF"])).axes[0]
+    y = np.concatenate([line.get_ydata() for line in low.lines if line.get_marker() in "oD"])
+    whole = np.clip((table["TEFF"] - labels["TEFF"]) / error, -6, 6)[np.isfinite(table["TEFF"])]
+    np.testing.assert_allclose(np.sort(y), np.sort(-whole), err_msg="outward of a lower edge")
+    wide = np.linspace(-1, 1, len(training))[:, None] * [900, 9, 9] + [4500, -0.2, 0]
+    far = replace(training, values=wide)
+    inner = plots.plot_edge_pulls(table, far, reference=labels.only(["FE_H"])).axes[0]
+    assert sum(line.get_xdata().size for line in inner.lines if line.get_marker() == "o") == 59
+    with pytest.raises(InvalidDataError, match="no star has a label and its reference"):
+        plots.plot_edge_pulls(table, far, reference=labels.select([7]))
+
+
 def test_a_figure_for_a_paper_fits_a_column_and_stays_readable(labels: Labels, tmp_path) -> None:
     table = catalogue(make_result(labels), aspcap=labels)
     wide = plots.for_paper(plots.plot_one_to_one(table))
