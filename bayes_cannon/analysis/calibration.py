@@ -85,9 +85,8 @@ TOLERANCES = (Tolerance(0.68, 0.60, 0.76), Tolerance(0.95, 0.91, 0.985))
 
 
 OF_MOMENTS = (
-    "The run keeps moments, and few draws or none: intervals and regions are those of the "
-    "distributions that they describe, a Student t of calibrated and a normal one of formal "
-    "posteriors."
+    "The run keeps moments, few draws or none: intervals and regions are of what they describe, a "
+    "Student t of calibrated and a normal distribution of formal posteriors."
 )
 """What a check of such a run says."""
 

@@ -40,7 +40,8 @@ def infer(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="A dataset, of which the held-out stars are used, or FITS files and folders."
+            help="A dataset, of which the stars are used that the model was not trained on, or "
+            "FITS files and folders."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the run to.")],
@@ -86,7 +87,7 @@ def infer(
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
-    """Infer the labels of held-out stars, or of stars in FITS files.
+    """Infer the labels of a dataset's stars, or of stars in FITS files.
 
     Repeat the same command to continue an interrupted run. Exit status 1 means that some stars
     have no posterior.
