@@ -58,7 +58,8 @@ def infer(
         typer.Option(
             metavar="draws|thin:N|moments",
             help="What to keep of the posteriors: all draws, about N draws of a star, or means, "
-            "covariances and quantiles. Default: draws; of more than 20 000 stars moments.",
+            "covariances and quantiles. Tables are of all draws. Default: draws; of more than "
+            "20 000 stars moments.",
         ),
     ] = None,
     priors: Annotated[
