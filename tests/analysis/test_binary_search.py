@@ -15,7 +15,7 @@ from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
 from bayes_cannon.analysis.binaries.pair_errors import learn_errors
 from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra, with_tied_light
-from bayes_cannon.analysis.isochrones import packaged_isochrones
+from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.binaries.fast_pass import FastPass
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
@@ -365,6 +365,19 @@ def test_second_stars_of_another_model_with_tied_light(dataset: TrainingSet) -> 
     assert np.std(off[below]) == pytest.approx(found.settings.light_scatter, rel=0.5)
     with pytest.raises(InvalidDataError, match="'free', 'tied' or 'isochrone'"):
         find_binaries(small_cannon(), some, light="whatever")
+    shifting = replace(second, terms=("shift",), term_scale=np.ones(1))
+    with pytest.raises(InvalidDataError, match=r"other known terms .* terms shift against none"):
+        find_binaries(small_cannon(), some, second=shifting)
+
+
+def test_isochrones_without_their_light_are_refused_before_any_warning(
+    dataset: TrainingSet, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    far = IsochroneSet((packaged_isochrones().select(log10_age=9.8, feh=-1.0),))
+    with pytest.raises(InvalidDataError, match="belong together"):
+        find_binaries(small_cannon(), dataset, isochrones=far)
+    assert not caplog.records
+    assert not list(recwarn)
 
 
 def test_both_stars_on_an_isochrone(dataset: TrainingSet) -> None:

@@ -34,7 +34,7 @@ from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.binaries.fast_pass import FastPass, fast_pass, rest_frame_error
 from bayes_cannon.inference.binaries.pair_priors import PairPrior
-from bayes_cannon.inference.binaries.search import BinarySettings
+from bayes_cannon.inference.binaries.search import BinarySettings, require_together
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.two_stars import light_labels
@@ -182,6 +182,7 @@ def find_binaries(
     other = None if second is None else as_model(second)
     asked = settings or BinarySettings()
     if light is not None or isochrones is not None:
+        require_together(light or asked.light, isochrones)
         models = (model,) if other is None else (model, other)
         one_age = None if isochrones is None else light_on_isochrones(isochrones, *models)
         asked = replace(asked, light=light or asked.light, isochrones=one_age)
