@@ -75,6 +75,7 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 from numba.extending import register_jitable
 from numpy.typing import NDArray
@@ -167,7 +168,9 @@ def build_model_error_model(data: Differences) -> pm.Model:
     `correlation_factor`, ``growth``, ``growth_edge``, ``log_formal_scale``, ``nu_excess`` (nu - 2)
     and ``scaled_log_u`` (star), log u times sqrt(nu / 2). The data are the `pm.Data` of
     `model_data`, all of them but ``root`` as long as the variable ``scaled_log_u``, the last one: a
-    compiled model serves surveys of any number of stars with as many labels and features.
+    compiled model serves surveys of any number of stars with as many labels and features. The
+    numbers of labels, features and terms are data, too, so that the machine code that is kept on
+    disk is the same for all of them.
 
     Parameters
     ----------
@@ -202,15 +205,16 @@ def build_model_error_model(data: Differences) -> pm.Model:
         if degrees.size:
             scale = pm.HalfNormal("bias_scale", 0.3, dims="degree")
             raw = pm.Normal("bias_raw", 0.0, 1.0, dims=("feature", "label_name"))
-            place = np.searchsorted(degrees, data.degree)
+            place = _swappable("place_of_degree", np.searchsorted(degrees, data.degree))
             mean = mean + pt.dot(given["features"] * scale[place], raw)
         common: Any = pm.HalfCauchy("error_scale", 0.5)
         own: Any = pm.Normal("log_error_ratio", 0.0, 0.25, dims="label_name")
         factor = pt.dot(root, covariance_factor(k, common * pt.exp(own), eta=_ERROR_ETA))
         misfit = np.array([term == "misfit" for term in data.growth_terms])
         growth: Any = pm.Normal(
-            "growth", 0.5 * misfit, np.where(misfit, 0.5, 1.0), dims="growth_term"
-        )
+            "growth", _swappable("growth_mean", 0.5 * misfit),
+            _swappable("growth_sd", np.where(misfit, 0.5, 1.0)), dims="growth_term",
+        )  # fmt: skip
         growth_edge: Any = pm.Normal("growth_edge", 0.5, 0.5)
         # Kappa has made the formal errors right on the mean of all labels.
         log_formal: Any = pm.Normal("log_formal_scale", 0.0, 0.2)
@@ -232,6 +236,11 @@ def build_model_error_model(data: Differences) -> pm.Model:
     return model
 
 
+def _swappable(name: str, value: Any) -> Any:
+    """A constant of any length: its values are not part of what is compiled."""
+    return pytensor.shared(np.asarray(value), name=name, shape=(None,))
+
+
 def covariance_factor(k: int, sd: Any = None, *, eta: float = _LKJ_ETA) -> Any:
     """Triangular factor of a covariance, deviations and LKJ correlations, in the model at hand.
 
@@ -248,7 +257,7 @@ def covariance_factor(k: int, sd: Any = None, *, eta: float = _LKJ_ETA) -> Any:
     """
     if sd is None:
         sd = pm.HalfNormal("sd", 1.0, dims="label_name")
-    freedom = 2 * eta + k - 1 - np.arange(k)
+    freedom = _swappable("freedom", 2 * eta + k - 1 - np.arange(k))
     diagonal: Any = pm.Gamma("factor_diagonal", 0.5 * freedom, 0.5, dims="label_name")
     lower: Any = pm.Normal("factor_lower", 0.0, 1.0, dims="pair")
     return sd[:, None] * correlation_factor(diagonal, lower, k)
@@ -270,9 +279,9 @@ def correlation_factor(diagonal: Any, lower: Any, k: int) -> Any:
     k
         Number of labels.
     """
-    triangle = pt.diag(pt.sqrt(diagonal))
-    if k > 1:
-        triangle = pt.set_subtensor(triangle[np.tril_indices(k, -1)], lower)
+    below = zip(("row_of_pair", "column_of_pair"), np.tril_indices(k, -1), strict=True)
+    places = tuple(_swappable(name, indices) for name, indices in below)
+    triangle = pt.set_subtensor(pt.diag(pt.sqrt(diagonal))[places], lower)
     return triangle / pt.sqrt(pt.sum(triangle**2, axis=1, keepdims=True))
 
 

@@ -11,6 +11,7 @@ import pytensor.tensor as pt
 import pytest
 import xarray as xr
 from pytensor.compile.mode import Mode
+from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS
 from scipy import linalg, stats
 
 from bayes_cannon.base.compiled.any_length import AnyLengthModel
@@ -225,6 +226,24 @@ def test_compiled_density_is_that_of_the_model_for_any_number_of_stars():
     assert list(found) == [rv.name for rv in model.free_RVs][:-1]
     np.testing.assert_array_equal(found["error_scale"], np.exp(values["error_scale_log__"]))
     np.testing.assert_array_equal(found["growth"], values["growth"])
+
+
+def test_machine_code_on_disk_serves_other_labels_features_and_terms():
+    data, _, _ = prepare_differences(cross_validation(40), BASIS, max_stars=40, seed=1)
+    fewer = replace(
+        data, names=data.names[:2], difference=data.difference[:, :2], edge=data.edge[:, :2],
+        formal_cov=data.formal_cov[:, :2, :2], catalogue_cov=data.catalogue_cov[:, :2, :2],
+        features=data.features[:, :2], degree=data.degree[:2],
+        growth_terms=data.growth_terms[:2], log_growth=data.log_growth[:, :2],
+    )  # fmt: skip
+    assert fewer.degree.tolist() == [1, 1]
+    sources = [
+        CACHED_SRC_FUNCTIONS[
+            AnyLengthModel.compile(build_model_error_model(d)).log_density.py_func
+        ]
+        for d in (data, fewer)
+    ]  # fmt: skip
+    assert sources[0] == sources[1]
 
 
 def test_variables_that_are_bounded_otherwise_are_not_compiled():

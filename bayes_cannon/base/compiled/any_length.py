@@ -3,7 +3,8 @@
 nutpie compiles a model for the sizes at hand: with a variable per star, another number of stars is
 another model, some seconds of compilation that no cache on disk can save. Here the last variable
 may be as long as the data ask for, and its compiled log density is what PyTensor keeps on disk, so
-that another process, too, starts at once.
+that another process, too, starts at once. The shapes of the other variables are handed to it like
+data: models that differ in nothing else share the machine code on disk.
 """
 
 from __future__ import annotations
@@ -92,11 +93,16 @@ class AnyLengthModel:
         fixed = [np.asarray(initial[v.name], dtype=np.float64) for v in variables[:-1]]
         shapes = {name: value.shape for name, value in zip(names, fixed, strict=False)}
         joined = pt.dvector("unconstrained")
-        parts, place = {}, 0
-        for variable, value in zip(variables, fixed, strict=False):
-            parts[variable] = joined[place : place + value.size].reshape(value.shape)
-            place += value.size
-        parts[variables[-1]] = joined[place:]
+        ends = np.cumsum([0, *(value.size for value in fixed)])
+        places: Any = pytensor.shared(ends, name="_places", shape=(None,))
+        parts = {}
+        for i, (variable, value) in enumerate(zip(variables, fixed, strict=False)):
+            part = joined[places[i] : places[i + 1]]
+            if value.ndim != 1:
+                shape = pytensor.shared(np.array(value.shape, dtype=np.int64), name=f"_shape_{i}")
+                part = part.reshape(shape, ndim=value.ndim) if value.ndim else joined[places[i]]
+            parts[variable] = part
+        parts[variables[-1]] = joined[places[len(fixed)] :]
         density = model.logp()
         gradients: Any = pytensor.grad(density, variables)
         gradient = pt.concatenate([g.ravel() for g in gradients])
@@ -147,7 +153,9 @@ class AnyLengthModel:
         data
             Values of the `pm.Data`, by name.
         """
-        given = dict(self.data) | {n: np.array(v, dtype=np.float64) for n, v in data.items()}
+        # In one order of memory, which the machine code depends on.
+        new = {n: np.array(v, dtype=np.float64, order="C") for n, v in data.items()}
+        given = dict(self.data) | new
         return list(given.values())
 
     def constrained(self, x: FloatArray) -> dict[str, FloatArray]:
