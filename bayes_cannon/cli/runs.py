@@ -146,9 +146,10 @@ def show(
         list[str], typer.Argument(metavar="STAR...", help="Name of a star of the run, or several.")
     ],
 ) -> None:
-    """Print what a run says of a star: labels with both errors, flags with advice, S/N, fit.
+    """Print the labels of a star with both errors, its flags and fit.
 
-    The name may be that of the catalogue, without folders: all spectra of the star are printed.
+    Flags come with advice; S/N, rank of the chi-square and the corner plot's file are told. The
+    name may be that of the catalogue, without folders: all spectra of the star are printed.
     """
     from bayes_cannon.cli.printing import print_star
     from bayes_cannon.runs.results import open_run

@@ -231,7 +231,7 @@ def test_command_is_installed_and_starts_quickly_without_the_heavy_libraries():
     assert version.stdout.startswith("bayes-cannon ")
 
 
-ONLY_PRINT = ("readers", "cite")
+ONLY_PRINT = ("readers", "cite", "show")
 """Commands that write no file and take no time."""
 
 
