@@ -222,7 +222,11 @@ def binaries(
         typer.Option(help="Model file of second stars, such as dwarfs. Default: CANNON."),
     ] = None,
     prior_rate: Annotated[
-        float, typer.Option(help="Share of pairs among stars, for the probability of each.")
+        float,
+        typer.Option(
+            help="Share of pairs among stars, for the probability of each; no more of the training "
+            "stars are taken for pairs."
+        ),
     ] = 0.03,
     false_positives: Annotated[
         float, typer.Option(help="Share of single stars that may become candidates.")

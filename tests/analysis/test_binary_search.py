@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bayes_cannon.analysis.binaries import finding
-from bayes_cannon.analysis.binaries.evidence import learn_evidence
+from bayes_cannon.analysis.binaries.evidence import Evidence, learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
 from bayes_cannon.analysis.binaries.pair_errors import learn_errors
 from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra, with_tied_light
@@ -146,6 +146,31 @@ def test_hidden_pairs_that_the_score_alone_tells_apart_do_not_either() -> None:
     alone = learn_evidence(singles, sums)
     assert alone.share < 0.003
     assert np.all(alone.null_weight > 0.95)
+
+
+def test_single_stars_of_another_kind_are_no_pairs(caplog: pytest.LogCaptureFixture) -> None:
+    """One star in eight is of a kind that the model does not know: as if it were a sum of two.
+
+    Without a bound all of these are taken for pairs, and 12 % of fresh single stars pass.
+    """
+    odd, sums = drawn(50, 6.0, 5), drawn(400, 6.0, 2)
+    null = joined(drawn(350, 2.0, 1), odd)
+    fresh = joined(drawn(3500, 2.0, 3), drawn(500, 6.0, 6))
+
+    def passing(evidence: Evidence) -> float:
+        return float(np.mean(evidence.score(fresh) >= evidence.threshold(0.01)))
+
+    free, bound = learn_evidence(null, sums), learn_evidence(null, sums, prior_rate=0.03)
+    assert passing(free) > 0.1
+    most = 0.03 + 2 * np.sqrt(0.03 * 0.97 / 400)
+    assert bound.share == pytest.approx(most)
+    assert 1 - bound.null_weight.mean() == pytest.approx(most, abs=0.01)
+    assert passing(bound) < 0.01 + most
+    assert "look like sums of two stars, more than a prior rate of 3 % allows" in caplog.text
+    caplog.clear()
+    pairs = joined(drawn(400, 2.0, 1), drawn(12, 7.5, 5))
+    assert learn_evidence(pairs, sums, prior_rate=0.03).share < most
+    assert not caplog.text
 
 
 def test_probability_is_that_of_the_mixture() -> None:

@@ -152,7 +152,8 @@ def find_binaries(
     settings
         Of the search. The rest frame's error is measured on the training stars where left out.
     prior_rate
-        Share of pairs among stars, for P_BINARY.
+        Share of pairs among stars, for P_BINARY; as many of the training stars may be pairs that
+        do not count in the null.
     false_positive_rate
         Share of single stars that may become candidates.
     folds
@@ -209,7 +210,7 @@ def find_binaries(
         null, injected, pairs = _calibrate(
             model, other, stars, settings, folds, wanted, seed, tell, fit
         )  # fmt: skip
-        evidence = learn_evidence(null, injected)
+        evidence = learn_evidence(null, injected, prior_rate=prior_rate)
         found = _search(model, other, given, null, settings, tell, fit)
     threshold = evidence.threshold(false_positive_rate)
     pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
