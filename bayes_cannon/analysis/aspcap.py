@@ -42,7 +42,7 @@ from bayes_cannon.base.columns import plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result, as_table
-from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
+from bayes_cannon.inference.posterior import moments_in
 from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import known_labels, units_of_table
 from bayes_cannon.spectra.dataset import TrainingSet
@@ -336,8 +336,7 @@ def _moments(
     if np.isfinite(calibrated).any():
         mean["calibrated"], sd["calibrated"] = main, calibrated
         if draws is not None:
-            formal = moments_of(group_of(draws, "posterior"), posterior_names(draws))
-            mean["formal"] = formal.mean
+            mean["formal"] = moments_in(draws, "posterior").mean
     return mean, sd
 
 

@@ -21,14 +21,13 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
-from bayes_cannon.analysis.scores import Scores, score
+from bayes_cannon.analysis.scores import Scores, judged_by_moments, score
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
 from bayes_cannon.inference.posterior import (
     group_of,
-    holds_moments,
     is_simulated,
     posterior_names,
 )
@@ -86,8 +85,8 @@ TOLERANCES = (Tolerance(0.68, 0.60, 0.76), Tolerance(0.95, 0.91, 0.985))
 
 
 OF_MOMENTS = (
-    "The run keeps moments: intervals and regions are those of the distributions that they "
-    "describe, a Student t of calibrated and a normal one of formal posteriors."
+    "The run keeps moments, few draws or none: intervals and regions are of what they describe, a "
+    "Student t of calibrated and a normal distribution of formal posteriors."
 )
 """What a check of such a run says."""
 
@@ -260,7 +259,7 @@ def check_calibration(
     coverage, binned, together = (
         Table(rows=part, meta={"SIMULATE": simulated}) for part in (rows, bins, joint)
     )
-    of_moments = holds_moments(group_of(result, _GROUPS[judged]))
+    of_moments = judged_by_moments(result, _GROUPS[judged])
     return Check(coverage, binned, together, tuple(failures), scores, judged, simulated, of_moments)
 
 

@@ -33,7 +33,7 @@ from bayes_cannon.inference.posterior import (
     is_simulated,
     model_is_simulated,
     model_reduction_of,
-    moments_of,
+    moments_in,
     notes_of,
     posterior_names,
 )
@@ -170,9 +170,9 @@ def catalogue(
     result = as_result(result)
     names = posterior_names(result)
     posterior = group_of(result, "posterior")
-    formal = moments_of(posterior, names)
+    formal = moments_in(result, "posterior", names)
     has_calibrated = "calibrated_posterior" in result.children
-    main = moments_of(group_of(result, "calibrated_posterior"), names) if has_calibrated else formal
+    main = moments_in(result, "calibrated_posterior", names) if has_calibrated else formal
     kind = "calibrated" if has_calibrated else "formal"
     error = main.sd if has_calibrated else np.full_like(formal.sd, np.nan)
     star_id = posterior["star"].values.astype(np.str_)

@@ -101,7 +101,15 @@ def read_mist_blocks(path: Path) -> list[MistBlock]:
             for name, lines in _texts(path)
             for block in _Reader(f"{path.name}{name}", lines).blocks()
         ]
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
+    except OSError as error:
+        if not path.is_file():
+            raise FileFormatError(
+                f"there is no file {path}; give MIST isochrones, .iso or .iso.cmd files of "
+                "https://waps.cfa.harvard.edu/MIST."
+            ) from error
+        said = error.strerror or str(error)
+        raise FileFormatError(f"{path.name} cannot be read: {said}.") from error
+    except (EOFError, zlib.error, zipfile.BadZipFile, RuntimeError) as error:
         raise FileFormatError(f"{path.name} cannot be read: {error}") from error
 
 

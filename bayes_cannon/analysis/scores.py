@@ -29,7 +29,13 @@ from bayes_cannon.base.cards import Carded, Row, count_text
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenResult, KnownLabels, as_result
-from bayes_cannon.inference.posterior import group_of, holds_moments, moments_of, posterior_names
+from bayes_cannon.inference.posterior import (
+    group_of,
+    holds_moments,
+    moments_group,
+    moments_of,
+    posterior_names,
+)
 from bayes_cannon.inference.sampler import Stage, star_seed
 from bayes_cannon.inference.summaries.described import described_draws
 from bayes_cannon.inference.units import known_labels, units_of_result
@@ -37,11 +43,14 @@ from bayes_cannon.spectra.label_kinds import shown_label
 
 __all__ = [
     "Scores",
+    "judged_by_moments",
     "score",
 ]
 
 _BLOCK = 256
 """Stars whose draws are in memory at one time."""
+_FEW_DRAWS = 200
+"""Draws of a star below which ranks among them are coarser than what their moments describe."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -120,8 +129,9 @@ def score(
 ) -> Scores:
     """Compare posteriors with a reference, matched by star id.
 
-    Where moments alone were kept, with the distributions that they describe: the Student t of
-    calibrated posteriors, the normal one of formal ones.
+    Where moments alone were kept, or few draws beside them, with the distributions that they
+    describe: the Student t of calibrated posteriors, the normal one of formal ones. Means and
+    standard deviations are always those of all draws.
 
     Parameters
     ----------
@@ -143,7 +153,9 @@ def score(
     if reference is None:
         raise InvalidDataError("there is no reference to compare with.")
     names = tuple(n for n in units if n in reference.names)
-    draws = group_of(result, group)
+    draws, moments = group_of(result, group), moments_group(result, group)
+    if judged_by_moments(result, group):
+        draws = moments
     star_id = draws["star"].values.astype(np.str_)
     place = {star: i for i, star in enumerate(reference.star_id.tolist())}
     both = [(i, place[s]) for i, s in enumerate(star_id.tolist()) if s in place]
@@ -155,15 +167,38 @@ def score(
     mine, theirs = np.array(both).T
     known = reference.only(names).select(theirs)
     parts = [
-        _block(draws, names, mine[rows], known.values[rows], np.nan_to_num(known.errors[rows]))
+        _block(
+            draws,
+            moments,
+            names,
+            mine[rows],
+            known.values[rows],
+            np.nan_to_num(known.errors[rows]),
+        )
         for rows in (slice(a, a + _BLOCK) for a in range(0, mine.size, _BLOCK))
     ]
     pit, mean, sd, pull, joint = (np.concatenate(c) for c in zip(*parts, strict=True))
     return Scores(names, star_id[mine], pit, mean, mean - known.values, sd, pull, joint)
 
 
+def judged_by_moments(result: xr.DataTree, group: str) -> bool:
+    """Whether stars are judged by what the moments of their posteriors describe, not by draws.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    group
+        ``posterior`` or ``calibrated_posterior``.
+    """
+    draws, moments = group_of(result, group), moments_group(result, group)
+    kept = 0 if holds_moments(draws) else draws.sizes["chain"] * draws.sizes["draw"]
+    return holds_moments(moments) and kept < _FEW_DRAWS
+
+
 def _block(
     draws: xr.Dataset,
+    of_all: xr.Dataset,
     names: tuple[str, ...],
     stars: NDArray[np.intp],
     values: FloatArray,
@@ -178,8 +213,8 @@ def _block(
     smooth = np.mean(ndtr((values - x) / scale), axis=0)
     pit = np.where(errors > 0, np.clip(smooth, 0.5 / (n + 1), (n + 0.5) / (n + 1)), below)
     known = np.isfinite(x).all(axis=0) & np.isfinite(values)
-    if holds_moments(draws):
-        moments = moments_of(part, names)
+    if holds_moments(of_all):
+        moments = moments_of(of_all.isel(star=stars), names)
         mean, sd = moments.mean, moments.sd
     else:
         mean, sd = x.mean(axis=0), x.std(axis=0, ddof=1)

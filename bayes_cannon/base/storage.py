@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from bayes_cannon.base.paths import user_path
-from bayes_cannon.errors import FileFormatError, OutputExistsError
+from bayes_cannon.base.paths import has_ending, user_path
+from bayes_cannon.errors import FileFormatError, InvalidDataError, OutputExistsError
 
 __all__ = [
+    "check_netcdf",
     "check_output",
     "part_path",
     "read_tree",
@@ -39,6 +40,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _LONGEST = 100
 _PIECE = 1 << 20
+_NOT_NETCDF = (".zarr", ".fits", ".fit", ".fits.gz", ".csv", ".ecsv", ".vot", ".xml", ".npz",
+               ".npy", ".json", ".pkl", ".html", ".txt", ".toml", ".parquet")  # fmt: skip
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -71,6 +74,31 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise OutputExistsError(f"cannot write {target}: {folder} is not a writable directory.")
     return target
+
+
+def check_netcdf(path: str | os.PathLike[str], what: str, *, overwrite: bool) -> Path:
+    """As `check_output`, of a NetCDF file: its name must not end like that of another format.
+
+    Parameters
+    ----------
+    path
+        Of the file to write.
+    what
+        How such a file is to be called, for the message.
+    overwrite
+        As of `check_output`.
+
+    Raises
+    ------
+    InvalidDataError
+        If the name ends with ``.zarr``, ``.fits`` and the like.
+    OutputExistsError
+        As `check_output`.
+    """
+    name = user_path(path).name
+    if has_ending(name, *_NOT_NETCDF):
+        raise InvalidDataError(f"{what}, but {name} ends like a file of another format.")
+    return check_output(path, overwrite=overwrite)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def _options(
 for _command in (
     runs.demo, surveys.simulate, surveys.download, surveys.readers, surveys.prepare,
     models.train, runs.infer, models.check, models.binaries, ensembles.repeats,
-    ensembles.population, runs.report, runs.cite,
+    ensembles.population, runs.show, runs.report, runs.cite,
 ):  # fmt: skip
     app.command()(_command)
 

@@ -32,6 +32,9 @@ __all__ = [
     "train",
 ]
 
+_ANEW = "nothing is kept, and nothing was written; the same command begins anew"
+"""What is said where work that is not resumed is interrupted."""
+
 
 def train(
     dataset: Annotated[Path, typer.Argument(help="Dataset from `prepare`.")],
@@ -96,13 +99,14 @@ def train(
     """
     from bayes_cannon.analysis.information import line_windows
     from bayes_cannon.base.engines.opening import open_engine
-    from bayes_cannon.base.storage import check_output
+    from bayes_cannon.base.storage import check_netcdf
     from bayes_cannon.cli.console import OUT, watching
+    from bayes_cannon.models.cannon import NAMED
     from bayes_cannon.spectra.stored import open_dataset
     from bayes_cannon.training.pipeline import train as train_model
     from bayes_cannon.training.settings import TrainingSettings
 
-    check_output(out, overwrite=overwrite)
+    check_netcdf(out, NAMED, overwrite=overwrite)
     stars = open_dataset(dataset)
     held_out: list[str] = []
     if train_fraction != 1:
@@ -120,7 +124,7 @@ def train(
     ranges = windows_of(window or [])
     if windows is ReadyWindows.lines:
         ranges = line_windows(stars.labels.names, medium=stars.spectra.medium) | ranges
-    with open_engine(workers, scheduler) as engine, watching() as progress:
+    with to_go_on(_ANEW), open_engine(workers, scheduler) as engine, watching() as progress:
         cannon = train_model(
             stars, settings=settings, windows=ranges, held_out=held_out,
             seed=seed, executor=engine, progress=progress,
@@ -269,19 +273,19 @@ def binaries(
     if run is not None and set(open_run(run).star_id.tolist()).isdisjoint(stars.star_id.tolist()):
         raise InvalidDataError(f"the run {run} has none of the stars of {dataset}.")
     tracks = read_mist(*isochrones) if isochrones else None
-    with open_engine(workers, scheduler) as engine, watching() as progress:
+    with to_go_on(_ANEW), open_engine(workers, scheduler) as engine, watching() as progress:
         search = find_binaries(
             model, stars, second=second, light=light.value, isochrones=tracks,
             prior_rate=prior_rate, false_positive_rate=false_positives, folds=folds, seed=seed,
-            executor=engine,
-            progress=progress,
+            executor=engine, progress=progress,
         )  # fmt: skip
-    write_binaries(
-        search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,
-        seed=seed, overwrite=overwrite,
-    )  # fmt: skip
-    if run is not None:
-        give_to_run(run, search.table)
+    with to_go_on(f"{out} is not complete; run the same command again with --overwrite"):
+        write_binaries(
+            search, out, cannon=model, spectra=stars, most_figures=figures, n_sampled=sample,
+            seed=seed, overwrite=overwrite,
+        )  # fmt: skip
+        if run is not None:
+            give_to_run(run, search.table)
     found = search.pairs["FOUND"]
     OUT.print(
         f"{out}: {count_text(len(search.candidates), 'candidate')} of "

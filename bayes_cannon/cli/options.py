@@ -291,6 +291,8 @@ def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     InvalidDataError
         If ``none``, ``all`` or a number is given beside something else.
     """
+    from bayes_cannon.spectra.star_ids import plain_name
+
     usable: list[str] = spectra.star_id[spectra.usable].tolist()
     if not wanted:
         return usable[:MOST_CORNERS]
@@ -307,13 +309,18 @@ def stars_to_plot(wanted: list[str] | None, spectra: AnySpectra) -> list[str]:
     # A star that is there several times has names like apo25m/M15/ID and ID#2.
     plain: dict[str, list[str]] = {}
     for star in spectra.star_id.tolist():
-        plain.setdefault(star.rpartition("/")[2].partition("#")[0], []).append(star)
+        plain.setdefault(plain_name(star), []).append(star)
     return [star for name in wanted for star in plain.get(name, [name])]
 
 
 @contextmanager
-def to_go_on() -> Iterator[None]:
-    """Say of work that was interrupted that nothing is lost.
+def to_go_on(told: str = "run the same command again to continue") -> Iterator[None]:
+    """Say of work that was interrupted what is kept, and how to go on.
+
+    Parameters
+    ----------
+    told
+        What is said of it.
 
     Raises
     ------
@@ -323,5 +330,5 @@ def to_go_on() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to continue", err=True)
+        typer.echo(f"stopped; {told}", err=True)
         raise typer.Exit(130) from None

@@ -1,4 +1,4 @@
-"""The commands about runs: infer, report, cite, and demo, which makes one."""
+"""The commands about runs: infer, show, report, cite, and demo, which makes one."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ __all__ = [
     "demo",
     "infer",
     "report",
+    "show",
 ]
 
 _FEW = 5
@@ -39,7 +40,8 @@ def infer(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="A dataset, of which the held-out stars are used, or FITS files and folders."
+            help="A dataset, of which the stars are used that the model was not trained on, or "
+            "FITS files and folders."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write the run to.")],
@@ -56,7 +58,8 @@ def infer(
         typer.Option(
             metavar="draws|thin:N|moments",
             help="What to keep of the posteriors: all draws, about N draws of a star, or means, "
-            "covariances and quantiles. Default: draws; of more than 20 000 stars moments.",
+            "covariances and quantiles. Tables are of all draws. Default: draws; of more than "
+            "20 000 stars moments.",
         ),
     ] = None,
     priors: Annotated[
@@ -85,7 +88,7 @@ def infer(
     overwrite: Overwrite = False,
     _progress: Progress = True,
 ) -> None:
-    """Infer the labels of held-out stars, or of stars in FITS files.
+    """Infer the labels of a dataset's stars, or of stars in FITS files.
 
     Repeat the same command to continue an interrupted run. Exit status 1 means that some stars
     have no posterior.
@@ -135,6 +138,28 @@ def infer(
         OUT.print(f"corner plots: of the first {MOST_CORNERS} stars; --corner all draws them all")
     if s["n_failed"]:
         raise typer.Exit(1)
+
+
+def show(
+    run: Annotated[Path, typer.Argument(help="Run folder from `infer`.")],
+    stars: Annotated[
+        list[str], typer.Argument(metavar="STAR...", help="Name of a star of the run, or several.")
+    ],
+) -> None:
+    """Print the labels of a star with both errors, its flags and fit.
+
+    Flags come with advice; S/N, rank of the chi-square and the corner plot's file are told. The
+    name may be that of the catalogue, without folders: all spectra of the star are printed.
+    """
+    from bayes_cannon.cli.printing import print_star
+    from bayes_cannon.runs.results import open_run
+
+    opened = open_run(run)
+    # Unknown names are refused before anything is printed.
+    known = [name for star in stars for name in opened.named(star)]
+    rows = {name: opened.row(name) for name in known}
+    for name in rows:
+        print_star(opened, name)
 
 
 def report(

@@ -337,9 +337,10 @@ def prepare(
     from bayes_cannon.base.cards import count_text
     from bayes_cannon.base.engines.opening import open_engine
     from bayes_cannon.base.paths import has_ending
-    from bayes_cannon.base.storage import check_output
+    from bayes_cannon.base.storage import check_netcdf
     from bayes_cannon.cli.console import OUT, watching
     from bayes_cannon.spectra.continuum import ContinuumSettings
+    from bayes_cannon.spectra.dataset import NAMED
     from bayes_cannon.spectra.labels import DEFAULT_LABELS
     from bayes_cannon.surveys.preparing import prepare as prepare_dataset
     from bayes_cannon.surveys.storing import prepare_to
@@ -347,7 +348,7 @@ def prepare(
 
     on_disk = has_ending(out, ".zarr")
     if not on_disk:
-        check_output(out, overwrite=overwrite)
+        check_netcdf(out, NAMED, overwrite=overwrite)
         if workers is not None or scheduler is not None:
             raise InvalidDataError(
                 f"several workers write a dataset that ends with .zarr; {out.name} is put "
@@ -374,7 +375,8 @@ def prepare(
                 out, opened, executor=engine, overwrite=overwrite, progress=progress, **how
             )
     else:
-        with watching() as progress:
+        anew = "nothing is kept; datasets that end with .zarr go on where they were stopped"
+        with to_go_on(anew), watching() as progress:
             dataset = prepare_dataset(opened, progress=progress, **how)
         dataset.save(out, overwrite=overwrite)
     print_cuts(dataset)

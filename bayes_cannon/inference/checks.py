@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntFlag
 
 import numpy as np
@@ -57,12 +57,17 @@ class Convergence:
     ess_bulk_min, ess_tail_min : float
         Smallest effective sample sizes.
     divergences : int
+    r_hat, ess_bulk, ess_tail : (n_labels,) float64
+        The same of every label.
     """
 
     rhat_max: float
     ess_bulk_min: float
     ess_tail_min: float
     divergences: int
+    r_hat: FloatArray | None = field(default=None, compare=False)
+    ess_bulk: FloatArray | None = field(default=None, compare=False)
+    ess_tail: FloatArray | None = field(default=None, compare=False)
 
     def problems(self, rhat_limit: float, ess_limit: float) -> StarStatus:
         """Bits of the checks that fail; a diagnostic that is not a number fails.
@@ -94,8 +99,9 @@ def check_convergence(labels: FloatArray, diverging: NDArray[np.bool_]) -> Conve
     """
     rhat, bulk, tail = rank_diagnostics(np.moveaxis(labels, -1, 0))
     return Convergence(
-        float(np.max(rhat)), float(np.min(bulk)), float(np.min(tail)), int(np.sum(diverging))
-    )
+        float(np.max(rhat)), float(np.min(bulk)), float(np.min(tail)), int(np.sum(diverging)),
+        rhat, bulk, tail,
+    )  # fmt: skip
 
 
 def thin(labels: FloatArray, n: int) -> FloatArray:

@@ -25,6 +25,8 @@ __all__ = [
     "is_simulated",
     "model_is_simulated",
     "model_reduction_of",
+    "moments_group",
+    "moments_in",
     "moments_of",
     "notes_of",
     "posterior_names",
@@ -33,6 +35,8 @@ __all__ = [
 
 DIMS = ("chain", "draw", "star")
 """Dimensions of the draws of a label."""
+OF_ALL_DRAWS = "_moments"
+"""What the names of groups end with that hold moments of all draws beside some draws."""
 _BLOCK = 512
 """Stars whose draws are in memory at one time."""
 
@@ -74,6 +78,31 @@ def holds_moments(group: xr.Dataset) -> bool:
         ``posterior`` or ``calibrated_posterior``, see `bayes_cannon.inference.summaries.keeping`.
     """
     return {"mean", "cov", "quantiles"} <= set(group.data_vars)
+
+
+def moments_group(result: xr.DataTree, name: str) -> xr.Dataset:
+    """Group that says the moments of posteriors: of all draws, where a part of them was kept.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    name
+        ``posterior`` or ``calibrated_posterior``.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``posterior_moments`` or ``calibrated_posterior_moments``, which a result with ``thin:N``
+        has; else the group itself.
+
+    Raises
+    ------
+    InvalidDataError
+        If it is not there.
+    """
+    noted = f"{name}{OF_ALL_DRAWS}"
+    return group_of(result, noted if noted in getattr(result, "children", ()) else name)
 
 
 def draws_of(result: xr.DataTree, name: str) -> xr.Dataset:
@@ -288,6 +317,26 @@ def moments_of(
         cov[place] = offset.swapaxes(1, 2) @ offset / (draws.shape[1] - 1)
         edges[:, place] = np.quantile(draws, levels, axis=1)
     return Moments(mean, cov, edges)
+
+
+def moments_in(result: xr.DataTree, name: str, names: tuple[str, ...] | None = None) -> Moments:
+    """Moments of all draws of a group of a result, whatever was kept of them.
+
+    Parameters
+    ----------
+    result
+        What inference returned.
+    name
+        ``posterior`` or ``calibrated_posterior``.
+    names
+        Labels, in the order wanted; all where left out.
+
+    Raises
+    ------
+    InvalidDataError
+        If the group is not there.
+    """
+    return moments_of(moments_group(result, name), names or posterior_names(result))
 
 
 def _kept_moments(

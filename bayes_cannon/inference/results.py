@@ -64,6 +64,12 @@ _SUMMARY = {
     "chi2_p": "posterior-predictive p-value of chi-square",
     "factors_p": "probability under N(0, 1) of nuisance factors as large as at the mode",
 }
+CONVERGENCE = {
+    "r_hat": "R-hat of every label",
+    "ess_bulk": "bulk effective sample size of every label",
+    "ess_tail": "tail effective sample size of every label",
+}
+"""What is noted of every label of a star, of all draws, whatever is kept of them."""
 _TERMS = {
     "shift": ("rest frame is off by, to the red", "km/s"),
     "broadening": ("variance of the lines' broadening beside the model's", "km2/s2"),
@@ -173,6 +179,12 @@ def _star_stats(
     for i, result in enumerate(results):
         mode[i] = result.summary.get("map_labels", np.nan)
         cov[i] = result.summary.get("laplace_cov", np.nan)
+    for name, text in CONVERGENCE.items():
+        values = np.full((n, k), np.nan, dtype=np.float32)
+        for i, result in enumerate(results):
+            found = result.summary.get(name)
+            values[i] = np.nan if found is None else found
+        variables[name] = (("star", "label_name"), values, {"long_name": text})
     variables["map_labels"] = (("star", "label_name"), mode)
     variables["laplace_cov"] = (("star", "label_name", "label_name_2"), cov)
     return variables

@@ -60,8 +60,8 @@ class InferenceSettings:
         Stars per block, which is a task of an executor; bounds the memory.
     keep : str or None
         Of the posteriors: ``'draws'``, ``'thin:N'`` (about N draws of a star) or ``'moments'``
-        (see `bayes_cannon.inference.summaries.keeping`); None: draws, and of more than 20 000 stars
-        moments.
+        (see `bayes_cannon.inference.summaries.keeping`; tables are of all draws); None: draws, and
+        of more than 20 000 stars moments.
     cores : int
         Threads; 0 takes all cores, or one for each task of an executor.
     """

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import SIMULATED, Carded, Row, count_text, range_text
 from bayes_cannon.base.packing import pack_outer, packed_size, packed_weights, unpack
 from bayes_cannon.base.paths import user_path
-from bayes_cannon.base.storage import read_tree, write_tree
+from bayes_cannon.base.storage import check_netcdf, read_tree, write_tree
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, LabelError
 from bayes_cannon.models.basis import PolynomialBasis
@@ -36,6 +36,8 @@ __all__ = [
 
 FORMAT = "bayes_cannon.cannon"
 FORMAT_VERSION = 8
+NAMED = "a model is a NetCDF file, its name ends with .nc"
+"""What files are to be called."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +380,10 @@ class Cannon(Carded):
         ------
         OutputExistsError
             If the file exists, or cannot be written.
+        InvalidDataError
+            If its name ends like a file of another format.
         """
+        check_netcdf(path, NAMED, overwrite=overwrite)
         tree, path = cannon_tree(self), user_path(path)
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite

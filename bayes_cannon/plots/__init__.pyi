@@ -13,6 +13,7 @@ from .calibration import plot_scores as plot_scores
 from .common import for_paper as for_paper
 from .common import save_figure as save_figure
 from .corner import plot_corner as plot_corner
+from .ensembles.edges import plot_edge_pulls as plot_edge_pulls
 from .ensembles.groups import plot_group_corner as plot_group_corner
 from .ensembles.groups import plot_group_forest as plot_group_forest
 from .ensembles.planes import plot_plane as plot_plane

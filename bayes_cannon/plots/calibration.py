@@ -149,10 +149,12 @@ def _draw_pit(ax: Axes, found: Scores, i: int, kind: str, *, last: bool) -> None
 
 
 def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Figure:
-    """Rank-normalised scores in bins of stars: a row per kind of bin, a column per label.
+    """Pulls, by rank, in bins of stars: a row per kind of bin, a column per label.
 
-    Mean (0 where unbiased) and standard deviation (1 where intervals are as wide as they should
-    be; above where too narrow) with their standard errors.
+    A pull by rank is the normal quantile of the PIT, the rank of the reference among the draws: of
+    a Gaussian posterior, reference less ours over the error. Mean (0 where unbiased) and
+    standard deviation (1 where intervals are as wide as they should be; above where too narrow)
+    with their standard errors.
 
     Parameters
     ----------
@@ -187,10 +189,10 @@ def plot_scores(check: Check, reference: str, *, kind: str | None = None) -> Fig
                             ms=5, lw=1, color=colour)  # fmt: skip
             ax.margins(x=0.12)
         row[len(names) // 2].set_xlabel(_bin_axis(by, units))
-        row[0].set_ylabel("score")
+        row[0].set_ylabel("pull, by rank")
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(label_tex(name), fontsize=12)
-    text = f"Rank-normalised scores of the {kind} posteriors against the {reference}"
+    text = f"Pulls, by rank, of the {kind} posteriors against the {reference}"
     figure.suptitle(title_of(text, simulated=check.simulated), fontsize=13)
     handles = [
         Line2D([], [], color=BLACK, marker="o", label="mean (dashed: unbiased)"),

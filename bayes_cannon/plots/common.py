@@ -1,7 +1,4 @@
-"""What all figures share: colours that colour-blind readers can tell apart, axes, wavelengths.
-
-Write figures to files.
-"""
+"""What all figures share: colours for colour-blind readers, axes, wavelengths, files."""
 
 from __future__ import annotations
 
@@ -15,9 +12,10 @@ import numpy as np
 import xarray as xr
 from astropy.table import Table
 from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
+from matplotlib.collections import Collection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
@@ -394,7 +392,7 @@ def for_paper(figure: Figure | Axes, *, columns: int | None = None) -> Figure:
     figure
         A figure, or axes of one; it is changed.
     columns
-        1 or 2; left out, 1 for a figure of one panel (with or without a colour bar), else 2.
+        1 or 2; left out, 1 for one panel, or two above each other, with or without colour bar.
 
     Raises
     ------
@@ -403,7 +401,8 @@ def for_paper(figure: Figure | Axes, *, columns: int | None = None) -> Figure:
     """
     owner = figure_of(figure)
     if columns is None:
-        columns = 1 if sum(ax.get_visible() for ax in owner.axes) <= 2 else 2
+        panels = [ax for ax in owner.axes if ax.get_visible() and ax.get_label() != "<colorbar>"]
+        columns = 1 + (len(panels) > 2 or len({ax.get_position().x0 for ax in panels}) > 1)
     if columns not in (1, 2):
         raise InvalidDataError(f"a paper has 1 or 2 columns, not {columns}.")
     width, height = owner.get_size_inches()
@@ -412,8 +411,9 @@ def for_paper(figure: Figure | Axes, *, columns: int | None = None) -> Figure:
     owner.set_size_inches(scale * width, scale * height * (1.15 if columns == 1 else 1.0))
     for text in owner.findobj(Text):
         text.set_fontsize(float(np.clip(1.1 * scale * text.get_fontsize(), _SMALLEST, _LARGEST)))
+    for drawn in (item for kind in (Line2D, Patch, Collection) for item in owner.findobj(kind)):
+        drawn.set(linewidth=softer * np.asarray(plt.getp(drawn, "linewidth")))
     for line in owner.findobj(Line2D):
-        line.set_linewidth(softer * line.get_linewidth())
         line.set_markersize(softer * line.get_markersize())
     for points in owner.findobj(PathCollection):
         points.set_sizes(softer**2 * np.asarray(points.get_sizes()))
@@ -427,7 +427,7 @@ def save_figure(
     dpi: int = 130,
     style: Literal["screen", "paper"] = "screen",
 ) -> Path:
-    """Save a figure (or the figure of some axes) and close it; folders are made.
+    """Save a figure (or that of some axes) and close it; folders are made.
 
     Parameters
     ----------

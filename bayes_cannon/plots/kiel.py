@@ -34,8 +34,9 @@ from bayes_cannon.inference.arguments import (
     as_result,
     as_table,
 )
+from bayes_cannon.inference.flags import severity
 from bayes_cannon.inference.posterior import posterior_names
-from bayes_cannon.inference.tables import catalogue_name
+from bayes_cannon.inference.tables import catalogue_name, star_ids
 from bayes_cannon.inference.units import units_of_result, units_of_table
 from bayes_cannon.plots.common import (
     BLACK,
@@ -55,7 +56,7 @@ from bayes_cannon.plots.posteriors import (
     star_draws,
 )
 from bayes_cannon.spectra.labels import Labels
-from bayes_cannon.spectra.star_ids import row_of
+from bayes_cannon.spectra.star_ids import id_column, row_of
 
 __all__ = [
     "FOUR_METALLICITIES",
@@ -142,6 +143,7 @@ def plot_kiel(
     chosen = packaged_isochrones() if isochrones is None else isochrones
     handles += _draw_isochrones(ax, chosen, log10_age, feh, norm)
     typical = [float(np.median(e)) for e in _errors(table, known)[1]]
+    flagged = _severities(table)
     for letter, (star, clouds) in zip(ascii_uppercase, draws.items(), strict=False):
         _draw_posterior(ax, clouds, typical)
         top = np.quantile(np.concatenate(list(clouds.values())), 0.95, axis=0)
@@ -149,8 +151,9 @@ def plot_kiel(
                     textcoords="offset points", fontsize=11, weight="bold",
                     path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
         handles.append(
-            Line2D([], [], ls="", marker=f"${letter}$", color=BLACK, ms=7, label=star_text(star))
-        )
+            Line2D([], [], ls="", marker=f"${letter}$", color=BLACK, ms=7,
+                   label=f"{star_text(star)}{flagged.get(star, '')}")
+        )  # fmt: skip
     if draws:
         handles += [posterior_handle(POSTERIOR_STYLES[kind]) for kind in next(iter(draws.values()))]
     _finish(ax, x, y)
@@ -298,6 +301,18 @@ def _draw_stars(
     handle = Line2D([], [], color=GREY, marker="o", ms=5, mfc="#21918c", mec=BLACK, mew=0.4,
                     label=label)  # fmt: skip
     return [handle], norm
+
+
+def _severities(table: Table) -> dict[str, str]:
+    """What the legend says of a star that is flagged."""
+    if "LABEL_FLAG" not in table.colnames or id_column(table.colnames, table.meta) is None:
+        return {}
+    grades = map(severity, np.asarray(table["LABEL_FLAG"], dtype=np.int64).tolist())
+    return {
+        star: f" (flagged {grade})"
+        for star, grade in zip(star_ids(table).tolist(), grades, strict=True)
+        if grade
+    }
 
 
 def _errors(table: Table, known: NDArray[np.bool_]) -> tuple[str, list[FloatArray]]:

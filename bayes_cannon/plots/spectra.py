@@ -13,9 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from bayes_cannon.analysis.lines import lines_of
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
+from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
     BLACK,
     BLUE,
@@ -25,6 +27,7 @@ from bayes_cannon.plots.common import (
     PURPLE,
     SKY,
     figure_of,
+    mark_lines,
     new_axes,
     star_text,
     title_of,
@@ -209,7 +212,8 @@ def plot_model(
 
     The band is one standard deviation of what the model expects of a new star: uncertain
     coefficients, intrinsic scatter and factors. Residuals are divided by this and the
-    observational error together; their root mean square is 1 where all is well.
+    observational error together; their root mean square is 1 where all is well. Named are the
+    deepest of the known lines of the elements among the labels.
 
     Parameters
     ----------
@@ -258,6 +262,7 @@ def plot_model(
         handles.append(Patch(color=PURPLE, alpha=0.3, label="flagged pixels, not used"))
     top.set(ylabel="normalised flux", xlim=(w[0], w[-1]), ylim=_limits(flux[good]))
     top.legend(handles=handles, loc="lower right", ncols=len(handles), framealpha=0.9)
+    _name_lines(top, cannon, w, np.where(good, model, np.nan))
     variance = np.where(good, 1 / np.where(good, spectra.ivar[row, part], 1.0), np.nan) + band**2
     residual = (flux - model) / np.sqrt(variance)
     bottom.plot(*with_gaps(w, residual, good), color=BLUE, lw=0.8)
@@ -266,8 +271,9 @@ def plot_model(
     if good.any():
         rms = float(np.sqrt(np.mean(residual[good] ** 2)))
         bottom.annotate(
-            f"rms {rms:.2f} sigma", (0.995, 0.95), xycoords="axes fraction", ha="right", va="top",
-            fontsize=9, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
+            f"rms {rms:.2f} sigma (expected: 1)", (0.995, 0.95), xycoords="axes fraction",
+            ha="right", va="top", fontsize=9,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     _shade(bottom, w, ~good)
     bottom.set(xlabel=wavelength_label(cannon.medium), ylabel="residual\n(sigma)")
@@ -281,3 +287,22 @@ def plot_model(
     )  # fmt: skip
     figure.suptitle(f"{title}\n{shown}", fontsize=11)
     return figure
+
+
+_MOST_LINES = 20
+_NEAR = 0.3
+"""Å within which a line's depth in the model is looked for."""
+
+
+def _name_lines(ax: Axes, cannon: Cannon, wavelength: FloatArray, flux: FloatArray) -> None:
+    """Name the deepest known lines of the labels' elements along the top of an axes."""
+    depth: dict[tuple[float, str], float] = {}
+    for name in cannon.names:
+        lines = lines_of(name, medium=cannon.medium)
+        atoms = lines[(lines["kind"] == "atomic") & np.isfinite(lines[cannon.medium])]
+        for at, text in zip(atoms[cannon.medium], atoms["name"], strict=True):
+            near = flux[np.abs(wavelength - float(at)) < _NEAR]
+            if np.isfinite(near).any():
+                depth[float(at), str(text)] = 1 - float(np.nanmin(near))
+    deepest = sorted(depth, key=lambda line: -depth[line])[:_MOST_LINES]
+    mark_lines(ax, [at for at, _ in deepest], [text for _, text in deepest])

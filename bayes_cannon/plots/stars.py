@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -34,6 +37,7 @@ from bayes_cannon.plots.common import (
     figure_of,
     label_text,
     new_axes,
+    star_text,
     table_title,
 )
 from bayes_cannon.plots.kiel import SIX_GYR
@@ -47,6 +51,8 @@ __all__ = [
 ]
 
 _FADED = "#9db7c9"
+_COLORS = mpl.colormaps["viridis"].with_extremes(bad=GREY)
+_COLUMN_TEXTS = {"SNR": "S/N per pixel"}
 _MANY = 700
 """Stars from which on points are drawn smaller."""
 
@@ -57,6 +63,7 @@ def plot_one_to_one(
     reference: KnownLabels | None = None,
     reference_name: str | None = None,
     names: str | Sequence[str] | None = None,
+    color_by: str | None = "FE_H",
 ) -> Figure:
     """Labels of this work against a reference, with residuals below, a pair of panels per label.
 
@@ -67,7 +74,8 @@ def plot_one_to_one(
     has the median errors. The panel of differences Δ names the number of stars and the slope of a
     line through Δ against the reference, with its standard error and without stars beyond five
     robust standard deviations; errors of the reference alone make it negative.
-    Triangles are stars outside the panel of differences.
+    Triangles are stars outside the panel of differences. Colours are the [Fe/H] of this work, from
+    the 1st to the 99th percentile; stars without are grey.
 
     Parameters
     ----------
@@ -80,11 +88,14 @@ def plot_one_to_one(
         Name of the reference, for the axes; left out, that of the table's catalogue.
     names
         Labels shown; all of the table where left out.
+    color_by
+        Column of the table that colours the stars, such as ``"SNR"``; None: one colour for all. The
+        default is for tables that have [Fe/H].
 
     Raises
     ------
     LabelError
-        If a label is not in the table.
+        If a label, or the column of `color_by`, is not in the table.
     InvalidDataError
         If no star has both values of any label.
     """
@@ -102,11 +113,13 @@ def plot_one_to_one(
         raise InvalidDataError(
             f"no star of the table has both its labels and those of {reference_name}."
         )
+    colors = _colors(table, color_by)
     kind = "calibrated" if any(p.calibrated for p in pairs.values()) else "formal"
     has_error = any(np.isfinite(p.their_error[p.known]).any() for p in pairs.values())
-    theirs = f", {reference_name} ± its error" if has_error else ""
+    theirs = f",\n{reference_name} ± its error" if has_error else ""
     handles = [
-        Line2D([], [], color=_FADED, marker="o", ms=4, mfc=BLUE, mec=BLUE,
+        Line2D([], [], color=_FADED, marker="o", ms=4, mec=BLACK, mew=0.3,
+               mfc=BLUE if colors is None else _COLORS(0.5),
                label=f"stars: this work ± {kind} sd{theirs}"),
         Line2D([], [], color=BLACK, marker="+", ms=9, ls="", label="median errors"),
         Line2D([], [], color=ORANGE, label="one to one"),
@@ -116,30 +129,74 @@ def plot_one_to_one(
     ]  # fmt: skip
     n_stars = int(max(p.known.sum() for p in pairs.values()))
     text = f"Labels against {reference_name}, {count_text(n_stars, 'star')}"
-    figure = _page(names, pairs, reference_name, handles)
+    figure = _page(names, pairs, reference_name, handles, colors)
     figure.suptitle(table_title(text, table), fontsize=13)
     return figure
 
 
+@dataclass(frozen=True, eq=False)
+class _Colors:
+    """What colours the stars: values (n_stars,), their range, the text of the colour bar."""
+
+    values: FloatArray
+    norm: Normalize
+    text: str
+
+
+def _colors(table: Table, name: str | None) -> _Colors | None:
+    """Values of a column and their range; None for one colour."""
+    if name is None or (name == "FE_H" and name not in table.colnames):
+        return None
+    if name not in table.colnames:
+        raise LabelError(
+            f"the table has no column {name} to colour the stars by; it has "
+            f"{', '.join(table.colnames)}."
+        )
+    values = plain_numbers(table[name])
+    if not np.isfinite(values).any():
+        return None
+    low, high = np.nanpercentile(values, [1, 99])
+    if name in table.meta["LABELS"].split(","):
+        text = label_text(name, units_of_table(table, [name])[name])
+    else:
+        text = _COLUMN_TEXTS.get(name, star_text(name))
+    return _Colors(values, Normalize(low, max(high, low + 1e-6)), text)
+
+
 def _page(
-    names: Sequence[str], pairs: Mapping[str, _Pair], reference_name: str, handles: list[Line2D]
+    names: Sequence[str],
+    pairs: Mapping[str, _Pair],
+    reference_name: str,
+    handles: list[Line2D],
+    colors: _Colors | None,
 ) -> Figure:
     """A pair of panels per label, three in a row, and the legend in the first free place."""
     n_columns = min(3, len(names))
     n_rows = -(-len(names) // n_columns)
     full = len(names) == n_rows * n_columns
-    width, height, below = 4.3 * n_columns + 0.1, 5.1 * n_rows + 0.5, 0.65 + 0.8 * full
+    bar = 0.0 if colors is None else 1.2
+    width, height = 4.3 * n_columns + 0.1 + bar, 5.1 * n_rows + 0.5
+    below = 0.65 + (0 if not full else 1.25 if n_columns == 1 else 0.9)
     figure = plt.figure(figsize=(width, height))
     cells = figure.add_gridspec(
-        n_rows, n_columns, left=0.95 / width, right=1 - 0.12 / width, bottom=below / height,
-        top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
+        n_rows, n_columns, left=0.95 / width, right=1 - (0.12 + bar) / width,
+        bottom=below / height, top=1 - 0.45 / height, hspace=0.17, wspace=0.33,
     )  # fmt: skip
     for i, name in enumerate(names):
         grid = cells[divmod(i, n_columns)].subgridspec(2, 1, height_ratios=(2.4, 1), hspace=0.08)
         top, bottom = np.asarray(grid.subplots(sharex=True), dtype=object)
-        _draw_pair(top, bottom, name, pairs[name], reference_name)
-    at = (0.5, 0.05 / height) if full else (1 - 0.5 * 4.2 / width, 0.25)
-    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, fontsize=9)
+        _draw_pair(top, bottom, name, pairs[name], reference_name, colors)
+    if colors is not None:
+        row = cells[0, n_columns - 1].get_position(figure)
+        where = (row.x1 + 0.12 / width, row.y0, 0.14 / width, row.height)
+        cax = figure.add_axes(where, label="<colorbar>")
+        figure.colorbar(
+            ScalarMappable(colors.norm, _COLORS), cax=cax, label=colors.text,
+            extend="both", extendfrac=0.02,
+        )  # fmt: skip
+    at = (0.5, 0.05 / height) if full else (1 - (0.5 * 4.2 + bar) / width, 0.25)
+    figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, fontsize=9,
+                  ncols=min(2, n_columns) if full else 1)  # fmt: skip
     return figure
 
 
@@ -177,7 +234,9 @@ def _pair(table: Table, name: str, reference: Labels | None, unit: str) -> _Pair
     return _Pair(plain_numbers(table[name]), theirs, error, their_error, calibrated, unit)
 
 
-def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str) -> None:
+def _draw_pair(
+    top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: str, colors: _Colors | None
+) -> None:
     known = pair.known
     x, y = pair.theirs[known], pair.ours[known]
     x_error, y_error = np.nan_to_num(pair.their_error[known]), np.nan_to_num(pair.error[known])
@@ -187,17 +246,25 @@ def _draw_pair(top: Axes, bottom: Axes, name: str, pair: _Pair, reference_name: 
     bottom.set_xlabel(f"{reference_name}: {label_text(name, unit)}")
     bottom.set_ylabel(f"Δ {label_text(name, unit)}")
     for ax in (top, bottom):
-        ax.yaxis.set_label_coords(-0.17, 0.5)
+        ax.yaxis.set_label_coords(-0.2, 0.5)
     bottom.axhline(0, color=ORANGE, lw=1.2, zorder=3)
     if not known.any():
         top.text(0.5, 0.5, "no star has both", transform=top.transAxes, ha="center")
         return
     difference = y - x
     faint = float(np.clip(40 / np.sqrt(known.sum()) / 3, 0.12, 0.9))
+    size = 3 if known.sum() < _MANY else 2
     for ax, values, errors in ((top, y, y_error), (bottom, difference, np.hypot(x_error, y_error))):
-        ax.errorbar(x, values, errors, x_error, fmt="o", ms=3 if known.sum() < _MANY else 2, mew=0,
-                    mfc=(BLUE, max(faint, 0.35)), ecolor=(_FADED, faint), elinewidth=0.6,
-                    zorder=1, rasterized=True)  # fmt: skip
+        if colors is None:
+            ax.errorbar(x, values, errors, x_error, fmt="o", ms=size, mew=0,
+                        mfc=(BLUE, max(faint, 0.35)), ecolor=(_FADED, faint), elinewidth=0.6,
+                        zorder=1, rasterized=True)  # fmt: skip
+            continue
+        ax.errorbar(x, values, errors, x_error, fmt="none", ecolor=(GREY, 0.6 * faint),
+                    elinewidth=0.6, zorder=1, rasterized=True)  # fmt: skip
+        ax.scatter(x, values, c=colors.values[known], s=1.8 * size**2, cmap=_COLORS,
+                   norm=colors.norm, plotnonfinite=True, edgecolors=BLACK, linewidths=0.15,
+                   zorder=2, rasterized=True)  # fmt: skip
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     top.plot([low, high], [low, high], color=ORANGE, lw=1.2, zorder=3)
     room = 0.05 * max(high - low, 1e-9)
@@ -225,7 +292,7 @@ def _write_numbers(ax: Axes, difference: FloatArray, name: str, unit: str) -> No
         )
     )
     ax.text(0.04, 0.96, text, transform=ax.transAxes, va="top", fontsize=9.5,
-            bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85})  # fmt: skip
+            bbox={"facecolor": "white", "edgecolor": GREY, "alpha": 0.85, "lw": 0.6})  # fmt: skip
 
 
 def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
@@ -240,7 +307,7 @@ def _write_trend(ax: Axes, x: FloatArray, difference: FloatArray) -> None:
 
 def _limit_differences(ax: Axes, x: FloatArray, difference: FloatArray, widest: float) -> None:
     """Limits of a panel of differences; stars beyond them are triangles at its edge."""
-    ax.set_ylim(-widest, 1.35 * widest)
+    ax.set_ylim(-widest, 1.5 * widest)
     for sign, marker in ((1, "^"), (-1, "v")):
         beyond = sign * difference > widest
         ax.plot(x[beyond], np.full(int(beyond.sum()), sign * 0.93 * widest), marker, ms=5,

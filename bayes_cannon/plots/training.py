@@ -169,7 +169,7 @@ def plot_loadings(
         strong = np.abs(np.asarray(peaks["value"], np.float64)) > _PEAK * _spread_of(narrow)
         named = peaks[strong & (peaks["name"] != "")][:n_lines]
         if np.nanvar((loading - narrow)[used]) > 0.5 * np.var(loading[used]) > 0:
-            ax.text(0.01, 0.05, _SLOW, transform=ax.transAxes, fontsize=9, color="#606060")
+            ax.set_title(_SLOW, loc="right", fontsize=9, color="#606060")
         lines = ", with the lines they follow" if len(named) else lines
         up, down = (0.6 if (sign * named["value"] > 0).any() else 0.08 for sign in (1, -1))
         ax.set_ylim(low - down * (high - low), high + up * (high - low))  # room for the names

@@ -39,7 +39,13 @@ from bayes_cannon.runs.inputs import find_input, paths_of
 from bayes_cannon.runs.store import open_posterior
 from bayes_cannon.runs.summary import read_summary
 from bayes_cannon.spectra.spectra import name_some
-from bayes_cannon.spectra.star_ids import ID_NAMES, catalogue_column, id_column
+from bayes_cannon.spectra.star_ids import (
+    ID_NAMES,
+    catalogue_column,
+    id_column,
+    near_names,
+    plain_name,
+)
 
 __all__ = [
     "Run",
@@ -73,7 +79,8 @@ class Run(Carded):
         Posteriors, read lazily: groups ``posterior``, ``star_stats``, ``constant_data`` and, where
         the model error was measured, ``calibrated_posterior``; of NUTS, ``sample_stats``. Draws
         have the dims chain, draw, star. Where moments were kept (``keep``), the posteriors have
-        ``mean``, ``cov``, ``quantiles`` and, the calibrated one, ``center``, ``scale`` and ``nu``.
+        ``mean``, ``cov``, ``quantiles`` and, the calibrated one, ``center``, ``scale`` and ``nu``;
+        where some draws were, groups ``posterior_moments`` and so on have them, of all draws.
     """
 
     folder: Path
@@ -226,14 +233,26 @@ class Run(Carded):
         """
         return self.result.isel(star=self._place(star))
 
+    def named(self, star: str) -> list[str]:
+        """Names in the run of a star: itself, or ``apo25m/M15/ID`` and ``ID#2`` of ID.
+
+        Parameters
+        ----------
+        star
+            Name of the star; of one that is not in the run it is returned as it is.
+        """
+        plain = [name for name in self if plain_name(name) == star]
+        return [star] if star in self or not plain else plain
+
     def _place(self, star: str) -> int:
         place = np.flatnonzero(self.star_id == str(star))
         if place.size == 0 and str(star) in self.result.children:
             raise InvalidDataError(f"a run is asked for stars; use run.result[{star!r}].")
         if place.size == 0:
+            near = near_names(str(star), self)
             raise InvalidDataError(
                 f"no star {star!r} in the run {self.folder}, which has {len(self)} "
-                f"({name_some(self.star_id)})."
+                f"({name_some(self.star_id)}){f'; {near}' if near else '.'}"
             )
         return int(place[0])
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from bayes_cannon.base.cards import Carded, Row, count_text, range_text, simulated_mark
 from bayes_cannon.base.columns import as_seed
 from bayes_cannon.base.paths import has_ending, user_path
-from bayes_cannon.base.storage import read_tree, write_tree
+from bayes_cannon.base.storage import check_netcdf, read_tree, write_tree
 from bayes_cannon.errors import FileFormatError, InvalidDataError
 from bayes_cannon.spectra.label_kinds import label_kind
 from bayes_cannon.spectra.labels import Labels
@@ -36,6 +36,8 @@ __all__ = [
 
 FORMAT = "bayes_cannon.dataset"
 FORMAT_VERSION = 1
+NAMED = "a dataset is a NetCDF file, .nc, or of many stars a folder, .zarr"
+"""What files are to be called."""
 
 Setting = str | int | float | bool
 
@@ -251,12 +253,15 @@ class TrainingSet(Carded):
         ------
         OutputExistsError
             If `path` exists and `overwrite` is false, or cannot be written.
+        InvalidDataError
+            If the name ends like a file of another format.
         """
         from bayes_cannon.spectra.files.storing import store_set
         from bayes_cannon.spectra.files.trees import to_tree, with_coordinates
 
         if has_ending(user_path(path), ".zarr"):
             return store_set(self, user_path(path), overwrite=overwrite)
+        check_netcdf(path, NAMED, overwrite=overwrite)
         tree = with_coordinates(to_tree(self))
         return write_tree(
             tree, path, format_name=FORMAT, version=FORMAT_VERSION, overwrite=overwrite

@@ -19,6 +19,7 @@ from bayes_cannon.spectra.star_ids import (
     index_of,
     name_some,
     refuse_repeated,
+    refuse_unnamed,
     simulated_stars,
     some_simulated,
 )
@@ -190,6 +191,7 @@ class _Spectra(SpectraOnGrid):
         if not (np.all(np.isfinite(wavelength)) and np.all(np.diff(wavelength) > 0)):
             raise InvalidDataError("wavelength must be finite and strictly increasing.")
         refuse_repeated(star_id)
+        refuse_unnamed(star_id)
         bad_star = ~(np.isfinite(flux).all(axis=1) & np.isfinite(ivar).all(axis=1))
         bad_star |= (ivar < 0).any(axis=1)
         if bad_star.any():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,10 @@ __all__ = [
     "index_name",
     "index_of",
     "name_some",
+    "near_names",
+    "plain_name",
     "refuse_repeated",
+    "refuse_unnamed",
     "row_of",
     "rows_of",
     "simulated_note",
@@ -39,6 +43,7 @@ __all__ = [
 ID_NAMES = ("APOGEE_ID", "SDSS_ID", "STAR_ID")
 """Names of columns that hold names of stars; the first that a table has counts."""
 DEFAULT_ID = "STAR_ID"
+_BLANK = ord(" ")
 SIMULATED_NOTE, _YES = "SIMULATED", "yes"
 """Column of notes of simulated stars among others, and what it says of them."""
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -56,6 +61,42 @@ def name_some(ids: Sequence[object] | NDArray[Any], limit: int = 3) -> str:
     """
     shown = ", ".join(str(i) for i in list(ids)[:limit])
     return shown + (", …" if len(ids) > limit else "")
+
+
+def plain_name(star: str) -> str:
+    """Name of a star without the folders before it and the number of its spectrum behind it.
+
+    Parameters
+    ----------
+    star
+        Name in a run.
+
+    Examples
+    --------
+    >>> plain_name("apo25m/M15/2M21265257+1159208"), plain_name("2M21265257+1159208#2")
+    ('2M21265257+1159208', '2M21265257+1159208')
+    """
+    return star.rpartition("/")[2].partition("#")[0]
+
+
+def near_names(star: str, ids: Iterable[str]) -> str:
+    """Say which names are near one that is not there; '' where none is.
+
+    Parameters
+    ----------
+    star
+        The name that was asked for.
+    ids
+        Names that are there.
+
+    Examples
+    --------
+    >>> near_names("2M0350", ["2M0351", "2M9999"])
+    'did you mean 2M0351?'
+    """
+    known = {name.lower(): name for name in ids}
+    near = get_close_matches(star.lower(), known, n=3)
+    return f"did you mean {', '.join(known[name] for name in near)}?" if near else ""
 
 
 def check_id_name(name: str) -> str:
@@ -91,6 +132,28 @@ def refuse_repeated(star_id: NDArray[np.str_]) -> None:
         raise InvalidDataError(
             f"{count_text(many.sum(), 'star id')} occur more than once "
             f"({name_some(unique[many])}); make them unique."
+        )
+
+
+def refuse_unnamed(star_id: NDArray[np.str_]) -> None:
+    """Raise `InvalidDataError` where a name is empty, or has line breaks, tabs and the like.
+
+    Parameters
+    ----------
+    star_id : (n_stars,) str
+    """
+    if star_id.size == 0 or star_id.dtype.itemsize == 0:
+        codes = np.zeros((star_id.size, 1), dtype=np.uint32)
+    else:
+        codes = np.ascontiguousarray(star_id).view(np.uint32).reshape(star_id.size, -1)
+    odd = ((codes > 0) & (codes < _BLANK)).any(axis=1)
+    if (bad := odd | (codes <= _BLANK).all(axis=1)).any():
+        rows = np.flatnonzero(bad)
+        shown = ", ".join(f"{str(star_id[row])!r} in row {row}" for row in rows[:3])
+        raise InvalidDataError(
+            f"{rows.size} of {count_text(star_id.size, 'star id')} are empty or have line breaks "
+            f"or tabs ({shown}{', …' if rows.size > 3 else ''}); name these stars otherwise, or "
+            "leave them out."
         )
 
 
@@ -244,7 +307,10 @@ def row_of(star_id: NDArray[np.str_], star: str) -> int:
     row = int(rows_of(star_id, [str(star)])[0])
     if row < 0:
         shown = ", ".join(star_id[:3]) + (", …" if star_id.size > 3 else "")
-        raise InvalidDataError(f"no star {star!r} among {star_id.size} ({shown}).")
+        near = near_names(str(star), star_id.tolist())
+        raise InvalidDataError(
+            f"no star {star!r} among {star_id.size} ({shown}){f'; {near}' if near else '.'}"
+        )
     return row
 
 

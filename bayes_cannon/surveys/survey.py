@@ -19,6 +19,7 @@ from bayes_cannon.errors import InvalidDataError, SurveyError
 from bayes_cannon.spectra.labels import DEFAULT_LABELS
 from bayes_cannon.spectra.own_labels import columns_of, make_labels
 from bayes_cannon.spectra.problems import StarProblem
+from bayes_cannon.spectra.star_ids import refuse_unnamed
 from bayes_cannon.spectra.tables import find_columns
 from bayes_cannon.surveys.catalogue import Catalogue
 from bayes_cannon.surveys.readers import SurveyReader, checked_reader, reader_named, reader_of
@@ -58,6 +59,8 @@ class Survey(Carded):
     ------
     SurveyError
         If there is not one file name for each row.
+    InvalidDataError
+        If a star's name has line breaks or tabs.
     """
 
     path: Path
@@ -73,6 +76,7 @@ class Survey(Carded):
                 f"{count_text(self.files.size, 'file name')} for "
                 f"{count_text(len(self.catalogue), 'row')} of the catalogue."
             )
+        refuse_unnamed(self.catalogue.star_id)
 
     @property
     def missing(self) -> NDArray[np.str_]:
@@ -182,7 +186,7 @@ def survey_of(
     LabelError
         If the table lacks a label or the stars' names, or units cannot be converted.
     InvalidDataError
-        If there is not one file for each row.
+        If there is not one file for each row, or a name is empty or has line breaks or tabs.
     SurveyError
         If none of the files is there.
     """
@@ -190,6 +194,7 @@ def survey_of(
     columns = columns_of(table, "the catalogue")
     found = find_columns(columns, (reader.id_name,), names)
     ids = names_of(found.pop(reader.id_name), reader.id_name)
+    refuse_unnamed(ids)
     if len(files) != ids.size:
         raise InvalidDataError(
             f"{count_text(len(files), 'file')} for the {count_text(ids.size, 'row')} of the "

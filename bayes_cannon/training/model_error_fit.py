@@ -306,7 +306,9 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
     """Draws in physical units, without those of the stars' own u."""
     lead, k = ("chain", "draw"), len(data.names)
     triangle = correlation_factors(draws["factor_diagonal"].values, draws["factor_lower"].values)
-    triangle *= (draws["sd"].values * unit)[..., None]
+    own = np.exp(draws["log_error_ratio"].values)
+    triangle *= (draws["error_scale"].values[..., None] * own)[..., None]
+    triangle = unit[:, None] * (data.root @ triangle)
     variables: dict[str, Any] = {
         "bias": ((*lead, "label_name"), draws["bias"].values * unit),
         "covariance": (

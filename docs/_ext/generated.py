@@ -37,7 +37,8 @@ def cell(text: object) -> str:
 
 def flags() -> str:
     """Tables of LABEL_FLAG and of the labels' own flags."""
-    from bayes_cannon.inference.flags import ADVICE, MEANINGS, GridEdge, LabelFlag, severity
+    from bayes_cannon.cli.printing import EDGES
+    from bayes_cannon.inference.flags import ADVICE, MEANINGS, LabelFlag, severity
 
     lines = [
         "| bit | value | name | severity | meaning | advice |",
@@ -50,11 +51,7 @@ def flags() -> str:
             f"{cell(MEANINGS[flag])} | {cell(ADVICE[flag])} |"
         )
     lines += ["", "| value | name | of a label's own flag |", "|---:|---|---|"]
-    where = {
-        GridEdge.GRIDEDGE_WARN: "in the outer 1 % of the training labels, at either end",
-        GridEdge.GRIDEDGE_BAD: "beyond the labels of all training stars",
-    }
-    lines += [f"| {int(edge)} | `{edge.name}` | {where[edge]} |" for edge in GridEdge]
+    lines += [f"| {int(edge)} | `{edge.name}` | {text} |" for edge, text in EDGES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -13,8 +13,9 @@ import pytest
 from bayes_cannon.analysis.binaries import finding
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch, find_binaries
+from bayes_cannon.analysis.binaries.pair_errors import learn_errors
 from bayes_cannon.analysis.binaries.pairs import Pairs, draw_pairs, sum_spectra, with_tied_light
-from bayes_cannon.analysis.isochrones import packaged_isochrones
+from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.errors import FitError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.binaries.fast_pass import FastPass
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
@@ -31,6 +32,7 @@ from tests.binary_problem import (
     second_cannon,
     small_cannon,
     stars,
+    true_labels,
 )
 from tests.inference.test_binaries import seconds
 
@@ -53,6 +55,38 @@ def made_up(
         independent_pixels=np.full(n, 1000.0), log_snr=np.full(n, 5.0), n_starts=np.ones(n, int),
         **of_many, **of_one,
     )  # fmt: skip
+
+
+# Errors -----------------------------------------------------------------------------------
+
+
+def off_by(n: int, scale: float, floor: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Differences with the tails of a t of 5 degrees of freedom, and their formal errors."""
+    rng = np.random.default_rng(seed)
+    formal = np.exp(0.5 * rng.standard_normal((n, 1)))
+    return np.hypot(scale * formal, floor) * rng.standard_t(5, (n, 1)), formal
+
+
+@pytest.mark.parametrize(("scale", "floor", "noise"), [(1.5, 1.0, 0.5), (0.9, 0.0, 1.0)])
+def test_learnt_errors_hold_what_they_say(scale: float, floor: float, noise: float) -> None:
+    """Errors of the catalogue are taken away; 0.05 is three standard errors of 1000 stars' fit."""
+    off, formal = off_by(1000, scale, floor, 1)
+    seen = off + noise * np.random.default_rng(2).standard_normal(off.shape)
+    learnt = learn_errors(seen, formal, np.full(off.shape, noise), ("TEFF",))
+    off, formal = off_by(20000, scale, floor, 3)
+    assert np.mean(np.abs(off) < learnt.of(formal)) == pytest.approx(0.683, abs=0.05)
+
+
+def test_errors_of_a_label_that_few_stars_have_are_not_known(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    off, formal = (np.hstack([x, x]) for x in off_by(100, 1.0, 0.0, 1))
+    off[19:, 1] = np.nan
+    learnt = learn_errors(off, formal, np.zeros(off.shape), ("TEFF", "MG_FE"))
+    errors = learnt.of(formal)
+    assert np.isfinite(errors[:, 0]).all()
+    assert np.isnan(errors[:, 1]).all()
+    assert "MG_FE: the catalogue has it for 19 stars alone; 20 are needed" in caplog.text
 
 
 # Evidence ---------------------------------------------------------------------------------
@@ -288,6 +322,24 @@ def test_training_stars_are_judged_by_models_without_them(search: BinarySearch) 
         assert search.table["DELTA_CHI2"][rows[name]] == search.null.delta_chi2[i]
 
 
+def test_errors_of_labels_are_those_of_the_sums_of_known_stars(search: BinarySearch) -> None:
+    table, found = search.table, search.found
+    for kind, learnt, formal in (
+        ("1", search.errors.primary, found.primary_sd),
+        ("2", search.errors.secondary, found.secondary_sd),
+        ("SINGLE", search.errors.single, found.single_sd),
+    ):
+        for k, name in enumerate(NAMES):
+            np.testing.assert_array_equal(table[f"{name}_{kind}_FORMAL_ERR"], formal[:, k])
+            np.testing.assert_array_equal(table[f"{name}_{kind}_ERR"], learnt.of(formal)[:, k])
+    assert table["TEFF_1_FORMAL_ERR"].unit == table["TEFF_1_ERR"].unit == "K"
+    blend = np.char.startswith(np.asarray(table["STAR_ID"], str), "blend")
+    off = np.abs(found.primary[blend] - true_labels(TEST[:N_BLENDS]))
+    errors = np.stack([table[f"{name}_1_ERR"][blend] for name in NAMES], axis=1)
+    # 45 differences, those of a star are not independent: 30 of the 45 are to be expected.
+    assert 20 <= np.sum(off < errors) <= 41
+
+
 def test_completeness_is_told(search: BinarySearch) -> None:
     found = search.pairs
     assert len(found) == 80
@@ -313,6 +365,19 @@ def test_second_stars_of_another_model_with_tied_light(dataset: TrainingSet) -> 
     assert np.std(off[below]) == pytest.approx(found.settings.light_scatter, rel=0.5)
     with pytest.raises(InvalidDataError, match="'free', 'tied' or 'isochrone'"):
         find_binaries(small_cannon(), some, light="whatever")
+    shifting = replace(second, terms=("shift",), term_scale=np.ones(1))
+    with pytest.raises(InvalidDataError, match=r"other known terms .* terms shift against none"):
+        find_binaries(small_cannon(), some, second=shifting)
+
+
+def test_isochrones_without_their_light_are_refused_before_any_warning(
+    dataset: TrainingSet, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    far = IsochroneSet((packaged_isochrones().select(log10_age=9.8, feh=-1.0),))
+    with pytest.raises(InvalidDataError, match="belong together"):
+        find_binaries(small_cannon(), dataset, isochrones=far)
+    assert not caplog.records
+    assert not list(recwarn)
 
 
 def test_both_stars_on_an_isochrone(dataset: TrainingSet) -> None:

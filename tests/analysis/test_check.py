@@ -273,6 +273,7 @@ def test_figures_say_what_they_show():
     plt.close(figure)
     figure = plot_scores(check, "catalogue", kind="formal")
     assert "formal posteriors against the catalogue (simulated)" in figure.get_suptitle()
+    assert figure.axes[0].get_ylabel() == "pull, by rank"
     assert len(figure.axes) == 12
     plt.close(figure)
     with pytest.raises(InvalidDataError, match="no reference 'sky'; it has truth, catalogue"):

@@ -187,6 +187,11 @@ def test_members_may_be_given_in_any_form(tmp_path):
         forms += [tmp_path / name, str(tmp_path / name)]
     table["APOGEE_ID",].write(tmp_path / "one.ecsv", format="ascii.ecsv")
     (tmp_path / "plain.txt").write_text("# members of a cluster\n\n2M1\n2M2\n2M3\n")
+    (tmp_path / "blanks.txt").write_text("HD 122563\nArcturus\nHD 122563\n")
+    assert read_members(tmp_path / "blanks.txt").tolist() == ["HD 122563", "Arcturus"]
+    (tmp_path / "table.txt").write_text("STAR_ID TEFF\n2M1 4500\n2M2 4600\n2M3 4700\n")
+    (tmp_path / "noted.txt").write_text("# STAR_ID TEFF\n2M1 4500\n2M2 4600\n2M3 4700\n")
+    assert read_members(tmp_path / "table.txt").tolist() == stars
     (tmp_path / "head.txt").write_text("apogee_id\n2M1\n2M2\n2M3\n")
     forms += [tmp_path / "one.ecsv", tmp_path / "plain.txt", tmp_path / "head.txt"]
     for form in forms:

@@ -155,6 +155,14 @@ ERRORS = {
         ("prepare", "{stages}/survey", "-o", "{tmp}/x.nc", "--degree", "7"),
         "2 to 5",
     ),
+    "dataset of another format": (
+        ("prepare", "{stages}/survey", "-o", "{tmp}/x.fits"),
+        "a dataset is a NetCDF file, .nc, or of many stars a folder, .zarr, but x.fits ends like",
+    ),
+    "model of another format": (
+        ("train", "{tmp}/none.nc", "-o", "{tmp}/X.ZARR"),
+        "a model is a NetCDF file, its name ends with .nc, but X.ZARR ends like a file of another",
+    ),
     "not a dataset": (("train", "{stages}/survey/truth.ecsv", "-o", "{tmp}/x.nc"), "truth.ecsv"),
     "factors": (
         ("train", "{stages}/dataset.nc", "-o", "{tmp}/x.nc", "--factors", "many"),
@@ -223,7 +231,7 @@ def test_command_is_installed_and_starts_quickly_without_the_heavy_libraries():
     assert version.stdout.startswith("bayes-cannon ")
 
 
-ONLY_PRINT = ("readers", "cite")
+ONLY_PRINT = ("readers", "cite", "show")
 """Commands that write no file and take no time."""
 
 

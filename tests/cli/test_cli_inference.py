@@ -4,11 +4,14 @@ import dataclasses
 import logging
 import re
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import bayes_cannon as bc
+from bayes_cannon.base.rounding import value_with_error
 from bayes_cannon.cli import commands
 from bayes_cannon.errors import FitError
 from bayes_cannon.runs.report import physics as report_physics
@@ -55,6 +58,35 @@ def test_stars_left_undone_are_said_and_give_status_1(folder, tmp_path, capsys):
     assert infer(folder, tmp_path / "none", "--min-pixels", 0) == 2
 
 
+def test_show_prints_a_star_and_names_those_near(folder, tmp_path, capsys):
+    infer(folder, tmp_path / "run", "--min-pixels", 10, "--corner", "star-3")
+    table = bc.open_run(tmp_path / "run").table
+    capsys.readouterr()
+    assert run("show", tmp_path / "run", "star-1", "star-3") == 0
+    first, second = capsys.readouterr().out.strip().split("\n\n")
+    assert first.startswith("star-1\n")
+    assert "    FEW_PIXELS: fewer than half of the model's pixels are usable. Errors grow" in first
+    assert "corner plot: none yet; infer … --corner star-1 draws it" in first
+    row = table[2]
+    shown = value_with_error(row["AGE"], row["AGE_FORMAL_ERR"])
+    assert f"  AGE      {shown} Gyr (formal)\n" in second
+    assert f"S/N {row['SNR']:.0f}, reduced chi-square {row['CHI2_RED']:.2f}, pixels 120" in second
+    flag = int(row["LABEL_FLAG"])
+    assert f"  LABEL_FLAG {flag}" in second
+    assert "LAPLACE: drawn from the Gaussian at the mode, not sampled. Sample the star" in second
+    assert f"corner plot: {tmp_path / 'run' / 'figures' / 'corner-star-3.png'}" in second
+    assert f"bayes-cannon report {tmp_path / 'run'} makes it" in second
+    assert run("show", tmp_path / "run", "star-3", "Star_33") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "no star 'Star_33' in the run" in said.err
+    assert "did you mean star-33" in said.err
+    opened = bc.open_run(tmp_path / "run")
+    vars(opened)["star_id"] = np.array(["M15/star-3", "star-3#2", "star-4"])
+    assert opened.named("star-3") == ["M15/star-3", "star-3#2"]
+    assert opened.named("star-3#2") == ["star-3#2"]
+
+
 def test_priors_of_a_file_may_leave_out_the_mean(folder, tmp_path, capsys):
     path = tmp_path / "priors.toml"
     path.write_text("TEFF = [4000, 6000]\nAGE = [2.0, 14]\n")
@@ -78,6 +110,30 @@ def test_ways_with_missing_labels(folder, tmp_path, monkeypatch, capsys, how):
     assert asked == [how or "auto"]
     assert "far enough" in capsys.readouterr().err
     assert run("train", folder / "dataset.nc", "-o", tmp_path / "m.nc", "--missing", "mean") == 2
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"),
+    [
+        ("training.pipeline.train", "nothing is kept, and nothing was written; the same command"),
+        ("analysis.binaries.finding.find_binaries", "nothing is kept, and nothing was written"),
+        ("runs.binaries.write_binaries", "out is not complete; run the same command again with --"),
+    ],
+)
+def test_stopped_work_says_what_is_kept(folder, tmp_path, monkeypatch, capsys, stopped, told):
+    def stop(*_args, **_options):
+        raise KeyboardInterrupt
+
+    module, _, name = stopped.rpartition(".")
+    search = import_module("bayes_cannon.analysis.binaries.finding")
+    monkeypatch.setattr(search, "find_binaries", lambda *_, **__: None)
+    monkeypatch.setattr(import_module(f"bayes_cannon.{module}"), name, stop)
+    files = (folder / "cannon.nc", folder / "dataset.nc")
+    arguments = ("train", files[1]) if name == "train" else ("binaries", *files)
+    assert run(*arguments, "-o", tmp_path / "out") == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("stopped; ")
+    assert told in line
 
 
 @pytest.mark.parametrize("verbose", [False, True])

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter1d
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.binaries import fast_pass as fast_pass_module
 from bayes_cannon.inference.binaries.fast_pass import FastPass, fast_pass, rest_frame_error
-from bayes_cannon.inference.binaries.search import BinarySettings
+from bayes_cannon.inference.binaries.search import BinarySettings, Point
 from bayes_cannon.inference.binaries.shifting import filtered, spline_coefficients, taps
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.spectra.continuum import ContinuumSettings, normalize
@@ -191,6 +191,32 @@ def seconds(first: np.ndarray) -> np.ndarray:
     iron, teff = library.values("FE_H"), library.values("TEFF")
     cost = np.abs(iron[first][:, None] - iron) + 50 * (np.abs(teff[first][:, None] - teff) < 300)
     return cost.argmin(axis=1)
+
+
+@pytest.mark.parametrize(("best", "slope"), [(0.5, 3.0), (0.47, 0.0), (0.1, 0.0), (0.0, -2.0)])
+def test_moments_are_those_of_draws_whose_light_is_possible(best: float, slope: float) -> None:
+    rng = np.random.default_rng(1)
+    root = rng.standard_normal((4, 4)) + 2 * np.eye(4)
+    root[2] *= 4  # the light is known to about 0.1
+    curvature = root @ root.T
+    theta, away = np.array([0.3, -1.0, best, 12.0]), np.array([0.0, 0.0, slope, 0.0])
+    point = Point(theta, 0.0, 0.0, away, curvature)
+    mean, sd = fast_pass_module._within_light(point, 2, 0.5)
+    covariance = np.linalg.inv(curvature)
+    draws = rng.multivariate_normal(theta + covariance @ away, covariance, size=400_000)
+    kept = draws[(draws[:, 2] >= 0) & (draws[:, 2] <= 0.5)]
+    assert len(kept) > 20_000
+    # Four standard errors of 20 000 draws.
+    assert np.abs((mean - kept.mean(axis=0)) / kept.std(axis=0)).max() < 0.03
+    np.testing.assert_allclose(sd, kept.std(axis=0), rtol=0.02)
+
+
+def test_light_that_its_bound_holds_stays_there() -> None:
+    theta = np.array([0.3, -1.0, 0.5, 12.0])
+    point = Point(theta, 0.0, 0.0, np.array([0.0, 0.0, 1e6, 0.0]), np.diag([4.0, 4.0, 1e4, 1.0]))
+    mean, sd = fast_pass_module._within_light(point, 2, 0.5)
+    np.testing.assert_array_equal(mean, theta)
+    np.testing.assert_allclose(sd, [0.5, 0.5, 0.0, 1.0])
 
 
 @pytest.fixture(scope="module")

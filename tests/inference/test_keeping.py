@@ -9,14 +9,20 @@ import xarray as xr
 
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.groups.members import choose_members, labels_of_members
+from bayes_cannon.analysis.scores import judged_by_moments, score
 from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.calibrated import ErrorModel, calibrated_posterior
+from bayes_cannon.inference.checks import StarStatus, check_convergence
 from bayes_cannon.inference.infer import infer_labels
 from bayes_cannon.inference.posterior import moments_of, posterior_names
+from bayes_cannon.inference.results import StarResult, assemble
 from bayes_cannon.inference.settings import InferenceSettings
 from bayes_cannon.inference.summaries import keeping
 from bayes_cannon.inference.summaries.keeping import chosen_keep, reduce_draws
+from bayes_cannon.inference.summaries.tabled import summary
 from bayes_cannon.inference.units import units_of_result
+from bayes_cannon.models.model_priors import priors_of
+from bayes_cannon.spectra.labels import Labels
 from tests.analysis import test_population as groups
 from tests.inference.test_calibration import error_model, result
 from tests.label_problem import make_problem
@@ -76,12 +82,70 @@ def test_students_of_moments_are_those_of_the_calibrated_draws():
 
 def test_thinned_draws_are_some_of_all(problem, cannon):
     every, some = (kept(cannon, problem.spectra, keep) for keep in ("draws", "thin:25"))
+    assert {"posterior_moments", "calibrated_posterior_moments"} <= set(some.children)
     draw = some["posterior"]["draw"].values
     assert (draw.size, draw[0], draw[-1]) == (13, 0, 199)
     for group in ("posterior", "calibrated_posterior"):
         xr.testing.assert_equal(some[group].to_dataset(), every[group].to_dataset().sel(draw=draw))
     xr.testing.assert_equal(some["star_stats"].to_dataset(), every["star_stats"].to_dataset())
-    assert reduce_draws(every, "thin:1000")["posterior"].sizes["draw"] == 200
+    whole = reduce_draws(every, "thin:1000")
+    assert whole["posterior"].sizes["draw"] == 200
+    assert "posterior_moments" not in whole.children
+
+
+def test_tables_of_thinned_draws_are_of_all_draws(problem, cannon):
+    every, some = (kept(cannon, problem.spectra, keep) for keep in ("draws", "thin:25"))
+    tables = [catalogue(tree) for tree in (some, every)]
+    for name in tables[1].colnames[1:]:
+        np.testing.assert_allclose(tables[0][name], tables[1][name], rtol=1e-5, err_msg=name)
+    columns = ["mean", "sd", "eti68_lb", "eti68_ub", "formal_sd"]
+    told, right = (summary(tree, round_values=False)[columns] for tree in (some, every))
+    np.testing.assert_allclose(told, right, rtol=1e-5)
+    truth = problem_labels(problem, every)
+    for group in ("posterior", "calibrated_posterior"):
+        found, right = (score(tree, truth, group=group) for tree in (some, every))
+        for name in ("mean", "sd", "pull"):
+            np.testing.assert_allclose(
+                getattr(found, name), getattr(right, name), rtol=1e-4, atol=1e-4, err_msg=name
+            )
+        # 26 draws alone would be off by up to 0.3.
+        np.testing.assert_allclose(found.pit, right.pit, atol=0.1)
+    assert judged_by_moments(some, "posterior")
+    assert not judged_by_moments(kept(cannon, problem.spectra, "thin:300"), "posterior")
+    assert not judged_by_moments(every, "posterior")
+
+
+def problem_labels(problem, tree):
+    """Labels half a formal error off the means."""
+    names = posterior_names(tree)
+    found = moments_of(tree["posterior"].to_dataset(), names)
+    unknown = np.full_like(found.mean, np.nan)
+    return Labels(
+        names, found.mean + 0.5 * found.sd, unknown, problem.spectra.star_id,
+        tuple(units_of_result(tree, names).values()),
+    )  # fmt: skip
+
+
+def test_convergence_is_that_of_each_label_whatever_is_kept():
+    labels = np.random.default_rng(3).standard_normal((4, 300, 3))
+    labels[:, :, 1] = np.repeat(labels[:, ::10, 1], 10, axis=1)
+    found = check_convergence(labels, np.zeros((4, 300), bool))
+    assert found.ess_bulk.min() == found.ess_bulk_min == found.ess_bulk[1]
+    assert found.ess_bulk[0] > 3 * found.ess_bulk[1]
+    problem = make_problem(n_stars=2)
+    row = StarResult(StarStatus(0), None, vars(found))
+    tree = assemble(
+        problem.cannon.basis, priors_of(problem.cannon), np.array(["a", "b"]), np.array([9, 9]),
+        [row, StarResult(StarStatus.FAILED)], LAPLACE, 1,
+    )  # fmt: skip
+    stats = tree["star_stats"].to_dataset()
+    for name in ("r_hat", "ess_bulk", "ess_tail"):
+        assert stats[name].dims == ("star", "label_name")
+        np.testing.assert_allclose(stats[name][0], getattr(found, name), rtol=1e-6)
+        assert np.isnan(stats[name][1]).all()
+    told = summary(reduce_draws(tree, "moments"), round_values=False)
+    np.testing.assert_allclose(told.loc["a", "ess_bulk"], found.ess_bulk, rtol=1e-6)
+    np.testing.assert_allclose(told.loc["a", "r_hat"], found.r_hat, rtol=1e-6)
 
 
 def test_groups_take_moments():
@@ -118,3 +182,8 @@ def test_what_cannot_be_kept_is_refused(keep):
         InferenceSettings(keep=keep)
     with pytest.raises(InvalidDataError, match="too few draws"):
         InferenceSettings(keep="thin:19")
+
+
+def test_few_draws_are_kept_without_a_warning(caplog):
+    assert InferenceSettings(keep="thin:30").keep == "thin:30"
+    assert not caplog.records

@@ -15,6 +15,7 @@ from matplotlib.contour import QuadContourSet
 from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.isochrones import packaged_isochrones, read_mist
 from bayes_cannon.errors import BayesCannonWarning, InvalidDataError, LabelError
+from bayes_cannon.inference.flags import LabelFlag
 from bayes_cannon.plots.common import BLUE, ORANGE
 from bayes_cannon.plots.kiel import plot_kiel, plot_kiel_stars
 from bayes_cannon.plots.stars import plot_kiel_offsets
@@ -127,6 +128,11 @@ def test_posteriors_of_chosen_stars(table: Table, result: xr.DataTree, truth: La
     symbols = {h.get_label(): h.get_marker() for h in handles if h.get_label() in stars}
     assert symbols == {stars[0]: "$A$", stars[1]: "$B$"}
     assert shown[-2:] == ["formal posterior", "calibrated posterior"]
+    flagged = table.copy()
+    flagged["LABEL_FLAG"][0] = int(LabelFlag.OUTSIDE_LABELS)
+    named = entries(plot_kiel(flagged, result=result, stars=stars).axes[0])
+    assert f"{stars[0]} (flagged BAD)" in named
+    assert stars[1] in named
     assert {"A", "B"} <= {t.get_text() for t in ax.texts}
     for row, mean in enumerate(make_means(truth)[:2, :2]):
         around = [

@@ -13,6 +13,7 @@ from astropy.table import Table
 
 from bayes_cannon.analysis.binaries.evidence import learn_evidence
 from bayes_cannon.analysis.binaries.finding import BinarySearch
+from bayes_cannon.analysis.binaries.pair_errors import learn_pair_errors
 from bayes_cannon.analysis.isochrones import IsochroneSet, packaged_isochrones
 from bayes_cannon.cli.commands import main
 from bayes_cannon.errors import FileFormatError, InvalidDataError, OutputExistsError
@@ -25,7 +26,7 @@ from bayes_cannon.runs.report.loading import load_inputs
 from bayes_cannon.runs.report.pairs import binary_stars
 from bayes_cannon.runs.report.registry import registered_sections
 from bayes_cannon.runs.results import Run, open_run
-from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars
+from tests.binary_problem import N_TRAINING, pairs, small_cannon, stars, true_labels
 from tests.inference.test_binaries import seconds
 from tests.report_problem import make_run
 
@@ -51,16 +52,20 @@ def search() -> BinarySearch:
     )  # fmt: skip
     evidence = learn_evidence(null, injected)
     threshold = evidence.threshold(0.05)
-    labels = stars().labels.values
+    labels = stars().labels
     table = Table({"STAR_1": fast.star_id, "LIGHT": light, "DV": dv})
-    table["TEFF_1"], table["TEFF_2"] = labels[first, 0], labels[first, 0] + 400 * (first % 3)
+    for star, rows in (("1", first), ("2", seconds(first))):
+        for name, values in zip(labels.names, true_labels(rows).T, strict=True):
+            table[f"{name}_{star}"], table[f"{name}_{star}_ERR"] = values, 0.0
     table["FOUND"] = evidence.score(injected) >= threshold
     test = pairs(np.arange(N_TRAINING, N_TRAINING + 5), np.arange(5), 0.4, 25.0)
     found = fast_pass(small_cannon(), test.star_id, test.flux, test.ivar, SETTINGS)
-    result = finding._table(small_cannon(), test, found, evidence, 0.03, threshold)
+    errors = learn_pair_errors(null, np.ones(30, dtype=bool), labels, injected, table)
+    table["TEFF_2"] = table["TEFF_1"] + 400 * (first % 3)  # some of them alike
+    result = finding._table(small_cannon(), test, found, evidence, errors, 0.03, threshold)
     result.meta |= {"SEED": 1, "SIMULATE": True, "FPR": 0.05}
     return BinarySearch(
-        result, found, evidence, table, null, SETTINGS, 0.03, 0.05, threshold
+        result, found, evidence, errors, table, null, SETTINGS, 0.03, 0.05, threshold
     )  # fmt: skip
 
 
@@ -172,12 +177,16 @@ def test_report_shows_the_candidates(run: Run) -> None:
     assert [row[0] for row in grid.rows] == [str(run.star_id[3]), str(run.star_id[1])]
     assert grid.rows[0][1:4] == (0.99, 0.25, -21.5)
     table = table_of(run)
+    table["TEFF_1_ERR"], table["TEFF_1_FORMAL_ERR"] = [30.0, 41.0, 52.0, 63.0], 20.0
     table["VSCATTER"], table.meta["LIGHTIS"] = [0.1, 7.5, 0.2, 0.3], "tied"
     facts, text, grid = list(binary_stars(load_inputs(give_to_run(run, table))))
     assert dict(facts.facts)["light of the second star"] == "tied to the labels of both stars"
     assert "another sign of a pair" in text.text
     assert grid.columns[-1].title == "velocity scatter of visits (km/s)"
     assert [row[-1] for row in grid.rows] == [0.3, 7.5]
+    error = [column.title for column in grid.columns].index("±")
+    assert grid.columns[error - 1].title == "TEFF, star 1"
+    assert [row[error] for row in grid.rows] == [63.0, 41.0]
     (section,) = [s for s in registered_sections() if s.key == "binaries"]
     assert section.optional
     assert load_inputs(run.folder).binaries is not None

@@ -11,7 +11,7 @@ from bayes_cannon.analysis.catalogues import catalogue
 from bayes_cannon.analysis.scores import score
 from bayes_cannon.analysis.tables import mystery_story
 from bayes_cannon.errors import InvalidDataError, OutputExistsError
-from bayes_cannon.inference.posterior import draws_of
+from bayes_cannon.inference.posterior import draws_of, moments_group
 from bayes_cannon.inference.summaries import keeping
 from bayes_cannon.inference.tables import notes_of_table
 from bayes_cannon.plots.common import table_title
@@ -39,6 +39,8 @@ def test_runs_are_opened_with_whatever_was_kept(keep, tmp_path):
     again = open_run(run.folder)
     assert again.summary["settings"]["keep"] == keep
     assert again["star0"]["posterior"].to_dataset().sizes == KEPT[keep]
+    assert ("posterior_moments" in again.result.children) == (keep == "thin:20")
+    assert moments_group(again.result, "posterior")["mean"].sizes == {"star": 5, "label_name": 2}
     assert (tmp_path / "figures" / "corner-star0.png").exists()
     np.testing.assert_allclose(catalogue(again["star0"])["TEFF"], again.table["TEFF"][0])
     figure = plot_corner(again, "star0")

@@ -265,6 +265,16 @@ def test_a_run_that_notes_nothing_is_completed_by_files_given(tmp_path):
     assert np.isnan(bare.snr).all()
     whole = load_inputs(run, cannon=tmp_path / "cannon.nc", dataset=tmp_path / "dataset.nc")
     assert whole.missing.keys() == {"files", "survey"}
+    assert all("--survey FOLDER." in text for text in whole.missing.values())
+    assert "given as arrays, not as files; where they are of" in bare.missing["files"]
+    own = TrainingSet.load(tmp_path / "dataset.nc")
+    own = replace(own, settings=dict(own.settings) | {"source": "own spectra"})
+    told = load_inputs(run, dataset=own).missing
+    assert (
+        told["survey"]
+        == told["files"]
+        == ("cannot be shown: the spectra are a user's own, not of a survey.")
+    )
     assert whole.notes == ()
     assert np.isfinite(whole.snr).all()
     assert whole.spectra.star_id.tolist() == whole.star_id.tolist()

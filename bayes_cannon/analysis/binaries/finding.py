@@ -19,6 +19,11 @@ from numpy.typing import NDArray
 
 from bayes_cannon.analysis.binaries.evidence import Evidence, learn_evidence
 from bayes_cannon.analysis.binaries.one_age import light_on_isochrones
+from bayes_cannon.analysis.binaries.pair_errors import (
+    LabelErrors,
+    PairErrors,
+    learn_pair_errors,
+)
 from bayes_cannon.analysis.binaries.pairs import Stock, draw_pairs, sum_spectra, with_tied_light
 from bayes_cannon.analysis.isochrones import IsochroneSet
 from bayes_cannon.base.columns import as_seed
@@ -29,7 +34,7 @@ from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.inference.binaries.fast_pass import FastPass, fast_pass, rest_frame_error
 from bayes_cannon.inference.binaries.pair_priors import PairPrior
-from bayes_cannon.inference.binaries.search import BinarySettings
+from bayes_cannon.inference.binaries.search import BinarySettings, require_together
 from bayes_cannon.inference.binaries.two_stars import TwoStarModel
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.models.two_stars import light_labels
@@ -62,11 +67,15 @@ class BinarySearch:
     ----------
     table : astropy.table.Table
         One row a star: P_BINARY, FALSE_POSITIVE_RATE, CANDIDATE, labels of both stars, LIGHT, DV,
-        what they follow from, and UNLIKE_TRAINING, where neither one star nor two fit.
+        what they follow from, and UNLIKE_TRAINING, where neither one star nor two fit. Errors
+        ``_ERR`` are as large as the labels of known sums of two stars are off, ``_FORMAL_ERR``
+        follow from noise and scatter alone.
     found : FastPass
         The same stars.
     evidence : Evidence
         The score, and that of single stars and pairs.
+    errors : PairErrors
+        How far labels are off.
     pairs : astropy.table.Table
         The sums of two stars: what they are of, and FOUND.
     null : FastPass
@@ -82,6 +91,7 @@ class BinarySearch:
     table: Table
     found: FastPass
     evidence: Evidence
+    errors: PairErrors
     pairs: Table
     null: FastPass
     settings: BinarySettings
@@ -172,6 +182,7 @@ def find_binaries(
     other = None if second is None else as_model(second)
     asked = settings or BinarySettings()
     if light is not None or isochrones is not None:
+        require_together(light or asked.light, isochrones)
         models = (model,) if other is None else (model, other)
         one_age = None if isochrones is None else light_on_isochrones(isochrones, *models)
         asked = replace(asked, light=light or asked.light, isochrones=one_age)
@@ -203,7 +214,10 @@ def find_binaries(
     threshold = evidence.threshold(false_positive_rate)
     pairs["DELTA_CHI2"], pairs["SCORE"] = injected.delta_chi2, evidence.score(injected)
     pairs["FOUND"] = pairs["SCORE"] >= threshold
-    table = _table(model, given, found, evidence, prior_rate, threshold)
+    single = np.isfinite(evidence.score(null))
+    single[single] = evidence.null_weight > 0.5
+    errors = learn_pair_errors(null, single, stars.labels, injected, pairs)
+    table = _table(model, given, found, evidence, errors, prior_rate, threshold)
     table["UNLIKE_TRAINING"] = _unlike(found, null)
     for name in _VISITS:  # of several visits, beside what one spectrum says
         if name.lower() in getattr(spectra, "info", {}):
@@ -217,8 +231,8 @@ def find_binaries(
     if settings.isochrones is not None:
         table.meta |= {"ISOCHRON": settings.isochrones.source, "ISOLIGHT": settings.isochrones.band}
     return BinarySearch(
-        table, found, evidence, pairs, null, settings, prior_rate, false_positive_rate, threshold,
-        other,
+        table, found, evidence, errors, pairs, null, settings, prior_rate, false_positive_rate,
+        threshold, other,
     )  # fmt: skip
 
 
@@ -281,7 +295,9 @@ def _calibrate(
         flux, ivar = sum_spectra(arrays, every.flux, every.ivar, pairs, rng)
         names = np.array([f"pair-{number}-{i}" for i in range(share)])
         injected.append(fit(model, names, flux, ivar, settings, second=second))
-        tables.append(pairs.table(cannon.names, every.labels, every.star_id, cannon.basis.units))
+        tables.append(
+            pairs.table(cannon.names, every.labels, every.errors, every.star_id, cannon.basis.units)
+        )
     tell(folds, folds, "single stars and pairs")
     return _joined(null), _joined(injected), vstack(tables)
 
@@ -336,7 +352,7 @@ def _unlike(found: FastPass, null: FastPass) -> NDArray[np.bool_]:
 
 def _table(
     cannon: Cannon, spectra: NormalizedSpectra, found: FastPass, evidence: Evidence,
-    prior_rate: float, threshold: float,
+    known: PairErrors, prior_rate: float, threshold: float,
 ) -> Table:  # fmt: skip
     score = evidence.score(found)
     columns: dict[str, Any] = {
@@ -351,15 +367,17 @@ def _table(
         "DV": found.dv, "DV_ERR": found.dv_sd,
         "SHIFT": found.shift, "BROADENING": found.broadening,
     }  # fmt: skip
-    kinds: tuple[tuple[str, FloatArray, FloatArray], ...] = (
-        ("1", found.primary, found.primary_sd),
-        ("2", found.secondary, found.secondary_sd),
-        ("SINGLE", found.single, found.single_sd),
+    kinds: tuple[tuple[str, FloatArray, FloatArray, LabelErrors], ...] = (
+        ("1", found.primary, found.primary_sd, known.primary),
+        ("2", found.secondary, found.secondary_sd, known.secondary),
+        ("SINGLE", found.single, found.single_sd, known.single),
     )
-    for kind, values, errors in kinds:
+    for kind, values, formal, learnt in kinds:
+        errors = learnt.of(formal)
         for k, name in enumerate(cannon.names):
             columns[f"{name}_{kind}"] = values[:, k]
             columns[f"{name}_{kind}_ERR"] = errors[:, k]
+            columns[f"{name}_{kind}_FORMAL_ERR"] = formal[:, k]
     columns |= {
         "CHI2_SINGLE": found.chi2_single, "CHI2_PAIR": found.chi2_pair,
         "NPIX_INDEPENDENT": found.independent_pixels, "SNR": np.asarray(spectra.snr),
@@ -369,7 +387,7 @@ def _table(
     table = Table(columns)
     units = dict(zip(cannon.names, cannon.basis.units, strict=True))
     for column in table.colnames:
-        name = column.removesuffix("_ERR").rpartition("_")[0]
+        name = column.removesuffix("_ERR").removesuffix("_FORMAL").rpartition("_")[0]
         if units.get(name):
             table[column].unit = units[name]
     for column in ("DV", "DV_ERR", "SHIFT", "BROADENING", "OTHER_DV"):

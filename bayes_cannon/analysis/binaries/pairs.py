@@ -57,16 +57,17 @@ class Pairs:
         self,
         names: tuple[str, ...],
         labels: FloatArray,
+        errors: FloatArray,
         star_id: NDArray[np.str_],
         units: tuple[str, ...],
     ) -> Table:
-        """Columns STAR_1, STAR_2, LIGHT, DV and both stars' catalogue labels.
+        """Columns STAR_1, STAR_2, LIGHT, DV and both stars' catalogue labels with their errors.
 
         Parameters
         ----------
         names
             Of the labels.
-        labels
+        labels, errors
             Of all stars, shape (n_stars, n_labels).
         star_id
             Of all stars.
@@ -78,10 +79,10 @@ class Pairs:
             "DV": self.dv,
         })  # fmt: skip
         for k, name in enumerate(names):
-            table[f"{name}_1"] = labels[self.first, k]
-            table[f"{name}_2"] = labels[self.second, k]
-            for star in (1, 2):
-                table[f"{name}_{star}"].unit = units[k] or None
+            for star, rows in ((1, self.first), (2, self.second)):
+                for column, values in ((f"{name}_{star}", labels), (f"{name}_{star}_ERR", errors)):
+                    table[column] = values[rows, k]
+                    table[column].unit = units[k] or None
         table["DV"].unit = "km / s"
         return table
 
@@ -93,7 +94,8 @@ class Stock:
     Attributes
     ----------
     star_id : (n,) str
-    labels : (n, n_labels) float64
+    labels, errors : (n, n_labels) float64
+        Of the catalogue; errors are NaN where it has none, 0 where a model made the spectrum.
     flux, ivar : (n, n_pixels)
     seconds : (n_seconds,) int or None
         Rows that second stars are of; None: those of the first.
@@ -101,6 +103,7 @@ class Stock:
 
     star_id: NDArray[np.str_]
     labels: FloatArray
+    errors: FloatArray
     flux: NDArray[Any]
     ivar: NDArray[Any]
     seconds: NDArray[np.intp] | None
@@ -116,16 +119,17 @@ class Stock:
         second
             The other model, if there is one.
         """
-        spectra, labels = stars.spectra, stars.labels.values
+        spectra, labels, errors = stars.spectra, stars.labels.values, stars.labels.errors
         if second is None:
-            return cls(stars.star_id, labels, spectra.flux, spectra.ivar, None)
+            return cls(stars.star_id, labels, errors, spectra.flux, spectra.ivar, None)
         known = np.isfinite(second.training.values).all(axis=1)
         theirs = second.training.values[known]
         flux = second.predict(theirs).flux
         ivar = np.broadcast_to(np.where(second.used, _NOISELESS, 0.0), flux.shape)
         return cls(
             np.concatenate([stars.star_id, second.training.star_id[known]]),
-            np.concatenate([labels, theirs]), np.concatenate([spectra.flux, flux]),
+            np.concatenate([labels, theirs]), np.concatenate([errors, np.zeros_like(theirs)]),
+            np.concatenate([spectra.flux, flux]),
             np.concatenate([spectra.ivar, ivar]), len(labels) + np.arange(len(theirs)),
         )  # fmt: skip
 

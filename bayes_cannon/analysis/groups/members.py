@@ -19,7 +19,13 @@ from bayes_cannon.base.paths import is_fits_name, user_path
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import FileFormatError, InvalidDataError, NoStarsError
 from bayes_cannon.inference.flags import BAD, describe_flag
-from bayes_cannon.inference.posterior import group_of, holds_moments, id_name_of, moments_of
+from bayes_cannon.inference.posterior import (
+    group_of,
+    holds_moments,
+    id_name_of,
+    moments_group,
+    moments_of,
+)
 from bayes_cannon.inference.summaries.students import Students, fit_students, without_prior
 from bayes_cannon.models.group_model import GroupLabels
 from bayes_cannon.spectra.own_labels import columns_of, take_ids
@@ -90,10 +96,13 @@ def _lines_of(path: Path) -> list[str] | None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    single = all(len(line.split()) == 1 and "," not in line for line in lines)
-    if not lines or not single or text.startswith("# %ECSV"):
+    every = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in every if not line.startswith("#")]
+    # A header names the column among others; without one, a blank is part of a name (HD 122563).
+    header = any(set(ID_NAMES) & set(line.strip("#").upper().split()) for line in every[:2])
+    single = all(len(line.split()) == 1 for line in lines)
+    table = any("," in line or "\t" in line for line in lines) or text.startswith("# %ECSV")
+    if not lines or table or (header and not single):
         return None
     return lines[1:] if lines[0].upper() in ID_NAMES else lines
 
@@ -239,7 +248,7 @@ def labels_of_members(
     """
     rows = members.rows[members.used]
     calibrated = "calibrated_posterior" in result.children
-    group = group_of(result, "calibrated_posterior" if calibrated else "posterior")
+    group = moments_group(result, "calibrated_posterior" if calibrated else "posterior")
     found = _students(group.isel(star=rows), names)
     center, scale = found.center, found.scale
     constant = group_of(result, "constant_data") if "constant_data" in result.children else None
@@ -247,7 +256,7 @@ def labels_of_members(
         order = [constant["label_name"].values.tolist().index(n) for n in names]
         prior_sd = constant["prior_sd"].values[order]
         if np.isfinite(prior_sd).any():
-            formal = moments_of(group_of(result, "posterior").isel(star=rows), names)
+            formal = moments_of(moments_group(result, "posterior").isel(star=rows), names)
             mean, cov = without_prior(
                 formal.mean, formal.cov, constant["prior_mean"].values[order], prior_sd
             )

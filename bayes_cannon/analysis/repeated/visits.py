@@ -17,7 +17,7 @@ from bayes_cannon.base.columns import names_of, plain_numbers
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, NoStarsError
 from bayes_cannon.inference.flags import BAD
-from bayes_cannon.inference.posterior import group_of, moments_of, posterior_names
+from bayes_cannon.inference.posterior import group_of, moments_in, posterior_names
 from bayes_cannon.inference.tables import star_ids
 from bayes_cannon.inference.units import units_of_result
 from bayes_cannon.spectra.own_labels import columns_of
@@ -104,9 +104,9 @@ def labels_of_visits(
     posterior = group_of(result, "posterior")
     visit_id = posterior["star"].values.astype(np.str_)
     star, snr = _told(visits, visit_id)
-    moments = {"formal": moments_of(posterior, names)}
+    moments = {"formal": moments_in(result, "posterior", names)}
     if "calibrated_posterior" in result.children:
-        moments["calibrated"] = moments_of(group_of(result, "calibrated_posterior"), names)
+        moments["calibrated"] = moments_in(result, "calibrated_posterior", names)
     has = np.isfinite(moments["formal"].sd).all(axis=1) & (moments["formal"].sd > 0).all(axis=1)
     bad = _is_bad(result, visit_id.size) & has
     keep = has & ~bad if flagged == "exclude" else has

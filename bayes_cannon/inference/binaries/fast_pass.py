@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import median_abs_deviation
+from scipy.stats import median_abs_deviation, truncnorm
 
 from bayes_cannon.base.engines.shared import Shared, sharing
 from bayes_cannon.base.parallel import as_executor, in_order, one_blas_thread, threads_here
@@ -75,7 +75,9 @@ class FastPass:
     single_sd, primary_sd, secondary_sd : (n_stars, n_labels) float64
         Standard deviations from the second derivatives.
     light, dv, light_sd, dv_sd : (n_stars,) float64
-        Second star's share of the light, and its radial velocity less the first's (km/s).
+        Second star's share of the light, and its radial velocity less the first's (km/s). Of the
+        pair these are means of the normal distribution about the best pair within the bounds of
+        the light, as are its labels; the best pair is in `theta`.
     shift, broadening : (n_stars,) float64
         Of the pair: what the rest frame is off, km/s, and the standard deviation of the
         broadening, km/s.
@@ -358,7 +360,7 @@ def _fit_star(work: tuple[Star, FloatArray]) -> dict[str, Any]:
 
 def _other_pair(pairs: list[Point], best: Point, k: int) -> dict[str, float]:
     """The next best pair that is another one: of other light or velocity."""
-    sd = np.maximum(_deviations(best, best.theta.size)[2 * k : 2 * k + 2], [0.02, 1.0])
+    sd = np.maximum(_deviations(best)[2 * k : 2 * k + 2], [0.02, 1.0])
     place = slice(2 * k, 2 * k + 2)
     others = [p for p in pairs if np.any(np.abs(p.theta - best.theta)[place] > 3 * sd)]
     if not others:
@@ -371,7 +373,8 @@ def _other_pair(pairs: list[Point], best: Point, k: int) -> dict[str, float]:
 def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any]:
     search, k = star.search, star.search.model.n_labels
     model, basis, other = search.model, search.model.first.basis, search.model.second.basis
-    sds = [_deviations(one, k + 2), _deviations(two, 2 * k + 4)]
+    sd = _deviations(one)
+    mean, sds = _within_light(two, 2 * k, star.search.settings.light_max)
     single = star.with_factors(model.single(one.theta[:k], one.theta[k], one.theta[k + 1]).flux)
     pair = star.with_factors(model.pair(two.theta, star.ivar).flux)
     change = np.sum(star.root * np.abs(single - pair))
@@ -379,15 +382,15 @@ def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any
     good = star.root > 0
     return {
         "single": basis.unstandardize(one.theta[:k]),
-        "primary": basis.unstandardize(two.theta[:k]),
-        "secondary": other.unstandardize(two.theta[k : 2 * k]),
-        "single_sd": sds[0][:k] * basis.scale,
-        "primary_sd": sds[1][:k] * basis.scale,
-        "secondary_sd": sds[1][k : 2 * k] * other.scale,
-        "light": two.theta[2 * k],
-        "dv": two.theta[2 * k + 1],
-        "light_sd": sds[1][2 * k],
-        "dv_sd": sds[1][2 * k + 1],
+        "primary": basis.unstandardize(mean[:k]),
+        "secondary": other.unstandardize(mean[k : 2 * k]),
+        "single_sd": sd[:k] * basis.scale,
+        "primary_sd": sds[:k] * basis.scale,
+        "secondary_sd": sds[k : 2 * k] * other.scale,
+        "light": mean[2 * k],
+        "dv": mean[2 * k + 1],
+        "light_sd": sds[2 * k],
+        "dv_sd": sds[2 * k + 1],
         "shift": two.theta[2 * k + 2],
         "broadening": np.sqrt(two.theta[2 * k + 3]) * model.kms_per_pixel,
         "delta_chi2": max(one.value - two.value, 0.0),
@@ -401,8 +404,38 @@ def _summary(star: Star, one: Point, two: Point, n_starts: int) -> dict[str, Any
     }
 
 
-def _deviations(point: Point, n: int) -> FloatArray:
-    """Standard deviations from the curvature."""
+def _covariance(point: Point) -> FloatArray:
+    """Covariance from the curvature."""
     scale = np.sqrt(np.maximum(np.diag(point.curvature), 1e-12))
-    matrix = point.curvature / np.outer(scale, scale) + 1e-10 * np.eye(n)
-    return np.asarray(np.sqrt(np.maximum(np.diag(np.linalg.inv(matrix)), 0.0)) / scale)
+    matrix = point.curvature / np.outer(scale, scale) + 1e-10 * np.eye(scale.size)
+    return np.asarray(np.linalg.inv(matrix) / np.outer(scale, scale))
+
+
+def _deviations(point: Point) -> FloatArray:
+    """Standard deviations from the curvature."""
+    return np.asarray(np.sqrt(np.maximum(np.diag(_covariance(point)), 0.0)))
+
+
+def _within_light(point: Point, place: int, most: float) -> tuple[FloatArray, FloatArray]:
+    """Means and standard deviations about the best pair, its light between 0 and `most`.
+
+    Where the velocities are alike, the light is hardly known and the labels of both stars go with
+    it. The best pair may then have a light at its bound, which is no place for its mean: the normal
+    distribution of all parameters is cut off there,
+
+        E[x] = x_best + c (E[w] - w_best) / v ,   var x = C - (c / v)^2 (v - var w) ,
+
+    with v the variance of w, c its covariances, and the moments of w those of a truncated normal.
+    """
+    covariance, best = _covariance(point), point.theta
+    variance = max(float(covariance[place, place]), 1e-12)
+    width, centre = np.sqrt(variance), float(best[place])
+    if centre <= 0 or centre >= most:  # the slope leads on, to where the maximum would be
+        centre += variance * float(point.slope[place])
+    low, high = (np.clip((x - centre) / width, -30, 30) for x in (0.0, most))
+    mean, cut = truncnorm.stats(low, high, loc=centre, scale=width, moments="mv")
+    if not (np.isfinite(mean) and 0 <= mean <= most and 0 <= cut <= variance):
+        mean, cut = best[place], 0.0  # held by its bound
+    gain = covariance[place] / variance
+    left = np.maximum(np.diag(covariance) - gain**2 * (variance - float(cut)), 0.0)
+    return best + gain * (float(mean) - best[place]), np.sqrt(left)

@@ -30,6 +30,7 @@ __all__ = [
     "fit_single",
     "minimise",
     "pair_point",
+    "require_together",
     "single_point",
     "starts_of",
 ]
@@ -102,11 +103,24 @@ class BinarySettings:
             raise InvalidDataError(
                 f"light must be 'free', 'tied' or 'isochrone', got {self.light!r}."
             )
-        if (self.isochrones is not None) != (self.light == "isochrone"):
-            raise InvalidDataError(
-                "light = 'isochrone' and isochrones belong together: give MIST files of the "
-                "stars' [Fe/H] (`read_mist`), or leave the light free or tied."
-            )
+        require_together(self.light, self.isochrones)
+
+
+def require_together(light: str, isochrones: object) -> None:
+    """Raise `InvalidDataError` where light of isochrones is asked for without them, or they alone.
+
+    Parameters
+    ----------
+    light
+        As of `BinarySettings`.
+    isochrones
+        Of any kind, or None.
+    """
+    if (isochrones is not None) != (light == "isochrone"):
+        raise InvalidDataError(
+            "light = 'isochrone' and isochrones belong together: give MIST files of the "
+            "stars' [Fe/H] (`read_mist`), or leave the light free or tied."
+        )
 
 
 @dataclass(frozen=True, eq=False)

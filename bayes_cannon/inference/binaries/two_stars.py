@@ -335,12 +335,15 @@ def _require_alike(cannon: Cannon, second: Cannon) -> None:
         or tuple(cannon.chips) != tuple(second.chips) or cannon.medium != second.medium,
         "continua": continua[0] != continua[1],
         "reductions": bool(first and other) and first != other,
+        "known terms": set(cannon.terms) != set(second.terms),
     }  # fmt: skip
     if wrong := [name for name, other in differ.items() if other]:
         raise InvalidDataError(
             f"the second model has other {' and '.join(wrong)} than the first (labels "
-            f"{', '.join(second.names)}; {second.n_pixels} pixels against {cannon.n_pixels}); "
-            "prepare and train both with the same labels, pixels, continuum and reduction."
+            f"{', '.join(second.names)}; {second.n_pixels} pixels against {cannon.n_pixels}; known "
+            f"terms {', '.join(second.terms) or 'none'} against "
+            f"{', '.join(cannon.terms) or 'none'}); prepare and train both with the same labels, "
+            "pixels, continuum, reduction and --terms."
         )
 
 

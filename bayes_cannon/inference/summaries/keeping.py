@@ -7,6 +7,9 @@ group holds, in place of one variable of draws for each label,
   ``quantiles`` (star, quantile, label_name) of every label, at `QUANTILES`;
 - the calibrated one also ``center`` and ``scale`` (as ``mean`` and ``cov``) of the Student t whose
   degrees of freedom, the model error's, are its attribute ``nu``.
+
+Where some of the draws are kept, the same of all draws is in the groups ``posterior_moments`` and
+``calibrated_posterior_moments`` beside them, of which tables are made.
 """
 
 from __future__ import annotations
@@ -21,7 +24,12 @@ from bayes_cannon.base.columns import whole_number
 from bayes_cannon.base.packing import pack
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError
-from bayes_cannon.inference.posterior import Moments, moments_of, posterior_names
+from bayes_cannon.inference.posterior import (
+    OF_ALL_DRAWS,
+    Moments,
+    moments_of,
+    posterior_names,
+)
 from bayes_cannon.inference.summaries.students import fit_at
 from bayes_cannon.inference.units import units_of_result
 
@@ -39,8 +47,6 @@ MANY_STARS = 20_000
 QUANTILES = (0.025, 0.16, 0.5, 0.84, 0.975)
 _FEWEST = 20
 """Draws of a star that a figure needs."""
-_FEW = 200
-"""Draws of which errors are good to 5 %."""
 
 
 def checked_keep(keep: Any) -> str | None:
@@ -70,11 +76,6 @@ def checked_keep(keep: Any) -> str | None:
         )
     if whole_number(int(number), "keep") < _FEWEST:
         raise InvalidDataError(f"keep={keep!r} leaves too few draws; keep at least {_FEWEST}.")
-    if int(number) < _FEW:
-        _LOG.warning(
-            "of %d draws errors are good to %.0f %%, and tables are made of what is kept; keep "
-            "'moments' for those of all draws.", int(number), 100 / np.sqrt(2 * int(number)),
-        )  # fmt: skip
     return f"thin:{int(number)}"
 
 
@@ -117,17 +118,21 @@ def reduce_draws(result: xr.DataTree, keep: str, nu: float | None = None) -> xr.
     if keep == "draws":
         return result
     groups = {str(name): node.to_dataset() for name, node in result.children.items()}
-    if keep != "moments":
-        n = int(keep.partition(":")[2])
-        groups = {name: _thinned(group, n) for name, group in groups.items()}
-        return xr.DataTree.from_dict(groups)
     names = posterior_names(result)
     units = list(units_of_result(result, names).values())
+    moments: dict[str, xr.Dataset] = {
+        name: _moments(groups[name], names, units, nu if name.startswith("calibrated") else None)
+        for name in ("posterior", "calibrated_posterior")
+        if name in groups
+    }
+    if keep != "moments":
+        n = int(keep.partition(":")[2])
+        fewer = {name: _thinned(group, n) for name, group in groups.items()}
+        if fewer["posterior"].sizes != groups["posterior"].sizes:
+            fewer |= {f"{name}{OF_ALL_DRAWS}": group for name, group in moments.items()}
+        return xr.DataTree.from_dict(fewer)
     groups.pop("sample_stats", None)
-    for name in ("posterior", "calibrated_posterior"):
-        if name in groups:
-            student = nu if name == "calibrated_posterior" else None
-            groups[name] = _moments(groups[name], names, units, student)
+    groups |= moments
     groups["star_stats"] = _narrow(groups["star_stats"])
     return xr.DataTree.from_dict(groups)
 

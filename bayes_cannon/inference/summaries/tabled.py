@@ -11,7 +11,13 @@ import xarray as xr
 from bayes_cannon.base.rounding import error_digits
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.inference.arguments import GivenResult, as_result
-from bayes_cannon.inference.posterior import group_of, holds_moments, moments_of, posterior_names
+from bayes_cannon.inference.posterior import (
+    group_of,
+    holds_moments,
+    moments_group,
+    moments_in,
+    posterior_names,
+)
 from bayes_cannon.inference.summaries.convergence import rank_diagnostics
 from bayes_cannon.spectra.star_ids import index_of
 
@@ -20,8 +26,6 @@ __all__ = [
 ]
 
 _CHECKS = ("r_hat", "ess_bulk", "ess_tail")
-_OF_STAR = ("rhat_max", "ess_bulk_min", "ess_tail_min")
-"""The same of a star's worst label, noted in ``star_stats``."""
 
 
 def summary(
@@ -44,8 +48,7 @@ def summary(
         With the index (star, label) and the columns ``mean``, ``sd``, ``eti68_lb`` and
         ``eti68_ub`` (quantiles 0.16 and 0.84) of the calibrated posterior, or of the formal one
         where there is no other; ``formal_sd``; ``r_hat``, ``ess_bulk`` and ``ess_tail`` of the
-        formal draws, those of the star's worst label where moments were kept. A star without a
-        posterior has NaN.
+        formal draws, of all that were drawn, whatever was kept. A star without a posterior has NaN.
 
     Raises
     ------
@@ -60,7 +63,7 @@ def summary(
         tree, ids = tree.isel(star=rows), ids[rows]
         formal = group_of(tree, "posterior")
     kind = "calibrated_posterior" if "calibrated_posterior" in tree.children else "posterior"
-    main, own = (moments_of(group, names) for group in (group_of(tree, kind), formal))
+    main, own = moments_in(tree, kind, names), moments_in(tree, "posterior", names)
     columns = {
         "mean": main.mean, "sd": main.sd, "eti68_lb": main.quantiles[0],
         "eti68_ub": main.quantiles[2], "formal_sd": own.sd,
@@ -86,12 +89,12 @@ def _convergence(
 ) -> tuple[FloatArray, ...]:
     """R-hat and effective sizes, (n_stars, n_labels) each."""
     shape = formal.sizes["star"], len(names)
-    if not holds_moments(formal):
+    if not holds_moments(moments_group(tree, "posterior")):
         order = ("star", "chain", "draw")
         draws = np.stack([formal[n].transpose(*order).values for n in names], axis=1)
         found = [rank_diagnostics(star.astype(np.float64)) for star in draws]
         return tuple(np.array(part).reshape(shape) for part in zip(*found, strict=True))
     stats = group_of(tree, "star_stats")
-    unknown = np.full(shape[0], np.nan)
-    noted = (stats[n].values if n in stats else unknown for n in _OF_STAR)
-    return tuple(np.repeat(np.asarray(one)[:, None], len(names), axis=1) for one in noted)
+    unknown = np.full(shape, np.nan)
+    places = [stats["label_name"].values.tolist().index(n) for n in names]
+    return tuple(stats[n].values[:, places] if n in stats else unknown for n in _CHECKS)

@@ -15,6 +15,7 @@ from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.calibration import plot_calibration, plot_scores
 from bayes_cannon.plots.corner import plot_corner
+from bayes_cannon.plots.ensembles.edges import plot_edge_pulls
 from bayes_cannon.plots.gradients import plot_gradients
 from bayes_cannon.plots.sample import plot_catalogue_slice, plot_sample
 from bayes_cannon.plots.spectra import plot_continuum, plot_model, plot_spectrum
@@ -278,6 +279,22 @@ def one_to_one(inputs: ReportInputs) -> Iterator[Item]:
                       one_to_one_caption(inputs.table, inputs.truth, "the truth"))  # fmt: skip
     if inputs.aspcap is None and inputs.truth is None:
         yield Note("The run has no catalogue labels to compare with.", gone=True)
+    elif inputs.cannon is not None:
+        yield from _edges(inputs, inputs.cannon)
+
+
+def _edges(inputs: ReportInputs, cannon: Cannon) -> Iterator[Item]:
+    """Pulls beyond the training labels, against the truth where there is one."""
+    name = inputs.catalogue if inputs.truth is None else "truth"
+    draw = partial(
+        plot_edge_pulls, inputs.table, cannon.training,
+        reference=inputs.aspcap if inputs.truth is None else inputs.truth, reference_name=name,
+    )  # fmt: skip
+    yield Drawing(
+        "edges", draw, "Pulls near and beyond the labels of the training stars",
+        "To the right of the dashed line a label lies beyond those of all training stars. Negative "
+        "pulls there are labels drawn into the training set; colours say whether that was flagged.",
+    )  # fmt: skip
 
 
 @section(

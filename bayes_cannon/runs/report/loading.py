@@ -252,7 +252,10 @@ def _find_survey(
         return folder
     if given is not None:
         raise FileFormatError(f"{given} is not a folder; give that of the survey.")
-    found.missing["survey"] = "needs the folder of the survey; give it with --survey FOLDER."
+    found.missing["survey"] = (
+        _without_survey(found, dataset)
+        or "needs the folder of the survey; give it with --survey FOLDER."
+    )
     return None
 
 
@@ -270,10 +273,24 @@ def _find_files(
     if dataset is None and 0 < len(paths) <= _MOST_FILES:
         return _files_by_name(found, paths)
     found.missing["files"] = (
-        "needs the raw spectra, which a dataset does not hold; give the folder of the survey with "
-        "--survey FOLDER."
+        _without_survey(found, dataset)
+        or "needs the raw spectra, which a dataset does not hold; give the folder of the survey "
+        "with --survey FOLDER."
     )
     return None
+
+
+def _without_survey(found: _Found, dataset: TrainingSet | None) -> str:
+    """Say of spectra that are of no survey, or in no file, what there is of them; else ''."""
+    if dataset is not None:
+        own = dataset.settings.get("source") == "own spectra"
+        return "cannot be shown: the spectra are a user's own, not of a survey." if own else ""
+    if paths_of(found.folder, found.summary, "spectra"):
+        return ""
+    return (
+        "cannot be shown: the spectra were given as arrays, not as files; where they are of a "
+        "survey, give --dataset FILE and --survey FOLDER."
+    )
 
 
 def _files_by_name(found: _Found, paths: Sequence[Path]) -> dict[str, Path]:

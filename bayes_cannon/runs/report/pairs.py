@@ -78,10 +78,16 @@ def binary_stars(inputs: ReportInputs) -> Iterator[Item]:
     key, names = table.colnames[0], [n for n in inputs.names if f"{n}_1" in table.colnames]
     columns = [
         Column(key), Column("P(binary)", ".3f"), Column("second star's light", ".2f"),
-        Column("dv (km/s)", ".1f"), *(Column(f"{n}, star 1", ".5g") for n in names),
-        *(Column(f"{n}, star 2", ".5g") for n in names),
+        Column("dv (km/s)", ".1f"),
     ]  # fmt: skip
-    wanted = ["P_BINARY", "LIGHT", "DV", *(f"{n}_{i}" for i in (1, 2) for n in names)]
+    wanted = ["P_BINARY", "LIGHT", "DV"]
+    for label in (f"{n}_{star}" for star in (1, 2) for n in names):
+        name, _, star = label.rpartition("_")
+        wanted.append(label)
+        columns.append(Column(f"{name}, star {star}", ".5g"))
+        if f"{label}_FORMAL_ERR" in table.colnames:  # else its errors are formal
+            wanted.append(f"{label}_ERR")
+            columns.append(Column("±", ".3g"))
     for name, column in _OF_VISITS.items():
         if name in table.colnames:
             wanted.append(name)
