@@ -1,5 +1,8 @@
 """Fixtures that several test modules share."""
 
+import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,21 +17,24 @@ LONG_MODULES = (
     "test_notebooks",
     "test_advi",
     "test_demo",
-    "test_faults",
-    "test_run",
-    "test_docs",
-    "test_calibration",
-    "test_cli",
-    "test_sbc",
-    "test_report",
-    "test_training_model",
     "test_zoo",
-    "test_real_giants",
-    "test_effective_pixels",
+    "test_faults",
+    "test_cli",
+    "test_run",
+    "test_calibration",
     "test_engines",
-    "test_known_terms",
+    "test_docs",
+    "test_report",
     "test_label_model",
+    "test_binary_search",
+    "test_effective_pixels",
+    "test_executors",
+    "test_storing",
     "test_pixel_fit",
+    "test_sbc",
+    "test_training_model",
+    "test_real_giants",
+    "test_known_terms",
 )
 
 
@@ -60,7 +66,26 @@ def shipped_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def big_report(tmp_path_factory: pytest.TempPathFactory) -> "Report":
-    """The report of a run of 500 stars, some of them with hostile names."""
+    """The report of a run of 500 stars, some of them with hostile names.
+
+    Made by one of the processes of pytest-xdist, for all.
+    """
+    from filelock import FileLock
+
+    from bayes_cannon.runs.report.report import Report
+
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    note = folder / "big-report.json"
+    with FileLock(f"{note}.lock"):
+        if not note.exists():
+            note.write_text(json.dumps(asdict(_make_big_report(folder / "big")), default=str))
+    known = json.loads(note.read_text())
+    paths = {"path": Path(known["path"]), "figures": tuple(map(Path, known["figures"]))}
+    return Report(**known | paths)
+
+
+def _make_big_report(folder: Path) -> "Report":
     from PIL import Image
 
     from bayes_cannon.runs.corners import corner_files
@@ -68,7 +93,8 @@ def big_report(tmp_path_factory: pytest.TempPathFactory) -> "Report":
     from bayes_cannon.runs.results import open_run
     from tests.report_problem import make_run
 
-    run = make_run(tmp_path_factory.mktemp("big"), n_stars=500, hostile=True)
+    folder.mkdir()
+    run = make_run(folder, n_stars=500, hostile=True)
     figures = corner_files(open_run(run).star_id.tolist(), run / "figures")
     for path in list(figures.values())[7:20]:  # more than a report takes over one by one
         path.parent.mkdir(exist_ok=True)
