@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from arviz_stats.base.array import array_stats
+from numpy.typing import NDArray
 from scipy.stats import median_abs_deviation
 
 from bayes_cannon.base.cards import count_text
@@ -38,6 +39,7 @@ __all__ = [
     "outlier_probability",
     "prepare_differences",
     "stars_needed",
+    "width_of_all_stars",
 ]
 
 
@@ -47,6 +49,7 @@ _COMPILED: dict[Any, AnyLengthModel] = {}
 """Compiled in this process, by number of labels and by features: data are swapped."""
 _LOCK = threading.Lock()
 _LOG_U = np.linspace(-5.0, 3.0, 81)
+_POWER_OF_STARS = 0.25
 _OUTLYING = 0.25
 """Share of the usual precision below which a star is an outlier: errors twice as large."""
 
@@ -75,6 +78,24 @@ class ModelErrorSettings:
     def __post_init__(self) -> None:
         if min(self.draws, self.tune, self.max_stars) < 10 or self.chains < 1:
             raise InvalidDataError("draws, tune and max_stars must be at least 10, chains 1.")
+
+
+def width_of_all_stars(fold: NDArray[np.int64]) -> float:
+    """Errors of the model of all stars in units of those of the folds' models.
+
+    These were fitted with the share 1 - 1 / folds of the stars; see `model_error`.
+
+    Parameters
+    ----------
+    fold
+        Of every star, shape (n_stars,).
+
+    Examples
+    --------
+    >>> round(width_of_all_stars(np.array([0, 1, 2, 3, 4])), 3)
+    0.946
+    """
+    return float((1 - 1 / max(np.unique(fold).size, 2)) ** _POWER_OF_STARS)
 
 
 def stars_needed(n_labels: int) -> int:
@@ -190,7 +211,9 @@ def fit_model_error(
             found, basis, max_stars=settings.max_stars, seed=seed
         )
     trace = _sample(_compiled(data), settings, seed, cores)
-    posterior = _physical(trace["posterior"].to_dataset(), data, unit * basis.scale)
+    posterior = _physical(
+        trace["posterior"].to_dataset(), data, unit * basis.scale, width_of_all_stars(found.fold)
+    )
     stats = trace["sample_stats"].to_dataset()
     kept = {statistic.column: name for name, statistic in STATISTICS.items()}
     groups = {
@@ -233,6 +256,7 @@ def outlier_probability(found: CrossValidation, error: ErrorModel) -> FloatArray
     bias = error.bias.mean(axis=0) + terms.features(predicted) @ error.bias_coef.mean(axis=0)
     scale, nu = error.formal_scale.mean(axis=0), float(error.nu.mean())
     sigma = np.mean(error.chol @ np.swapaxes(error.chol, 1, 2), axis=0)
+    width /= width_of_all_stars(found.fold)
     own = width[:, :, None] * width[:, None] * (sigma + np.outer(scale, scale) * found.cov[rows])
     known = np.nan_to_num(found.catalogue.errors[rows])[:, :, None] ** 2 * np.eye(k)
     r = (found.difference[rows] - bias)[..., None]
@@ -302,13 +326,14 @@ def _worst_rhat(trace: xr.DataTree) -> float:
     return worst
 
 
-def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Dataset:
-    """Draws in physical units, without those of the stars' own u."""
+def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray, width: float) -> xr.Dataset:
+    """Draws in physical units, without those of the stars' own u; errors times `width`."""
     lead, k = ("chain", "draw"), len(data.names)
     triangle = correlation_factors(draws["factor_diagonal"].values, draws["factor_lower"].values)
     own = np.exp(draws["log_error_ratio"].values)
     triangle *= (draws["error_scale"].values[..., None] * own)[..., None]
-    triangle = unit[:, None] * (data.root @ triangle)
+    triangle = width * unit[:, None] * (data.root @ triangle)
+    formal = draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values
     variables: dict[str, Any] = {
         "bias": ((*lead, "label_name"), draws["bias"].values * unit),
         "covariance": (
@@ -316,8 +341,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray) -> xr.Data
         ),
         "growth": ((*lead, "growth_term"), draws["growth"].values),
         "formal_scale": (
-            (*lead, "label_name"),
-            np.exp(draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values),
+            (*lead, "label_name"), width * np.exp(formal),
         ),
         "growth_edge": (lead, draws["growth_edge"].values),
         "nu": (lead, 2 + draws["nu_excess"].values),
