@@ -330,9 +330,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray, width: flo
     """Draws in physical units, without those of the stars' own u; errors times `width`."""
     lead, k = ("chain", "draw"), len(data.names)
     triangle = correlation_factors(draws["factor_diagonal"].values, draws["factor_lower"].values)
-    own = np.exp(draws["log_error_ratio"].values)
-    triangle *= (draws["error_scale"].values[..., None] * own)[..., None]
-    triangle = width * unit[:, None] * (data.root @ triangle)
+    triangle *= (width * draws["sd"].values * unit)[..., None]
     formal = draws["log_formal_scale"].values[..., None] + draws["log_formal_ratio"].values
     variables: dict[str, Any] = {
         "bias": ((*lead, "label_name"), draws["bias"].values * unit),
