@@ -35,10 +35,10 @@ stays what it is at their edge.
 
 The model of all stars errs less than those of the folds, which have fewer: both errors are
 multiplied by (1 - 1 / folds)**(1/4), 0.946 for five, as if half of their variance went with one
-over the number of stars. Of 68 % intervals with widths times 1, 0.957 and 0.92, those of 1200
-held-out stars of four clean surveys hold the truth of 74, 72 and 70 % (mean of five labels), of 871
-stars of three hard surveys 70, 68 and 66 %, of 1000 real giants (Gaia XP) 71, 69 and 67 %; regions
-of all labels 77, 74, 70; 75, 71, 68; 72, 69, 66 %.
+over the number of stars. Without and with this factor 68 % intervals of 1200 held-out stars of four
+clean surveys hold the truth of 74 and 71 % (mean of five labels), of 871 stars of three hard ones
+70 and 68 %, of 500 real giants (Gaia XP) 70 and 68 %; regions of all labels 79 and 74, 77 and 73, 72
+and 68 %.
 
 A label's model error that catalogue errors hide is taken to be as large as they allow (the prior of
 its deviation is gamma(2, 2) in units of the spread of its differences). Of the form of the mean
