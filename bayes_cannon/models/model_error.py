@@ -37,8 +37,8 @@ The model of all stars errs less than those of the folds, which have fewer: both
 multiplied by (1 - 1 / folds)**(1/4), 0.946 for five, as if half of their variance went with one
 over the number of stars. Without and with this factor 68 % intervals of 1200 held-out stars of four
 clean surveys hold the truth of 74 and 71 % (mean of five labels), of 871 stars of three hard ones
-70 and 68 %, of 500 real giants (Gaia XP) 70 and 68 %; regions of all labels 79 and 74, 77 and 73, 72
-and 68 %.
+70 and 68 %, of 500 real giants (Gaia XP) 70 and 68 %; regions of all labels 79 and 74, 77 and 73,
+72 and 68 %.
 
 A label's model error that catalogue errors hide is taken to be as large as they allow (the prior of
 its deviation is gamma(2, 2) in units of the spread of its differences). Of the form of the mean
