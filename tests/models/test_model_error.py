@@ -44,7 +44,7 @@ SD = np.array([0.1, 0.15, 0.08])
 CORRELATION = np.array([[1, 0.6, 0.2], [0.6, 1, -0.3], [0.2, -0.3, 1]])
 NU, GROWTH, FACTOR_GROWTH, FORMAL = 6.0, 1.0, 0.8, 0.03
 USUAL_FACTORS = 10.0
-WIDTH = 0.8**0.25  # of the errors of a model of all stars, by five folds
+WIDTH = 0.8**0.125  # of the errors of a model of all stars, by five folds
 INDEPENDENT = EffectivePixels(np.ones(1), 0.1, np.ones(1), np.ones((1, 1)), 1.0)
 
 
