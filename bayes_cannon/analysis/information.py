@@ -22,7 +22,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import ArrayLike, NDArray
 
-from bayes_cannon.analysis.lines import lines_of, load_lines, nearest_lines
+from bayes_cannon.analysis.lines import known_lines, lines_of, load_lines, nearest_lines
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
 from bayes_cannon.errors import InvalidDataError, LabelError
@@ -124,10 +124,7 @@ def line_information(
 
 def _own(cannon: Cannon, label: str, half_width: float) -> NDArray[np.bool_]:
     """Pixels near a line of a label; none for a label without lines or of an unknown name."""
-    try:
-        lines = lines_of(label)
-    except LabelError:
-        lines = load_lines()[:0]
+    lines = known_lines(label)
     return near_lines(cannon.wavelength, lines, half_width, medium=cannon.medium)
 
 

@@ -27,6 +27,7 @@ from bayes_cannon.spectra.air import in_medium
 __all__ = [
     "LINE_KINDS",
     "explain_peaks",
+    "known_lines",
     "lines_in",
     "lines_of",
     "load_lines",
@@ -147,6 +148,22 @@ def lines_of(label: str, *, medium: str = "vacuum") -> Table:
     close = get_close_matches(name, known, n=3)
     hint = f"did you mean {', '.join(close)}?" if close else "use a catalogue name such as MG_FE."
     raise LabelError(f"{label!r} is not a label with lines; {hint}")
+
+
+def known_lines(label: str, *, medium: str = "vacuum") -> Table:
+    """Lines of a label as `lines_of` has them; none for a label of another kind.
+
+    Parameters
+    ----------
+    label
+        Any name, such as that of an extinction or an age.
+    medium
+        As of `lines_of`.
+    """
+    try:
+        return lines_of(label, medium=medium)
+    except LabelError:
+        return _named(load_lines(), medium)[:0]
 
 
 def lines_in(

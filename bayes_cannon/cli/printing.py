@@ -138,7 +138,7 @@ def _print_values(story: StarStory) -> None:
         OUT.print(f"  {row['LABEL']:8} {value} {kind}")
 
 
-def print_star(run: Run, star: str) -> None:
+def print_star(run: Run, star: str, row: Row) -> None:
     """Print all that a run says of a star: labels, S/N, fit, flags with advice, pictures.
 
     Parameters
@@ -147,8 +147,9 @@ def print_star(run: Run, star: str) -> None:
         That has the star.
     star
         Its name.
+    row
+        Its row of the catalogue.
     """
-    row = run.row(star)
     _print_values(mystery_story(run.table, star))
     fit = [
         f"{text} {value:{digits}}"

@@ -158,8 +158,8 @@ def show(
     # Unknown names are refused before anything is printed.
     known = [name for star in stars for name in opened.named(star)]
     rows = {name: opened.row(name) for name in known}
-    for name in rows:
-        print_star(opened, name)
+    for name, row in rows.items():
+        print_star(opened, name, row)
 
 
 def report(

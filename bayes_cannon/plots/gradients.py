@@ -17,10 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from bayes_cannon.analysis.gradients import LineGroup, gradient_extrema
-from bayes_cannon.analysis.lines import lines_in, lines_of, load_lines
+from bayes_cannon.analysis.lines import known_lines, lines_in
 from bayes_cannon.base.columns import one_or_more
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model
 from bayes_cannon.models.cannon import Cannon, Gradient
 from bayes_cannon.plots.common import (
@@ -100,7 +100,7 @@ def plot_gradients(
     )  # fmt: skip
     medium = cannon.medium
     known = {
-        n: _between(_known_lines(n, medium), cannon.wavelength[part], medium)
+        n: _between(known_lines(n, medium=medium), cannon.wavelength[part], medium)
         for n, part in zip(names, parts, strict=True)
     }
     dotted = any(len(lines) for lines in known.values())
@@ -127,7 +127,7 @@ def _shown(
     if window != "lines":
         return within(cannon.wavelength, window)
     w, strength = cannon.wavelength, np.where(cannon.used, np.abs(value), 0.0)
-    lines = np.asarray(_known_lines(name, cannon.medium)[cannon.medium], dtype=np.float64)
+    lines = np.asarray(known_lines(name, medium=cannon.medium)[cannon.medium], dtype=np.float64)
     at_line = [strength[np.abs(w - line) <= _NEAR].max(initial=0.0) for line in lines]
     if not any(at_line):
         lines, at_line = w[[np.argmax(strength)]], [1.0]
@@ -234,14 +234,6 @@ def _frame(
 
 def _place(cannon: Cannon, labels: ArrayLike | None) -> FloatArray:
     return cannon.label_mean if labels is None else cannon.label_values(labels)
-
-
-def _known_lines(name: str, medium: str) -> Table:
-    """Lines of a label; none for one that is not a catalogue's."""
-    try:
-        return lines_of(name, medium=medium)
-    except LabelError:
-        return load_lines()[:0]
 
 
 def _between(lines: Table, wavelength: FloatArray, medium: str) -> Table:

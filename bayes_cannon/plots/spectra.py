@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from bayes_cannon.analysis.lines import lines_of
+from bayes_cannon.analysis.lines import known_lines
 from bayes_cannon.base.typing import FloatArray
-from bayes_cannon.errors import InvalidDataError, LabelError
+from bayes_cannon.errors import InvalidDataError
 from bayes_cannon.inference.arguments import GivenModel, as_model, as_spectra
 from bayes_cannon.models.cannon import Cannon
 from bayes_cannon.plots.common import (
@@ -298,10 +298,7 @@ def _name_lines(ax: Axes, cannon: Cannon, wavelength: FloatArray, flux: FloatArr
     """Name the deepest known lines of the labels' elements along the top of an axes."""
     depth: dict[tuple[float, str], float] = {}
     for name in cannon.names:
-        try:
-            lines = lines_of(name, medium=cannon.medium)
-        except LabelError:
-            continue  # of another kind, such as an extinction
+        lines = known_lines(name, medium=cannon.medium)
         atoms = lines[(lines["kind"] == "atomic") & np.isfinite(lines[cannon.medium])]
         for at, text in zip(atoms[cannon.medium], atoms["name"], strict=True):
             near = flux[np.abs(wavelength - float(at)) < _NEAR]

@@ -338,9 +338,7 @@ def _physical(draws: xr.Dataset, data: Differences, unit: FloatArray, width: flo
             (*lead, "label_name", "label_name_2"), triangle @ np.swapaxes(triangle, -1, -2),
         ),
         "growth": ((*lead, "growth_term"), draws["growth"].values),
-        "formal_scale": (
-            (*lead, "label_name"), width * np.exp(formal),
-        ),
+        "formal_scale": ((*lead, "label_name"), width * np.exp(formal)),
         "growth_edge": (lead, draws["growth_edge"].values),
         "nu": (lead, 2 + draws["nu_excess"].values),
     }  # fmt: skip

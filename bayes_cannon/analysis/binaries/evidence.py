@@ -200,7 +200,7 @@ def learn_evidence(null: FastPass, pairs: FastPass, *, prior_rate: float | None 
     most = _MOST_SHARE
     if prior_rate is not None:
         most = min(most, prior_rate + 2 * np.sqrt(prior_rate * (1 - prior_rate) / len(x0)))
-    share, weight, over = *_single_weights(gain0, gain1, most), 0.0
+    share, over, weight = 0.0, 0.0, _single_weights(gain0, gain1, most)
     for _ in range(_TURNS):
         coef, constant, alike = _ratio(x0, x1, weight)
         share, p, found = _shares(np.logaddexp(np.log(alike), x0 @ coef + constant), most)
@@ -221,8 +221,8 @@ def learn_evidence(null: FastPass, pairs: FastPass, *, prior_rate: float | None 
     )  # fmt: skip
 
 
-def _single_weights(null: FloatArray, pairs: FloatArray, most: float) -> tuple[float, FloatArray]:
-    """Share of pairs among the training stars, at most `most`, and 1 for each that may be single.
+def _single_weights(null: FloatArray, pairs: FloatArray, most: float) -> FloatArray:
+    """1 for each training star that may be single; at most the share `most` are taken for pairs.
 
     Both arrays are of the first feature, shape (n_null,) and (n_pairs,).
     """
@@ -237,7 +237,7 @@ def _single_weights(null: FloatArray, pairs: FloatArray, most: float) -> tuple[f
         p = np.where(beyond, share * pair / (share * pair + (1 - share) * single + 1e-300), 0.0)
         share = float(np.clip(p.mean(), 1e-6, most))
     likely = p > max(0.5, float(np.quantile(p, 1 - most)))
-    return share, np.where(likely, 0.0, 1.0)
+    return np.where(likely, 0.0, 1.0)
 
 
 def _shares(log_ratio: FloatArray, most: float) -> tuple[float, FloatArray, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 
@@ -81,8 +82,8 @@ def binary_stars(inputs: ReportInputs) -> Iterator[Item]:
         Column("dv (km/s)", ".1f"),
     ]  # fmt: skip
     wanted = ["P_BINARY", "LIGHT", "DV"]
-    for label in (f"{n}_{star}" for star in (1, 2) for n in names):
-        name, _, star = label.rpartition("_")
+    for star, name in product((1, 2), names):
+        label = f"{name}_{star}"
         wanted.append(label)
         columns.append(Column(f"{name}, star {star}", ".5g"))
         if f"{label}_FORMAL_ERR" in table.colnames:  # else its errors are formal
